@@ -1,0 +1,118 @@
+"""The contract between the host and every material law."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict
+
+from femops.notation import Array
+
+
+class Kinematics(Enum):
+    """The strain measure that a law works with."""
+
+    SMALL_STRAIN = "small_strain"
+
+
+@dataclass(frozen=True)
+class LawResponse:
+    """What a law answers for a batch of points.
+
+    Attributes:
+        stress: Stress, Mandel [stress]. Shape (n_qp, n_s).
+        tangent: Consistent tangent d stress / d strain, Mandel [stress]. Shape (n_qp, n_s, n_s).
+        state: Trial state at the end of the increment. Shape (n_qp, n_state).
+        stress_33: In plane strain, the stress normal to the plane [stress], shape (n_qp,); None in 3D.
+        error: The law's own relative error bound or indicator, shape (n_qp,); None if it states none.
+        valid: False where the law says that its answer must not be used, shape (n_qp,); None means all are valid.
+    """
+
+    stress: Array
+    tangent: Array
+    state: Array
+    stress_33: Array | None = None
+    error: Array | None = None
+    valid: Any = None
+
+
+@runtime_checkable
+class MaterialLaw(Protocol):
+    """Anything that maps a strain to a stress.
+
+    A law is pure (same input, same output, no hidden history) and batched (it sees all points of a process at once).
+    A state of zeros is the virgin state.
+
+    Attributes:
+        kinematics: The strain measure.
+        dim: 2 (plane strain) or 3.
+        n_state: Number of state variables of a point.
+        state_fields: The parts of the state worth looking at, by name; they become fields of the results.
+    """
+
+    kinematics: Kinematics
+    dim: int
+    n_state: int
+    state_fields: Mapping[str, slice]
+
+    def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
+        """Return stress, consistent tangent and trial state.
+
+        Args:
+            strain: Total strain at the end of the increment, Mandel [-]. Shape (n_qp, n_s).
+            state: Committed state at the start of the increment. Shape (n_qp, n_state).
+            dt: Length of the increment [time].
+
+        Returns:
+            The response; arrays are new, the input is never changed.
+
+        Raises:
+            NotConverged: The law could not find its answer at some point.
+        """
+        ...
+
+
+class LawParameters(BaseModel):
+    """Base of the parameters that a case file gives a law; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    law: str
+
+
+@dataclass(frozen=True)
+class LawContext:
+    """What the surroundings tell a law that is being built.
+
+    Attributes:
+        dim: 2 (plane strain) or 3.
+        base: Folder that relative paths of the parameters start from.
+        comm: MPI communicator whose ranks build the same law; None for a single process.
+        phase: Makes a constituent from its validated parameters; filled in by `femops.plugins`.
+    """
+
+    dim: int
+    base: Path = field(default_factory=Path)
+    comm: Any = None
+    phase: Callable[[LawParameters], Any] | None = None
+
+
+@dataclass(frozen=True)
+class LawSpec:
+    """A law that can be named in a case file.
+
+    Attributes:
+        name: The value of `law:`.
+        summary: One line for `femops plugins`.
+        parameters: pydantic model of the law's parameters.
+        build: Makes the law from its parameters.
+        phase: Makes the law as constituent of an RVE (see `femops.phases`); None if it cannot be one.
+    """
+
+    name: str
+    summary: str
+    parameters: type[LawParameters]
+    build: Callable[[Any, LawContext], MaterialLaw]
+    phase: Callable[[Any], Any] | None = None

@@ -1,0 +1,129 @@
+"""The cells that femops knows: reference nodes in VTK order and Lagrange bases from basix in the same order.
+
+Reference cells are those of basix: the unit triangle and tetrahedron, the unit square and cube.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import basix
+import numpy as np
+
+from femops.notation import Array
+
+_TRIANGLE = [(0, 0), (1, 0), (0, 1)]
+_SQUARE = [(0, 0), (1, 0), (1, 1), (0, 1)]
+_TETRAHEDRON = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+_CUBE = [(x, y, z) for z in (0, 1) for x, y in _SQUARE]
+
+_TRIANGLE_EDGES = [(0, 1), (1, 2), (2, 0)]
+_SQUARE_EDGES = [(0, 1), (1, 2), (2, 3), (3, 0)]
+_TETRAHEDRON_EDGES = [(0, 1), (1, 2), (2, 0), (0, 3), (1, 3), (2, 3)]
+_CUBE_EDGES = [*_SQUARE_EDGES, (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7)]
+_CUBE_FACES = [(0, 3, 7, 4), (1, 2, 6, 5), (0, 1, 5, 4), (3, 2, 6, 7), (0, 1, 2, 3), (4, 5, 6, 7)]
+
+
+@dataclass(frozen=True)
+class CellKind:
+    """A cell shape with its nodes.
+
+    Attributes:
+        name: The name in meshio, for example `triangle6`.
+        shape: The name in basix, for example `triangle`.
+        degree: Polynomial degree of the geometry.
+        nodes: Reference coordinates in VTK order. Shape (n_nodes, dim).
+        vtk: VTK cell type number.
+        facet: Name of the kind of its facets.
+        quadrature_degree: Polynomial degree that the quadrature of an energy density integrates on this cell.
+        serendipity: True for cells without interior nodes that are not full tensor products.
+    """
+
+    name: str
+    shape: str
+    degree: int
+    nodes: Array
+    vtk: int
+    facet: str
+    quadrature_degree: int
+    serendipity: bool = False
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the cell."""
+        return int(self.nodes.shape[1])
+
+    @property
+    def n_nodes(self) -> int:
+        """Number of nodes of the cell."""
+        return len(self.nodes)
+
+    @property
+    def basix_cell(self) -> basix.CellType:
+        """The reference cell in basix."""
+        return basix.CellType[self.shape]
+
+    @cached_property
+    def _element(self) -> basix.finite_element.FiniteElement:
+        family = basix.ElementFamily.serendipity if self.serendipity else basix.ElementFamily.P
+        if self.serendipity:
+            return basix.create_element(
+                family, self.basix_cell, self.degree, basix.LagrangeVariant.legendre, basix.DPCVariant.legendre
+            )
+        return basix.create_element(family, self.basix_cell, self.degree, basix.LagrangeVariant.equispaced)
+
+    def tabulate(self, points: Array) -> tuple[Array, Array]:
+        """Return the nodal basis and its reference gradients at reference points.
+
+        The basis of the polynomial space is made nodal at `nodes` by inverting its Vandermonde matrix; this orders
+        Lagrange bases as the nodes are and gives serendipity spaces a nodal basis.
+
+        Args:
+            points: Reference coordinates. Shape (n_points, dim).
+
+        Returns:
+            Values, shape (n_points, n_nodes), and gradients, shape (n_points, n_nodes, dim).
+        """
+        vandermonde = self._element.tabulate(0, self.nodes)[0, :, :, 0]
+        table = self._element.tabulate(1, points)[..., 0] @ np.linalg.inv(vandermonde)
+        return table[0], np.moveaxis(table[1:], 0, -1)
+
+    def quadrature(self, degree: int | None = None) -> tuple[Array, Array]:
+        """Return reference points (n_points, dim) and weights (n_points,) exact to `degree` (default: the cell's)."""
+        return basix.make_quadrature(self.basix_cell, self.quadrature_degree if degree is None else degree)
+
+    @property
+    def lagrange_permutation(self) -> list[int]:
+        """Positions in VTK order of the nodes of the equispaced basix Lagrange element, in the element's order."""
+        distance = np.abs(self._element.points[:, None, :] - self.nodes[None, :, :]).max(-1)
+        return [int(i) for i in distance.argmin(1)]
+
+
+def _with_middles(corners: list[tuple[int, ...]], *groups: list[tuple[int, ...]]) -> Array:
+    """Append the centre of each group of corners to the corners."""
+    points = np.array(corners, dtype=np.float64)
+    centres = [points[list(group)].mean(0) for several in groups for group in several]
+    return np.vstack([points, *centres]) if centres else points
+
+
+_CENTRE2 = [(0, 1, 2, 3)]
+_CENTRE3 = [tuple(range(8))]
+
+CELLS: dict[str, CellKind] = {
+    kind.name: kind
+    for kind in (
+        CellKind("line", "interval", 1, np.array([[0.0], [1.0]]), 3, "vertex", 1),
+        CellKind("line3", "interval", 2, np.array([[0.0], [1.0], [0.5]]), 21, "vertex", 3),
+        CellKind("triangle", "triangle", 1, _with_middles(_TRIANGLE), 5, "line", 1),
+        CellKind("triangle6", "triangle", 2, _with_middles(_TRIANGLE, _TRIANGLE_EDGES), 22, "line3", 2),
+        CellKind("quad", "quadrilateral", 1, _with_middles(_SQUARE), 9, "line", 2),
+        CellKind("quad8", "quadrilateral", 2, _with_middles(_SQUARE, _SQUARE_EDGES), 23, "line3", 4, True),
+        CellKind("quad9", "quadrilateral", 2, _with_middles(_SQUARE, _SQUARE_EDGES, _CENTRE2), 28, "line3", 4),
+        CellKind("tetra", "tetrahedron", 1, _with_middles(_TETRAHEDRON), 10, "triangle", 1),
+        CellKind("tetra10", "tetrahedron", 2, _with_middles(_TETRAHEDRON, _TETRAHEDRON_EDGES), 24, "triangle6", 2),
+        CellKind("hexahedron", "hexahedron", 1, _with_middles(_CUBE), 12, "quad", 2),
+        CellKind("hexahedron20", "hexahedron", 2, _with_middles(_CUBE, _CUBE_EDGES), 25, "quad8", 4, True),
+        CellKind(
+            "hexahedron27", "hexahedron", 2, _with_middles(_CUBE, _CUBE_EDGES, _CUBE_FACES, _CENTRE3), 29, "quad9", 4
+        ),
+    )
+}

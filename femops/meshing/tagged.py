@@ -1,0 +1,52 @@
+"""A mesh as plain arrays: nodes, cells of one kind, and named regions and boundaries."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from femops.meshing.cells import CELLS, CellKind
+from femops.notation import Array
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TaggedMesh:
+    """A mesh whose cells all have one kind, with named groups.
+
+    Attributes:
+        points: Node coordinates [length]. Shape (n_nodes, dim).
+        cells: Nodes of each cell in VTK order. Shape (n_cells, n_nodes_of_cell).
+        kind: The kind of the cells.
+        regions: Cells of each named region, by index into `cells`. Regions do not overlap and cover the mesh.
+        boundaries: Facets of each named boundary, by nodes in VTK order. Shape (n_facets, n_nodes_of_facet) each.
+    """
+
+    points: Array
+    cells: Indices
+    kind: CellKind
+    regions: dict[str, Indices] = field(default_factory=dict)
+    boundaries: dict[str, Indices] = field(default_factory=dict)
+
+    @property
+    def dim(self) -> int:
+        """Dimension of space and of the cells."""
+        return int(self.points.shape[1])
+
+    @property
+    def facet_kind(self) -> CellKind:
+        """The kind of the facets."""
+        return CELLS[self.kind.facet]
+
+    @property
+    def bounds(self) -> tuple[Array, Array]:
+        """Smallest and largest coordinates [length]. Shape (dim,) each."""
+        return self.points.min(0), self.points.max(0)
+
+    def region_of_cell(self) -> npt.NDArray[np.int32]:
+        """Return the position in `regions` of each cell's region. Shape (n_cells,)."""
+        owner = np.full(len(self.cells), -1, dtype=np.int32)
+        for position, members in enumerate(self.regions.values()):
+            owner[members] = position
+        return owner

@@ -1,0 +1,140 @@
+"""Mandel notation and its relation to full tensors, to Abaqus vectors and to UFL.
+
+Order [11, 22, 33, √2·23, √2·13, √2·12] in 3D and [11, 22, √2·12] in plane strain. In this notation the double
+contraction of two symmetric tensors is the scalar product of their vectors, and a tangent is an ordinary matrix.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ufl
+
+Array = npt.NDArray[np.float64]
+
+SQRT2 = float(np.sqrt(2.0))
+
+PAIRS: dict[int, tuple[tuple[int, int], ...]] = {
+    2: ((0, 0), (1, 1), (0, 1)),
+    3: ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)),
+}
+NAMES: dict[int, tuple[str, ...]] = {
+    dim: tuple(f"{i + 1}{j + 1}" for i, j in pairs) for dim, pairs in PAIRS.items()
+}
+
+# Abaqus orders 11, 22, 33, 12, 13, 23: the Mandel position of each of its components.
+_ABAQUS = {2: (0, 1, 2), 3: (0, 1, 2, 5, 4, 3)}
+
+
+def n_strain(dim: int) -> int:
+    """Return the number of Mandel components: 3 in plane strain, 6 in 3D."""
+    return len(PAIRS[dim])
+
+
+def dimension(n_s: int) -> int:
+    """Return the dimension that has `n_s` Mandel components."""
+    return {3: 2, 6: 3}[n_s]
+
+
+def weights(dim: int) -> Array:
+    """Return the factor of each Mandel component: 1 for normal, √2 for shear components. Shape (n_s,)."""
+    return np.array([1.0 if i == j else SQRT2 for i, j in PAIRS[dim]])
+
+
+def identity(dim: int) -> Array:
+    """Return the second-order identity in Mandel notation. Shape (n_s,)."""
+    return np.array([float(i == j) for i, j in PAIRS[dim]])
+
+
+def from_tensor(tensor: npt.ArrayLike) -> Array:
+    """Convert tensors, shape (..., dim, dim), to Mandel vectors of their symmetric part, shape (..., n_s)."""
+    full = np.asarray(tensor, dtype=np.float64)
+    dim = full.shape[-1]
+    rows, columns = np.array(PAIRS[dim]).T
+    return 0.5 * (full[..., rows, columns] + full[..., columns, rows]) * weights(dim)
+
+
+def to_tensor(mandel: npt.ArrayLike) -> Array:
+    """Convert Mandel vectors, shape (..., n_s), to symmetric tensors, shape (..., dim, dim)."""
+    vector = np.asarray(mandel, dtype=np.float64)
+    dim = dimension(vector.shape[-1])
+    full = np.empty((*vector.shape[:-1], dim, dim))
+    rows, columns = np.array(PAIRS[dim]).T
+    values = vector / weights(dim)
+    full[..., rows, columns] = values
+    full[..., columns, rows] = values
+    return full
+
+
+def strain_from_abaqus(strain: npt.ArrayLike) -> Array:
+    """Convert Abaqus strains (11, 22, 33, then engineering shears 12, 13, 23) to Mandel. Shape (..., n_s).
+
+    In plane strain the vector is (11, 22, γ12).
+    """
+    return _from_abaqus(strain, 2.0)
+
+
+def strain_to_abaqus(strain: npt.ArrayLike) -> Array:
+    """Convert Mandel strains to Abaqus order with engineering shears. Shape (..., n_s)."""
+    return _to_abaqus(strain, 2.0)
+
+
+def stress_from_abaqus(stress: npt.ArrayLike) -> Array:
+    """Convert Abaqus stresses (11, 22, 33, 12, 13, 23) to Mandel. Shape (..., n_s)."""
+    return _from_abaqus(stress, 1.0)
+
+
+def stress_to_abaqus(stress: npt.ArrayLike) -> Array:
+    """Convert Mandel stresses to Abaqus order. Shape (..., n_s)."""
+    return _to_abaqus(stress, 1.0)
+
+
+def tangent_to_abaqus(tangent: npt.ArrayLike) -> Array:
+    """Convert Mandel tangents to Abaqus DDSDDE (stress against engineering strain). Shape (..., n_s, n_s)."""
+    matrix = np.asarray(tangent, dtype=np.float64)
+    dim = dimension(matrix.shape[-1])
+    order = np.array(_ABAQUS[dim])
+    scale = weights(dim)[order]
+    return matrix[..., order[:, None], order[None, :]] / np.outer(scale, scale)
+
+
+def _from_abaqus(values: npt.ArrayLike, shear: float) -> Array:
+    vector = np.asarray(values, dtype=np.float64)
+    dim = dimension(vector.shape[-1])
+    scale = np.where(weights(dim) > 1.0, SQRT2 / shear, 1.0)
+    return vector[..., list(_ABAQUS[dim])] * scale
+
+
+def _to_abaqus(values: npt.ArrayLike, shear: float) -> Array:
+    vector = np.asarray(values, dtype=np.float64)
+    dim = dimension(vector.shape[-1])
+    scale = np.where(weights(dim) > 1.0, shear / SQRT2, 1.0)
+    return (vector * scale)[..., list(_ABAQUS[dim])]
+
+
+def ufl_strain(displacement: Any, dim: int) -> Any:
+    """Return the Mandel strain of a UFL displacement: the symmetric gradient. Shape (n_s,)."""
+    gradient = ufl.sym(ufl.grad(displacement))
+    return ufl.as_vector([gradient[i, j] * (1.0 if i == j else SQRT2) for i, j in PAIRS[dim]])
+
+
+def von_mises(stress: npt.ArrayLike, stress_33: npt.ArrayLike | None = None) -> Array:
+    """Return the von Mises equivalent of Mandel stresses.
+
+    Args:
+        stress: Shape (..., n_s), any unit of stress.
+        stress_33: In plane strain, the stress normal to the plane, shape (...). Not used in 3D.
+
+    Returns:
+        Equivalent stress, shape (...), same unit.
+    """
+    vector = np.asarray(stress, dtype=np.float64)
+    dim = dimension(vector.shape[-1])
+    normals = vector[..., :dim]
+    if dim == 2:
+        if stress_33 is None:
+            raise ValueError("von_mises needs stress_33 in plane strain")
+        normals = np.concatenate([normals, np.asarray(stress_33)[..., None]], axis=-1)
+    mean = normals.mean(axis=-1, keepdims=True)
+    shear = vector[..., dim:]
+    return np.sqrt(1.5 * (((normals - mean) ** 2).sum(-1) + (shear**2).sum(-1)))

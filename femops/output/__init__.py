@@ -1,0 +1,1 @@
+"""Result files and pictures: plain arrays in, complete files out."""

@@ -1,0 +1,32 @@
+"""Values at quadrature points as a point cloud for ParaView."""
+
+from pathlib import Path
+
+import numpy as np
+
+from femops.notation import Array
+from femops.output.atomic import atomic_path, shielded
+from femops.output.grid import Fields, checked_fields
+
+
+def write_points(path: Path | str, coordinates: Array, data: Fields) -> None:
+    """Write points with their values to a `.vtp` file, one vertex per point.
+
+    Args:
+        path: The file to write, with the suffix `.vtp`.
+        coordinates: Points [length]. Shape (n, dim).
+        data: Arrays by name. Shape (n,) or (n, k) each; vectors of 2 components get a third.
+
+    Raises:
+        ValueError: an array does not have one row per point.
+    """
+    import pyvista
+
+    fields = checked_fields(data, len(coordinates))
+    points = np.zeros((len(coordinates), 3))
+    points[:, : coordinates.shape[1]] = coordinates
+    cloud = pyvista.PolyData(points)
+    for name, values in fields.items():
+        cloud.point_data[name] = values
+    with shielded(), atomic_path(path) as temporary:
+        cloud.save(temporary)

@@ -1,0 +1,28 @@
+"""Work that one rank does for all, and errors that all ranks must see."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def on_root(comm: Any, work: Callable[[], T]) -> T:
+    """Run `work` on rank 0 and hand its result, or its exception, to every rank.
+
+    Args:
+        comm: MPI communicator, or None for a single process.
+        work: Called without arguments on rank 0 only; its result must be picklable.
+    """
+    if comm is None or comm.size == 1:
+        return work()
+    result: T | None = None
+    error: Exception | None = None
+    if comm.rank == 0:
+        try:
+            result = work()
+        except Exception as caught:  # handed to every rank and raised there
+            error = caught
+    result, error = comm.bcast((result, error), root=0)
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]

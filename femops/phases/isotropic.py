@@ -1,0 +1,67 @@
+"""Isotropic building blocks in plane strain and in 3D, components first.
+
+In plane strain ε_33 = 0, so the three-dimensional deviator has the in-plane components ε − tr(ε)/3 · 1 and the
+out-of-plane component −tr(ε)/3; its squared norm is |ε|² − tr(ε)²/3, the same formula as in 3D. Restricting the
+three-dimensional operators to the in-plane components therefore serves both dimensions.
+"""
+
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from femops import notation
+
+
+def trace(strain: Any) -> Any:
+    """Return tr ε of strains (n_s, ...). Shape (...)."""
+    dim = notation.dimension(strain.shape[0])
+    total = strain[0] + strain[1]
+    return total if dim == 2 else total + strain[2]
+
+
+def deviator(strain: Any) -> tuple[Any, Any]:
+    """Return the components (n_s, ...) of the three-dimensional deviator and its out-of-plane component.
+
+    The latter is None in 3D, where it is among the components.
+    """
+    dim = notation.dimension(strain.shape[0])
+    third = trace(strain) / 3.0
+    xp = array_namespace(strain)
+    parts = [strain[i] - third if i < dim else strain[i] for i in range(strain.shape[0])]
+    return xp.stack(parts), (-third if dim == 2 else None)
+
+
+def norm(tensor: Any, out_of_plane: Any | None) -> Any:
+    """Return the norm of a symmetric tensor given by its components and, in plane strain, its 33 component."""
+    xp = array_namespace(tensor)
+    squared = (tensor * tensor).sum(0)
+    return xp.sqrt(squared if out_of_plane is None else squared + out_of_plane * out_of_plane)
+
+
+def tangent(volumetric: Any, deviatoric: Any, along: Any, direction: Any) -> Any:
+    """Return volumetric · 1⊗1 + deviatoric · P + along · n⊗n with P the deviatoric projector.
+
+    Args:
+        volumetric: Bulk modulus, scalar or shape (...).
+        deviatoric: Factor of the deviatoric projector, shape (...).
+        along: Factor of the dyad, shape (...).
+        direction: The tensor n, shape (n_s, ...).
+
+    Returns:
+        Tangent, shape (n_s, n_s, ...).
+    """
+    n_s = direction.shape[0]
+    dim = notation.dimension(n_s)
+    xp = array_namespace(direction)
+    coupling = volumetric - deviatoric / 3.0
+    scaled = along * direction
+    rows: list[list[Any]] = [[None] * n_s for _ in range(n_s)]
+    for i in range(n_s):
+        for j in range(i, n_s):
+            value = scaled[i] * direction[j]
+            if i < dim and j < dim:
+                value = value + coupling
+            if i == j:
+                value = value + deviatoric
+            rows[i][j] = rows[j][i] = value
+    return xp.stack([xp.stack(row) for row in rows])

@@ -1,0 +1,103 @@
+"""J2 plasticity with linear isotropic hardening."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from array_api_compat import array_namespace
+from pydantic import Field
+
+from femops import notation
+from femops.law import LawContext, LawSpec
+from femops.phases import isotropic
+from femops.phases.elastic import ElasticModuli
+from femops.phases.phase import PhaseLaw, PhaseResponse
+
+_SQRT_3_2 = 1.5**0.5
+
+
+class J2Parameters(ElasticModuli):
+    """Parameters of `j2`."""
+
+    law: Literal["j2"] = "j2"
+    yield_stress: float = Field(gt=0, description="initial yield stress [stress]")
+    hardening: float = Field(0.0, ge=0, description="linear isotropic hardening modulus [stress]")
+
+
+@dataclass(frozen=True)
+class J2:
+    """Radial return with the algorithmic tangent (Simo and Hughes, Computational Inelasticity, 1998, box 3.2).
+
+    Yield condition √(3/2) |dev σ| ≤ yield_stress + hardening · p. The state is the in-plane part of the plastic
+    strain (Mandel; it is traceless, so its 33 component follows) and the equivalent plastic strain p.
+
+    Attributes:
+        K: Bulk modulus [stress].
+        G: Shear modulus [stress].
+        yield_stress: Initial yield stress [stress].
+        hardening: Hardening modulus d(yield stress)/dp [stress].
+    """
+
+    K: float
+    G: float
+    yield_stress: float
+    hardening: float
+    linear = False
+
+    def state_fields(self, dim: int) -> Mapping[str, slice]:
+        """Plastic strain and equivalent plastic strain."""
+        n_s = notation.n_strain(dim)
+        return {"plastic_strain": slice(0, n_s), "equivalent_plastic_strain": slice(n_s, n_s + 1)}
+
+    def respond(self, strain: Any, state: Any) -> PhaseResponse:
+        """See `Phase.respond`."""
+        xp = array_namespace(strain)
+        n_s = strain.shape[0]
+        trial, trial_33, q, increment = self._return(strain, state)
+        direction = trial * (1.0 / xp.where(q > 0.0, q / _SQRT_3_2, xp.ones_like(q)))
+        scale = 1.0 - 3.0 * self.G * increment / xp.where(q > 0.0, q, xp.ones_like(q))
+        pressure = self.K * isotropic.trace(strain)
+        dim = notation.dimension(n_s)
+        stress = xp.stack(
+            [scale * trial[i] + pressure if i < dim else scale * trial[i] for i in range(n_s)]
+        )
+        softening = xp.where(
+            increment > 0.0, 3.0 * self.G / (3.0 * self.G + self.hardening) + scale - 1.0, xp.zeros_like(q)
+        )
+        tangent = isotropic.tangent(self.K, 2.0 * self.G * scale, -2.0 * self.G * softening, direction)
+        new_state = xp.concat([state[:n_s] + _SQRT_3_2 * increment * direction, (state[n_s] + increment)[None]])
+        stress_33 = None if trial_33 is None else pressure + scale * trial_33
+        return PhaseResponse(stress, tangent, new_state, stress_33)
+
+    def energy(self, strain: Any, state: Any) -> Any:
+        """Return the incremental energy: elastic energy, hardening energy and the work dissipated in the step."""
+        n_s = strain.shape[0]
+        _, _, q, increment = self._return(strain, state)
+        equivalent = q - 3.0 * self.G * increment
+        hardened = state[n_s] + increment
+        elastic = 0.5 * self.K * isotropic.trace(strain) ** 2 + equivalent**2 / (6.0 * self.G)
+        return elastic + self.yield_stress * increment + 0.5 * self.hardening * hardened**2
+
+    def _return(self, strain: Any, state: Any) -> tuple[Any, Any, Any, Any]:
+        """Return the trial deviatoric stress, its 33 component, its equivalent, and the increment of p."""
+        xp = array_namespace(strain)
+        n_s = strain.shape[0]
+        dev, dev_33 = isotropic.deviator(strain)
+        plastic = state[:n_s]
+        trial = 2.0 * self.G * (dev - plastic)
+        trial_33 = None if dev_33 is None else 2.0 * self.G * (dev_33 + plastic[0] + plastic[1])
+        q = _SQRT_3_2 * isotropic.norm(trial, trial_33)
+        overstress = q - self.yield_stress - self.hardening * state[n_s]
+        increment = xp.where(overstress > 0.0, overstress, xp.zeros_like(q)) / (3.0 * self.G + self.hardening)
+        return trial, trial_33, q, increment
+
+
+def _phase(parameters: J2Parameters) -> J2:
+    return J2(*parameters.bulk_and_shear(), parameters.yield_stress, parameters.hardening)
+
+
+def _law(parameters: J2Parameters, context: LawContext) -> PhaseLaw:
+    return PhaseLaw(_phase(parameters), context.dim)
+
+
+SPEC = LawSpec("j2", "J2 plasticity with linear isotropic hardening", J2Parameters, _law, _phase)

@@ -1,0 +1,86 @@
+"""What a constituent law provides, and its use as a macroscale law.
+
+Inside a phase the components come first and the points last: strain has shape (n_s, ...). Arrays are then traversed
+along the points, which is several times faster than along three or six components. `PhaseLaw` turns them over for
+the host, whose arrays lead with the points.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from femops import notation
+from femops.law import Kinematics, LawResponse
+from femops.notation import Array
+
+
+@dataclass(frozen=True)
+class PhaseResponse:
+    """Answer of a phase, components first.
+
+    Attributes:
+        stress: Shape (n_s, ...).
+        tangent: Shape (n_s, n_s, ...).
+        state: Trial state. Shape (n_state, ...).
+        stress_33: In plane strain the stress normal to the plane, shape (...); None in 3D.
+    """
+
+    stress: Any
+    tangent: Any
+    state: Any
+    stress_33: Any | None
+
+
+class Phase(Protocol):
+    """A closed-form law, written against the array API so that the same code serves numpy and torch.
+
+    Attributes:
+        linear: True if the tangent is the same at every strain and there is no state.
+    """
+
+    linear: bool
+
+    def state_fields(self, dim: int) -> Mapping[str, slice]:
+        """Return the parts of the state by name; together they are the whole state."""
+        ...
+
+    def respond(self, strain: Any, state: Any) -> PhaseResponse:
+        """Return stress, consistent tangent and trial state for strain (n_s, ...) and committed state (n_state, ...)."""
+        ...
+
+    def energy(self, strain: Any, state: Any) -> Any:
+        """Return the (incremental) energy density whose derivative is the stress [stress]. Shape (...)."""
+        ...
+
+
+class PhaseLaw:
+    """A phase as a macroscale law.
+
+    Args:
+        phase: The constituent law.
+        dim: 2 (plane strain) or 3.
+    """
+
+    kinematics = Kinematics.SMALL_STRAIN
+
+    def __init__(self, phase: Phase, dim: int) -> None:
+        self.phase = phase
+        self.dim = dim
+        self.state_fields = phase.state_fields(dim)
+        self.n_state = max((part.stop for part in self.state_fields.values()), default=0)
+
+    def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
+        """Return the response to strains (n_qp, n_s); see `MaterialLaw.evaluate`."""
+        if strain.shape[-1] != notation.n_strain(self.dim):
+            raise ValueError(
+                f"strain has {strain.shape[-1]} components, expected {notation.n_strain(self.dim)} in {self.dim}D"
+            )
+        answer = self.phase.respond(np.ascontiguousarray(strain.T), np.ascontiguousarray(state.T))
+        return LawResponse(
+            stress=np.ascontiguousarray(answer.stress.T),
+            tangent=np.ascontiguousarray(answer.tangent.transpose(2, 0, 1)),
+            state=np.ascontiguousarray(answer.state.T),
+            stress_33=answer.stress_33,
+        )

@@ -1,0 +1,1 @@
+"""Representative volume elements: geometry, discretisation, batched solver and the nested law."""

@@ -1,0 +1,129 @@
+"""Compiled kernels over cells and points for a batch of RVEs; the batch is the last axis of every array."""
+
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from femops.notation import Array
+
+
+@numba.njit(cache=True)
+def add_stiffness(
+    operator: Array, weight: Array, tangent: Array, entries: Any, free: Any, values: Array, load: Array
+) -> None:
+    """Add the stiffness and the loads of the unit strains of some cells to a batch of RVEs.
+
+    Args:
+        operator: Strain operators. Shape (n_cells, n_q, n_s, n_dofs).
+        weight: Quadrature weights. Shape (n_cells, n_q).
+        tangent: Point tangents. Shape (n_s, n_s, n_cells · n_q, N).
+        entries: Position in `values` of each pair of cell dofs, −1 for none. Shape (n_cells, n_dofs, n_dofs).
+        free: Free dof of each cell dof, −1 for none. Shape (n_cells, n_dofs).
+        values: Upper triangle of the stiffness, added to. Shape (nnz, N).
+        load: Σ w Bᵀ D, added to. Shape (n_free, n_s, N).
+    """
+    n_cells, n_q, n_s, n_dofs = operator.shape
+    n_batch = tangent.shape[3]
+    cell_stiffness = np.zeros((n_dofs, n_dofs, n_batch))
+    stress = np.zeros((n_s, n_batch))
+    for c in range(n_cells):
+        cell_stiffness[:] = 0.0
+        for q in range(n_q):
+            g = c * n_q + q
+            w = weight[c, q]
+            for j in range(n_dofs):
+                for s in range(n_s):
+                    row = stress[s]
+                    row[:] = 0.0
+                    for t in range(n_s):
+                        b = w * operator[c, q, t, j]
+                        if b != 0.0:
+                            d = tangent[s, t, g]
+                            for n in range(n_batch):
+                                row[n] += b * d[n]
+                if free[c, j] >= 0:
+                    for s in range(n_s):
+                        target = load[free[c, j], s]
+                        for n in range(n_batch):
+                            target[n] += stress[s, n]
+                for i in range(n_dofs):
+                    if entries[c, i, j] >= 0:
+                        target = cell_stiffness[i, j]
+                        for s in range(n_s):
+                            b = operator[c, q, s, i]
+                            if b != 0.0:
+                                for n in range(n_batch):
+                                    target[n] += b * stress[s, n]
+        for i in range(n_dofs):
+            for j in range(n_dofs):
+                e = entries[c, i, j]
+                if e >= 0:
+                    target = values[e]
+                    for n in range(n_batch):
+                        target[n] += cell_stiffness[i, j, n]
+
+
+@numba.njit(cache=True)
+def quadratic_form(strain: Array, tangent: Array, weight: Array) -> Array:
+    """Return Σ_g w_g ε_a · D · ε_b for the strain fields ε_a of a batch of RVEs.
+
+    Args:
+        strain: Strain of each field. Shape (n_s, n_points, n_fields, N).
+        tangent: Shape (n_s, n_s, n_points, N).
+        weight: Shape (n_points,).
+
+    Returns:
+        Symmetric matrices, shape (n_fields, n_fields, N).
+    """
+    n_s, n_points, n_fields, n_batch = strain.shape
+    result = np.zeros((n_fields, n_fields, n_batch))
+    stress = np.zeros((n_s, n_batch))
+    for g in range(n_points):
+        w = weight[g]
+        for b in range(n_fields):
+            for s in range(n_s):
+                row = stress[s]
+                row[:] = 0.0
+                for t in range(n_s):
+                    d = tangent[s, t, g]
+                    e = strain[t, g, b]
+                    for n in range(n_batch):
+                        row[n] += w * d[n] * e[n]
+            for a in range(b + 1):
+                target = result[a, b]
+                for s in range(n_s):
+                    e = strain[s, g, a]
+                    for n in range(n_batch):
+                        target[n] += e[n] * stress[s, n]
+    for b in range(n_fields):
+        for a in range(b):
+            result[b, a] = result[a, b]
+    return result
+
+
+def upper_pattern(
+    free: npt.NDArray[np.int64], n_free: int
+) -> tuple[sp.csr_array, npt.NDArray[np.int64]]:
+    """Return the sparsity of the upper triangle of the stiffness and where each pair of cell dofs goes.
+
+    Args:
+        free: Free dof of each cell dof, −1 for none. Shape (n_cells, n_dofs).
+        n_free: Number of free dofs.
+
+    Returns:
+        A matrix of ones with sorted indices, shape (n_free, n_free), and positions in its data, −1 for none, shape
+        (n_cells, n_dofs, n_dofs).
+    """
+    rows, columns = np.broadcast_arrays(free[:, :, None], free[:, None, :])
+    keep = (rows >= 0) & (columns >= rows)
+    keys = rows[keep] * n_free + columns[keep]
+    unique, position = np.unique(keys, return_inverse=True)
+    entries = np.full(keep.shape, -1, dtype=np.int64)
+    entries[keep] = position
+    indptr = np.zeros(n_free + 1, dtype=np.int32)
+    np.cumsum(np.bincount(unique // n_free, minlength=n_free), out=indptr[1:])
+    indices = (unique % n_free).astype(np.int32)
+    return sp.csr_array((np.ones(len(unique)), indices, indptr), shape=(n_free, n_free)), entries

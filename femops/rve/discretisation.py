@@ -1,0 +1,156 @@
+"""A representative volume element as arrays: strain operators, quadrature weights, phases."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from femops import notation
+from femops.errors import CaseError
+from femops.meshing import TaggedMesh
+from femops.notation import Array
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Discretisation:
+    """Finite-element arrays of an RVE; quadrature point g = cell · n_q + q, cells sorted by phase.
+
+    Attributes:
+        mesh: The mesh, its cells in the order of `phases`.
+        phases: Names of the phases, in the order of their cells.
+        cells_of_phase: Cells of each phase, one slice each.
+        strain_operator: B of every cell and quadrature point, Mandel [1/length]. Shape (n_cells, n_q, n_s, n_dofs).
+        weight: Quadrature weight times Jacobian determinant [volume]. Shape (n_cells, n_q).
+        points: Coordinates of the quadrature points [length]. Shape (n_cells, n_q, dim).
+        volume: Volume of the cell including voids [volume].
+    """
+
+    mesh: TaggedMesh
+    phases: tuple[str, ...]
+    cells_of_phase: tuple[slice, ...]
+    strain_operator: Array
+    weight: Array
+    points: Array
+    volume: float
+
+    @property
+    def dim(self) -> int:
+        """Dimension of space."""
+        return self.mesh.dim
+
+    @property
+    def n_s(self) -> int:
+        """Number of strain components."""
+        return notation.n_strain(self.dim)
+
+    @property
+    def n_q(self) -> int:
+        """Quadrature points of a cell."""
+        return int(self.weight.shape[1])
+
+    @property
+    def n_points(self) -> int:
+        """Quadrature points of the RVE."""
+        return int(self.weight.size)
+
+    @property
+    def dofs(self) -> Indices:
+        """Displacement components of each cell, node by node. Shape (n_cells, n_dofs)."""
+        nodes = self.mesh.cells[:, :, None] * self.dim + np.arange(self.dim)
+        return nodes.reshape(len(self.mesh.cells), -1)
+
+    def points_of_phase(self, position: int) -> slice:
+        """Return the quadrature points of the phase at `position` in `phases`."""
+        cells = self.cells_of_phase[position]
+        return slice(cells.start * self.n_q, cells.stop * self.n_q)
+
+    def volume_fraction(self, position: int) -> float:
+        """Return the volume fraction of a phase, voids counting as volume [-]."""
+        return float(self.weight[self.cells_of_phase[position]].sum() / self.volume)
+
+    def gradient(self, free: Indices, cells: slice, n_free: int) -> sp.csr_array:
+        """Return the strain at the points of `cells` as a sparse map of the free dofs.
+
+        Args:
+            free: Free dof of each displacement component, −1 where it is fixed. Shape (n_nodes · dim,).
+            cells: The cells wanted.
+            n_free: Number of free dofs.
+
+        Returns:
+            Matrix of shape (n_s · n_points_of_cells, n_free) with component-major rows.
+        """
+        operator = self.strain_operator[cells]
+        n_cells, n_q, n_s, n_dofs = operator.shape
+        n_points = n_cells * n_q
+        columns = free[self.dofs[cells]]
+        rows = np.arange(n_s)[None, None, :, None] * n_points + (
+            np.arange(n_points).reshape(n_cells, n_q)[:, :, None, None]
+        )
+        shape = operator.shape
+        flat_columns = np.broadcast_to(columns[:, None, None, :], shape).ravel()
+        keep = (flat_columns >= 0) & (operator.ravel() != 0.0)
+        flat_rows = np.broadcast_to(rows, shape).ravel()[keep]
+        matrix = sp.coo_array(
+            (operator.ravel()[keep], (flat_rows, flat_columns[keep])), shape=(n_s * n_points, n_free)
+        )
+        return matrix.tocsr()
+
+
+def discretise(mesh: TaggedMesh, phases: tuple[str, ...]) -> Discretisation:
+    """Build the arrays of an RVE with the cells sorted in the order of `phases`.
+
+    Args:
+        mesh: The mesh; its regions are the phases.
+        phases: Every region of the mesh, in the order wanted.
+
+    Raises:
+        CaseError: A phase has no volume, the mesh has a region without phase, or a cell is inverted.
+    """
+    unknown = [name for name in mesh.regions if name not in phases]
+    missing = [name for name in phases if name not in mesh.regions]
+    if unknown or missing:
+        raise CaseError(
+            f"the RVE mesh has the phases {', '.join(mesh.regions)}; given: {', '.join(phases)}", key="phases"
+        )
+    order = np.concatenate([mesh.regions[name] for name in phases])
+    counts = [len(mesh.regions[name]) for name in phases]
+    stops = np.cumsum(counts)
+    slices = tuple(slice(int(stop - count), int(stop)) for stop, count in zip(stops, counts, strict=True))
+    sorted_mesh = TaggedMesh(
+        mesh.points,
+        mesh.cells[order],
+        mesh.kind,
+        {name: np.arange(part.start, part.stop) for name, part in zip(phases, slices, strict=True)},
+        mesh.boundaries,
+    )
+    operator, weight, points = _integrate(sorted_mesh)
+    for name, part in zip(phases, slices, strict=True):
+        if weight[part].sum() <= 0.0:
+            raise CaseError(f"phase {name!r} has no volume", key=f"phases.{name}")
+    lower, upper = mesh.bounds
+    return Discretisation(sorted_mesh, phases, slices, operator, weight, points, float(np.prod(upper - lower)))
+
+
+def _integrate(mesh: TaggedMesh) -> tuple[Array, Array, Array]:
+    """Return strain operators, weights and coordinates at the quadrature points."""
+    reference, reference_weight = mesh.kind.quadrature()
+    basis, slopes = mesh.kind.tabulate(reference)
+    nodes = mesh.points[mesh.cells]
+    jacobian = np.einsum("cni,qnj->cqij", nodes, slopes)
+    determinant = np.linalg.det(jacobian)
+    if determinant.min() <= 0.0:
+        inverted = int((determinant <= 0.0).any(axis=1).sum())
+        raise CaseError(f"{inverted} cells of the RVE mesh are inverted or have no volume", key="mesh")
+    gradients = np.einsum("qnj,cqji->cqni", slopes, np.linalg.inv(jacobian))
+    operator = np.zeros((*determinant.shape, notation.n_strain(mesh.dim), mesh.kind.n_nodes, mesh.dim))
+    for row, (i, j) in enumerate(notation.PAIRS[mesh.dim]):
+        if i == j:
+            operator[:, :, row, :, i] = gradients[..., i]
+        else:
+            operator[:, :, row, :, i] = gradients[..., j] / notation.SQRT2
+            operator[:, :, row, :, j] = gradients[..., i] / notation.SQRT2
+    flat = operator.reshape(*operator.shape[:3], -1)
+    return flat, determinant * reference_weight, np.einsum("qn,cni->cqi", basis, nodes)

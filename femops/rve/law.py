@@ -1,0 +1,194 @@
+"""The nested law: at every macroscale point an RVE is solved by finite elements (FE²)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from femops import notation
+from femops.errors import CaseError
+from femops.law import Kinematics, LawContext, LawParameters, LawResponse, LawSpec
+from femops.notation import Array
+from femops.rve.linear import LinearSolverName
+from femops.rve.solver import RVESolver, Solution, SolverOptions
+from femops.rve.spec import RVE, RVEParameters, build_rve
+
+
+class RVESolverParameters(BaseModel):
+    """Settings of the RVE solver."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rtol: float = Field(1e-8, gt=0, description="largest residual relative to the internal forces")
+    max_iter: int = Field(30, gt=0, description="largest number of Newton iterations")
+    linear: LinearSolverName = Field("auto", description="auto takes pardiso where it is installed, otherwise mumps")
+    predictor: bool = Field(True, description="start from the point's last step and its sensitivities")
+
+
+class NestedParameters(LawParameters):
+    """Parameters of `nested`."""
+
+    law: Literal["nested"] = "nested"
+    rve: RVEParameters
+    solver: RVESolverParameters = RVESolverParameters()
+
+
+@dataclass(frozen=True)
+class MicroFields:
+    """Fields inside the RVE of one macroscale point.
+
+    Attributes:
+        displacement: E · x + fluctuation at the nodes [length]. Shape (n_nodes, dim).
+        fluctuation: Fluctuation with zero mean at the nodes [length]. Shape (n_nodes, dim).
+        strain: Mean strain of each cell, Mandel [-]. Shape (n_cells, n_s).
+        stress: Mean stress of each cell, Mandel [stress]. Shape (n_cells, n_s).
+        stress_33: In plane strain the mean stress normal to the plane, shape (n_cells,); None in 3D.
+    """
+
+    displacement: Array
+    fluctuation: Array
+    strain: Array
+    stress: Array
+    stress_33: Array | None
+
+
+class NestedLaw:
+    """FE² law.
+
+    The state of a point holds, one after the other: volume averages of the phases' states (for the eye), the phases'
+    states at every RVE point, and what predicts the next solution to first order: the strain, the fluctuation and
+    its sensitivities less their elastic values. Zeros are the virgin state.
+
+    Args:
+        rve: The RVE.
+        options: Settings of its solver.
+        predictor: Keep what predicts the next solution in the state.
+    """
+
+    kinematics = Kinematics.SMALL_STRAIN
+
+    def __init__(self, rve: RVE, options: SolverOptions | None = None, *, predictor: bool = True) -> None:
+        self.rve = rve
+        self.dim = rve.discretisation.dim
+        self.solver = RVESolver(rve.discretisation, rve.phases, rve.boundary, options or SolverOptions())
+        self._history_shapes = [one.shape[:2] for one in self.solver.virgin_history(0)]
+        self.state_fields, n_means = self._mean_fields()
+        n_s, n_free = rve.discretisation.n_s, self.solver.free.count
+        sizes = [n_means, sum(a * b for a, b in self._history_shapes)]
+        sizes += [n_s, n_free, n_free * n_s] if predictor else [0, 0, 0]
+        stops = np.cumsum(sizes)
+        self._parts = [slice(int(stop - size), int(stop)) for stop, size in zip(stops, sizes, strict=True)]
+        self.n_state = int(stops[-1])
+        self._predictor = predictor
+
+    def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
+        """Solve the RVE of every point; see `MaterialLaw.evaluate`.
+
+        Raises:
+            NotConverged: An RVE did not converge.
+        """
+        n_qp, n_s = strain.shape
+        stress = np.empty((n_qp, n_s))
+        tangent = np.empty((n_qp, n_s, n_s))
+        stress_33 = np.empty(n_qp) if self.dim == 2 else None
+        new_state = np.empty((n_qp, self.n_state))
+        for start in range(0, n_qp, self.solver.batch):
+            part = slice(start, start + self.solver.batch)
+            solution = self._solve(strain[part], state[part])
+            stress[part] = solution.stress.T
+            tangent[part] = solution.tangent.transpose(2, 0, 1)
+            if stress_33 is not None and solution.stress_33 is not None:
+                stress_33[part] = solution.stress_33
+            new_state[part] = self._pack(strain[part], solution)
+        return LawResponse(stress, tangent, new_state, stress_33)
+
+    def micro_fields(self, strain: Array, state: Array) -> MicroFields:
+        """Solve one point again and return its fields.
+
+        Args:
+            strain: Macroscale strain, Mandel. Shape (n_s,).
+            state: Committed state at the start of the increment. Shape (n_state,).
+        """
+        solution = self._solve(strain[None], state[None])
+        rve = self.rve.discretisation
+        fluctuation = self.solver.full_fluctuation(solution.fluctuation)[:, :, 0]
+        nodal = fluctuation[rve.mesh.cells].reshape(len(rve.mesh.cells), -1)
+        local = np.einsum("cqsd,cd->scq", rve.strain_operator, nodal) + strain[:, None, None]
+        stress = np.empty_like(local)
+        stress_33 = np.zeros(local.shape[1:])
+        history = self._unpack_history(state[None])
+        for position, phase in enumerate(self.rve.phases):
+            cells = rve.cells_of_phase[position]
+            flat = local[:, cells].reshape(rve.n_s, -1)
+            answer = phase.respond(flat, history[position][:, :, 0])
+            stress[:, cells] = answer.stress.reshape(local[:, cells].shape)
+            if answer.stress_33 is not None:
+                stress_33[cells] = answer.stress_33.reshape(local[0, cells].shape)
+        mean = rve.weight / rve.weight.sum(axis=1, keepdims=True)
+        centred = rve.mesh.points - 0.5 * sum(rve.mesh.bounds)
+        return MicroFields(
+            centred @ notation.to_tensor(strain) + fluctuation,
+            fluctuation,
+            np.einsum("cq,scq->cs", mean, local),
+            np.einsum("cq,scq->cs", mean, stress),
+            np.einsum("cq,cq->c", mean, stress_33) if self.dim == 2 else None,
+        )
+
+    def _mean_fields(self) -> tuple[Mapping[str, slice], int]:
+        """Return the names and places of the phase averages at the head of the state, and their number."""
+        fields, offset = {}, 0
+        for name, phase in zip(self.rve.discretisation.phases, self.rve.phases, strict=True):
+            of_phase = phase.state_fields(self.dim)
+            for field, part in of_phase.items():
+                fields[f"{name}_{field}"] = slice(offset + part.start, offset + part.stop)
+            offset += max((part.stop for part in of_phase.values()), default=0)
+        return fields, offset
+
+    def _solve(self, strain: Array, state: Array) -> Solution:
+        columns = np.ascontiguousarray(strain.T)
+        history = self._unpack_history(state)
+        if not self._predictor:
+            return self.solver.solve(columns, history)
+        last_strain, fluctuation, deviation = (np.ascontiguousarray(state[:, part].T) for part in self._parts[2:])
+        elastic = self.solver.elastic_sensitivity
+        sensitivity = deviation.reshape(*elastic.shape, -1) + elastic[:, :, None]
+        start = fluctuation + np.einsum("fsn,sn->fn", sensitivity, columns - last_strain)
+        return self.solver.solve(columns, history, start, sensitivity)
+
+    def _unpack_history(self, state: Array) -> list[Array]:
+        flat = state[:, self._parts[1]]
+        history, offset = [], 0
+        for n_state, n_points in self._history_shapes:
+            size = n_state * n_points
+            part = np.ascontiguousarray(flat[:, offset : offset + size].T)
+            history.append(part.reshape(n_state, n_points, len(state)))
+            offset += size
+        return history
+
+    def _pack(self, strain: Array, solution: Solution) -> Array:
+        rve = self.rve.discretisation
+        means = []
+        for position, history in enumerate(solution.history):
+            weight = rve.weight[rve.cells_of_phase[position]].ravel()
+            means.append(np.einsum("g,sgn->ns", weight / weight.sum(), history))
+        n = len(strain)
+        parts = [*means, *(one.reshape(-1, n).T for one in solution.history)]
+        if self._predictor:
+            deviation = solution.sensitivity - self.solver.elastic_sensitivity[:, :, None]
+            parts += [strain, solution.fluctuation.T, deviation.reshape(-1, n).T]
+        return np.concatenate(parts, axis=1)
+
+
+def _law(parameters: NestedParameters, context: LawContext) -> NestedLaw:
+    try:
+        rve = build_rve(parameters.rve, context)
+    except CaseError as error:
+        raise error.within(key="rve") from error
+    solver = parameters.solver
+    options = SolverOptions(rtol=solver.rtol, max_iter=solver.max_iter, linear=solver.linear)
+    return NestedLaw(rve, options, predictor=solver.predictor)
+
+
+SPEC = LawSpec("nested", "FE²: a finite-element solve of an RVE at every point", NestedParameters, _law)

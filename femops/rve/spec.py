@@ -1,0 +1,149 @@
+"""How a case or a study describes an RVE, and the RVE made from it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from femops.errors import CaseError
+from femops.law import LawContext, LawParameters
+from femops.meshing import TaggedMesh
+from femops.parallel import on_root
+from femops.phases import Phase
+from femops.rve.boundary import Boundary
+from femops.rve.discretisation import Discretisation, discretise
+from femops.rve.geometry import (
+    GENERATORS,
+    Circles,
+    Ellipses,
+    Homogeneous,
+    Laminate,
+    RandomCircles,
+    RandomSpheres,
+    Spheres,
+    generate,
+)
+from femops.validation import NestedError
+
+
+class MeshFile(BaseModel):
+    """A mesh read from a file in any format of Gmsh or meshio."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: Path = Field(description="path, relative to the case file")
+    tags: dict[str, int] | None = Field(None, description="name of each integer tag, for formats without names")
+    cell_array: str | None = Field(None, description="which cell array holds the tags, if there are several")
+
+    def read(self, base: Path) -> TaggedMesh:
+        """Read the mesh.
+
+        Args:
+            base: Folder that a relative path starts from.
+
+        Raises:
+            CaseError: The file is missing or does not hold a mesh that femops can use.
+        """
+        from femops.meshing.reading import read_mesh  # gmsh loads graphics libraries: only when needed
+
+        return read_mesh(base / self.file, self.tags, self.cell_array)
+
+
+class RVEParameters(BaseModel):
+    """The `rve` block of a case or study: a mesh or one generator, a boundary condition and the phases."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mesh: MeshFile | None = None
+    circles: Circles | None = None
+    ellipses: Ellipses | None = None
+    random_circles: RandomCircles | None = None
+    laminate: Laminate | None = None
+    spheres: Spheres | None = None
+    random_spheres: RandomSpheres | None = None
+    homogeneous: Homogeneous | None = None
+    boundary: Boundary = "periodic"
+    phases: dict[str, Any] = Field(min_length=1, description="constituent law of each phase")
+
+    @field_validator("phases", mode="after")
+    @classmethod
+    def _valid_phases(cls, phases: dict[str, Any], info: ValidationInfo) -> dict[str, LawParameters]:
+        validate = (info.context or {})["law_parameters"]
+        valid = {}
+        for name, mapping in phases.items():
+            if isinstance(mapping, LawParameters):
+                valid[name] = mapping
+                continue
+            if not isinstance(mapping, Mapping):
+                raise NestedError(CaseError(f"{mapping!r} given, expected a law with its parameters", key=name))
+            try:
+                valid[name] = validate(mapping)
+            except CaseError as error:
+                raise NestedError(error.within(key=name)) from error
+        return valid
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        sources = ["mesh", *GENERATORS]
+        given = [name for name in sources if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"expected exactly one of {', '.join(sources)}; given: {', '.join(given) or 'none'}"
+            )
+        return self
+
+    def tagged_mesh(self, context: LawContext) -> TaggedMesh:
+        """Read or generate the mesh on one rank and hand it to all.
+
+        Raises:
+            CaseError: The file or the geometry is not usable, or has another dimension than the case.
+        """
+        source = next(name for name in ("mesh", *GENERATORS) if getattr(self, name) is not None)
+        description = getattr(self, source)
+
+        def make() -> TaggedMesh:
+            return description.read(context.base) if isinstance(description, MeshFile) else generate(description)
+
+        try:
+            mesh = on_root(context.comm, make)
+        except CaseError as error:
+            raise error.within(key=source) from error
+        if mesh.dim != context.dim:
+            raise CaseError(f"the RVE is {mesh.dim}D, expected {context.dim}D as in the case", key=source)
+        return mesh
+
+
+@dataclass(frozen=True)
+class RVE:
+    """A discretised RVE with its phases, linear ones first.
+
+    Attributes:
+        discretisation: Mesh, strain operators and weights.
+        phases: The constituent law of each phase, in the order of the discretisation.
+        boundary: Boundary condition of the fluctuation.
+    """
+
+    discretisation: Discretisation
+    phases: tuple[Phase, ...]
+    boundary: Boundary
+
+
+def build_rve(parameters: RVEParameters, context: LawContext) -> RVE:
+    """Make the RVE that a case describes.
+
+    Raises:
+        CaseError: Geometry, mesh or phases are not usable.
+    """
+    if context.phase is None:
+        raise ValueError("an RVE is built through femops.plugins.get_law")
+    laws: dict[str, Phase] = {}
+    for name, phase in parameters.phases.items():
+        try:
+            laws[name] = context.phase(phase)
+        except CaseError as error:
+            raise error.within(key=f"phases.{name}") from error
+    order = tuple(sorted(laws, key=lambda name: not laws[name].linear))
+    discretisation = discretise(parameters.tagged_mesh(context), order)
+    return RVE(discretisation, tuple(laws[name] for name in order), parameters.boundary)

@@ -1,0 +1,212 @@
+"""Result files: complete or absent, and read back by VTK exactly as written."""
+
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import pyvista
+from matplotlib import colormaps
+from PIL import Image
+from vtkmodules.util.numpy_support import vtk_to_numpy
+from vtkmodules.vtkIOHDF import vtkHDFReader
+
+from femops.errors import CaseError
+from femops.meshing.cells import CELLS
+from femops.meshing.tagged import TaggedMesh
+from femops.output.atomic import atomic_path, shielded, write_text
+from femops.output.grid import Grid
+from femops.output.picture import picture, view
+from femops.output.points import write_points
+from femops.output.tables import write_curves, write_json
+from femops.output.vtkhdf import VtkHdfSeries, tensor_components
+
+
+def two_cells(kind: str) -> Grid:
+    """Return two separate cells of a kind side by side."""
+    cell = CELLS[kind]
+    nodes = np.vstack([cell.nodes, cell.nodes + 1.5 * np.eye(cell.dim)[0]])
+    return Grid.from_mesh(TaggedMesh(nodes, np.arange(2 * cell.n_nodes).reshape(2, -1), cell))
+
+
+def series(path: Path, grid: Grid, n_steps: int = 3) -> list[dict[str, np.ndarray]]:
+    """Write steps of random fields and return them."""
+    rng = np.random.default_rng(7)
+    file, written = VtkHdfSeries(path, grid), []
+    for step in range(n_steps):
+        point = {
+            "displacement": 0.1 * rng.normal(size=(len(grid.points), 2)),
+            "error": rng.normal(size=len(grid.points)),
+        }
+        cell = {"stress": rng.normal(size=(2, 6)), "von_mises": rng.random(2), "phase": np.array([step, 4])}
+        file.append(0.25 * step, point, cell)
+        written.append(point | cell)
+    return written
+
+
+def read(path: Path, step: int) -> tuple[float, pyvista.UnstructuredGrid]:
+    """Read a step with VTK's own reader."""
+    reader = vtkHDFReader()
+    reader.SetFileName(str(path))
+    reader.UpdateInformation()
+    reader.SetStep(step)
+    reader.Update()
+    return reader.GetTimeValue(), pyvista.wrap(reader.GetOutput())
+
+
+@pytest.mark.parametrize("kind", ["quad", "triangle6", "quad9", "tetra10", "hexahedron20"])
+def test_vtk_reads_every_step_exactly(tmp_path: Path, kind: str) -> None:
+    path, grid = tmp_path / "macro.vtkhdf", two_cells(kind)
+    written = series(path, grid)
+    for step in (2, 0, 1):
+        time, body = read(path, step)
+        assert time == 0.25 * step
+        assert np.array_equal(body.points, grid.points) and (body.celltypes == grid.cell_type).all()
+        assert np.array_equal(vtk_to_numpy(body.GetCells().GetConnectivityArray()).reshape(2, -1), grid.cells)
+        assert np.array_equal(body.point_data["displacement"][:, :2], written[step]["displacement"])
+        assert not body.point_data["displacement"][:, 2].any()
+        assert np.array_equal(body.point_data["error"], written[step]["error"])
+        for name in ("stress", "von_mises", "phase"):
+            assert np.array_equal(body.cell_data[name], written[step][name])
+
+
+@pytest.mark.parametrize(("owner", "broken"), [(h5py.Dataset, "resize"), (os, "replace")])
+def test_interrupted_append_leaves_the_last_complete_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, broken: str
+) -> None:
+    path, grid = tmp_path / "macro.vtkhdf", two_cells("quad")
+    file = VtkHdfSeries(path, grid)
+    file.append(0.0, {"u": np.arange(8.0)})
+    before = path.read_bytes()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, broken, fail)
+        with pytest.raises(OSError, match="disk full"):
+            file.append(1.0, {"u": np.ones(8)})
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    file.append(2.0, {"u": 2 * np.arange(8.0)})
+    time, body = read(path, 1)
+    assert time == 2.0 and np.array_equal(body.point_data["u"], 2 * np.arange(8.0))
+
+
+def test_append_refuses_wrong_shapes_and_changed_fields(tmp_path: Path) -> None:
+    file = VtkHdfSeries(tmp_path / "macro.vtkhdf", two_cells("quad"))
+    with pytest.raises(ValueError, match=r"'u' has shape \(7,\), expected \(8,\)"):
+        file.append(0.0, {"u": np.ones(7)})
+    file.append(0.0, {"u": np.ones(8)})
+    with pytest.raises(ValueError, match="fields of step 1"):
+        file.append(1.0, {"v": np.ones(8)})
+
+
+def test_ctrl_c_waits_for_the_end_of_a_shielded_block() -> None:
+    reached = []
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        with shielded():
+            with shielded():
+                signal.raise_signal(signal.SIGINT)
+                reached.append("inner")
+            reached.append("outer")
+    assert reached == ["inner", "outer"] and signal.getsignal(signal.SIGINT) is before
+
+
+def test_failed_write_leaves_no_trace(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.txt"
+    write_text(path, "σ₁₂\n")
+    with pytest.raises(RuntimeError):
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+    assert path.read_text(encoding="utf-8") == "σ₁₂\n" and list(path.parent.iterdir()) == [path]
+
+
+def test_tensor_components_are_true_components_in_vtk_order() -> None:
+    root2 = np.sqrt(2.0)
+    solid = tensor_components([[1.0, 2.0, 3.0, 4.0 * root2, 5.0 * root2, 6.0 * root2]])
+    assert np.allclose(solid, [[1, 2, 3, 6, 4, 5]], rtol=1e-15)
+    plane = [[1.0, 2.0, 6.0 * root2], [7.0, 8.0, 9.0 * root2]]
+    assert np.allclose(tensor_components(plane, [3.0, 4.0]), [[1, 2, 3, 6, 0, 0], [7, 8, 4, 9, 0, 0]], rtol=1e-15)
+    assert (tensor_components(plane)[:, 2] == 0.0).all()
+    with pytest.raises(ValueError, match="3D"):
+        tensor_components(np.ones((1, 6)), [1.0])
+
+
+def test_points_are_read_back_exactly(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    points, stress, error = rng.random((5, 2)), rng.random((5, 6)), rng.random(5)
+    write_points(tmp_path / "points.vtp", points, {"stress": stress, "error": error})
+    cloud = pyvista.read(tmp_path / "points.vtp")
+    assert np.array_equal(cloud.points[:, :2], points) and cloud.n_verts == 5
+    assert np.array_equal(cloud.point_data["stress"], stress) and np.array_equal(cloud.point_data["error"], error)
+
+
+def test_curves_have_the_union_of_columns_and_full_precision(tmp_path: Path) -> None:
+    write_curves(tmp_path / "c.csv", [{"t": 0.0, "u": np.float64(0.1) + 0.2}, {"t": 1.0, "f": 1e-17}])
+    with (tmp_path / "c.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["t", "u", "f"] and float(rows[0]["u"]) == 0.1 + 0.2
+    assert rows[1]["u"] == "" and float(rows[1]["f"]) == 1e-17
+
+
+def test_json_takes_numpy_values_and_writes_nan_as_null(tmp_path: Path) -> None:
+    data = {"a": np.float32(0.5), "b": np.array([[1, 2]]), "c": [np.nan, np.inf], "d": Path("x"), "e": np.bool_(True)}
+    write_json(tmp_path / "s.json", data)
+    expected = {"a": 0.5, "b": [[1, 2]], "c": [None, None], "d": "x", "e": True}
+    assert json.loads((tmp_path / "s.json").read_text()) == expected
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "s.json", {"a": object()})
+    assert json.loads((tmp_path / "s.json").read_text()) == expected
+
+
+@pytest.mark.parametrize("kind", ["quad", "tetra10"])
+def test_picture_shows_the_body_without_warnings(tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: str) -> None:
+    grid = two_cells(kind)
+    body = grid.to_pyvista({"displacement": 1e-3 * grid.points[:, ::-1]}, {"stress": np.arange(12.0).reshape(2, 6)})
+    picture(body, "stress", tmp_path / "stress.png", title=kind)
+    image = np.asarray(Image.open(tmp_path / "stress.png").convert("RGB"), dtype=float)
+    assert image.shape[0] > 300 and (image == 255).all(-1).mean() < 0.95
+    # The left cell carries the low end of the colour map (violet), the right cell the high end (yellow).
+    yellow = np.argwhere((image[..., 0] > 150) & (image[..., 2] < 90))[:, 1].mean()
+    violet = np.argwhere((image[..., 2] > 60) & (image[..., 1] < 45))[:, 1].mean()
+    assert violet < yellow
+    assert "stress" in body.cell_data and "WARN" not in "".join(capfd.readouterr())
+
+
+def test_plane_bodies_have_the_colours_of_the_colour_bar(tmp_path: Path) -> None:
+    body = two_cells("quad").to_pyvista(cell_data={"error": np.array([1.0, 2.0])})
+    picture(body, "error", tmp_path / "error.png")
+    image = np.asarray(Image.open(tmp_path / "error.png").convert("RGB"), dtype=float)
+    for value in (0.0, 1.0):
+        colour = 255 * np.array(colormaps["viridis"](value)[:3])
+        # A cell is far larger than the end of the colour bar of the same colour.
+        assert (np.abs(image - colour).max(-1) < 3).mean() > 0.1
+
+
+@pytest.mark.parametrize("values", [np.zeros(2), np.full(2, 3.5), np.array([np.nan, 1.0]), np.full(2, np.nan)])
+def test_picture_takes_constant_and_missing_values(tmp_path: Path, values: np.ndarray) -> None:
+    picture(two_cells("quad").to_pyvista(cell_data={"error": values}), "error", tmp_path / "error.png")
+    assert (tmp_path / "error.png").stat().st_size > 1000
+
+
+def test_view_draws_each_field_once(tmp_path: Path) -> None:
+    series(tmp_path / "macro.vtkhdf", two_cells("quad"))
+    names = ["macro_displacement.png", "macro_error.png", "macro_phase.png", "macro_von_mises.png"]
+    assert sorted(path.name for path in view(tmp_path)) == names
+    assert view(tmp_path, ["stress"], step=0) == [tmp_path / "pictures" / "macro_stress.png"]
+
+
+def test_view_says_what_is_missing_and_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(CaseError, match="no results here"):
+        view(tmp_path)
+    series(tmp_path / "macro.vtkhdf", two_cells("quad"))
+    with pytest.raises(CaseError, match="no field 'strian'; fields: displacement, error, phase, stress, von_mises"):
+        view(tmp_path, ["strian"])
+    with pytest.raises(CaseError, match="no step 3; the file has 3 steps"):
+        view(tmp_path, step=3)
