@@ -1,0 +1,1 @@
+"""The macroscale problem on DOLFINx and PETSc."""

@@ -1,0 +1,137 @@
+"""Supports and loads by name, as functions of time."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import ufl
+from dolfinx import fem
+from mpi4py import MPI
+
+from femops.case import EVERYWHERE, Case
+from femops.errors import CaseError
+from femops.expressions import value_at
+from femops.macro.mesh import MacroMesh
+
+
+def check_names(case: Case, mesh: MacroMesh) -> None:
+    """Refuse names of boundaries and regions that the mesh does not have.
+
+    Raises:
+        CaseError: A name is unknown; the message lists those that the mesh has.
+    """
+    boundaries = [("supports", name) for name in case.supports]
+    regions = [("material", name) for name in case.laws() if name != EVERYWHERE]
+    for name, load in case.loads.items():
+        if load.traction is not None or load.pressure is not None or load.displacement is not None:
+            boundaries.append(("loads", name))
+        if load.body_force is not None and name != EVERYWHERE:
+            regions.append(("loads", name))
+    for key, quantity in case.quantities.items():
+        if quantity.reaction is not None:
+            boundaries.append((f"quantities.{key}.reaction", quantity.reaction))
+    for key, name in boundaries:
+        if name not in mesh.boundaries:
+            raise CaseError(_unknown("boundary", name, mesh.boundaries), key=key)
+    for key, name in regions:
+        if name not in mesh.regions:
+            raise CaseError(_unknown("region", name, mesh.regions), key=key)
+    without = [name for name in mesh.regions if EVERYWHERE not in case.laws() and name not in case.laws()]
+    if without:
+        raise CaseError(f"no law for the region {without[0]!r} of the mesh", key="material")
+
+
+def _unknown(what: str, name: str, known: dict[str, Any]) -> str:
+    return f"the mesh has no {what} {name!r}; it has: {', '.join(known) or 'none'}"
+
+
+class Supports:
+    """Prescribed displacements.
+
+    Args:
+        case: The case; its `supports` and the `displacement` of its `loads`.
+        mesh: The mesh.
+        space: The displacement space.
+    """
+
+    def __init__(self, case: Case, mesh: MacroMesh, space: fem.FunctionSpace) -> None:
+        self.conditions: list[fem.DirichletBC] = []
+        self._constants: list[tuple[fem.Constant, Any]] = []
+        prescribed = list(case.supports.items())
+        prescribed += [(name, load.displacement) for name, load in case.loads.items() if load.displacement is not None]
+        for name, components in prescribed:
+            for axis, value in components.given().items():
+                constant = fem.Constant(mesh.mesh, 0.0)
+                dofs = fem.locate_dofs_topological(
+                    space.sub(axis), mesh.mesh.topology.dim - 1, mesh.boundaries[name], remote=True
+                )
+                self.conditions.append(fem.dirichletbc(constant, dofs, space.sub(axis)))
+                self._constants.append((constant, value))
+
+    def set_time(self, t: float) -> None:
+        """Give every prescribed displacement its value at time t."""
+        for constant, value in self._constants:
+            constant.value = value_at(value, t)
+
+
+class Loads:
+    """Tractions, pressures and body forces as a linear form.
+
+    Args:
+        case: The case; its `loads`.
+        mesh: The mesh.
+        degree: Quadrature degree of the boundary terms.
+    """
+
+    def __init__(self, case: Case, mesh: MacroMesh, degree: int) -> None:
+        self._case, self._mesh, self._degree = case, mesh, degree
+        self._vectors: list[tuple[fem.Constant, Sequence[Any]]] = []
+        self._scalars: list[tuple[fem.Constant, Any]] = []
+
+    def form(self, test: Any) -> Any:
+        """Return the virtual work of the loads, a UFL form; None if there are none."""
+        mesh, domain = self._mesh, self._mesh.mesh
+        normal = ufl.FacetNormal(domain)
+        terms = []
+        for name, load in self._case.loads.items():
+            if load.traction is not None:
+                terms.append(ufl.inner(self._vector(load.traction), test) * self._surface(name))
+            if load.pressure is not None:
+                terms.append(-self._scalar(load.pressure) * ufl.inner(normal, test) * self._surface(name))
+            if load.body_force is not None:
+                cells = np.arange(mesh.n_cells, dtype=np.int32) if name == EVERYWHERE else mesh.regions[name]
+                volume = ufl.Measure("dx", domain=domain, subdomain_data=[(1, cells)])
+                terms.append(ufl.inner(self._vector(load.body_force), test) * volume(1))
+        return sum(terms[1:], terms[0]) if terms else None
+
+    def set_time(self, t: float) -> None:
+        """Give every load its value at time t."""
+        for constant, values in self._vectors:
+            constant.value = [value_at(value, t) for value in values]
+        for constant, value in self._scalars:
+            constant.value = value_at(value, t)
+
+    def _vector(self, values: Sequence[Any]) -> fem.Constant:
+        constant = fem.Constant(self._mesh.mesh, np.zeros(len(values)))
+        self._vectors.append((constant, values))
+        return constant
+
+    def _scalar(self, value: Any) -> fem.Constant:
+        constant = fem.Constant(self._mesh.mesh, 0.0)
+        self._scalars.append((constant, value))
+        return constant
+
+    def _surface(self, name: str) -> ufl.Measure:
+        domain = self._mesh.mesh
+        sides = fem.compute_integration_domains(
+            fem.IntegralType.exterior_facet, domain.topology, self._mesh.boundaries[name]
+        )
+        measure = ufl.Measure(
+            "ds", domain=domain, subdomain_data=[(1, sides)], metadata={"quadrature_degree": self._degree}
+        )
+        return measure(1)
+
+
+def total(comm: MPI.Comm, values: Any) -> Any:
+    """Return the sum over all ranks of an array."""
+    return comm.allreduce(np.asarray(values), op=MPI.SUM)

@@ -1,0 +1,136 @@
+"""The distributed macroscale mesh with its named regions and boundaries."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import basix.ufl
+import numpy as np
+import numpy.typing as npt
+from dolfinx import mesh as dolfinx_mesh
+from dolfinx.graph import adjacencylist
+from dolfinx.io.utils import distribute_entity_data
+from mpi4py import MPI
+
+from femops.case import MeshBlock
+from femops.errors import CaseError
+from femops.meshing import CELLS, CellKind, TaggedMesh
+from femops.meshing.box import box
+from femops.parallel import on_root
+
+Indices = npt.NDArray[np.int32]
+
+_BOX_CELLS = {"triangle": "triangle", "quadrilateral": "quad", "tetrahedron": "tetra", "hexahedron": "hexahedron"}
+
+
+@dataclass(frozen=True)
+class MacroMesh:
+    """A distributed mesh.
+
+    Attributes:
+        mesh: The DOLFINx mesh, without ghost cells.
+        kind: The kind of its cells.
+        regions: Cells of this rank in each region.
+        boundaries: Facets of this rank on each named boundary.
+    """
+
+    mesh: dolfinx_mesh.Mesh
+    kind: CellKind
+    regions: dict[str, Indices]
+    boundaries: dict[str, Indices]
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells that this rank owns."""
+        return int(self.mesh.topology.index_map(self.mesh.topology.dim).size_local)
+
+
+def macro_mesh(block: MeshBlock, base: Path, dim: int, comm: MPI.Comm) -> MacroMesh:
+    """Read or generate the mesh on rank 0 and distribute it.
+
+    Args:
+        block: The `mesh` block of a case.
+        base: Folder that a relative path starts from.
+        dim: Dimension that the case expects.
+        comm: The ranks that share the mesh.
+
+    Raises:
+        CaseError: The mesh cannot be read or has another dimension than the case.
+    """
+
+    def make() -> TaggedMesh:
+        if block.box is not None:
+            return box(block.box.size, block.box.cells, _BOX_CELLS[block.box.cell])
+        return block.read(base)
+
+    kept: list[TaggedMesh] = []
+
+    def describe() -> dict[str, Any]:
+        kept.append(_complete(make()))
+        return _header(kept[0])
+
+    try:
+        header = on_root(comm, describe)
+    except CaseError as error:
+        raise error.within(key="mesh") from error
+    if header["dim"] != dim:
+        raise CaseError(f"the mesh is {header['dim']}D, expected {dim}D as in kinematics", key="mesh")
+    return _distribute(kept[0] if kept else None, header, comm)
+
+
+def _header(mesh: TaggedMesh) -> dict[str, Any]:
+    """Return what every rank has to know of the mesh."""
+    return {"dim": mesh.dim, "kind": mesh.kind.name, "regions": list(mesh.regions), "bounds": list(mesh.boundaries)}
+
+
+def _complete(mesh: TaggedMesh) -> TaggedMesh:
+    """Give cells of 8 nodes a centre node, as DOLFINx has only complete polynomial geometries."""
+    if not mesh.kind.serendipity:
+        return mesh
+    if mesh.kind.name != "quad8":
+        raise CaseError(f"cells of kind {mesh.kind.name} cannot be macroscale cells; expected hexahedron27")
+    full = CELLS["quad9"]
+    values, _ = mesh.kind.tabulate(full.nodes[-1:])
+    centres = np.einsum("n,cni->ci", values[0], mesh.points[mesh.cells])
+    numbers = len(mesh.points) + np.arange(len(mesh.cells))
+    return replace(
+        mesh, points=np.vstack([mesh.points, centres]), cells=np.column_stack([mesh.cells, numbers]), kind=full
+    )
+
+
+def _distribute(tagged: TaggedMesh | None, header: dict[str, Any], comm: MPI.Comm) -> MacroMesh:
+    kind = CELLS[header["kind"]]
+    dim = header["dim"]
+    element = basix.ufl.element(
+        "Lagrange", kind.shape, kind.degree, lagrange_variant=basix.LagrangeVariant.equispaced, shape=(dim,)
+    )
+    if tagged is None:
+        cells, points = np.empty((0, kind.n_nodes), dtype=np.int64), np.empty((0, dim))
+    else:
+        cells = np.ascontiguousarray(tagged.cells[:, kind.lagrange_permutation], dtype=np.int64)
+        points = np.ascontiguousarray(tagged.points)
+    partitioner = dolfinx_mesh.create_cell_partitioner(dolfinx_mesh.GhostMode.none, 2)
+    mesh = dolfinx_mesh.create_mesh(comm, cells, element, points, partitioner)
+    mesh.topology.create_connectivity(dim - 1, dim)
+    mesh.topology.create_connectivity(dim, dim)
+    facet_order = CELLS[kind.facet].lagrange_permutation
+    regions, boundaries = {}, {}
+    for name in header["regions"]:
+        chosen = None if tagged is None else cells[tagged.regions[name]]
+        regions[name] = _entities(mesh, dim, chosen, kind.n_nodes)
+    for name in header["bounds"]:
+        chosen = None if tagged is None else tagged.boundaries[name][:, facet_order]
+        boundaries[name] = _entities(mesh, dim - 1, chosen, CELLS[kind.facet].n_nodes)
+    return MacroMesh(mesh, kind, regions, boundaries)
+
+
+def _entities(mesh: dolfinx_mesh.Mesh, dim: int, nodes: Any, n_nodes: int) -> Indices:
+    """Return this rank's entities that have the given nodes of the input (on rank 0; None elsewhere)."""
+    if nodes is None:
+        nodes = np.empty((0, n_nodes), dtype=np.int64)
+    nodes = np.ascontiguousarray(nodes, dtype=np.int64)
+    values = np.ones(len(nodes), dtype=np.int32)
+    found, found_values = distribute_entity_data(mesh, dim, nodes, values)
+    mesh.topology.create_connectivity(dim, 0)
+    tags = dolfinx_mesh.meshtags_from_entities(mesh, dim, adjacencylist(found), found_values)
+    return np.unique(tags.indices).astype(np.int32)

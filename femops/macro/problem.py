@@ -1,0 +1,235 @@
+"""The weak form of equilibrium and its Newton solution for one load step."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import ufl
+from dolfinx import fem
+from dolfinx.fem import petsc as fem_petsc
+from petsc4py import PETSc
+
+from femops import notation
+from femops.case import Case
+from femops.errors import NotConverged
+from femops.law import MaterialLaw
+from femops.log import Timers
+from femops.macro.boundary import Loads, Supports, check_names, total
+from femops.macro.material import Material
+from femops.macro.mesh import MacroMesh
+from femops.macro.quadrature import Quadrature, default_degree
+from femops.notation import Array
+
+Watch = Callable[[int, float], None]
+
+
+@dataclass
+class NewtonReport:
+    """How a Newton solve went: relative residual norms, one for each iterate."""
+
+    residuals: list[float] = field(default_factory=list)
+
+    @property
+    def iterations(self) -> int:
+        """Number of linear solves."""
+        return len(self.residuals)
+
+
+class MacroProblem:
+    """Equilibrium of the macroscale body: find u with ∫ σ(ε(u)) : ε(v) = loads(v).
+
+    Args:
+        case: The case.
+        mesh: Its mesh.
+        laws: Law of each region.
+        timers: Where the time goes.
+
+    Raises:
+        CaseError: The case names a boundary or region that the mesh does not have.
+    """
+
+    def __init__(self, case: Case, mesh: MacroMesh, laws: Mapping[str, MaterialLaw], timers: Timers) -> None:
+        check_names(case, mesh)
+        self.case, self.mesh, self.timers = case, mesh, timers
+        self.comm = mesh.mesh.comm
+        space = fem.functionspace(mesh.mesh, ("Lagrange", case.order, (case.dim,)))
+        self.displacement = fem.Function(space, name="displacement")
+        self.reaction = fem.Function(space, name="reaction")
+        degree = default_degree(mesh, case.order) if case.quadrature_degree is None else case.quadrature_degree
+        self.quadrature = Quadrature(mesh, self.displacement, degree)
+        self.material = Material(laws, mesh, self.quadrature, case.trust)
+        self.supports = Supports(case, mesh, space)
+        self.loads = Loads(case, mesh, 2 * case.order + 1)
+        self._make_forms(space)
+        self._make_solver()
+        self._committed = self.displacement.x.array.copy()
+        self.evaluate(0.0)
+        self._keep()
+
+    @property
+    def n_dofs(self) -> int:
+        """Number of displacement dofs of the whole body."""
+        dofmap = self.displacement.function_space.dofmap
+        return int(dofmap.index_map.size_global * dofmap.index_map_bs)
+
+    def evaluate(self, dt: float) -> None:
+        """Evaluate the laws at the current displacement; collective.
+
+        Raises:
+            NotConverged: A law found no answer.
+        """
+        with self.timers.part("assembly"):
+            strain = self.quadrature.strain()
+        with self.timers.part("law"):
+            self.material.evaluate(strain, dt)
+        self._hand_over()
+
+    def residual_norms(self) -> tuple[float, float]:
+        """Assemble the residual; return its norm over the free dofs and the norm of the internal forces [force]."""
+        with self.timers.part("assembly"):
+            internal = _assemble(self._internal, self._force)
+            scale = internal.norm()
+            if self._external is not None:
+                internal.axpy(-1.0, _assemble(self._external, self._load_vector))
+            self.reaction.x.array[: internal.getLocalSize()] = internal.array_r
+            self.reaction.x.scatter_forward()
+            free = internal.array_w
+            free[self._fixed] = 0.0
+            return internal.norm(), scale
+
+    def solve(self, t: float, dt: float, watch: Watch | None = None) -> NewtonReport:
+        """Advance the body to time t by Newton's method; on failure it is left as it was.
+
+        Args:
+            t: Time at the end of the increment.
+            dt: Its length.
+            watch: Called with iteration and relative residual.
+
+        Raises:
+            NotConverged: The residual stayed above the tolerance, or a law found no answer.
+        """
+        self.supports.set_time(t)
+        self.loads.set_time(t)
+        report = NewtonReport()
+        try:
+            self._iterate(dt, report, watch)
+        except NotConverged:
+            self._restore()
+            raise
+        with self.timers.part("law"):
+            self.material.commit()
+        self._keep()
+        return report
+
+    def _iterate(self, dt: float, report: NewtonReport, watch: Watch | None) -> None:
+        """Newton's method; the first step uses the tangent of the committed state and brings in the new data."""
+        self.residual_norms()
+        for iteration in range(1, self.case.solver.max_iter + 1):
+            self._advance()
+            self.evaluate(dt)
+            norm, scale = self.residual_norms()
+            report.residuals.append(norm / scale if scale > 0.0 else 0.0)
+            if watch is not None:
+                watch(iteration, report.residuals[-1])
+            if not np.isfinite(report.residuals[-1]):
+                break
+            if report.residuals[-1] <= self.case.solver.rtol:
+                return
+        raise NotConverged(
+            f"the macroscale residual stayed above {self.case.solver.rtol:g} in {report.iterations} iterations",
+            tuple(report.residuals),
+        )
+
+    def _advance(self) -> None:
+        """Solve the linearised problem, with the prescribed displacements, and update the displacement."""
+        conditions, x = self.supports.conditions, self.displacement.x.petsc_vec
+        with self.timers.part("assembly"):
+            self._matrix.zeroEntries()
+            fem_petsc.assemble_matrix(self._matrix, self._jacobian, bcs=conditions)
+            self._matrix.assemble()
+            right = self._right
+            with right.localForm() as local:
+                local.set(0.0)
+            fem_petsc.assemble_vector(right, self._residual)
+            fem_petsc.apply_lifting(right, [self._jacobian], [conditions], x0=[x], alpha=-1.0)
+            right.ghostUpdate(addv=PETSc.InsertMode.ADD, mode=PETSc.ScatterMode.REVERSE)
+            fem_petsc.set_bc(right, conditions, x0=x, alpha=-1.0)
+        with self.timers.part("linear solve"):
+            try:
+                self._solver.solve(right, self._step)
+            except PETSc.Error as error:
+                raise NotConverged(f"the macroscale linear solver failed (PETSc error {error.ierr})") from error
+            if self._solver.getConvergedReason() < 0 or not np.isfinite(self._step.norm()):
+                raise NotConverged("the macroscale stiffness is singular; are there enough supports?")
+        x.axpy(-1.0, self._step)
+        self.displacement.x.scatter_forward()
+
+    def _make_forms(self, space: fem.FunctionSpace) -> None:
+        test, trial = ufl.TestFunction(space), ufl.TrialFunction(space)
+        dim, dx = self.case.dim, self.quadrature.measure
+        strain = notation.ufl_strain(test, dim)
+        internal = ufl.inner(self.quadrature.stress, strain) * dx
+        external = self.loads.form(test)
+        stiffness = ufl.inner(strain, self.quadrature.tangent * notation.ufl_strain(trial, dim)) * dx
+        self._internal = fem.form(internal)
+        self._external = None if external is None else fem.form(external)
+        self._residual = fem.form(internal if external is None else internal - external)
+        self._jacobian = fem.form(stiffness)
+        self._force = fem_petsc.create_vector(space)
+        self._load_vector = fem_petsc.create_vector(space)
+        self._right = fem_petsc.create_vector(space)
+        self._step = self._right.copy()
+        self._matrix = fem_petsc.create_matrix(self._jacobian)
+        owned = space.dofmap.index_map.size_local * space.dofmap.index_map_bs
+        fixed = [condition.dof_indices()[0] for condition in self.supports.conditions]
+        every = np.unique(np.concatenate(fixed)) if fixed else np.empty(0, dtype=np.int32)
+        self._fixed = every[every < owned]
+
+    def _make_solver(self) -> None:
+        self._solver = PETSc.KSP().create(self.comm)
+        self._solver.setOperators(self._matrix)
+        self._solver.setType("preonly")
+        preconditioner = self._solver.getPC()
+        preconditioner.setType("lu")
+        preconditioner.setFactorSolverType("mumps")
+        self._solver.setErrorIfNotConverged(False)
+
+    def _hand_over(self) -> None:
+        self.quadrature.set_response(self.material.stress, self.material.tangent)
+
+    def _keep(self) -> None:
+        self._committed = self.displacement.x.array.copy()
+        self._kept = (self.material.stress.copy(), self.material.tangent.copy(), self.material.stress_33.copy())
+
+    def _restore(self) -> None:
+        self.displacement.x.array[:] = self._committed
+        self.material.stress[:], self.material.tangent[:], self.material.stress_33[:] = self._kept
+        self._hand_over()
+
+    def reaction_on(self, boundary: str) -> Array:
+        """Return the force that the support exerts on the body over a named boundary [force]. Shape (dim,)."""
+        return self._over_boundary(boundary, self.reaction, mean=False)
+
+    def mean_displacement_of(self, boundary: str) -> Array:
+        """Return the mean nodal displacement of a named boundary [length]. Shape (dim,)."""
+        return self._over_boundary(boundary, self.displacement, mean=True)
+
+    def _over_boundary(self, boundary: str, function: fem.Function, *, mean: bool) -> Array:
+        space = function.function_space
+        nodes = fem.locate_dofs_topological(
+            space, self.mesh.mesh.topology.dim - 1, self.mesh.boundaries[boundary], remote=True
+        )
+        owned = nodes[nodes < space.dofmap.index_map.size_local]
+        values = function.x.array.reshape(-1, space.dofmap.bs)[owned]
+        result = total(self.comm, values.sum(0))
+        return result / max(int(total(self.comm, len(owned))), 1) if mean else result
+
+
+def _assemble(form: Any, vector: PETSc.Vec) -> PETSc.Vec:
+    """Assemble a linear form into a vector, summed over ranks."""
+    with vector.localForm() as local:
+        local.set(0.0)
+    fem_petsc.assemble_vector(vector, form)
+    vector.ghostUpdate(addv=PETSc.InsertMode.ADD, mode=PETSc.ScatterMode.REVERSE)
+    return vector

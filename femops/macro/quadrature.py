@@ -1,0 +1,84 @@
+"""Quadrature spaces and the transfer of strains, stresses and tangents between them and arrays over points."""
+
+from typing import Any
+
+import basix.ufl
+import numpy as np
+import ufl
+from dolfinx import fem
+
+from femops import notation
+from femops.macro.mesh import MacroMesh
+from femops.notation import Array
+
+
+def default_degree(mesh: MacroMesh, order: int) -> int:
+    """Return the quadrature degree that integrates the stiffness of an affine cell exactly.
+
+    Simplices of order p need 2(p − 1) but at least one point; tensor-product cells 2p.
+    """
+    simplex = mesh.kind.shape in ("triangle", "tetrahedron")
+    return max(2 * (order - 1), 1) if simplex else 2 * order
+
+
+class Quadrature:
+    """Quadrature points of the owned cells of a rank; point = cell · n_points_of_cell + local point.
+
+    Args:
+        mesh: The macroscale mesh.
+        displacement: The displacement whose strain is wanted.
+        degree: Quadrature degree.
+    """
+
+    def __init__(self, mesh: MacroMesh, displacement: fem.Function, degree: int) -> None:
+        self.mesh = mesh.mesh
+        self.dim = mesh.mesh.geometry.dim
+        self.degree = degree
+        self.cells = np.arange(mesh.n_cells, dtype=np.int32)
+        n_s = notation.n_strain(self.dim)
+        cell = mesh.mesh.basix_cell()
+        stress_element = basix.ufl.quadrature_element(cell, value_shape=(n_s,), degree=degree)
+        tangent_element = basix.ufl.quadrature_element(cell, value_shape=(n_s, n_s), degree=degree)
+        self.stress = fem.Function(fem.functionspace(mesh.mesh, stress_element), name="stress")
+        self.tangent = fem.Function(fem.functionspace(mesh.mesh, tangent_element), name="tangent")
+        self._reference = stress_element.custom_quadrature()[0]
+        self._reference_weights = stress_element.custom_quadrature()[1]
+        self.per_cell = len(self._reference)
+        if self.stress.function_space.dofmap.list.shape[1] != self.per_cell:
+            raise ValueError("the quadrature element does not hold one value per point")
+        self._strain = fem.Expression(notation.ufl_strain(displacement, self.dim), self._reference)
+        self.measure = ufl.Measure(
+            "dx", domain=mesh.mesh, metadata={"quadrature_degree": degree, "quadrature_scheme": "default"}
+        )
+
+    @property
+    def n_points(self) -> int:
+        """Number of quadrature points of this rank."""
+        return len(self.cells) * self.per_cell
+
+    def points_of(self, cells: Any) -> Any:
+        """Return the points of some cells. Shape (n_cells · n_points_of_cell,)."""
+        return (np.asarray(cells)[:, None] * self.per_cell + np.arange(self.per_cell)).ravel()
+
+    def strain(self) -> Array:
+        """Return the strain of the displacement at all points, Mandel [-]. Shape (n_qp, n_s)."""
+        return self._strain.eval(self.mesh, self.cells).reshape(self.n_points, -1)
+
+    def coordinates(self) -> Array:
+        """Return the coordinates of all points [length]. Shape (n_qp, dim)."""
+        expression = fem.Expression(ufl.SpatialCoordinate(self.mesh), self._reference)
+        return expression.eval(self.mesh, self.cells).reshape(self.n_points, -1)
+
+    def weights(self) -> Array:
+        """Return the quadrature weights of all points [volume]. Shape (n_qp,)."""
+        determinant = fem.Expression(abs(ufl.JacobianDeterminant(self.mesh)), self._reference)
+        values = determinant.eval(self.mesh, self.cells).reshape(len(self.cells), self.per_cell)
+        return (values * self._reference_weights).ravel()
+
+    def set_response(self, stress: Array, tangent: Array) -> None:
+        """Store stresses (n_qp, n_s) and tangents (n_qp, n_s, n_s) where the weak form reads them."""
+        for function, values in ((self.stress, stress), (self.tangent, tangent)):
+            points = function.function_space.dofmap.list[self.cells].ravel()
+            function.x.array.reshape(-1, values[0].size if len(values) else function.function_space.dofmap.bs)[
+                points
+            ] = values.reshape(len(values), -1)

@@ -1,0 +1,96 @@
+"""Load steps with automatic cutback and regrowth."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from femops.errors import NotConverged
+from femops.macro.problem import MacroProblem, NewtonReport
+
+_SHRINK = 0.5
+_GROW = 1.5
+_EASY_ITERATIONS = 6
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """An accepted step, which ends where the case wants output.
+
+    Attributes:
+        number: Its number, from 1.
+        t: Time at its end.
+        iterations: Newton iterations of its increments.
+        residuals: Relative residuals of its last increment.
+        increments: Number of accepted increments.
+        cutbacks: Number of increments that failed and were tried shorter.
+    """
+
+    number: int
+    t: float
+    iterations: int
+    residuals: tuple[float, ...]
+    increments: int
+    cutbacks: int
+
+
+def run_steps(
+    problem: MacroProblem,
+    accepted: Callable[[StepReport], None],
+    watch: Callable[[int, float, int, float], None] | None = None,
+) -> None:
+    """Run every step of the case.
+
+    Args:
+        problem: The macroscale problem.
+        accepted: Called after each step, when its state is committed.
+        watch: Called with step number, time, iteration and residual.
+
+    Raises:
+        NotConverged: An increment failed at the smallest length; the message says in which step.
+    """
+    start = 0.0
+    for number, end in enumerate(problem.case.steps.ends(), start=1):
+        accepted(_run_step(problem, number, start, end, watch))
+        start = end
+
+
+def _run_step(
+    problem: MacroProblem,
+    number: int,
+    start: float,
+    end: float,
+    watch: Callable[[int, float, int, float], None] | None,
+) -> StepReport:
+    """Reach the end of a step, in as many increments as it takes."""
+    t, length = start, end - start
+    smallest = problem.case.steps.smallest * (end - start)
+    iterations = increments = cutbacks = 0
+    while True:
+        target = end if t + length > end - smallest else t + length
+        try:
+            report = _increment(problem, number, t, target, watch)
+        except NotConverged as error:
+            cutbacks += 1
+            length = _SHRINK * (target - t)
+            if length < smallest:
+                reached = f"step {number} stopped at t = {t:g} after {cutbacks} cutbacks"
+                raise NotConverged(f"{reached}: {error.what}", error.residuals) from error
+            continue
+        t, iterations, increments = target, iterations + report.iterations, increments + 1
+        if t == end:
+            return StepReport(number, end, iterations, tuple(report.residuals), increments, cutbacks)
+        if report.iterations <= _EASY_ITERATIONS:
+            length *= _GROW
+
+
+def _increment(
+    problem: MacroProblem,
+    number: int,
+    t: float,
+    target: float,
+    watch: Callable[[int, float, int, float], None] | None,
+) -> NewtonReport:
+    def observe(iteration: int, residual: float) -> None:
+        if watch is not None:
+            watch(number, target, iteration, residual)
+
+    return problem.solve(target, target - t, observe)

@@ -1,0 +1,173 @@
+"""From blocks of cells with named groups, as files hold them, to a checked `TaggedMesh`; facets of cells."""
+
+from dataclasses import dataclass, field
+
+import basix
+import numpy as np
+
+from femops.errors import CaseError
+from femops.meshing.cells import CELLS, CellKind
+from femops.meshing.tagged import Indices, TaggedMesh
+from femops.notation import Array
+
+SUPPORTED = tuple(name for name, kind in CELLS.items() if kind.dim > 1)
+
+
+@dataclass(frozen=True)
+class RawMesh:
+    """A mesh as a file holds it: cells of any dimension in blocks, groups over all of them.
+
+    Attributes:
+        points: Node coordinates [length]. Shape (n_nodes, 2) or (n_nodes, 3).
+        blocks: Name of the kind (as in meshio) and nodes in VTK order, shape (n_cells, n_nodes_of_cell), per block.
+        dims: Topological dimension of each block.
+        groups: For each name one array of cell indices per block.
+        node_sets: For each name node indices; they name the exterior facets all of whose nodes they hold.
+    """
+
+    points: Array
+    blocks: list[tuple[str, Indices]]
+    dims: list[int]
+    groups: dict[str, list[Indices]] = field(default_factory=dict)
+    node_sets: dict[str, Indices] = field(default_factory=dict)
+
+
+def build(raw: RawMesh) -> TaggedMesh:
+    """Return the mesh of the cells of highest dimension, checked, compacted and positively oriented.
+
+    Groups of these cells become regions, groups of cells one dimension lower become boundaries. Without any group of
+    cells there is one region `domain`.
+
+    Raises:
+        CaseError: an unsupported or mixed kind of cells, regions that overlap or do not cover the mesh, boundaries
+            off the mesh, a 2D mesh out of plane, or degenerate cells.
+    """
+    kind, blocks = _kind_of_cells(raw)
+    cells = np.vstack([raw.blocks[block][1] for block in blocks]).astype(np.int64)
+    used, compact = np.unique(cells, return_inverse=True)
+    renumber = np.full(len(raw.points), -1, dtype=np.int64)
+    renumber[used] = np.arange(len(used))
+    points = _in_space(np.asarray(raw.points, dtype=np.float64)[used], kind.dim)
+    cells = _oriented(points, compact.reshape(cells.shape), kind)
+    boundaries = {name: renumber[facets] for name, facets in _boundary_groups(raw, kind).items()}
+    for name, facets in boundaries.items():
+        if off := int((facets < 0).any(axis=1).sum()):
+            raise CaseError(f"boundary '{name}' has {off} facets with nodes of no cell; expected facets of the mesh")
+    boundaries |= _boundaries_of_node_sets(raw, renumber, cells, kind)
+    return TaggedMesh(points, cells, kind, _regions(raw, blocks, len(cells)), boundaries)
+
+
+def local_facets(kind: CellKind) -> Indices:
+    """Return the facets of a cell by local nodes in VTK order. Shape (n_facets, n_nodes_of_facet)."""
+    corners = basix.geometry(kind.basix_cell)
+    facets = basix.topology(kind.basix_cell)[kind.dim - 1]
+    # Reference facets are parallelograms or simplices: an affine map of the facet's own reference nodes reaches them.
+    starts = np.array([corners[facet[0]] for facet in facets])
+    edges = np.array([[corners[facet[i + 1]] - corners[facet[0]] for i in range(kind.dim - 1)] for facet in facets])
+    nodes = starts[:, None, :] + np.einsum("na,fad->fnd", CELLS[kind.facet].nodes, edges)
+    return np.asarray(np.abs(nodes[:, :, None, :] - kind.nodes).max(-1).argmin(-1), dtype=np.int64)
+
+
+def exterior_facets(cells: Indices, kind: CellKind) -> Indices:
+    """Return the facets that belong to one cell only, by nodes in VTK order. Shape (n_facets, n_nodes_of_facet)."""
+    local = local_facets(kind)
+    facets = cells[:, local].reshape(-1, local.shape[1])
+    _, first, count = np.unique(np.sort(facets, axis=1), axis=0, return_index=True, return_counts=True)
+    return np.asarray(facets[np.sort(first[count == 1])], dtype=np.int64)
+
+
+def jacobians(points: Array, cells: Indices, kind: CellKind) -> Array:
+    """Return the Jacobian determinant [length^dim] at the quadrature points of each cell. Shape (n_cells, n_points)."""
+    gradients = kind.tabulate(kind.quadrature()[0])[1]
+    return np.asarray(np.linalg.det(np.einsum("cni,qnj->cqij", points[cells], gradients)))
+
+
+def measures(mesh: TaggedMesh) -> Array:
+    """Return the area or volume [length^dim] of each cell. Shape (n_cells,)."""
+    return np.asarray(jacobians(mesh.points, mesh.cells, mesh.kind) @ mesh.kind.quadrature()[1])
+
+
+def _kind_of_cells(raw: RawMesh) -> tuple[CellKind, list[int]]:
+    dim = max((d for d, (_, cells) in zip(raw.dims, raw.blocks, strict=True) if len(cells)), default=0)
+    blocks = [i for i, d in enumerate(raw.dims) if d == dim and len(raw.blocks[i][1])]
+    names = list(dict.fromkeys(raw.blocks[block][0] for block in blocks))
+    if dim < 2:
+        raise CaseError(f"the mesh has no 2D or 3D cells; expected cells of one of {', '.join(SUPPORTED)}")
+    if unknown := [name for name in names if name not in SUPPORTED]:
+        raise CaseError(f"cell type '{unknown[0]}' is not supported; supported: {', '.join(SUPPORTED)}")
+    if len(names) > 1:
+        raise CaseError(f"the mesh mixes cells of the kinds {', '.join(names)}; expected one kind")
+    return CELLS[names[0]], blocks
+
+
+def _in_space(points: Array, dim: int) -> Array:
+    """Cut coordinates to the dimension of the cells, which must lie in a plane of constant z."""
+    if points.shape[1] < dim:
+        raise CaseError(f"{dim}D cells have nodes of {points.shape[1]} coordinates; expected {dim}")
+    if points.shape[1] > dim and np.ptp(points[:, 2]) > 1e-9 * np.ptp(points, axis=0).max():
+        low, high = points[:, 2].min(), points[:, 2].max()
+        raise CaseError(f"2D cells have z between {low:g} and {high:g}; expected a mesh in the x-y plane")
+    return np.ascontiguousarray(points[:, :dim])
+
+
+def _oriented(points: Array, cells: Indices, kind: CellKind) -> Indices:
+    """Flip cells of negative orientation by exchanging the first two reference axes; refuse degenerate ones."""
+    determinants = jacobians(points, cells, kind)
+    swapped = kind.nodes.copy()
+    swapped[:, [0, 1]] = kind.nodes[:, [1, 0]]
+    flip = np.abs(swapped[:, None, :] - kind.nodes).max(-1).argmin(-1)
+    sign = np.sign(determinants.sum(axis=1))
+    smallest = (determinants * sign[:, None]).min(axis=1)
+    if len(bad := np.flatnonzero(smallest <= 0.0)):
+        where = ", ".join(f"{x:g}" for x in points[cells[bad[0]]].mean(0))
+        raise CaseError(f"{len(bad)} cells are degenerate or folded, for example at ({where}); expected valid cells")
+    oriented = cells.copy()
+    oriented[sign < 0] = cells[sign < 0][:, flip]
+    return oriented
+
+
+def _regions(raw: RawMesh, blocks: list[int], n_cells: int) -> dict[str, Indices]:
+    offsets = np.cumsum([0, *(len(raw.blocks[block][1]) for block in blocks)])
+    regions: dict[str, Indices] = {}
+    for name, members in raw.groups.items():
+        cells = np.unique(np.concatenate([members[block] + offsets[i] for i, block in enumerate(blocks)]))
+        if len(cells):
+            regions[name] = cells.astype(np.int64)
+    if not regions:
+        return {"domain": np.arange(n_cells)}
+    owners = np.zeros(n_cells, dtype=np.int64)
+    for name, cells in regions.items():
+        if owners[cells].any():
+            other = list(regions)[owners[cells].max() - 1]
+            raise CaseError(f"regions '{other}' and '{name}' share {(owners[cells] > 0).sum()} cells; expected none")
+        owners[cells] = list(regions).index(name) + 1
+    if bare := int((owners == 0).sum()):
+        named = ", ".join(regions)
+        raise CaseError(f"{bare} of {n_cells} cells belong to no region ({named}); expected a region for each cell")
+    return regions
+
+
+def _boundary_groups(raw: RawMesh, kind: CellKind) -> dict[str, Indices]:
+    boundaries: dict[str, Indices] = {}
+    facet_blocks = [i for i, d in enumerate(raw.dims) if d == kind.dim - 1]
+    for name, members in raw.groups.items():
+        parts = [(raw.blocks[i][0], raw.blocks[i][1][members[i]]) for i in facet_blocks if len(members[i])]
+        if wrong := [facet for facet, _ in parts if facet != kind.facet]:
+            raise CaseError(f"boundary '{name}' has facets of kind {wrong[0]}; {kind.name} cells have {kind.facet}")
+        if parts:
+            boundaries[name] = np.vstack([facets for _, facets in parts]).astype(np.int64)
+    return boundaries
+
+
+def _boundaries_of_node_sets(raw: RawMesh, renumber: Indices, cells: Indices, kind: CellKind) -> dict[str, Indices]:
+    if not raw.node_sets:
+        return {}
+    exterior = exterior_facets(cells, kind)
+    boundaries = {}
+    for name, nodes in raw.node_sets.items():
+        inside = np.zeros(int(cells.max()) + 1, dtype=bool)
+        inside[renumber[nodes][renumber[nodes] >= 0]] = True
+        facets = exterior[inside[exterior].all(axis=1)]
+        if len(facets):
+            boundaries[name] = facets
+    return boundaries

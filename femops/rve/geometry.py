@@ -1,0 +1,250 @@
+"""Generators of periodic RVE meshes: their models in case files and `generate`.
+
+All cells are centred at the origin; the regions of the mesh are the phases; inclusions of phase `void` are holes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from femops.errors import CaseError
+from femops.meshing.box import cells_per_grid_cell, grid
+from femops.meshing.cells import CELLS
+from femops.meshing.tagged import TaggedMesh
+from femops.notation import Array
+
+Planar = Literal["triangle", "triangle6", "quad", "quad8", "quad9"]
+Solid = Literal["tetra", "tetra10"]
+Structured = Planar | Solid | Literal["hexahedron", "hexahedron20", "hexahedron27"]
+PhaseName = Annotated[str, Field(min_length=1)]
+Size = PositiveFloat | list[PositiveFloat]
+Point2 = tuple[float, float]
+Point3 = tuple[float, float, float]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class _Cell(_Model):
+    size: Size = Field(1.0, description="Edge lengths of the cell [length]; one number for all of them.")
+
+
+class _Matrix(_Cell):
+    mesh_size: PositiveFloat = Field(description="Edge length of the finite elements [length].")
+    matrix: PhaseName = Field("matrix", description="Phase around the inclusions.")
+
+
+class Ball(_Model):
+    """A circle or a sphere; `center` has as many coordinates as the cell has dimensions."""
+
+    radius: PositiveFloat
+    phase: PhaseName = Field("fibre", description="Its phase; `void` is a hole.")
+
+
+class Circle(Ball):
+    """A circular inclusion."""
+
+    center: Point2
+
+
+class Sphere(Ball):
+    """A spherical inclusion."""
+
+    center: Point3
+
+
+class Ellipse(_Model):
+    """An elliptic inclusion."""
+
+    center: Point2
+    semi_axes: tuple[PositiveFloat, PositiveFloat]
+    angle: float = Field(0.0, description="From the x axis to the first semi-axis [degrees].")
+    phase: PhaseName = Field("fibre", description="Its phase; `void` is a hole.")
+
+
+class Circles(_Matrix):
+    """Circles in a matrix."""
+
+    circles: list[Circle] = Field(min_length=1)
+    cell: Planar = "quad8"
+
+
+class Ellipses(_Matrix):
+    """Ellipses in a matrix."""
+
+    ellipses: list[Ellipse] = Field(min_length=1)
+    cell: Planar = "quad8"
+
+
+class Spheres(_Matrix):
+    """Spheres in a matrix."""
+
+    spheres: list[Sphere] = Field(min_length=1)
+    cell: Solid = "tetra10"
+
+
+class _Random(_Matrix):
+    count: PositiveInt
+    volume_fraction: float = Field(gt=0.0, lt=1.0)
+    seed: int = Field(0, ge=0)
+    min_gap: NonNegativeFloat | None = Field(
+        None, description="Smallest distance between surfaces [length]; default a tenth of the radius."
+    )
+    phase: PhaseName = Field("fibre", description="Phase of the inclusions; `void` makes holes.")
+
+
+class RandomCircles(_Random):
+    """Equal circles placed at random without overlap."""
+
+    cell: Planar = "quad8"
+
+
+class RandomSpheres(_Random):
+    """Equal spheres placed at random without overlap."""
+
+    cell: Solid = "tetra10"
+
+
+class Laminate(_Cell):
+    """Layers perpendicular to an axis; a structured mesh."""
+
+    phases: list[tuple[PhaseName, PositiveFloat]] = Field(
+        min_length=1, description="Name and thickness fraction of each layer, from the lower to the upper face."
+    )
+    axis: Literal[0, 1, 2] = 0
+    mesh_size: PositiveFloat = Field(description="Edge length of the finite elements [length].")
+    cell: Structured = "quad8"
+
+
+class Homogeneous(_Cell):
+    """One phase; a structured mesh."""
+
+    phase: PhaseName = "matrix"
+    dim: Literal[2, 3] = 2
+    cells: PositiveInt | list[PositiveInt] = Field(2, description="Grid cells along each axis.")
+    cell: Structured | None = Field(None, description="Default: quad or hexahedron.")
+
+
+Generator = Circles | Ellipses | Spheres | RandomCircles | RandomSpheres | Laminate | Homogeneous
+
+GENERATORS: dict[str, type[Generator]] = {
+    "circles": Circles,
+    "ellipses": Ellipses,
+    "spheres": Spheres,
+    "random_circles": RandomCircles,
+    "random_spheres": RandomSpheres,
+    "laminate": Laminate,
+    "homogeneous": Homogeneous,
+}
+
+
+def generate(spec: Generator) -> TaggedMesh:
+    """Return the periodic mesh that a generator describes.
+
+    Args:
+        spec: One of the models of `GENERATORS`.
+
+    Returns:
+        The mesh centred at the origin, a region for each phase; nodes on opposite faces are equal up to the period.
+
+    Raises:
+        CaseError: inclusions overlap or do not fit, fractions do not add up, or a phase has no cells.
+    """
+    if isinstance(spec, Laminate):
+        mesh = _laminate(spec)
+    elif isinstance(spec, Homogeneous):
+        mesh = _homogeneous(spec)
+    else:
+        mesh = _with_inclusions(spec)
+    for name in _phases(spec):
+        if not len(mesh.regions.get(name, ())):
+            raise CaseError(f"phase '{name}' has no volume; the cell has {', '.join(mesh.regions)}")
+    return mesh
+
+
+def _with_inclusions(spec: Circles | Ellipses | Spheres | RandomCircles | RandomSpheres) -> TaggedMesh:
+    from femops.rve.inclusions import Inclusion, mesh_inclusions  # gmsh loads graphics libraries: only when needed
+    from femops.rve.packing import pack
+
+    extent = _extent(spec.size, CELLS[spec.cell].dim)
+    if isinstance(spec, _Random):
+        centres, radius = pack(extent, spec.count, spec.volume_fraction, spec.min_gap, spec.seed)
+        inclusions = [Inclusion(centre, np.full(len(extent), radius), 0.0, spec.phase) for centre in centres]
+    elif isinstance(spec, Ellipses):
+        inclusions = [
+            Inclusion(np.array(one.center), np.array(one.semi_axes), np.deg2rad(one.angle), one.phase)
+            for one in spec.ellipses
+        ]
+    else:
+        balls: Sequence[Circle | Sphere] = spec.circles if isinstance(spec, Circles) else spec.spheres
+        inclusions = [
+            Inclusion(np.array(one.center), np.full(len(extent), one.radius), 0.0, one.phase) for one in balls
+        ]
+    return mesh_inclusions(extent, spec.matrix, inclusions, spec.mesh_size, spec.cell)
+
+
+def _laminate(spec: Laminate) -> TaggedMesh:
+    dim = CELLS[spec.cell].dim
+    extent = _extent(spec.size, dim)
+    fractions = np.array([fraction for _, fraction in spec.phases])
+    if abs(fractions.sum() - 1.0) > 1e-9:
+        raise CaseError(f"the thickness fractions add up to {fractions.sum():g}; expected 1", key="phases")
+    if spec.axis >= dim:
+        raise CaseError(f"axis {spec.axis} with the {dim}D cell '{spec.cell}'; expected below {dim}", key="axis")
+    lengths = fractions / fractions.sum() * extent[spec.axis]
+    layers = np.maximum(1, np.rint(lengths / spec.mesh_size)).astype(int)
+    ends = np.concatenate([[0.0], np.cumsum(lengths)]) - 0.5 * extent[spec.axis]
+    ends[-1] = 0.5 * extent[spec.axis]
+    starts = [np.linspace(a, b, n + 1)[:-1] for a, b, n in zip(ends[:-1], ends[1:], layers, strict=True)]
+    counts = np.maximum(1, np.rint(extent / spec.mesh_size)).astype(int)
+    axes = _centred(extent, counts)
+    axes[spec.axis] = np.concatenate([*starts, ends[-1:]])
+    mesh = grid(axes, spec.cell)
+    middles = mesh.points[mesh.cells, spec.axis].mean(axis=1)
+    layer_of_cell = np.searchsorted(ends[1:-1], middles)
+    names = list(dict.fromkeys(name for name, _ in spec.phases))
+    phase_of_layer = np.array([names.index(name) for name, _ in spec.phases])
+    phase_of_cell = phase_of_layer[layer_of_cell]
+    return replace(
+        mesh, regions={name: np.flatnonzero(phase_of_cell == i) for i, name in enumerate(names)}, boundaries={}
+    )
+
+
+def _homogeneous(spec: Homogeneous) -> TaggedMesh:
+    cell = spec.cell or ("quad" if spec.dim == 2 else "hexahedron")
+    if CELLS[cell].dim != spec.dim:
+        raise CaseError(f"cell '{cell}' with dim {spec.dim}; expected a {spec.dim}D cell", key="cell")
+    counts = np.full(spec.dim, spec.cells) if isinstance(spec.cells, int) else np.array(spec.cells)
+    if len(counts) != spec.dim:
+        raise CaseError(f"{len(counts)} cell counts; expected {spec.dim}", key="cells")
+    mesh = grid(_centred(_extent(spec.size, spec.dim), counts), cell)
+    return replace(mesh, regions={spec.phase: mesh.regions["domain"]}, boundaries={})
+
+
+def _centred(extent: Array, counts: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> list[Array]:
+    return [np.linspace(-0.5 * length, 0.5 * length, int(n) + 1) for length, n in zip(extent, counts, strict=True)]
+
+
+def _extent(size: float | list[float], dim: int) -> Array:
+    extent = np.full(dim, size, dtype=np.float64) if isinstance(size, (int, float)) else np.array(size)
+    if len(extent) != dim:
+        raise CaseError(f"{len(extent)} lengths for a {dim}D cell; expected one number or {dim}", key="size")
+    return extent
+
+
+def _phases(spec: Generator) -> set[str]:
+    """Return the phases that the mesh must have."""
+    if isinstance(spec, Laminate):
+        return {name for name, _ in spec.phases}
+    if isinstance(spec, Homogeneous):
+        return {spec.phase}
+    if isinstance(spec, _Random):
+        named = [spec.phase]
+    else:
+        several = spec.circles if isinstance(spec, Circles) else spec.spheres if isinstance(spec, Spheres) else None
+        named = [one.phase for one in (several if several is not None else spec.ellipses)]
+    return {spec.matrix, *named} - {"void"}

@@ -1,0 +1,104 @@
+"""Random periodic packings of equal discs and spheres."""
+
+from itertools import product
+from math import gamma, pi
+
+import numpy as np
+
+from femops.errors import CaseError
+from femops.notation import Array
+
+# Fraction of the densest packing of equal discs and spheres.
+_DENSEST = {2: pi / np.sqrt(12.0), 3: pi / np.sqrt(18.0)}
+_INSERTIONS = 2000
+_RELAXATIONS = 4000
+_RESTARTS = 5
+
+
+def pack(extent: Array, count: int, volume_fraction: float, min_gap: float | None, seed: int) -> tuple[Array, float]:
+    """Place equal discs or spheres at random in a periodic cell without overlap.
+
+    Random sequential insertion; when it gets stuck, random positions are relaxed by pushing overlapping pairs apart.
+    At last the cell is shifted along each axis to where its faces stay farthest from being touched by an inclusion.
+
+    Args:
+        extent: Edge lengths of the cell [length]. Shape (dim,).
+        count: Number of inclusions.
+        volume_fraction: Their share of the cell [-].
+        min_gap: Smallest distance between surfaces [length]; a tenth of the radius if None.
+        seed: The same seed gives the same packing.
+
+    Returns:
+        Centres in the cell centred at the origin [length], shape (count, dim), and the radius [length].
+
+    Raises:
+        CaseError: no packing was found.
+    """
+    dim = len(extent)
+    unit_ball = pi ** (dim / 2) / gamma(dim / 2 + 1)
+    radius = float((volume_fraction * np.prod(extent) / (count * unit_ball)) ** (1.0 / dim))
+    distance = 2.0 * radius + (0.1 * radius if min_gap is None else min_gap)
+    dense = count * unit_ball * (0.5 * distance) ** dim / float(np.prod(extent))
+    if dense > _DENSEST[dim] or distance > extent.min():
+        raise CaseError(
+            f"{count} inclusions of volume fraction {volume_fraction:g} with gaps of {distance - 2 * radius:.3g} "
+            f"cannot fit into the cell; expected a smaller volume_fraction or min_gap"
+        )
+    rng = np.random.default_rng(seed)
+    centres = _inserted(rng, extent, count, distance)
+    for _ in range(_RESTARTS):
+        if centres is None:
+            centres = _relaxed(rng.uniform(0.0, 1.0, (count, dim)) * extent, extent, distance)
+    if centres is None:
+        raise CaseError(
+            f"no packing of {count} inclusions with volume fraction {volume_fraction:g} and gaps of "
+            f"{distance - 2 * radius:.3g} was found; expected a smaller volume_fraction or min_gap"
+        )
+    return _shifted(centres, extent, radius), radius
+
+
+def periodic_offsets(extent: Array, reach: int = 1) -> Array:
+    """Return the translations to the images of a cell, itself first. Shape (n_images, dim)."""
+    steps = sorted(product(range(-reach, reach + 1), repeat=len(extent)), key=lambda step: (np.abs(step).sum(), step))
+    return np.array(steps, dtype=np.float64) * extent
+
+
+def _inserted(rng: np.random.Generator, extent: Array, count: int, distance: float) -> Array | None:
+    """Random sequential insertion; None if one inclusion finds no place."""
+    centres = np.empty((0, len(extent)))
+    for _ in range(count):
+        candidates = rng.uniform(0.0, 1.0, (_INSERTIONS, len(extent))) * extent
+        apart = candidates[:, None, :] - centres[None, :, :]
+        apart -= extent * np.rint(apart / extent)
+        free = np.flatnonzero((np.linalg.norm(apart, axis=-1) >= distance).all(axis=1))
+        if not len(free):
+            return None
+        centres = np.vstack([centres, candidates[free[0]]])
+    return centres
+
+
+def _relaxed(centres: Array, extent: Array, distance: float) -> Array | None:
+    """Push every overlapping pair apart, images included, until none is left; None if that does not end."""
+    offsets = periodic_offsets(extent)
+    goal = 1.001 * distance
+    own = np.eye(len(centres), dtype=bool)
+    for _ in range(_RELAXATIONS):
+        apart = centres[:, None, None, :] - centres[None, :, None, :] + offsets
+        norms = np.linalg.norm(apart, axis=-1)
+        norms[own] = np.inf
+        if norms.min() >= distance:
+            return np.mod(centres, extent)
+        push = 0.5 * np.maximum(goal - norms, 0.0) / np.maximum(norms, 1e-12 * distance)
+        centres = centres + (push[..., None] * apart).sum(axis=(1, 2))
+    return None
+
+
+def _shifted(centres: Array, extent: Array, radius: float) -> Array:
+    """Centre the cell at the origin with each face in the middle of the largest gap between touching positions."""
+    shifted = np.empty_like(centres)
+    for axis, length in enumerate(extent):
+        touching = np.sort(np.mod(np.concatenate([centres[:, axis] - radius, centres[:, axis] + radius]), length))
+        gaps = np.diff(touching, append=touching[0] + length)
+        face = touching[gaps.argmax()] + 0.5 * gaps.max()
+        shifted[:, axis] = np.mod(centres[:, axis] - face, length) - 0.5 * length
+    return shifted
