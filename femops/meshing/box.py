@@ -66,11 +66,6 @@ def grid(axes: Sequence[Array], cell: str) -> TaggedMesh:
     return TaggedMesh(points, connected, kind, {"domain": np.arange(len(connected))}, boundaries)
 
 
-def cells_per_grid_cell(kind: CellKind) -> int:
-    """Return the number of cells that divide a grid cell."""
-    return len(_template(kind))
-
-
 def _template(kind: CellKind) -> Indices:
     """Nodes of the cells of one grid cell on its lattice {0, 1, 2}^dim. Shape (n_cells, n_nodes_of_cell, dim)."""
     if kind.shape in ("quadrilateral", "hexahedron"):

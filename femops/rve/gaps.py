@@ -1,6 +1,7 @@
 """Cell sizes that follow the narrow gaps between inclusions."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -49,7 +50,7 @@ def gap_sizes(frames: Array, centres: Array, extent: Array, mesh_size: float) ->
     sizes = np.full(points.shape[:-1], mesh_size)
     wanted = np.maximum(_PER_GAP * gaps, _SMALLEST * mesh_size)
     levels = mesh_size * _SMALLEST ** (np.arange(_LEVELS + 1) / _LEVELS)
-    for upper, lower in zip(levels[:-1], levels[1:], strict=True):
+    for upper, lower in pairwise(levels):
         chosen = (wanted <= upper) & ((wanted > lower) | (lower == levels[-1]))
         if chosen.any():
             distance = cKDTree(places[chosen]).query(points, distance_upper_bound=mesh_size / _GROWTH)[0]
@@ -111,5 +112,3 @@ def _unit_ball(dim: int) -> Array:
     height, turns = 1.0 - steps / 300.0, np.pi * (1.0 + np.sqrt(5.0)) * steps
     ring = np.sqrt(1.0 - height**2)
     return np.stack([ring * np.cos(turns), ring * np.sin(turns), height], axis=-1)
-
-

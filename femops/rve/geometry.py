@@ -11,11 +11,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from femops.errors import CaseError
-from femops.meshing.box import cells_per_grid_cell, grid
+from femops.meshing.box import grid
 from femops.meshing.cells import CELLS
 from femops.meshing.tagged import TaggedMesh
 from femops.notation import Array
 
+VOID = "void"
 Planar = Literal["triangle", "triangle6", "quad", "quad8", "quad9"]
 Solid = Literal["tetra", "tetra10"]
 Structured = Planar | Solid | Literal["hexahedron", "hexahedron20", "hexahedron27"]
@@ -170,6 +171,8 @@ def _with_inclusions(spec: Circles | Ellipses | Spheres | RandomCircles | Random
     from femops.rve.inclusions import Inclusion, mesh_inclusions  # gmsh loads graphics libraries: only when needed
     from femops.rve.packing import pack
 
+    if spec.matrix == VOID:
+        raise CaseError("the matrix is void; expected a phase, since only inclusions may be holes", key="matrix")
     extent = _extent(spec.size, CELLS[spec.cell].dim)
     if isinstance(spec, _Random):
         centres, radius = pack(extent, spec.count, spec.volume_fraction, spec.min_gap, spec.seed)
@@ -243,8 +246,9 @@ def _phases(spec: Generator) -> set[str]:
     if isinstance(spec, Homogeneous):
         return {spec.phase}
     if isinstance(spec, _Random):
-        named = [spec.phase]
+        named = {spec.phase}
+    elif isinstance(spec, Ellipses):
+        named = {one.phase for one in spec.ellipses}
     else:
-        several = spec.circles if isinstance(spec, Circles) else spec.spheres if isinstance(spec, Spheres) else None
-        named = [one.phase for one in (several if several is not None else spec.ellipses)]
-    return {spec.matrix, *named} - {"void"}
+        named = {one.phase for one in (spec.circles if isinstance(spec, Circles) else spec.spheres)}
+    return ({spec.matrix} | named) - {VOID}

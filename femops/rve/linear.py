@@ -4,6 +4,7 @@ PARDISO of the MKL where it installs, MUMPS through PETSc everywhere else.
 """
 
 import ctypes
+import sys
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -83,7 +84,7 @@ class PardisoSolver:
         return np.ascontiguousarray(solution.transpose(2, 1, 0)), success
 
     def __del__(self) -> None:
-        if hasattr(self, "_options"):
+        if hasattr(self, "_options") and not sys.is_finalizing():
             empty = np.zeros(1)
             self._call(-1, empty, 1, empty, empty)
 
@@ -139,6 +140,7 @@ class MumpsSolver:
         for i in range(batch):
             self._matrix.setValuesCSR(*self._csr, np.ascontiguousarray(values[:, i]))
             self._matrix.assemble()
+            self._solver.setOperators(self._matrix)
             self._solver.setUp()
             factor = self._solver.getPC().getFactorMatrix()
             right = self._petsc.Mat().createDense((n, k), array=np.asfortranarray(rhs[:, :, i]), comm=factor.comm)

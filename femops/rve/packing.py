@@ -11,8 +11,8 @@ from femops.notation import Array
 # Fraction of the densest packing of equal discs and spheres.
 _DENSEST = {2: pi / np.sqrt(12.0), 3: pi / np.sqrt(18.0)}
 _INSERTIONS = 2000
-_RELAXATIONS = 4000
-_RESTARTS = 5
+_RELAXATIONS = 1500
+_RESTARTS = 3
 
 
 def pack(extent: Array, count: int, volume_fraction: float, min_gap: float | None, seed: int) -> tuple[Array, float]:
