@@ -1,6 +1,7 @@
 """The story of one run."""
 
 import importlib.metadata
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ import yaml
 from mpi4py import MPI
 
 import femops
-from femops.case import Case
+from femops.case import EVERYWHERE, Case
 from femops.errors import CaseError, NotConverged
 from femops.law import LawContext, MaterialLaw
 from femops.log import Timers
@@ -19,6 +20,7 @@ from femops.macro.mesh import MacroMesh, macro_mesh
 from femops.macro.probe import check_points, displacement_at
 from femops.macro.problem import MacroProblem
 from femops.macro.stepping import StepReport, run_steps
+from femops.case_meshes import macro_tagged_mesh
 from femops.output.atomic import write_text
 from femops.output.results import Results, check_micro
 from femops.output.tables import write_json
@@ -53,7 +55,7 @@ def prepare(case: Case, path: Path, comm: MPI.Comm) -> Run:
     timers = Timers()
     try:
         with timers.part("set-up"):
-            mesh = macro_mesh(case.mesh, path.parent, case.dim, comm)
+            mesh = macro_mesh(lambda: macro_tagged_mesh(case, path.parent), case.dim, comm)
             laws = _laws(case, path.parent, mesh, comm)
             problem = MacroProblem(case, mesh, laws, timers)
             check_points(problem)
@@ -94,7 +96,7 @@ def run_case(case: Case, path: Path, folder: Path, comm: MPI.Comm, watch: Watch 
         NotConverged: A step failed; the results of the steps before are complete.
     """
     run = prepare(case, path, comm)
-    on_root(comm, lambda: _clear(folder, case))
+    on_root(comm, lambda: _clear(folder, case, path.parent))
     results = Results(run.problem, folder, path.stem)
     steps: list[StepReport] = []
 
@@ -114,7 +116,7 @@ def run_case(case: Case, path: Path, folder: Path, comm: MPI.Comm, watch: Watch 
     return _write_summary(run, path, folder, steps, finished=True)
 
 
-def _clear(folder: Path, case: Case) -> None:
+def _clear(folder: Path, case: Case, base: Path) -> None:
     """Remove the results of an earlier run and write the resolved case."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in [*folder.glob("*.vtkhdf"), *folder.glob("*.vtp"), *folder.glob("*.bp"), folder / "pictures"]:
@@ -124,15 +126,26 @@ def _clear(folder: Path, case: Case) -> None:
             old.unlink()
     for name in ("curves.csv", "summary.json"):
         (folder / name).unlink(missing_ok=True)
-    write_text(folder / "case.yaml", yaml.safe_dump(resolved(case), sort_keys=False, allow_unicode=True))
+    data = resolved(case)
+    _move_files(data, base, folder)
+    write_text(folder / "case.yaml", yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
 
 
 def resolved(case: Case) -> dict[str, Any]:
-    """Return a case with all its defaults, as it would be written in YAML; it can be run again."""
+    """Return a case with all its defaults, as it would be written in YAML."""
     data = case.model_dump(mode="json", exclude_none=True, serialize_as_any=True)
     laws = data["material"]
-    data["material"] = laws["everywhere"] if list(laws) == ["everywhere"] else laws
+    data["material"] = laws[EVERYWHERE] if list(laws) == [EVERYWHERE] else laws
     return data
+
+
+def _move_files(data: Any, base: Path, folder: Path) -> None:
+    """Make the mesh files of a resolved case relative to the folder where it is written."""
+    if isinstance(data, dict):
+        for key, value in data.items():
+            if key == "file" and isinstance(value, str):
+                data[key] = os.path.relpath(base / value, folder)
+            _move_files(value, base, folder)
 
 
 def _write_summary(

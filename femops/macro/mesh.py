@@ -1,7 +1,7 @@
 """The distributed macroscale mesh with its named regions and boundaries."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import basix.ufl
@@ -12,16 +12,11 @@ from dolfinx.graph import adjacencylist
 from dolfinx.io.utils import distribute_entity_data
 from mpi4py import MPI
 
-from femops.case import MeshBlock
 from femops.errors import CaseError
 from femops.meshing import CELLS, CellKind, TaggedMesh
-from femops.meshing.box import box
 from femops.parallel import on_root
 
 Indices = npt.NDArray[np.int32]
-
-_BOX_CELLS = {"triangle": "triangle", "quadrilateral": "quad", "tetrahedron": "tetra", "hexahedron": "hexahedron"}
-
 
 @dataclass(frozen=True)
 class MacroMesh:
@@ -45,12 +40,11 @@ class MacroMesh:
         return int(self.mesh.topology.index_map(self.mesh.topology.dim).size_local)
 
 
-def macro_mesh(block: MeshBlock, base: Path, dim: int, comm: MPI.Comm) -> MacroMesh:
-    """Read or generate the mesh on rank 0 and distribute it.
+def macro_mesh(make: Callable[[], TaggedMesh], dim: int, comm: MPI.Comm) -> MacroMesh:
+    """Make the mesh on rank 0 and distribute it.
 
     Args:
-        block: The `mesh` block of a case.
-        base: Folder that a relative path starts from.
+        make: Reads or generates the mesh.
         dim: Dimension that the case expects.
         comm: The ranks that share the mesh.
 
@@ -58,21 +52,13 @@ def macro_mesh(block: MeshBlock, base: Path, dim: int, comm: MPI.Comm) -> MacroM
         CaseError: The mesh cannot be read or has another dimension than the case.
     """
 
-    def make() -> TaggedMesh:
-        if block.box is not None:
-            return box(block.box.size, block.box.cells, _BOX_CELLS[block.box.cell])
-        return block.read(base)
-
     kept: list[TaggedMesh] = []
 
     def describe() -> dict[str, Any]:
         kept.append(_complete(make()))
         return _header(kept[0])
 
-    try:
-        header = on_root(comm, describe)
-    except CaseError as error:
-        raise error.within(key="mesh") from error
+    header = on_root(comm, describe)
     if header["dim"] != dim:
         raise CaseError(f"the mesh is {header['dim']}D, expected {dim}D as in kinematics", key="mesh")
     return _distribute(kept[0] if kept else None, header, comm)
@@ -88,7 +74,7 @@ def _complete(mesh: TaggedMesh) -> TaggedMesh:
     if not mesh.kind.serendipity:
         return mesh
     if mesh.kind.name != "quad8":
-        raise CaseError(f"cells of kind {mesh.kind.name} cannot be macroscale cells; expected hexahedron27")
+        raise CaseError(f"cells of kind {mesh.kind.name} cannot be macroscale cells; expected hexahedron27", key="mesh")
     full = CELLS["quad9"]
     values, _ = mesh.kind.tabulate(full.nodes[-1:])
     centres = np.einsum("n,cni->ci", values[0], mesh.points[mesh.cells])

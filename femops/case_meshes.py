@@ -1,0 +1,55 @@
+"""The meshes that a case names, for `femops mesh`."""
+
+from pathlib import Path
+
+import numpy as np
+
+from femops.case import EVERYWHERE, Case
+from femops.errors import CaseError
+from femops.law import LawContext
+from femops.meshing import TaggedMesh
+from femops.meshing.box import box
+from femops.rve.law import NestedParameters
+
+BOX_CELLS = {"triangle": "triangle", "quadrilateral": "quad", "tetrahedron": "tetra", "hexahedron": "hexahedron"}
+
+
+def macro_tagged_mesh(case: Case, base: Path) -> TaggedMesh:
+    """Read or generate the macroscale mesh of a case.
+
+    Raises:
+        CaseError: The file cannot be used.
+    """
+    block = case.mesh
+    try:
+        if block.box is not None:
+            return box(block.box.size, block.box.cells, BOX_CELLS[block.box.cell])
+        return block.read(base)
+    except CaseError as error:
+        raise error.within(key="mesh") from error
+
+
+def case_meshes(case: Case, base: Path) -> dict[str, TaggedMesh]:
+    """Return the macroscale mesh and the mesh of every RVE of a case, by name.
+
+    Raises:
+        CaseError: A mesh cannot be read or generated.
+    """
+    meshes = {"macro": macro_tagged_mesh(case, base)}
+    for region, parameters in case.laws().items():
+        if isinstance(parameters, NestedParameters):
+            name = "rve" if region == EVERYWHERE else f"rve_{region}"
+            meshes[name] = parameters.rve.tagged_mesh(LawContext(case.dim, base))
+    return meshes
+
+
+def describe(mesh: TaggedMesh) -> tuple[str, str, str, str]:
+    """Return cells, nodes, regions with their volume fractions, and boundaries, as text."""
+    reference, weights = mesh.kind.quadrature()
+    _, slopes = mesh.kind.tabulate(reference)
+    jacobian = np.einsum("cni,qnj->cqij", mesh.points[mesh.cells], slopes)
+    volume = np.linalg.det(jacobian) @ weights
+    lower, upper = mesh.bounds
+    box_volume = np.prod(upper - lower)
+    regions = ", ".join(f"{name} ({volume[cells].sum() / box_volume:.3f})" for name, cells in mesh.regions.items())
+    return f"{len(mesh.cells)} {mesh.kind.name}", str(len(mesh.points)), regions, ", ".join(mesh.boundaries)

@@ -1,0 +1,234 @@
+"""The command line. Exit codes: 0 done, 2 the input must be mended, 3 the solution did not converge."""
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import femops
+from femops.case import Case, case_schema, load_case
+from femops.errors import CaseError, NotConverged
+from femops.plugins import installed_laws
+
+INPUT_ERROR, NOT_CONVERGED, INTERRUPTED = 2, 3, 130
+
+app = typer.Typer(
+    name="femops",
+    help="Two-scale (FE²) simulation with nested and learned material laws.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+CaseFile = Annotated[Path, typer.Argument(metavar="CASE", help="The case file (YAML).")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the case; may be repeated.")
+]
+
+
+@app.command()
+def run(
+    case: CaseFile,
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the results; default results/CASE.")] = None,
+) -> None:
+    """Solve a case; works under mpirun as well."""
+    from mpi4py import MPI
+
+    from femops.run import run_case
+
+    comm = MPI.COMM_WORLD
+    loaded = load_case(case, tuple(overrides or ()))
+    folder = output or Path("results") / case.stem
+    with _progress(loaded, comm) as watch:
+        summary = run_case(loaded, case, folder, comm, watch)
+    if comm.rank == 0:
+        picture = _draw(loaded, case, folder)
+        _report(loaded, summary, folder, picture)
+
+
+@app.command()
+def check(case: CaseFile, overrides: Overrides = None) -> None:
+    """Validate a case and build its meshes and laws without solving it."""
+    from mpi4py import MPI
+
+    from femops.run import prepare
+
+    comm = MPI.COMM_WORLD
+    loaded = load_case(case, tuple(overrides or ()))
+    ready = prepare(loaded, case, comm)
+    n_qp = comm.allreduce(ready.problem.quadrature.n_points)
+    if comm.rank == 0:
+        laws = ", ".join(parameters.law for parameters in loaded.laws().values())
+        console.print(
+            f"{case}: valid. {ready.problem.n_dofs} dofs, {n_qp} quadrature points, "
+            f"{len(loaded.steps.ends())} steps, law: {laws}. Run it with: femops run {case}"
+        )
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of case files, for editors."""
+    sys.stdout.write(json.dumps(case_schema(), indent=2, ensure_ascii=False) + "\n")
+
+
+@app.command()
+def plugins() -> None:
+    """List the laws that are installed."""
+    table = Table("law", "as RVE phase", "what it is")
+    for spec in installed_laws().values():
+        table.add_row(spec.name, "yes" if spec.phase else "", spec.summary)
+    console.print(table)
+
+
+@app.command()
+def view(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="A folder that femops run wrote.")],
+    field: Annotated[list[str] | None, typer.Option(help="Field to draw; may be repeated; default all.")] = None,
+    step: Annotated[int, typer.Option(help="Step to draw, from 0; negative numbers count from the end.")] = -1,
+) -> None:
+    """Draw the fields of a run as pictures."""
+    from femops.output.picture import view as draw
+
+    for path in draw(results, field, step):
+        console.print(str(path))
+
+
+@app.command()
+def mesh(
+    case: CaseFile,
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the meshes; default results/CASE.")] = None,
+) -> None:
+    """Write the meshes of a case, the RVE's among them, and tell what is in them."""
+    from femops.case_meshes import case_meshes, describe
+    from femops.meshing.writing import write_mesh
+
+    folder = output or Path("results") / case.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    table = Table("mesh", "cells", "nodes", "regions (fraction of the volume)", "boundaries", "file")
+    try:
+        for name, one in case_meshes(load_case(case, tuple(overrides or ())), case.parent).items():
+            write_mesh(one, folder / f"{name}.msh")
+            table.add_row(name, *describe(one), str(folder / f"{name}.msh"))
+    except CaseError as error:
+        raise error.within(file=case) from error
+    console.print(table)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        console.print(femops.__version__)
+        raise typer.Exit
+
+
+@contextmanager
+def _progress(case: Case, comm: Any) -> Iterator[Callable[[int, float, int, float], None] | None]:
+    """Show a bar over the steps on rank 0."""
+    if comm.rank != 0:
+        yield None
+        return
+    ends = [0.0, *case.steps.ends()]
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=False) as progress:
+        task = progress.add_task("setting up", total=len(ends) - 1, state="")
+
+        def watch(step: int, t: float, iteration: int, residual: float) -> None:
+            part = (t - ends[step - 1]) / (ends[step] - ends[step - 1])
+            done = step - 1 + (part if residual <= case.solver.rtol else 0.0)
+            state = f"t = {t:.4g}, iteration {iteration}, residual {residual:.1e}"
+            progress.update(task, description=f"step {step}/{len(ends) - 1}", completed=done, state=state)
+
+        yield watch
+
+
+def _draw(case: Case, path: Path, folder: Path) -> Path | None:
+    """Draw the last step."""
+    field = case.output.picture
+    if field is None:
+        return None
+    from femops.output.picture import picture, read_step
+
+    dataset, heading = read_step(folder / f"{path.stem}.vtkhdf")
+    if field not in [*dataset.point_data.keys(), *dataset.cell_data.keys()]:
+        return None
+    target = folder / f"{path.stem}.png"
+    picture(dataset, field, target, title=case.title or heading)
+    return target
+
+
+def _report(case: Case, summary: dict[str, Any], folder: Path, picture: Path | None) -> None:
+    """Print where the time went, the quantities, and where to look next."""
+    seconds = dict(summary["seconds"])
+    total = seconds.pop("total")
+    seconds["other"] = max(total - sum(seconds.values()), 0.0)
+    table = Table("part", "seconds", "share", title=f"{summary['n_qp']} points, {summary['dofs']} dofs")
+    for name, value in sorted(seconds.items(), key=lambda item: -item[1]):
+        table.add_row(name, f"{value:.2f}", f"{value / total:.0%}")
+    table.add_row("total", f"{total:.2f}", "")
+    console.print(table)
+    if summary["quantities"]:
+        quantities = Table("quantity", "value", "expected")
+        for name, value in summary["quantities"].items():
+            expected = case.quantities[name].expected
+            quantities.add_row(name, f"{value:.8g}", "" if expected is None else f"{expected:.8g}")
+        console.print(quantities)
+    iterations = sum(step["iterations"] for step in summary["steps"])
+    cutbacks = sum(step["cutbacks"] for step in summary["steps"])
+    console.print(f"{len(summary['steps'])} steps, {iterations} iterations, {cutbacks} cutbacks.")
+    console.print(f"Results in {folder}; open {folder / (Path(summary['case']).stem + '.vtkhdf')} in ParaView.")
+    if picture is not None:
+        console.print(f"Picture: {picture}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(_guarded(arguments))
+
+
+def _guarded(arguments: list[str] | None) -> int:
+    """Run a command; turn the two errors of femops into one line and an exit code."""
+    try:
+        app(args=arguments, standalone_mode=False)
+    except CaseError as error:
+        return _fail(f"femops: {error}", INPUT_ERROR)
+    except NotConverged as error:
+        return _fail(f"femops: not converged: {error}", NOT_CONVERGED)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("femops: interrupted; the files of the finished steps are complete", INTERRUPTED)
+    except typer.Exit as leave:
+        return int(leave.exit_code)
+    except Exception as error:  # noqa: BLE001 - one rank must not leave the others waiting
+        if hasattr(error, "format_message"):
+            return _fail(f"femops: {error.format_message()}", INPUT_ERROR)
+        return _abort()
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    from mpi4py import MPI
+
+    if MPI.COMM_WORLD.rank == 0:
+        errors.print(message, markup=False)
+    return code
+
+
+def _abort() -> int:
+    """Print the traceback and stop all ranks."""
+    from mpi4py import MPI
+
+    traceback.print_exc()
+    if MPI.COMM_WORLD.size > 1:
+        MPI.COMM_WORLD.Abort(1)
+    return 1

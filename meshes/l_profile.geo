@@ -1,0 +1,50 @@
+// L-profile [mm]: two arms of 100 mm, 50 mm wide, with a fillet of 5 mm at the re-entrant corner.
+// The end of the vertical arm (top) is clamped, the end of the horizontal arm (right) is loaded.
+// gmsh l_profile.geo -2 -format msh41 -o l_profile.msh
+r = 5;      // fillet
+n = 8;      // cells across an arm
+m = 6;      // cells along an arm beyond the corner
+Point(1) = {0, 0, 0};
+Point(2) = {50 + r, 0, 0};
+Point(3) = {100, 0, 0};
+Point(4) = {100, 50, 0};
+Point(5) = {50 + r, 50, 0};
+Point(6) = {50 + r, 50 + r, 0};                                     // centre of the fillet
+Point(7) = {50 + r * (1 - Cos(Pi / 4)), 50 + r * (1 - Sin(Pi / 4)), 0}; // its middle
+Point(8) = {50, 50 + r, 0};
+Point(9) = {50, 100, 0};
+Point(10) = {0, 100, 0};
+Point(11) = {0, 50 + r, 0};
+Line(1) = {1, 2};
+Line(2) = {2, 3};
+Line(3) = {3, 4};
+Line(4) = {4, 5};
+Circle(5) = {5, 6, 7};
+Circle(6) = {7, 6, 8};
+Line(7) = {8, 9};
+Line(8) = {9, 10};
+Line(9) = {10, 11};
+Line(10) = {11, 1};
+Line(11) = {2, 5};
+Line(12) = {1, 7};
+Line(13) = {8, 11};
+Curve Loop(1) = {2, 3, 4, -11};
+Plane Surface(1) = {1};
+Curve Loop(2) = {1, 11, 5, -12};
+Plane Surface(2) = {2};
+Curve Loop(3) = {12, 6, 13, 10};
+Plane Surface(3) = {3};
+Curve Loop(4) = {7, 8, 9, -13};
+Plane Surface(4) = {4};
+Transfinite Curve {1, 5, 6, 10} = 4 + 1;
+Transfinite Curve {2, 4, 7, 9} = m + 1;
+Transfinite Curve {3, 8, 11, 12, 13} = n + 1;
+Transfinite Surface {1} = {2, 3, 4, 5};
+Transfinite Surface {2} = {1, 2, 5, 7};
+Transfinite Surface {3} = {1, 7, 8, 11};
+Transfinite Surface {4} = {8, 9, 10, 11};
+Recombine Surface {1, 2, 3, 4};
+Physical Surface("profile") = {1, 2, 3, 4};
+Physical Curve("right") = {3};
+Physical Curve("top") = {8};
+Physical Curve("outer") = {1, 2, 4, 5, 6, 7, 9, 10};
