@@ -119,13 +119,12 @@ def run_case(case: Case, path: Path, folder: Path, comm: MPI.Comm, watch: Watch 
 def _clear(folder: Path, case: Case, base: Path) -> None:
     """Remove the results of an earlier run and write the resolved case."""
     folder.mkdir(parents=True, exist_ok=True)
-    for old in [*folder.glob("*.vtkhdf"), *folder.glob("*.vtp"), *folder.glob("*.bp"), folder / "pictures"]:
-        if old.is_dir():
-            shutil.rmtree(old)
-        else:
-            old.unlink()
-    for name in ("curves.csv", "summary.json"):
-        (folder / name).unlink(missing_ok=True)
+    for pattern in ("*.vtkhdf", "*.vtp", "*.png", "curves.csv", "summary.json", "*.bp", "pictures"):
+        for old in folder.glob(pattern):
+            if old.is_dir():
+                shutil.rmtree(old)
+            else:
+                old.unlink()
     data = resolved(case)
     _move_files(data, base, folder)
     write_text(folder / "case.yaml", yaml.safe_dump(data, sort_keys=False, allow_unicode=True))

@@ -5,6 +5,7 @@ Reference cells are those of basix: the unit triangle and tetrahedron, the unit 
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import basix
 import numpy as np
@@ -46,6 +47,10 @@ class CellKind:
     facet: str
     quadrature_degree: int
     serendipity: bool = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes by name: basix elements cannot."""
+        return cell_kind, (self.name,)
 
     @property
     def dim(self) -> int:
@@ -127,3 +132,8 @@ CELLS: dict[str, CellKind] = {
         ),
     )
 }
+
+
+def cell_kind(name: str) -> CellKind:
+    """Return a kind of cell by its name in meshio."""
+    return CELLS[name]
