@@ -12,6 +12,7 @@ from femops.case import EVERYWHERE, Case
 from femops.errors import CaseError
 from femops.expressions import value_at
 from femops.macro.mesh import MacroMesh
+from femops.notation import Array
 
 
 def check_names(case: Case, mesh: MacroMesh) -> None:
@@ -20,13 +21,13 @@ def check_names(case: Case, mesh: MacroMesh) -> None:
     Raises:
         CaseError: A name is unknown; the message lists those that the mesh has.
     """
-    boundaries = [("supports", name) for name in case.supports]
-    regions = [("material", name) for name in case.laws() if name != EVERYWHERE]
+    boundaries = [(f"supports.{name}", name) for name in case.supports]
+    regions = [(f"material.{name}", name) for name in case.laws() if name != EVERYWHERE]
     for name, load in case.loads.items():
         if load.traction is not None or load.pressure is not None or load.displacement is not None:
-            boundaries.append(("loads", name))
+            boundaries.append((f"loads.{name}", name))
         if load.body_force is not None and name != EVERYWHERE:
-            regions.append(("loads", name))
+            regions.append((f"loads.{name}", name))
     for key, quantity in case.quantities.items():
         if quantity.reaction is not None:
             boundaries.append((f"quantities.{key}.reaction", quantity.reaction))
@@ -38,7 +39,8 @@ def check_names(case: Case, mesh: MacroMesh) -> None:
             raise CaseError(_unknown("region", name, mesh.regions), key=key)
     without = [name for name in mesh.regions if EVERYWHERE not in case.laws() and name not in case.laws()]
     if without:
-        raise CaseError(f"no law for the region {without[0]!r} of the mesh", key="material")
+        given = ", ".join(case.laws())
+        raise CaseError(f"no law for the region {without[0]!r} of the mesh; given: {given}", key="material")
 
 
 def _unknown(what: str, name: str, known: dict[str, Any]) -> str:
@@ -56,6 +58,7 @@ class Supports:
 
     def __init__(self, case: Case, mesh: MacroMesh, space: fem.FunctionSpace) -> None:
         self.conditions: list[fem.DirichletBC] = []
+        held = [np.empty((0, 6))]
         self._constants: list[tuple[fem.Constant, Any]] = []
         prescribed = list(case.supports.items())
         prescribed += [(name, load.displacement) for name, load in case.loads.items() if load.displacement is not None]
@@ -65,13 +68,15 @@ class Supports:
                 dofs = fem.locate_dofs_topological(
                     space.sub(axis), mesh.mesh.topology.dim - 1, mesh.boundaries[name], remote=True
                 )
+                held.append(_rigid_motions(space.tabulate_dof_coordinates()[dofs // case.dim])[:, axis])
                 self.conditions.append(fem.dirichletbc(constant, dofs, space.sub(axis)))
                 self._constants.append((constant, value))
+        _check_rigid(np.vstack(held), case.dim, mesh.mesh.comm)
 
     def set_time(self, t: float) -> None:
         """Give every prescribed displacement its value at time t."""
         for constant, value in self._constants:
-            constant.value = value_at(value, t)
+            constant.value = _at(value, t)
 
 
 class Loads:
@@ -107,9 +112,9 @@ class Loads:
     def set_time(self, t: float) -> None:
         """Give every load its value at time t."""
         for constant, values in self._vectors:
-            constant.value = [value_at(value, t) for value in values]
+            constant.value = [_at(value, t) for value in values]
         for constant, value in self._scalars:
-            constant.value = value_at(value, t)
+            constant.value = _at(value, t)
 
     def _vector(self, values: Sequence[Any]) -> fem.Constant:
         constant = fem.Constant(self._mesh.mesh, np.zeros(len(values)))
@@ -130,6 +135,36 @@ class Loads:
             "ds", domain=domain, subdomain_data=[(1, sides)], metadata={"quadrature_degree": self._degree}
         )
         return measure(1)
+
+
+def _at(value: Any, t: float) -> Any:
+    """Return a value at a time that cutback chose, which nobody could check before."""
+    try:
+        return np.asarray(value_at(value, t))
+    except ValueError as error:
+        raise CaseError(str(error)) from error
+
+
+_MOTIONS = {2: (0, 1, 5), 3: (0, 1, 2, 3, 4, 5)}
+_NAMES = ("move along x", "move along y", "move along z", "turn about x", "turn about y", "turn about z")
+
+
+def _rigid_motions(x: Array) -> Array:
+    """Return the displacements (n, 3, 6) of points (n, 3): three translations and three rotations."""
+    motions = np.zeros((len(x), 3, 6))
+    motions[:, :, :3] = np.eye(3)
+    motions[:, :, 3:] = -np.cross(x[:, None, :], np.eye(3)).transpose(0, 2, 1)
+    return motions
+
+
+def _check_rigid(held: Array, dim: int, comm: MPI.Comm) -> None:
+    """Refuse supports that leave the body a rigid motion; `held` has what each held component sees of the motions."""
+    size = comm.allreduce(float(np.abs(held[:, 3:]).max(initial=0.0)), op=MPI.MAX) or 1.0
+    scaled = held[:, _MOTIONS[dim]] / np.where(np.array(_MOTIONS[dim]) > 2, size, 1.0)
+    values, vectors = np.linalg.eigh(total(comm, scaled.T @ scaled))
+    if values[0] <= 1e-10 * max(values[-1], 1.0):
+        motion = _NAMES[_MOTIONS[dim][int(np.abs(vectors[:, 0]).argmax())]]
+        raise CaseError(f"the supports let the body {motion}; expected that they hold it", key="supports")
 
 
 def total(comm: MPI.Comm, values: Any) -> Any:

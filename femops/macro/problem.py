@@ -88,15 +88,15 @@ class MacroProblem:
     def residual_norms(self) -> tuple[float, float]:
         """Assemble the residual; return its norm over the free dofs and the norm of the internal forces [force]."""
         with self.timers.part("assembly"):
-            internal = _assemble(self._internal, self._force)
-            scale = internal.norm()
+            internal = _assemble(self._internal, self._force).array_r
+            residual = internal.copy()
             if self._external is not None:
-                internal.axpy(-1.0, _assemble(self._external, self._load_vector))
-            self.reaction.x.array[: internal.getLocalSize()] = internal.array_r
+                residual -= _assemble(self._external, self._load_vector).array_r
+            self.reaction.x.array[: len(residual)] = residual
             self.reaction.x.scatter_forward()
-            free = internal.array_w
-            free[self._fixed] = 0.0
-            return internal.norm(), scale
+            residual[self._fixed] = 0.0
+            squares = total(self.comm, [residual @ residual, internal @ internal])
+            return float(np.sqrt(squares[0])), float(np.sqrt(squares[1]))
 
     def solve(self, t: float, dt: float, watch: Watch | None = None) -> NewtonReport:
         """Advance the body to time t by Newton's method; on failure it is left as it was.
