@@ -1,26 +1,29 @@
 """The case file: what a user writes, validated and typed."""
 
 import difflib
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NoReturn, Self, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.json_schema import models_json_schema
 
+from femops.case_reading import apply_override, read_yaml
 from femops.errors import CaseError
-from femops.expressions import Value
+from femops.expressions import Value, value_at
 from femops.law import LawParameters
+from femops.meshing import CELLS
+from femops.meshing.cells import AnyCell
 from femops.plugins import installed_laws, law_parameters
 from femops.rve.spec import MeshFile
-from femops.validation import NestedError, first_error
+from femops.validation import NestedError, first_error, keys_at, shown
 
 EVERYWHERE = "everywhere"
 
 
 class _Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class BoxMesh(_Block):
@@ -28,15 +31,15 @@ class BoxMesh(_Block):
 
     size: list[float] = Field(min_length=2, max_length=3, description="edge lengths [length]")
     cells: list[int] = Field(min_length=2, max_length=3, description="cells along each edge")
-    cell: Literal["triangle", "quadrilateral", "tetrahedron", "hexahedron"]
+    cell: AnyCell
 
     @model_validator(mode="after")
     def _matching(self) -> Self:
         if len(self.size) != len(self.cells):
             raise ValueError(f"size has {len(self.size)} and cells has {len(self.cells)} entries, expected as many")
         if min(self.size) <= 0 or min(self.cells) <= 0:
-            raise ValueError("expected positive sizes and numbers of cells")
-        if (self.cell in ("triangle", "quadrilateral")) != (len(self.size) == 2):
+            raise ValueError(f"size {self.size} and cells {self.cells} given, expected positive numbers")
+        if CELLS[self.cell].dim != len(self.size):
             raise ValueError(f"{self.cell} does not fill a box of {len(self.size)} dimensions")
         return self
 
@@ -50,7 +53,7 @@ class MeshBlock(MeshFile):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.file is None) == (self.box is None):
-            raise ValueError("expected exactly one of file, box")
+            raise ValueError("expected either file or box")
         return self
 
 
@@ -91,7 +94,7 @@ class Load(_Block):
 class Steps(_Block):
     """Load steps: `count` equal steps from 0 to `end`, or the `times` at their ends."""
 
-    count: int | None = Field(None, gt=0)
+    count: int | None = Field(None, gt=0, le=100_000)
     end: float | None = Field(None, gt=0)
     times: list[float] | None = Field(None, min_length=1)
     smallest: float = Field(1e-3, gt=0, le=1, description="smallest part of a step that cutback may reach")
@@ -99,7 +102,7 @@ class Steps(_Block):
     @model_validator(mode="after")
     def _one_form(self) -> Self:
         if (self.times is None) == (self.count is None) or (self.times is not None and self.end is not None):
-            raise ValueError("expected count with end, or times")
+            raise ValueError("expected either count with end, or times")
         if self.times is not None and any(b <= a for a, b in zip([0.0, *self.times], self.times, strict=False)):
             raise ValueError(f"{self.times} given, expected times that increase from above 0")
         return self
@@ -140,17 +143,20 @@ class MicroPoint(_Block):
         return self
 
 
-FIELDS = ("displacement", "reaction", "strain", "stress", "von_mises", "state", "error")
+FieldName = Literal["displacement", "reaction", "strain", "stress", "von_mises", "state", "error"]
 
 
 class Output(_Block):
     """What is written beside curves.csv and summary.json."""
 
-    fields: list[Literal["displacement", "reaction", "strain", "stress", "von_mises", "state", "error"]] = list(FIELDS)
+    fields: list[FieldName] = list(get_args(FieldName))
     micro: list[MicroPoint] = []
     points: bool = Field(False, description="also a .vtp cloud at the quadrature points of the last step")
     vtx: bool = Field(False, description="also the displacement as VTX (ADIOS2), for large parallel runs")
-    picture: str | None = Field("von_mises", description="field of the picture of the last step; null for none")
+    picture: str | None = Field(
+        default_factory=lambda given: "von_mises" if "von_mises" in given.get("fields", ()) else None,
+        description="field of the picture of the last step, by default von_mises; null for none",
+    )
 
 
 class Quantity(_Block):
@@ -165,10 +171,9 @@ class Quantity(_Block):
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
-        is_displacement = self.displacement is not None and self.at is not None
-        is_reaction = self.reaction is not None and self.component is not None
-        if is_displacement == is_reaction:
-            raise ValueError("expected displacement with at, or reaction with component")
+        given = {key for key in ("displacement", "at", "reaction", "component") if getattr(self, key) is not None}
+        if given not in ({"displacement", "at"}, {"reaction", "component"}):
+            raise ValueError("expected either displacement with at, or reaction with component")
         return self
 
     @property
@@ -207,7 +212,7 @@ class Case(_Block):
     @field_validator("material", mode="after")
     @classmethod
     def _valid_laws(cls, material: dict[str, Any]) -> dict[str, LawParameters]:
-        if isinstance(material.get("law"), str):
+        if "law" in material or not all(isinstance(value, Mapping | LawParameters) for value in material.values()):
             return {EVERYWHERE: _law(material)}
         if not material:
             raise ValueError("expected a law, or a law for each named region")
@@ -215,38 +220,92 @@ class Case(_Block):
 
     @model_validator(mode="after")
     def _fits_dimension(self) -> Self:
-        for name, support in self.supports.items():
-            self._check_axes(support, f"supports.{name}")
+        axes = "xyz"[: self.dim]
         for name, load in self.loads.items():
-            if load.displacement is not None:
-                self._check_axes(load.displacement, f"loads.{name}.displacement")
             for key in ("traction", "body_force"):
                 vector = getattr(load, key)
                 if vector is not None and len(vector) != self.dim:
-                    self._refuse(f"{len(vector)} components given, expected {self.dim}", f"loads.{name}.{key}")
-        if not self.loads and not any(value not in (0, 0.0) for s in self.supports.values() for value in s.given().values()):
-            self._refuse("nothing loads the body; expected a load, or a support that moves", "loads")
+                    _refuse(f"{len(vector)} components given, expected {self.dim}", f"loads.{name}.{key}")
+        for key, components in self._prescribed():
+            if max(components.given()) >= self.dim:
+                _refuse("uz given, expected ux and uy in plane strain", key)
+        for name, quantity in self.quantities.items():
+            if quantity.axis >= self.dim:
+                _refuse(
+                    f"the {'xyz'[quantity.axis]} component asked for, expected {' or '.join(axes)}",
+                    f"quantities.{name}",
+                )
+        for key, at in self.points():
+            if len(at) != self.dim:
+                _refuse(f"{at} given, expected {self.dim} coordinates", key)
         return self
 
-    def _check_axes(self, components: Components, key: str) -> None:
-        if self.dim == 2 and components.uz is not None:
-            self._refuse("uz given, expected ux and uy in plane strain", key)
+    @model_validator(mode="after")
+    def _loaded_at_all_steps(self) -> Self:
+        for key, value in self._values():
+            for t in self.steps.ends():
+                try:
+                    value_at(value, t)
+                except ValueError as error:
+                    _refuse(str(error), key)
+        moving = any(
+            value not in (0, 0.0) for _, components in self._prescribed() for value in components.given().values()
+        )
+        if not self.loads and not moving:
+            _refuse("nothing loads the body; expected a load, or a support that moves", "loads")
+        return self
 
-    @staticmethod
-    def _refuse(problem: str, key: str) -> None:
-        raise NestedError(CaseError(problem, key=key))
+    def points(self) -> Iterator[tuple[str, list[float]]]:
+        """Yield key and coordinates of every point that the case names."""
+        for name, quantity in self.quantities.items():
+            if quantity.at is not None:
+                yield f"quantities.{name}.at", quantity.at
+        for number, micro in enumerate(self.output.micro):
+            if micro.at is not None:
+                yield f"output.micro.{number}.at", micro.at
+
+    def _prescribed(self) -> Iterator[tuple[str, Components]]:
+        yield from ((f"supports.{name}", support) for name, support in self.supports.items())
+        for name, load in self.loads.items():
+            if load.displacement is not None:
+                yield f"loads.{name}.displacement", load.displacement
+
+    def _values(self) -> Iterator[tuple[str, Any]]:
+        for key, components in self._prescribed():
+            yield from ((f"{key}.u{'xyz'[axis]}", value) for axis, value in components.given().items())
+        for name, load in self.loads.items():
+            for kind in ("traction", "body_force"):
+                yield from ((f"loads.{name}.{kind}.{i}", value) for i, value in enumerate(getattr(load, kind) or ()))
+            if load.pressure is not None:
+                yield f"loads.{name}.pressure", load.pressure
+
+
+def _refuse(problem: str, key: str) -> NoReturn:
+    raise NestedError(CaseError(problem, key=key))
 
 
 def _law(mapping: Any, name: str = "") -> LawParameters:
     if isinstance(mapping, LawParameters):
         return mapping
     if not isinstance(mapping, Mapping):
-        problem = f"{mapping!r} given, expected a law with its parameters"
-        raise NestedError(CaseError(problem, key=name or "law"))
+        _refuse(f"{shown(mapping)} given, expected a law with its parameters", name)
     try:
-        return law_parameters(mapping)
+        parameters = law_parameters(mapping)
     except CaseError as error:
         raise NestedError(error.within(key=name)) from error
+    for key, number in _numbers(parameters.model_dump(), name):
+        if not math.isfinite(number):
+            _refuse(f"{number} given, expected a finite number", key)
+    return parameters
+
+
+def _numbers(data: Any, key: str) -> Iterator[tuple[str, float]]:
+    """Yield every floating-point number of nested blocks and lists with its key."""
+    if isinstance(data, float):
+        yield key, data
+    elif isinstance(data, Mapping | list | tuple):
+        for part, value in data.items() if isinstance(data, Mapping) else enumerate(data):
+            yield from _numbers(value, f"{key}.{part}".removeprefix("."))
 
 
 def load_case(path: Path, overrides: tuple[str, ...] = ()) -> Case:
@@ -259,65 +318,25 @@ def load_case(path: Path, overrides: tuple[str, ...] = ()) -> Case:
     Raises:
         CaseError: The file is missing or not valid; the message names file, key and what was expected.
     """
-    data = _read_yaml(path)
+    data = read_yaml(path)
     for override in overrides:
-        _override(data, override)
+        apply_override(data, override)
     try:
         return Case.model_validate(data)
     except ValidationError as error:
         problem = first_error(error)
         if problem.problem == "unknown key":
-            problem = _with_suggestion(problem)
+            problem = _with_suggestion(problem, data)
         raise problem.within(file=path) from error
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CaseError(f"cannot be read ({error.strerror})", file=path) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" at line {where.line + 1}" if where else ""
-        raise CaseError(f"is not valid YAML{line}: {getattr(error, 'problem', error)}", file=path) from error
-    if not isinstance(data, dict):
-        raise CaseError(f"holds {type(data).__name__}, expected a mapping of keys", file=path)
-    return data
-
-
-def _override(data: dict[str, Any], override: str) -> None:
-    """Change one value in place."""
-    key, separator, text = override.partition("=")
-    if not separator:
-        raise CaseError(f"{override!r} given, expected key=value", key="--set")
-    *parents, last = key.split(".")
-    for parent in parents:
-        data = data.setdefault(parent, {})
-        if not isinstance(data, dict):
-            raise CaseError(f"{key!r}: {parent!r} is not a block", key="--set")
-    try:
-        data[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise CaseError(f"{text!r} is not valid YAML", key="--set") from error
-
-
-def _with_suggestion(problem: CaseError) -> CaseError:
-    """Name the known key that an unknown one resembles."""
-    known: set[str] = set()
-    _collect_keys(case_schema(), known)
-    close = difflib.get_close_matches(problem.key.rpartition(".")[2], sorted(known), n=1)
-    hint = f"unknown key; did you mean {close[0]!r}?" if close else "unknown key"
-    return CaseError(hint, key=problem.key)
-
-
-def _collect_keys(schema: Any, known: set[str]) -> None:
-    if isinstance(schema, dict):
-        known.update(schema.get("properties", {}))
-        for value in schema.values():
-            _collect_keys(value, known)
-    elif isinstance(schema, list):
-        for value in schema:
-            _collect_keys(value, known)
+def _with_suggestion(problem: CaseError, data: dict[str, Any]) -> CaseError:
+    """Name the key that an unknown one resembles, or all that its block may have."""
+    *parents, last = problem.key.split(".")
+    known = keys_at(case_schema(), data, parents)
+    close = difflib.get_close_matches(last, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(known)}" if known else ""
+    return CaseError(f"unknown key{hint}", key=problem.key)
 
 
 def case_schema() -> dict[str, Any]:

@@ -11,8 +11,6 @@ from femops.meshing import TaggedMesh
 from femops.meshing.box import box
 from femops.rve.law import NestedParameters
 
-BOX_CELLS = {"triangle": "triangle", "quadrilateral": "quad", "tetrahedron": "tetra", "hexahedron": "hexahedron"}
-
 
 def macro_tagged_mesh(case: Case, base: Path) -> TaggedMesh:
     """Read or generate the macroscale mesh of a case.
@@ -23,7 +21,7 @@ def macro_tagged_mesh(case: Case, base: Path) -> TaggedMesh:
     block = case.mesh
     try:
         if block.box is not None:
-            return box(block.box.size, block.box.cells, BOX_CELLS[block.box.cell])
+            return box(block.box.size, block.box.cells, block.box.cell)
         return block.read(base)
     except CaseError as error:
         raise error.within(key="mesh") from error
@@ -39,7 +37,11 @@ def case_meshes(case: Case, base: Path) -> dict[str, TaggedMesh]:
     for region, parameters in case.laws().items():
         if isinstance(parameters, NestedParameters):
             name = "rve" if region == EVERYWHERE else f"rve_{region}"
-            meshes[name] = parameters.rve.tagged_mesh(LawContext(case.dim, base))
+            key = "material.rve" if region == EVERYWHERE else f"material.{region}.rve"
+            try:
+                meshes[name] = parameters.rve.tagged_mesh(LawContext(case.dim, base))
+            except CaseError as error:
+                raise error.within(key=key) from error
     return meshes
 
 

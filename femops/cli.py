@@ -10,12 +10,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import femops
 from femops.case import Case, case_schema, load_case
 from femops.errors import CaseError, NotConverged
+from femops.parallel import on_root
 from femops.plugins import installed_laws
 
 INPUT_ERROR, NOT_CONVERGED, INTERRUPTED = 2, 3, 130
@@ -27,8 +28,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(highlight=False, markup=False)
+errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 CaseFile = Annotated[Path, typer.Argument(metavar="CASE", help="The case file (YAML).")]
 Overrides = Annotated[
@@ -66,20 +67,21 @@ def check(case: CaseFile, overrides: Overrides = None) -> None:
 
     comm = MPI.COMM_WORLD
     loaded = load_case(case, tuple(overrides or ()))
-    ready = prepare(loaded, case, comm)
+    with console.status("building meshes and laws"):
+        ready = prepare(loaded, case, comm)
     n_qp = comm.allreduce(ready.problem.quadrature.n_points)
-    if comm.rank == 0:
-        laws = ", ".join(parameters.law for parameters in loaded.laws().values())
-        console.print(
-            f"{case}: valid. {ready.problem.n_dofs} dofs, {n_qp} quadrature points, "
-            f"{len(loaded.steps.ends())} steps, law: {laws}. Run it with: femops run {case}"
-        )
+    laws = ", ".join(parameters.law for parameters in loaded.laws().values())
+    console.print(
+        f"{case}: valid. {ready.problem.n_dofs} dofs, {n_qp} quadrature points, "
+        f"{len(loaded.steps.ends())} steps, law: {laws}. Run it with: femops run {case}",
+        soft_wrap=True,
+    )
 
 
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of case files, for editors."""
-    sys.stdout.write(json.dumps(case_schema(), indent=2, ensure_ascii=False) + "\n")
+    console.print(json.dumps(case_schema(), indent=2, ensure_ascii=False), soft_wrap=True)
 
 
 @app.command()
@@ -98,10 +100,12 @@ def view(
     step: Annotated[int, typer.Option(help="Step to draw, from 0; negative numbers count from the end.")] = -1,
 ) -> None:
     """Draw the fields of a run as pictures."""
+    from mpi4py import MPI
+
     from femops.output.picture import view as draw
 
-    for path in draw(results, field, step):
-        console.print(str(path))
+    for path in on_root(MPI.COMM_WORLD, lambda: draw(results, field, step)):
+        console.print(str(path), soft_wrap=True)
 
 
 @app.command()
@@ -111,18 +115,31 @@ def mesh(
     output: Annotated[Path | None, typer.Option(help="Folder of the meshes; default results/CASE.")] = None,
 ) -> None:
     """Write the meshes of a case, the RVE's among them, and tell what is in them."""
+    from mpi4py import MPI
+
     from femops.case_meshes import case_meshes, describe
     from femops.meshing.writing import write_mesh
 
     folder = output or Path("results") / case.stem
-    folder.mkdir(parents=True, exist_ok=True)
-    table = Table("mesh", "cells", "nodes", "regions (fraction of the volume)", "boundaries", "file")
-    try:
+
+    def write() -> list[tuple[str, ...]]:
+        rows: list[tuple[str, ...]] = []
         for name, one in case_meshes(load_case(case, tuple(overrides or ())), case.parent).items():
+            folder.mkdir(parents=True, exist_ok=True)
             write_mesh(one, folder / f"{name}.msh")
-            table.add_row(name, *describe(one), str(folder / f"{name}.msh"))
+            rows.append((name, *describe(one), str(folder / f"{name}.msh")))
+        return rows
+
+    try:
+        with console.status("building meshes"):
+            rows = on_root(MPI.COMM_WORLD, write)
     except CaseError as error:
         raise error.within(file=case) from error
+    except OSError as error:
+        raise CaseError(f"meshes cannot be written there ({error.strerror})", file=folder) from error
+    table = Table("mesh", "cells", "nodes", "regions (fraction of the volume)", "boundaries", "file")
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
 
 
@@ -140,15 +157,15 @@ def _progress(case: Case, comm: Any) -> Iterator[Callable[[int, float, int, floa
         yield None
         return
     ends = [0.0, *case.steps.ends()]
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=False) as progress:
+    text, state = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[state]"))
+    with Progress(SpinnerColumn(), text, BarColumn(), state, TimeElapsedColumn(), console=console) as progress:
         task = progress.add_task("setting up", total=len(ends) - 1, state="")
 
         def watch(step: int, t: float, iteration: int, residual: float) -> None:
             part = (t - ends[step - 1]) / (ends[step] - ends[step - 1])
             done = step - 1 + (part if residual <= case.solver.rtol else 0.0)
-            state = f"t = {t:.4g}, iteration {iteration}, residual {residual:.1e}"
-            progress.update(task, description=f"step {step}/{len(ends) - 1}", completed=done, state=state)
+            now = f"t = {t:.4g}, iteration {iteration}, residual {residual:.1e}"
+            progress.update(task, description=f"step {step}/{len(ends) - 1}", completed=done, state=now)
 
         yield watch
 
@@ -187,13 +204,17 @@ def _report(case: Case, summary: dict[str, Any], folder: Path, picture: Path | N
     iterations = sum(step["iterations"] for step in summary["steps"])
     cutbacks = sum(step["cutbacks"] for step in summary["steps"])
     console.print(f"{len(summary['steps'])} steps, {iterations} iterations, {cutbacks} cutbacks.")
-    console.print(f"Results in {folder}; open {folder / (Path(summary['case']).stem + '.vtkhdf')} in ParaView.")
+    fields = folder / f"{Path(summary['case']).stem}.vtkhdf"
+    console.print(f"Results in {folder}; open {fields} in ParaView.", soft_wrap=True)
     if picture is not None:
-        console.print(f"Picture: {picture}")
+        console.print(f"Picture: {picture}", soft_wrap=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with its code."""
+    """Run the command line and exit with its code; under mpirun only the first rank prints."""
+    from mpi4py import MPI
+
+    console.quiet = errors.quiet = MPI.COMM_WORLD.rank != 0
     sys.exit(_guarded(arguments))
 
 
@@ -211,16 +232,14 @@ def _guarded(arguments: list[str] | None) -> int:
         return int(leave.exit_code)
     except Exception as error:  # noqa: BLE001 - one rank must not leave the others waiting
         if hasattr(error, "format_message"):
-            return _fail(f"femops: {error.format_message()}", INPUT_ERROR)
+            message = error.format_message()
+            return _fail(f"femops: {message}", INPUT_ERROR) if message else INPUT_ERROR
         return _abort()
     return 0
 
 
 def _fail(message: str, code: int) -> int:
-    from mpi4py import MPI
-
-    if MPI.COMM_WORLD.rank == 0:
-        errors.print(message, markup=False)
+    errors.print(message)
     return code
 
 
@@ -232,3 +251,7 @@ def _abort() -> int:
     if MPI.COMM_WORLD.size > 1:
         MPI.COMM_WORLD.Abort(1)
     return 1
+
+
+if __name__ == "__main__":
+    main()

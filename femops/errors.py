@@ -12,8 +12,8 @@ class CaseError(Exception):
         key: The dotted key at fault, for example `material.rve.mesh`.
     """
 
-    def __init__(self, problem: str, *, file: Path | str | None = None, key: str = "") -> None:
-        super().__init__(problem, file, key)
+    def __init__(self, problem: str, file: Path | str | None = None, key: str = "") -> None:
+        super().__init__(problem, file, key)  # so that it can travel between ranks
         self.problem = problem
         self.file = file
         self.key = key

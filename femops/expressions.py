@@ -4,10 +4,16 @@ import ast
 import math
 import operator
 from collections.abc import Callable
+from functools import cache
+from itertools import pairwise
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import AfterValidator
+from pydantic import BeforeValidator
+
+from femops.validation import shown
+
+Function = Callable[[float], float]
 
 _FUNCTIONS: dict[str, Callable[..., float]] = {
     "abs": abs,
@@ -26,30 +32,43 @@ _OPERATORS: dict[type[ast.AST], Callable[..., float]] = {
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
-    ast.Pow: operator.pow,
+    ast.Pow: math.pow,
     ast.USub: operator.neg,
     ast.UAdd: operator.pos,
 }
 
 
-def _evaluate(node: ast.expr, t: float) -> float:
-    """Evaluate an arithmetic expression of t; anything else is refused."""
+def _compiled(node: ast.expr) -> Function:
+    """Return an arithmetic expression as a function of t; anything else is refused."""
     match node:
         case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
-            return float(value)
+            number = float(value)
+            return lambda t: number
         case ast.Name(id="t"):
-            return t
+            return lambda t: t
         case ast.Name(id="pi"):
-            return math.pi
-        case ast.BinOp() if type(node.op) in _OPERATORS:
-            return float(_OPERATORS[type(node.op)](_evaluate(node.left, t), _evaluate(node.right, t)))
-        case ast.UnaryOp() if type(node.op) in _OPERATORS:
-            return _OPERATORS[type(node.op)](_evaluate(node.operand, t))
-        case ast.Call(func=ast.Name(id=name), keywords=[]) if name in _FUNCTIONS:
-            return float(_FUNCTIONS[name](*(_evaluate(argument, t) for argument in node.args)))
-    raise ValueError(
-        f"{ast.unparse(node)!r} given, expected numbers, t, pi, + - * / **, and {', '.join(sorted(_FUNCTIONS))}"
-    )
+            return lambda t: math.pi
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            return _applied(_OPERATORS[type(op)], left, right)
+        case ast.UnaryOp(op=op, operand=operand) if type(op) in _OPERATORS:
+            return _applied(_OPERATORS[type(op)], operand)
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS:
+            return _applied(_FUNCTIONS[name], *arguments)
+    known = ", ".join(sorted(_FUNCTIONS))
+    raise ValueError(f"{shown(ast.unparse(node))} given, expected numbers, t, pi, + - * / **, and {known}")
+
+
+def _applied(function: Callable[..., float], *nodes: ast.expr) -> Function:
+    arguments = [_compiled(node) for node in nodes]
+    return lambda t: float(function(*(argument(t) for argument in arguments)))
+
+
+@cache
+def _parsed(text: str) -> Function:
+    try:
+        return _compiled(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{shown(text)} given, expected an expression in t") from error
 
 
 def value_at(value: Any, t: float) -> float:
@@ -64,33 +83,40 @@ def value_at(value: Any, t: float) -> float:
         ValueError: The expression holds anything but arithmetic, or is not defined at t.
     """
     if isinstance(value, str):
+        function = _parsed(value)
         try:
-            result = _evaluate(ast.parse(value.strip(), mode="eval").body, float(t))
-        except (SyntaxError, ArithmeticError, TypeError) as error:
-            raise ValueError(f"{value!r} cannot be evaluated at t = {t:g} ({error})") from error
+            result = function(float(t))
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise ValueError(f"{shown(value)} cannot be evaluated at t = {t:g} ({error})") from error
     elif isinstance(value, list | tuple):
         times, values = np.array(value, dtype=np.float64).T
         result = float(np.interp(t, times, values))
     else:
         result = float(value)
     if not math.isfinite(result):
-        raise ValueError(f"{value!r} is not finite at t = {t:g}")
+        raise ValueError(f"{shown(value)} is not finite at t = {t:g}")
     return result
 
 
 def _checked(value: Any) -> Any:
     if isinstance(value, str):
-        try:
-            tree = ast.parse(value.strip(), mode="eval").body
-        except SyntaxError as error:
-            raise ValueError(f"{value!r} given, expected an expression in t") from error
-        _evaluate(tree, 0.5)
-    elif isinstance(value, list) and any(b[0] <= a[0] for a, b in zip(value, value[1:], strict=False)):
-        raise ValueError(f"{value!r} given, expected times that increase")
-    else:
-        value_at(value, 0.0)
+        _parsed(value)
+    elif isinstance(value, list | tuple) and value and all(_is_pair(row) for row in value):
+        if any(after[0] <= before[0] for before, after in pairwise(value)):
+            raise ValueError(f"{shown(value)} given, expected times that increase")
+    elif not _is_number(value):
+        expected = "a finite number, an expression in t, or a table [[t, value], ...]"
+        raise ValueError(f"{shown(value)} given, expected {expected}")
     return value
 
 
-Value = Annotated[float | str | list[tuple[float, float]], AfterValidator(_checked)]
+def _is_pair(row: Any) -> bool:
+    return isinstance(row, list | tuple) and len(row) == 2 and all(_is_number(number) for number in row)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+Value = Annotated[float | str | list[tuple[float, float]], BeforeValidator(_checked)]
 """A number, an expression in t, or a table of pairs [t, value]."""

@@ -1,10 +1,11 @@
 """The story of one run."""
 
+import glob
 import importlib.metadata
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mpi4py import MPI
 
 import femops
 from femops.case import EVERYWHERE, Case
+from femops.case_meshes import macro_tagged_mesh
 from femops.errors import CaseError, NotConverged
 from femops.law import LawContext, MaterialLaw
 from femops.log import Timers
@@ -20,9 +22,8 @@ from femops.macro.mesh import MacroMesh, macro_mesh
 from femops.macro.probe import check_points, displacement_at
 from femops.macro.problem import MacroProblem
 from femops.macro.stepping import StepReport, run_steps
-from femops.case_meshes import macro_tagged_mesh
 from femops.output.atomic import write_text
-from femops.output.results import Results, check_micro
+from femops.output.results import Results, check_output
 from femops.output.tables import write_json
 from femops.parallel import on_root
 from femops.plugins import get_law
@@ -58,6 +59,7 @@ def prepare(case: Case, path: Path, comm: MPI.Comm) -> Run:
             mesh = macro_mesh(lambda: macro_tagged_mesh(case, path.parent), case.dim, comm)
             laws = _laws(case, path.parent, mesh, comm)
             problem = MacroProblem(case, mesh, laws, timers)
+            check_output(problem)
             check_points(problem)
     except CaseError as error:
         raise error.within(file=path) from error
@@ -72,9 +74,6 @@ def _laws(case: Case, base: Path, mesh: MacroMesh, comm: MPI.Comm) -> dict[str, 
         except CaseError as error:
             region = name if len(case.laws()) > 1 else ""
             raise error.within(key=".".join(part for part in ("material", region) if part)) from error
-    problem = check_micro(case, laws)
-    if problem:
-        raise CaseError(problem, key="output.micro")
     return laws
 
 
@@ -96,43 +95,73 @@ def run_case(case: Case, path: Path, folder: Path, comm: MPI.Comm, watch: Watch 
         NotConverged: A step failed; the results of the steps before are complete.
     """
     run = prepare(case, path, comm)
-    on_root(comm, lambda: _clear(folder, case, path.parent))
+    on_root(comm, lambda: _clear(folder, case, path))
     results = Results(run.problem, folder, path.stem)
-    steps: list[StepReport] = []
+    progress = _Progress()
 
     def accepted(report: StepReport) -> None:
         with run.timers.part("output"):
             results.step(report)
-            steps.append(report)
-            _write_summary(run, path, folder, steps, finished=False)
+            progress.steps.append(report)
+            progress.quantities = {name: _quantity(run.problem, name) for name in case.quantities}
+            _write_summary(run, path, folder, progress)
 
     try:
         run_steps(run.problem, accepted, watch)
-    except NotConverged as error:
-        _write_summary(run, path, folder, steps, finished=False, failure=str(error))
-        raise
+    except (CaseError, NotConverged) as error:
+        failure = _explained(error, path, progress)
+        progress.failure = str(failure)
+        _write_summary(run, path, folder, progress)
+        raise failure from error
     with run.timers.part("output"):
         results.finish()
-    return _write_summary(run, path, folder, steps, finished=True)
+    progress.finished = True
+    return _write_summary(run, path, folder, progress)
 
 
-def _clear(folder: Path, case: Case, base: Path) -> None:
+@dataclass
+class _Progress:
+    """How far a run came: its accepted steps, the quantities of the last one, and why it ended."""
+
+    steps: list[StepReport] = field(default_factory=list)
+    quantities: dict[str, float] = field(default_factory=dict)
+    finished: bool = False
+    failure: str = ""
+
+
+def _explained(error: CaseError | NotConverged, path: Path, progress: _Progress) -> CaseError | NotConverged:
+    """Add the case to an error that ended a run, and what to look at if nothing ever converged."""
+    if isinstance(error, CaseError):
+        return error.within(file=path)
+    hint = "" if progress.steps else "; is every part of the body supported, and is the first step small enough?"
+    return NotConverged(f"{path}: {error.what}{hint}", error.residuals)
+
+
+def _clear(folder: Path, case: Case, path: Path) -> None:
     """Remove the results of an earlier run and write the resolved case."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for pattern in ("*.vtkhdf", "*.vtp", "*.png", "curves.csv", "summary.json", "*.bp", "pictures"):
-        for old in folder.glob(pattern):
+    written = folder / "case.yaml"
+    if written.exists() and written.samefile(path):
+        raise CaseError("the resolved case would replace the case itself; choose another folder", file=written)
+    stem = glob.escape(path.stem)
+    names = (f"{stem}.vtkhdf", f"{stem}.png", f"{stem}.bp", "micro_*_at_*.vtkhdf", "points.vtp")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in (one for name in (*names, "curves.csv", "summary.json", "pictures") for one in folder.glob(name)):
             if old.is_dir():
                 shutil.rmtree(old)
             else:
                 old.unlink()
-    data = resolved(case)
-    _move_files(data, base, folder)
-    write_text(folder / "case.yaml", yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+        data = resolved(case)
+        _move_files(data, path.parent, folder)
+        write_text(written, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+    except OSError as error:
+        raise CaseError(f"results cannot be written there ({error.strerror})", file=folder) from error
 
 
 def resolved(case: Case) -> dict[str, Any]:
     """Return a case with all its defaults, as it would be written in YAML."""
     data = case.model_dump(mode="json", exclude_none=True, serialize_as_any=True)
+    data["output"].setdefault("picture", None)  # none is not its default
     laws = data["material"]
     data["material"] = laws[EVERYWHERE] if list(laws) == [EVERYWHERE] else laws
     return data
@@ -147,27 +176,24 @@ def _move_files(data: Any, base: Path, folder: Path) -> None:
             _move_files(value, base, folder)
 
 
-def _write_summary(
-    run: Run, path: Path, folder: Path, steps: list[StepReport], *, finished: bool, failure: str = ""
-) -> dict[str, Any]:
+def _write_summary(run: Run, path: Path, folder: Path, progress: _Progress) -> dict[str, Any]:
     """Write and return the machine-readable face of a run; its fields are documented in the README."""
     problem, comm = run.problem, run.problem.comm
-    quantities = {name: _quantity(problem, name) for name in run.case.quantities} if steps else {}
     counted = comm.allreduce(problem.quadrature.n_points)
     summary = {
         "case": str(path),
         "title": run.case.title,
-        "finished": finished,
-        "failure": failure,
+        "finished": progress.finished,
+        "failure": progress.failure,
         "law": {name: parameters.law for name, parameters in run.case.laws().items()},
         "versions": _versions(),
         "ranks": comm.size,
         "n_qp": counted,
         "dofs": problem.n_dofs,
-        "steps": [asdict(step) for step in steps],
+        "steps": [asdict(step) for step in progress.steps],
         "seconds": {**run.timers.seconds, "total": run.timers.total()},
         "law_statistics": asdict(problem.material.statistics),
-        "quantities": quantities,
+        "quantities": progress.quantities,
     }
     if comm.rank == 0:
         write_json(folder / "summary.json", summary)

@@ -58,7 +58,7 @@ class Supports:
 
     def __init__(self, case: Case, mesh: MacroMesh, space: fem.FunctionSpace) -> None:
         self.conditions: list[fem.DirichletBC] = []
-        held = [np.empty((0, 6))]
+        held: list[tuple[Array, int]] = []
         self._constants: list[tuple[fem.Constant, Any]] = []
         prescribed = list(case.supports.items())
         prescribed += [(name, load.displacement) for name, load in case.loads.items() if load.displacement is not None]
@@ -68,10 +68,10 @@ class Supports:
                 dofs = fem.locate_dofs_topological(
                     space.sub(axis), mesh.mesh.topology.dim - 1, mesh.boundaries[name], remote=True
                 )
-                held.append(_rigid_motions(space.tabulate_dof_coordinates()[dofs // case.dim])[:, axis])
+                held.append((space.tabulate_dof_coordinates()[dofs // case.dim], axis))
                 self.conditions.append(fem.dirichletbc(constant, dofs, space.sub(axis)))
                 self._constants.append((constant, value))
-        _check_rigid(np.vstack(held), case.dim, mesh.mesh.comm)
+        _check_rigid(held, case.dim, mesh.mesh.comm)
 
     def set_time(self, t: float) -> None:
         """Give every prescribed displacement its value at time t."""
@@ -95,24 +95,22 @@ class Loads:
 
     def form(self, test: Any) -> Any:
         """Return the virtual work of the loads, a UFL form; None if there are none."""
-        mesh, domain = self._mesh, self._mesh.mesh
-        normal = ufl.FacetNormal(domain)
+        normal = ufl.FacetNormal(self._mesh.mesh)
+        surface, volume = self._measures()
         terms = []
-        for name, load in self._case.loads.items():
+        for number, load in enumerate(self._case.loads.values()):
             if load.traction is not None:
-                terms.append(ufl.inner(self._vector(load.traction), test) * self._surface(name))
+                terms.append(ufl.inner(self._vector(load.traction), test) * surface(number))
             if load.pressure is not None:
-                terms.append(-self._scalar(load.pressure) * ufl.inner(normal, test) * self._surface(name))
+                terms.append(-self._scalar(load.pressure) * ufl.inner(normal, test) * surface(number))
             if load.body_force is not None:
-                cells = np.arange(mesh.n_cells, dtype=np.int32) if name == EVERYWHERE else mesh.regions[name]
-                volume = ufl.Measure("dx", domain=domain, subdomain_data=[(1, cells)])
-                terms.append(ufl.inner(self._vector(load.body_force), test) * volume(1))
+                terms.append(ufl.inner(self._vector(load.body_force), test) * volume(number))
         return sum(terms[1:], terms[0]) if terms else None
 
     def set_time(self, t: float) -> None:
         """Give every load its value at time t."""
         for constant, values in self._vectors:
-            constant.value = [_at(value, t) for value in values]
+            constant.value = np.array([_at(value, t) for value in values])
         for constant, value in self._scalars:
             constant.value = _at(value, t)
 
@@ -126,45 +124,49 @@ class Loads:
         self._scalars.append((constant, value))
         return constant
 
-    def _surface(self, name: str) -> ufl.Measure:
-        domain = self._mesh.mesh
-        sides = fem.compute_integration_domains(
-            fem.IntegralType.exterior_facet, domain.topology, self._mesh.boundaries[name]
-        )
-        measure = ufl.Measure(
-            "ds", domain=domain, subdomain_data=[(1, sides)], metadata={"quadrature_degree": self._degree}
-        )
-        return measure(1)
+    def _measures(self) -> tuple[ufl.Measure, ufl.Measure]:
+        """Return the measures over the loaded boundaries and regions, numbered as the loads are."""
+        mesh, domain = self._mesh, self._mesh.mesh
+        sides, cells = [], []
+        for number, (name, load) in enumerate(self._case.loads.items()):
+            if load.traction is not None or load.pressure is not None:
+                facets = mesh.boundaries[name]
+                kind = fem.IntegralType.exterior_facet
+                sides.append((number, fem.compute_integration_domains(kind, domain.topology, facets)))
+            if load.body_force is not None:
+                everything = np.arange(mesh.n_cells, dtype=np.int32)
+                cells.append((number, everything if name == EVERYWHERE else mesh.regions[name]))
+        metadata = {"quadrature_degree": self._degree}
+        surface = ufl.Measure("ds", domain=domain, subdomain_data=sides, metadata=metadata)
+        return surface, ufl.Measure("dx", domain=domain, subdomain_data=cells)
 
 
 def _at(value: Any, t: float) -> Any:
-    """Return a value at a time that cutback chose, which nobody could check before."""
+    """Return a value at a time that cutback may have chosen, which nobody could check before."""
     try:
         return np.asarray(value_at(value, t))
     except ValueError as error:
         raise CaseError(str(error)) from error
 
 
-_MOTIONS = {2: (0, 1, 5), 3: (0, 1, 2, 3, 4, 5)}
-_NAMES = ("move along x", "move along y", "move along z", "turn about x", "turn about y", "turn about z")
+_MOTIONS = ("move along x", "move along y", "move along z", "turn about x", "turn about y", "turn about z")
 
 
-def _rigid_motions(x: Array) -> Array:
-    """Return the displacements (n, 3, 6) of points (n, 3): three translations and three rotations."""
-    motions = np.zeros((len(x), 3, 6))
-    motions[:, :, :3] = np.eye(3)
-    motions[:, :, 3:] = -np.cross(x[:, None, :], np.eye(3)).transpose(0, 2, 1)
-    return motions
-
-
-def _check_rigid(held: Array, dim: int, comm: MPI.Comm) -> None:
-    """Refuse supports that leave the body a rigid motion; `held` has what each held component sees of the motions."""
-    size = comm.allreduce(float(np.abs(held[:, 3:]).max(initial=0.0)), op=MPI.MAX) or 1.0
-    scaled = held[:, _MOTIONS[dim]] / np.where(np.array(_MOTIONS[dim]) > 2, size, 1.0)
-    values, vectors = np.linalg.eigh(total(comm, scaled.T @ scaled))
-    if values[0] <= 1e-10 * max(values[-1], 1.0):
-        motion = _NAMES[_MOTIONS[dim][int(np.abs(vectors[:, 0]).argmax())]]
-        raise CaseError(f"the supports let the body {motion}; expected that they hold it", key="supports")
+def _check_rigid(held: list[tuple[Array, int]], dim: int, comm: MPI.Comm) -> None:
+    """Refuse supports that leave the body a rigid motion; `held` are points (n, 3) and the axis held there."""
+    points = np.vstack([np.empty((0, 3)), *(x for x, _ in held)])
+    axes = np.concatenate([np.empty(0, dtype=int), *(np.full(len(x), axis) for x, axis in held)])
+    points = points - total(comm, points.sum(0)) / max(int(total(comm, len(points))), 1)
+    size = comm.allreduce(float(np.abs(points).max(initial=0.0)), op=MPI.MAX) or 1.0
+    # What a held component sees of a translation along e_k, and of a rotation e_k × x.
+    moved = np.eye(3)[axes]
+    turned = -np.cross(points[:, None, :] / size, np.eye(3))[np.arange(len(axes)), :, axes]
+    possible = [0, 1, 5] if dim == 2 else list(range(6))
+    seen = np.hstack([moved, turned])[:, possible]
+    values, vectors = np.linalg.eigh(total(comm, seen.T @ seen))
+    if values[0] <= 1e-10 * values[-1]:
+        motion = _MOTIONS[possible[int(np.abs(vectors[:, 0]).argmax())]]
+        raise CaseError(f"the body can {motion}; expected supports that hold it", key="supports")
 
 
 def total(comm: MPI.Comm, values: Any) -> Any:

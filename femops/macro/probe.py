@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from dolfinx import fem, geometry
+from dolfinx import geometry
 from mpi4py import MPI
 
 from femops.errors import CaseError
@@ -18,50 +18,67 @@ def displacement_at(problem: MacroProblem, at: Sequence[float]) -> Array:
     Raises:
         CaseError: The point lies outside the body.
     """
-    return _evaluate(problem.mesh, problem.displacement, at)
+    comm, dim = problem.comm, problem.case.dim
+    owner, cell = _locate(problem.mesh, at)
+    value = None
+    if comm.rank == owner:
+        value = problem.displacement.eval(_point(at), np.array([cell], dtype=np.int32)).reshape(dim)
+    return np.asarray(comm.bcast(value, root=owner))
 
 
 def check_points(problem: MacroProblem) -> None:
-    """Refuse points of the case that lie outside the body; collective.
+    """Refuse points of the case that lie outside the body, and RVE fields of points without RVE; collective.
 
     Raises:
-        CaseError: A point lies outside; the message names its key.
+        CaseError: A point cannot be used; the message names its key.
     """
-    for name, quantity in problem.case.quantities.items():
-        if quantity.at is not None:
-            try:
-                displacement_at(problem, quantity.at)
-            except CaseError as error:
-                raise error.within(key=f"quantities.{name}") from error
+    for key, at in problem.case.points():
+        try:
+            owner, cell = _locate(problem.mesh, at)
+        except CaseError as error:
+            raise error.within(key=key) from error
+        if key.startswith("output.micro"):
+            law = problem.comm.bcast(_law_without_rve(problem, cell), root=owner)
+            if law:
+                raise CaseError(f"the law at {list(at)} is {law!r}, which has no RVE", key=key)
 
 
-def _evaluate(mesh: MacroMesh, function: fem.Function, at: Sequence[float]) -> Array:
-    dim = mesh.mesh.geometry.dim
-    if len(at) != dim:
-        raise CaseError(f"{list(at)} given, expected {dim} coordinates", key="at")
-    point = np.zeros((1, 3))
-    point[0, :dim] = at
-    cell = _cell_of(mesh, point)
-    value = function.eval(point, np.array([cell], dtype=np.int32)).ravel() if cell >= 0 else np.zeros(dim)
+def _law_without_rve(problem: MacroProblem, cell: int) -> str:
+    """Return the name of the law of a cell of this rank, empty if it has an RVE or the cell is elsewhere."""
+    points = problem.quadrature.points_of([cell])
+    for region in problem.material.regions:
+        if cell >= 0 and not hasattr(region.law, "micro_fields") and np.isin(points, region.points).any():
+            return problem.case.laws()[region.name].law
+    return ""
+
+
+def _point(at: Sequence[float]) -> Array:
+    return np.array([[*at, 0.0, 0.0][:3]])
+
+
+def _locate(mesh: MacroMesh, at: Sequence[float]) -> tuple[int, int]:
+    """Return the first rank that has the point and the cell there, −1 on the ranks without; collective."""
     comm = mesh.mesh.comm
+    own = float(np.ptp(mesh.mesh.geometry.x, axis=0).max()) if mesh.n_cells else 0.0
+    extent = comm.allreduce(own, op=MPI.MAX)
+    cell = _cell_of(mesh, _point(at), 1e-9 * extent)
     owner = comm.allreduce(comm.rank if cell >= 0 else comm.size, op=MPI.MIN)
     if owner == comm.size:
-        raise CaseError(f"the point {list(at)} lies outside the body", key="at")
-    return comm.bcast(value, root=owner)
+        raise CaseError(f"the point {list(at)} lies outside the body")
+    return int(owner), cell
 
 
-def _cell_of(mesh: MacroMesh, point: Array) -> int:
+def _cell_of(mesh: MacroMesh, point: Array, tolerance: float) -> int:
     """Return a cell of this rank that holds the point, or −1; the boundary counts as inside to round-off."""
     domain = mesh.mesh
     if mesh.n_cells == 0:
         return -1
-    extent = domain.comm.allreduce(float(np.ptp(domain.geometry.x, axis=0).max()), op=MPI.MAX)
-    tree = geometry.bb_tree(domain, domain.topology.dim, padding=1e-9 * extent)
-    candidates = geometry.compute_collisions_points(tree, point).links(0)
-    if len(candidates) == 0:
+    tree = geometry.bb_tree(domain, domain.topology.dim, padding=tolerance)
+    candidates = geometry.compute_collisions_points(tree, point)
+    if len(candidates.links(0)) == 0:
         return -1
-    hits = geometry.compute_colliding_cells(domain, geometry.compute_collisions_points(tree, point), point).links(0)
-    return int(hits[0]) if len(hits) else _nearest(mesh, candidates, point, 1e-9 * extent)
+    hits = geometry.compute_colliding_cells(domain, candidates, point).links(0)
+    return int(hits[0]) if len(hits) else _nearest(mesh, candidates.links(0), point, tolerance)
 
 
 def _nearest(mesh: MacroMesh, candidates: Array, point: Array, tolerance: float) -> int:

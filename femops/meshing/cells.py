@@ -5,10 +5,11 @@ Reference cells are those of basix: the unit triangle and tetrahedron, the unit 
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import basix
 import numpy as np
+from pydantic import AfterValidator
 
 from femops.notation import Array
 
@@ -137,3 +138,23 @@ CELLS: dict[str, CellKind] = {
 def cell_kind(name: str) -> CellKind:
     """Return a kind of cell by its name in meshio."""
     return CELLS[name]
+
+
+_LONG_NAMES = {"quadrilateral": "quad", "tetrahedron": "tetra"}
+
+
+def _short(name: str) -> str:
+    return _LONG_NAMES.get(name, name)
+
+
+_Planar = Literal["triangle", "triangle6", "quad", "quadrilateral", "quad8", "quad9"]
+_Simplex = Literal["tetra", "tetrahedron", "tetra10"]
+_Brick = Literal["hexahedron", "hexahedron20", "hexahedron27"]
+_SHORT = AfterValidator(_short)
+
+PlanarCell = Annotated[_Planar, _SHORT]
+"""Kind of a 2D cell in a case file, by its name in meshio or its long name."""
+SimplexCell = Annotated[_Simplex, _SHORT]
+"""Kind of a tetrahedron in a case file."""
+AnyCell = Annotated[Literal[_Planar, _Simplex, _Brick], _SHORT]
+"""Kind of a 2D or 3D cell in a case file."""

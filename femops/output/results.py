@@ -7,7 +7,7 @@ import numpy as np
 from dolfinx.io import VTXWriter
 
 from femops import notation
-from femops.case import Case
+from femops.errors import CaseError
 from femops.macro.problem import MacroProblem
 from femops.macro.stepping import StepReport
 from femops.output.gather import Gatherer
@@ -109,17 +109,20 @@ class Results:
         """Return law, strain, state and coordinates of the chosen points; None where another rank has the point."""
         problem, comm = self.problem, self.problem.comm
         strain, x = problem.quadrature.strain(), problem.quadrature.coordinates()
+        having = [region.points for region in problem.material.regions if hasattr(region.law, "micro_fields")]
+        points = np.concatenate([np.empty(0, dtype=np.int64), *having])
         chosen = []
         for wanted in problem.case.output.micro:
             if wanted.at is not None:
-                rank_of = np.linalg.norm(x - np.asarray(wanted.at), axis=1)
+                rank_of = np.linalg.norm(x[points] - np.asarray(wanted.at), axis=1)
                 count = 1
             else:
-                rank_of, count = -np.linalg.norm(strain, axis=1), wanted.count
+                rank_of, count = -np.linalg.norm(strain[points], axis=1), wanted.count
             order = np.argsort(rank_of, kind="stable")[:count]
-            best = sorted(one for part in comm.allgather([(rank_of[i], comm.rank, i) for i in order]) for one in part)
+            mine = [(rank_of[i], comm.rank, int(points[i])) for i in order]
+            best = sorted(one for part in comm.allgather(mine) for one in part)
             for _, owner, point in best[:count]:
-                chosen.append(self._at_point(strain, x, int(point)) if owner == comm.rank else (None,) * 4)
+                chosen.append(self._at_point(strain, x, point) if owner == comm.rank else (None,) * 4)
         return chosen
 
     def _at_point(self, strain: Any, x: Any, point: int) -> tuple[Any, Any, Any, Any]:
@@ -138,7 +141,7 @@ class Results:
         phase = np.empty(len(rve.mesh.cells), dtype=np.int32)
         for position, cells in enumerate(rve.cells_of_phase):
             phase[cells] = position
-        cell_data = {
+        cell_data: dict[str, Any] = {
             "strain": tensor_components(fields.strain),
             "stress": tensor_components(fields.stress, fields.stress_33),
             "von_mises": notation.von_mises(fields.stress, fields.stress_33),
@@ -152,9 +155,19 @@ class Results:
         )
 
 
-def check_micro(case: Case, laws: dict[str, Any]) -> str | None:
-    """Return why the RVE fields that a case asks for cannot be written; None if they can."""
-    without = [name for name, law in laws.items() if not hasattr(law, "micro_fields")]
-    if case.output.micro and without:
-        return f"the law of {without[0]} has no RVE whose fields could be written"
-    return None
+def check_output(problem: MacroProblem) -> None:
+    """Refuse output that a case asks for and that its laws and fields do not have.
+
+    Raises:
+        CaseError: No law has RVEs whose fields could be written, or there is no field for the picture.
+    """
+    wanted, regions = problem.case.output, problem.material.regions
+    if wanted.micro and not any(hasattr(region.law, "micro_fields") for region in regions):
+        laws = ", ".join(parameters.law for parameters in problem.case.laws().values())
+        raise CaseError(f"no law of the case has RVEs whose fields could be written; laws: {laws}", key="output.micro")
+    known = {"error": "law_error"}
+    fields = [known.get(name, name) for name in wanted.fields if name != "state"]
+    if "state" in wanted.fields:
+        fields += [name for region in regions for name in region.law.state_fields]
+    if wanted.picture is not None and wanted.picture not in fields:
+        raise CaseError(f"no field {wanted.picture!r}; fields: {', '.join(fields)}", key="output.picture")

@@ -12,14 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 
 from femops.errors import CaseError
 from femops.meshing.box import grid
-from femops.meshing.cells import CELLS
+from femops.meshing.cells import CELLS, AnyCell, PlanarCell, SimplexCell
 from femops.meshing.tagged import TaggedMesh
 from femops.notation import Array
 
 VOID = "void"
-Planar = Literal["triangle", "triangle6", "quad", "quad8", "quad9"]
-Solid = Literal["tetra", "tetra10"]
-Structured = Planar | Solid | Literal["hexahedron", "hexahedron20", "hexahedron27"]
 PhaseName = Annotated[str, Field(min_length=1)]
 Size = PositiveFloat | list[PositiveFloat]
 Point2 = tuple[float, float]
@@ -71,21 +68,21 @@ class Circles(_Matrix):
     """Circles in a matrix."""
 
     circles: list[Circle] = Field(min_length=1)
-    cell: Planar = "quad8"
+    cell: PlanarCell = "quad8"
 
 
 class Ellipses(_Matrix):
     """Ellipses in a matrix."""
 
     ellipses: list[Ellipse] = Field(min_length=1)
-    cell: Planar = "quad8"
+    cell: PlanarCell = "quad8"
 
 
 class Spheres(_Matrix):
     """Spheres in a matrix."""
 
     spheres: list[Sphere] = Field(min_length=1)
-    cell: Solid = "tetra10"
+    cell: SimplexCell = "tetra10"
 
 
 class _Random(_Matrix):
@@ -101,13 +98,13 @@ class _Random(_Matrix):
 class RandomCircles(_Random):
     """Equal circles placed at random without overlap."""
 
-    cell: Planar = "quad8"
+    cell: PlanarCell = "quad8"
 
 
 class RandomSpheres(_Random):
     """Equal spheres placed at random without overlap."""
 
-    cell: Solid = "tetra10"
+    cell: SimplexCell = "tetra10"
 
 
 class Laminate(_Cell):
@@ -118,7 +115,7 @@ class Laminate(_Cell):
     )
     axis: Literal[0, 1, 2] = 0
     mesh_size: PositiveFloat = Field(description="Edge length of the finite elements [length].")
-    cell: Structured = "quad8"
+    cell: AnyCell = "quad8"
 
 
 class Homogeneous(_Cell):
@@ -127,7 +124,7 @@ class Homogeneous(_Cell):
     phase: PhaseName = "matrix"
     dim: Literal[2, 3] = 2
     cells: PositiveInt | list[PositiveInt] = Field(2, description="Grid cells along each axis.")
-    cell: Structured | None = Field(None, description="Default: quad or hexahedron.")
+    cell: AnyCell | None = Field(None, description="Default: quad or hexahedron.")
 
 
 Generator = Circles | Ellipses | Spheres | RandomCircles | RandomSpheres | Laminate | Homogeneous

@@ -25,7 +25,7 @@ from femops.rve.geometry import (
     Spheres,
     generate,
 )
-from femops.validation import NestedError
+from femops.validation import NestedError, shown
 
 
 class MeshFile(BaseModel):
@@ -77,7 +77,7 @@ class RVEParameters(BaseModel):
                 valid[name] = mapping
                 continue
             if not isinstance(mapping, Mapping):
-                raise NestedError(CaseError(f"{mapping!r} given, expected a law with its parameters", key=name))
+                raise NestedError(CaseError(f"{shown(mapping)} given, expected a law with its parameters", key=name))
             try:
                 valid[name] = validate(mapping)
             except CaseError as error:
@@ -89,9 +89,7 @@ class RVEParameters(BaseModel):
         sources = ["mesh", *GENERATORS]
         given = [name for name in sources if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(
-                f"expected exactly one of {', '.join(sources)}; given: {', '.join(given) or 'none'}"
-            )
+            raise ValueError(f"expected exactly one of {', '.join(sources)}; given: {', '.join(given) or 'none'}")
         return self
 
     def tagged_mesh(self, context: LawContext) -> TaggedMesh:

@@ -1,0 +1,74 @@
+"""The text of case files: YAML, and changes to it from the command line."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from femops.errors import CaseError
+from femops.validation import shown
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as PyYAML reads it safely, but a key may stand only once in a block."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        first: dict[str, yaml.Mark] = {}
+        for key, _ in node.value:
+            mark = first.setdefault(str(key.value), key.start_mark)
+            if mark is not key.start_mark:
+                problem = f"the key {key.value!r} stands twice in one block, first at line {mark.line + 1}"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the blocks of a case file as they are written.
+
+    Raises:
+        CaseError: The file is missing, is not UTF-8 or YAML, or holds no mapping.
+    """
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise CaseError(f"cannot be read ({error.strerror})", file=path) from error
+    except UnicodeDecodeError as error:
+        raise CaseError(f"is not UTF-8 text (byte {error.start}); save it as UTF-8", file=path) from error
+    except yaml.YAMLError as error:
+        raise CaseError(f"is not valid YAML{_explained(error)}", file=path) from error
+    if not isinstance(data, dict):
+        raise CaseError(f"{shown(data)} given, expected a mapping of keys", file=path)
+    return data
+
+
+def _explained(error: yaml.YAMLError) -> str:
+    """Return line and problem in one line."""
+    mark = getattr(error, "problem_mark", None)
+    line = "" if mark is None else f" at line {mark.line + 1}"
+    return f"{line}: {' '.join(str(getattr(error, 'problem', None) or error).split())}"
+
+
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Change one value in place.
+
+    Args:
+        data: The case as it is written.
+        override: A change such as `solver.rtol=1e-6`; the value is YAML.
+
+    Raises:
+        CaseError: The change is not of this form or leads through something that is no block of keys.
+    """
+    key, separator, text = override.partition("=")
+    *parents, last = key.split(".")
+    if not separator or not all((*parents, last)):
+        raise CaseError(f"{override!r} given, expected key=value, for example solver.rtol=1e-6", key="--set")
+    for parent in parents:
+        if data.get(parent) is None:
+            data[parent] = {}
+        data = data[parent]
+        if not isinstance(data, dict):
+            raise CaseError(f"{key!r}: {parent!r} is not a block of keys; replace it as a whole", key="--set")
+    try:
+        data[last] = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise CaseError(f"{text!r} is not valid YAML{_explained(error)}", key="--set") from error

@@ -1,0 +1,36 @@
+"""Cases and problems for the tests, made in a few words."""
+
+from pathlib import Path
+from typing import Any
+
+from mpi4py import MPI
+
+from femops.case import Case
+from femops.macro.problem import MacroProblem
+from femops.run import prepare
+
+SATURATING = {"law": "saturating", "K": 4780.0, "alpha1": 50.0, "alpha2": 0.06}
+ELASTIC = {"law": "elastic", "K": 43452.381, "G": 29918.033}
+BOXES = {2: ("triangle", "quadrilateral"), 3: ("tetrahedron", "hexahedron")}
+
+
+def box_case(cell: str, *, cells: int = 3, **changes: Any) -> Case:
+    """A box of edge 1 under a prescribed extension along x, sliding on its left, bottom and back faces."""
+    dim = 2 if cell in BOXES[2] else 3
+    supports: dict[str, Any] = {"left": {"ux": 0.0}, "bottom": {"uy": 0.0}}
+    if dim == 3:
+        supports["back"] = {"uz": 0.0}
+    data = {
+        "kinematics": "plane_strain" if dim == 2 else "solid",
+        "mesh": {"box": {"size": [1.0] * dim, "cells": [cells] * dim, "cell": cell}},
+        "material": ELASTIC,
+        "supports": supports,
+        "loads": {"right": {"displacement": {"ux": "0.01 * t"}}},
+        **changes,
+    }
+    return Case.model_validate(data)
+
+
+def box_problem(cell: str, base: Path = Path(), **changes: Any) -> MacroProblem:
+    """The problem of `box_case`, built but not solved."""
+    return prepare(box_case(cell, **changes), base / "box.yaml", MPI.COMM_WORLD).problem

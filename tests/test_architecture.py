@@ -1,0 +1,75 @@
+"""Who may import whom: the rules of the architecture, read from the syntax trees."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "femops"
+MODULES = sorted(ROOT.rglob("*.py"))
+
+# Rooms from the ground up: a module imports its own floor and those below it.
+FLOORS = [
+    {"errors", "notation", "parallel", "log", "expressions", "validation"},
+    {"law", "hookspecs", "checks"},
+    {"meshing", "phases"},
+    {"rve", "surrogate"},
+    {"builtin", "plugins"},
+    {"case", "case_reading", "case_meshes"},
+    {"macro", "output"},
+    {"run"},
+    {"cli"},
+]
+FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+
+# Packages that only some rooms may know.
+RESERVED = {
+    "dolfinx": {"macro", "output"},
+    "petsc4py": {"macro", "rve/linear.py"},
+    "mpi4py": {"macro", "output", "run", "cli"},
+    "torch": {"surrogate"},
+}
+
+
+def _room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def _imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path: Path) -> None:
+    room = _room(path)
+    if room == "__init__":
+        return
+    for name in _imports(path):
+        parts = name.split(".")
+        if parts[0] == "femops" and len(parts) > 1 and parts[1] in FLOOR:
+            assert FLOOR[parts[1]] <= FLOOR[room], f"{room} may not import {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_heavy_packages_stay_in_their_rooms(path: Path) -> None:
+    here = {_room(path), str(path.relative_to(ROOT))}
+    for name in _imports(path):
+        allowed = RESERVED.get(name.split(".")[0])
+        assert allowed is None or here & allowed, f"{path.name} may not import {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_public_names_of_dolfinx_are_used(path: Path) -> None:
+    hidden = [name for name in _imports(path) if name.startswith("dolfinx") and "._" in name]
+    assert not hidden
+
+
+def test_every_room_has_its_floor() -> None:
+    rooms = {_room(path) for path in MODULES} - {"__init__"}
+    assert rooms <= set(FLOOR)

@@ -1,0 +1,80 @@
+"""Every shipped case runs and gives its pinned numbers, whatever the number of ranks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from femops.case import load_case
+from femops.run import run_case
+
+ROOT = Path(__file__).parents[1]
+CASES = sorted((ROOT / "cases").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_case_gives_its_pinned_numbers(path: Path, tmp_path: Path) -> None:
+    case = load_case(path)
+    assert case.quantities, "a shipped case pins at least one number"
+    summary = run_case(case, path, tmp_path, MPI.COMM_WORLD)
+    assert summary["finished"]
+    for name, quantity in case.quantities.items():
+        assert quantity.expected is not None
+        assert summary["quantities"][name] == pytest.approx(quantity.expected, rel=quantity.rtol), name
+
+
+PARALLEL = {
+    "plane": [
+        "kinematics=plane_strain",
+        "mesh={box: {size: [2, 1], cells: [4, 3], cell: triangle}}",
+        "order=2",
+        "material={law: j2, E: 100.0, nu: 0.3, yield_stress: 0.5, hardening: 5.0}",
+        "supports={left: {ux: 0, uy: 0}}",
+        'loads={right: {displacement: {uy: "0.05 * t"}}, top: {pressure: 0.1}}',
+    ],
+    "solid": [
+        "kinematics=solid",
+        "mesh={box: {size: [1, 1, 1], cells: [2, 2, 2], cell: hexahedron}}",
+        "material={law: nested, rve: {spheres: {spheres: [{center: [0, 0, 0], radius: 0.3}], mesh_size: 0.4, cell: tetra},"
+        " phases: {matrix: {law: saturating, K: 4780.0, alpha1: 50.0, alpha2: 0.06},"
+        " fibre: {law: elastic, E: 70000.0, nu: 0.2}}}}",
+        "supports={left: {ux: 0, uy: 0, uz: 0}}",
+        'loads={right: {traction: [0.0, "2.0 * t", 1.0]}}',
+        "output={micro: [{most: strained}], points: true}",
+    ],
+}
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("name", list(PARALLEL))
+def test_two_ranks_give_what_one_gives(name: str, tmp_path: Path) -> None:
+    case = tmp_path / "case.yaml"
+    lines = [line.replace("=", ": ", 1) for line in PARALLEL[name]]
+    case.write_text("\n".join([*lines, "steps: {count: 2, end: 1.0}", ""]))
+    files = {}
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        command = [str(Path(sys.executable).parent / "mpirun"), "-n", str(ranks), sys.executable, "-m", "femops.cli"]
+        subprocess.run([*command, "run", str(case), "--output", str(folder)], check=True, capture_output=True)
+        files[ranks] = folder
+        assert json.loads((folder / "summary.json").read_text())["ranks"] == ranks
+    assert {one.name for one in files[1].iterdir()} == {one.name for one in files[2].iterdir()}
+    for one in sorted(files[1].glob("*.vtkhdf")):
+        _same(one, files[2] / one.name)
+
+
+def _same(first: Path, second: Path) -> None:
+    with h5py.File(first) as a, h5py.File(second) as b:
+        names: list[str] = []
+        a.visit(names.append)
+        arrays = [name for name in names if isinstance(a[name], h5py.Dataset)]
+        assert any("displacement" in name for name in arrays)
+        for name in arrays:
+            x, y = np.asarray(a[name], dtype=float), np.asarray(b[name], dtype=float)
+            scale = np.abs(x).max(initial=1e-300)
+            assert np.abs(x - y).max(initial=0.0) <= 1e-10 * scale, name

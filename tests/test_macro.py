@@ -1,0 +1,213 @@
+"""The macroscale problem: patch tests, rates, Newton's tail, the seam to UFL, reactions, steps."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ufl
+from dolfinx import fem
+from dolfinx.fem import petsc as fem_petsc
+from helpers import BOXES, ELASTIC, SATURATING, box_case, box_problem
+from mpi4py import MPI
+
+from femops import NotConverged, load_law, notation
+from femops.law import LawResponse
+from femops.log import Timers
+from femops.macro.mesh import macro_mesh
+from femops.macro.problem import MacroProblem
+from femops.macro.stepping import run_steps
+from femops.meshing.box import box
+from femops.meshing.writing import write_mesh
+
+ALL_CELLS = [*BOXES[2], *BOXES[3]]
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("cell", ALL_CELLS)
+def test_uniform_strain_is_exact_on_distorted_cells(cell: str, order: int, tmp_path: Path) -> None:
+    dim = 2 if cell in BOXES[2] else 3
+    kind = {"quadrilateral": "quad", "tetrahedron": "tetra"}.get(cell, cell)
+    mesh = box([1.0] * dim, [3] * dim, kind)
+    points = mesh.points.copy()
+    inside = ((points > 1e-9) & (points < 1 - 1e-9)).all(axis=1)
+    points[inside] += np.random.default_rng(0).uniform(-0.06, 0.06, (int(inside.sum()), dim))
+    write_mesh(replace(mesh, points=points), tmp_path / "distorted.msh")
+    problem = box_problem(cell, tmp_path, order=order, mesh={"file": "distorted.msh"})
+    problem.solve(1.0, 1.0)
+    young, poisson = _young_and_poisson()
+    lateral = -poisson / (1.0 - poisson) if dim == 2 else -poisson
+    expected = np.zeros(notation.n_strain(dim))
+    expected[:dim] = [0.01, *[0.01 * lateral] * (dim - 1)]
+    assert np.abs(problem.quadrature.strain() - expected).max() < 1e-12
+    modulus = young / (1.0 - poisson**2) if dim == 2 else young
+    assert problem.reaction_on("right")[0] == pytest.approx(0.01 * modulus, rel=1e-11)
+
+
+def _young_and_poisson() -> tuple[float, float]:
+    bulk, shear = ELASTIC["K"], ELASTIC["G"]
+    return 9 * bulk * shear / (3 * bulk + shear), (3 * bulk - 2 * shear) / (2 * (3 * bulk + shear))
+
+
+def _weight_error(cell: str, cells: int, order: int) -> float:
+    """Error of the strain of a column under its own weight: ε_11 = b (1 − x)/M with M the oedometer modulus."""
+    dim = 2 if cell in BOXES[2] else 3
+    sides = {"bottom": {"uy": 0.0}, "top": {"uy": 0.0}}
+    if dim == 3:
+        sides |= {"back": {"uz": 0.0}, "front": {"uz": 0.0}}
+    problem = box_problem(
+        cell,
+        cells=cells,
+        order=order,
+        supports={"left": {"ux": 0.0}, **sides},
+        loads={"everywhere": {"body_force": [100.0, *[0.0] * (dim - 1)]}},
+    )
+    problem.solve(1.0, 1.0)
+    modulus = ELASTIC["K"] + 4.0 / 3.0 * ELASTIC["G"]
+    error = problem.quadrature.strain()
+    error[:, 0] -= 100.0 / modulus * (1.0 - problem.quadrature.coordinates()[:, 0])
+    weights = problem.quadrature.weights()
+    return float(np.sqrt(weights @ (error**2).sum(1)) / (100.0 / modulus))
+
+
+@pytest.mark.parametrize("cell", ["quadrilateral", "hexahedron"])
+def test_strain_converges_with_the_order_of_the_cells(cell: str) -> None:
+    sizes = np.array([2, 4, 8])
+    errors = [_weight_error(cell, int(n), 1) for n in sizes]
+    rate = -np.polyfit(np.log(sizes), np.log(errors), 1)[0]
+    assert rate == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("cell", ALL_CELLS)
+def test_second_order_cells_hold_a_quadratic_displacement(cell: str) -> None:
+    assert _weight_error(cell, 2, 2) < 1e-12
+
+
+@pytest.mark.parametrize("cell", ALL_CELLS)
+def test_law_in_quadrature_spaces_equals_the_same_law_in_ufl(cell: str) -> None:
+    problem = box_problem(cell, cells=2, material=SATURATING, loads={"right": {"displacement": {"ux": 0.05}}})
+    u, v = problem.displacement, ufl.TestFunction(problem.displacement.function_space)
+    u.x.array[:] = np.random.default_rng(1).uniform(-0.02, 0.02, len(u.x.array))
+    problem.evaluate(1.0)
+    dim = problem.case.dim
+    strain = ufl.variable(ufl.sym(ufl.grad(u)))
+    squared = ufl.inner(strain, strain) - ufl.tr(strain) ** 2 / 3
+    n = ufl.sqrt(squared)
+    psi = 0.5 * SATURATING["K"] * ufl.tr(strain) ** 2
+    psi += SATURATING["alpha1"] * (n - SATURATING["alpha2"] * ufl.ln(1 + n / SATURATING["alpha2"]))
+    residual = ufl.inner(ufl.diff(psi, strain), ufl.sym(ufl.grad(v))) * problem.quadrature.measure
+    jacobian = ufl.derivative(residual, u)
+    expected = fem_petsc.assemble_vector(fem.form(residual)).array
+    found = fem_petsc.assemble_vector(problem._internal).array
+    assert np.abs(found - expected).max() < 1e-12 * np.abs(expected).max()
+    expected_matrix = fem_petsc.assemble_matrix(fem.form(jacobian))
+    found_matrix = fem_petsc.assemble_matrix(problem._jacobian)
+    for matrix in (expected_matrix, found_matrix):
+        matrix.assemble()
+    scale = expected_matrix.norm()
+    expected_matrix.axpy(-1.0, found_matrix)
+    assert expected_matrix.norm() < 1e-12 * scale
+    assert dim == notation.dimension(problem.material.stress.shape[1])
+
+
+@pytest.mark.parametrize("material", [SATURATING, {"law": "j2", "E": 100.0, "nu": 0.3, "yield_stress": 0.4}])
+def test_jacobian_is_the_derivative_of_the_residual(material: dict[str, object]) -> None:
+    problem = box_problem("quadrilateral", material=material)
+    u = problem.displacement
+    rng = np.random.default_rng(2)
+    base = rng.uniform(-0.02, 0.02, len(u.x.array))
+    direction = rng.uniform(-1.0, 1.0, len(base))
+
+    def residual(length: float) -> np.ndarray:
+        u.x.array[:] = base + length * direction
+        problem.evaluate(1.0)
+        return fem_petsc.assemble_vector(problem._internal).array.copy()
+
+    start = residual(0.0)
+    matrix = fem_petsc.assemble_matrix(problem._jacobian)
+    matrix.assemble()
+    vector = matrix.createVecRight()
+    vector.array[:] = direction
+    slope = (matrix * vector).array.copy()
+    lengths = 1e-4 * 0.5 ** np.arange(5)
+    remainders = [np.linalg.norm(residual(h) - start - h * slope) for h in lengths]
+    rate = np.polyfit(np.log(lengths), np.log(remainders), 1)[0]
+    assert rate == pytest.approx(2.0, abs=0.1)
+
+
+def test_newton_converges_quadratically() -> None:
+    supports = {"left": {"ux": 0.0, "uy": 0.0}}
+    loads = {"right": {"traction": [0.0, 12.0]}}
+    problem = box_problem("quadrilateral", cells=6, material=SATURATING, supports=supports, loads=loads)
+    residuals = np.array(problem.solve(1.0, 1.0).residuals)
+    tail = residuals[(residuals < 0.1) & (residuals > 1e-11)]
+    assert len(tail) >= 3
+    orders = np.diff(np.log(tail[1:])) / np.diff(np.log(tail[:-1]))
+    assert orders[-1] > 1.8
+
+
+@pytest.mark.parametrize("cell", ["triangle", "hexahedron"])
+def test_reactions_balance_traction_pressure_and_weight(cell: str) -> None:
+    dim = 2 if cell in BOXES[2] else 3
+    problem = box_problem(
+        cell,
+        supports={"left": {axis: 0.0 for axis in ("ux", "uy", "uz")[:dim]}},
+        loads={
+            "right": {"traction": [3.0, 1.0, 0.5][:dim]},
+            "top": {"pressure": 7.0},
+            "everywhere": {"body_force": [0.0, 2.0, 0.0][:dim]},
+        },
+    )
+    problem.solve(1.0, 1.0)
+    expected = -np.array([3.0, 1.0 - 7.0 + 2.0, 0.5])[:dim]
+    assert problem.reaction_on("left") == pytest.approx(expected, rel=1e-9)
+
+
+def test_each_region_has_its_own_law(tmp_path: Path) -> None:
+    mesh = box([2.0, 1.0], [4, 2], "quad")
+    soft = np.flatnonzero(mesh.points[mesh.cells].mean(axis=1)[:, 0] < 1.0)
+    hard = np.setdiff1d(np.arange(len(mesh.cells)), soft)
+    write_mesh(replace(mesh, regions={"soft": soft, "hard": hard}), tmp_path / "two.msh")
+    material = {"soft": {"law": "elastic", "E": 1.0, "nu": 0.0}, "hard": {"law": "elastic", "E": 3.0, "nu": 0.0}}
+    problem = box_problem("quadrilateral", tmp_path, mesh={"file": "two.msh"}, material=material)
+    problem.solve(1.0, 1.0)
+    # two springs in series: the soft half takes three quarters of the extension
+    assert problem.reaction_on("right")[0] == pytest.approx(0.01 / (1.0 + 1.0 / 3.0), rel=1e-10)
+
+
+class _Brittle:
+    """Elastic, but refuses increments of strain above a limit: forces cutbacks."""
+
+    def __init__(self, limit: float) -> None:
+        law = load_law(ELASTIC)
+        self.kinematics, self.dim, self.inner = law.kinematics, law.dim, law
+        self.n_state, self.state_fields, self.limit = 3, {}, limit
+
+    def evaluate(self, strain: np.ndarray, state: np.ndarray, dt: float) -> LawResponse:
+        if np.abs(strain - state).max(initial=0.0) > self.limit:
+            raise NotConverged("increment too large")
+        answer = self.inner.evaluate(strain, state[:, :0], dt)
+        return replace(answer, state=strain.copy())
+
+
+def _brittle_problem(limit: float, **changes: object) -> MacroProblem:
+    case = box_case("quadrilateral", **changes)
+    mesh = macro_mesh(lambda: box([1.0, 1.0], [2, 2], "quad"), 2, MPI.COMM_WORLD)
+    return MacroProblem(case, mesh, {"everywhere": _Brittle(limit)}, Timers())
+
+
+def test_steps_are_cut_back_and_grow_again() -> None:
+    problem = _brittle_problem(0.003, steps={"count": 2, "end": 2.0})
+    reports = []
+    run_steps(problem, reports.append)
+    assert [report.t for report in reports] == [1.0, 2.0]
+    assert reports[0].cutbacks >= 2
+    assert reports[0].increments >= 4
+    assert problem.mean_displacement_of("right")[0] == pytest.approx(0.02, rel=1e-12)
+
+
+def test_hopeless_steps_say_where_and_leave_the_last_state() -> None:
+    problem = _brittle_problem(1e-9, steps={"count": 2, "end": 2.0})
+    with pytest.raises(NotConverged, match=r"step 1 stopped at t = 0 after \d+ cutbacks: .*increment too large"):
+        run_steps(problem, lambda report: None)
+    assert np.abs(problem.displacement.x.array).max() == 0.0

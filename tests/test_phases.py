@@ -1,0 +1,215 @@
+"""The phases keep the law contract and their own equations; the contract checks refuse laws that break it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from femops import LawResponse, load_law, notation
+from femops.checks import check_law
+from femops.notation import Array
+
+PHASES: dict[str, dict[str, Any]] = {
+    "elastic": {"law": "elastic", "K": 43452.381, "G": 29918.033},
+    "saturating": {"law": "saturating", "K": 4780.0, "alpha1": 50.0, "alpha2": 0.06},
+    "j2": {"law": "j2", "E": 1000.0, "nu": 0.3, "yield_stress": 8.0, "hardening": 120.0},
+    "j2 ideal": {"law": "j2", "E": 1000.0, "nu": 0.3, "yield_stress": 8.0},
+}
+E, NU, YIELD, H = (PHASES["j2"][key] for key in ("E", "nu", "yield_stress", "hardening"))
+G = E / (2.0 * (1.0 + NU))
+EVERY = pytest.mark.parametrize("name", PHASES)
+DIMS = pytest.mark.parametrize("dim", [2, 3])
+IN_PLANE = [0, 1, 5]
+
+
+def law_of(name: str, dim: int) -> Any:
+    """Return a phase as a law."""
+    return load_law(PHASES[name], dim=dim)
+
+
+def path(dim: int, n_points: int = 8) -> list[Array]:
+    """Return strains of load steps with reversal and a change of direction. Shape (n_points, n_s) each."""
+    rng = np.random.default_rng(11)
+    one, two = rng.uniform(-0.03, 0.03, (2, n_points, notation.n_strain(dim)))
+    return [a * one + b * two for a, b in ((0.2, 0.0), (1.0, 0.0), (0.7, 0.1), (-0.8, 0.3), (-0.3, 1.0), (0.0, 0.0))]
+
+
+@EVERY
+@DIMS
+def test_the_law_keeps_the_contract(name: str, dim: int) -> None:
+    check_law(law_of(name, dim), strain_scale=0.03, rtol_tangent=1e-7)
+
+
+@EVERY
+def test_plane_strain_is_3d_without_strain_out_of_the_plane(name: str) -> None:
+    plane, solid = law_of(name, 2), law_of(name, 3)
+    strains = path(2)
+    state_2, state_3 = np.zeros((len(strains[0]), plane.n_state)), np.zeros((len(strains[0]), solid.n_state))
+    for strain in strains:
+        embedded = np.zeros((len(strain), 6))
+        embedded[:, IN_PLANE] = strain
+        two, three = plane.evaluate(strain, state_2, 1.0), solid.evaluate(embedded, state_3, 1.0)
+        size, stiffness = np.abs(three.stress).max(), np.abs(three.tangent).max()
+        np.testing.assert_allclose(two.stress, three.stress[:, IN_PLANE], rtol=0.0, atol=1e-13 * size)
+        np.testing.assert_allclose(two.stress_33, three.stress[:, 2], rtol=0.0, atol=1e-13 * size)
+        block = three.tangent[:, IN_PLANE][:, :, IN_PLANE]
+        np.testing.assert_allclose(two.tangent, block, rtol=0.0, atol=1e-12 * stiffness)
+        state_2, state_3 = two.state, three.state
+    for field, part in plane.state_fields.items():
+        whole = state_3[:, solid.state_fields[field]]
+        expected = whole[:, IN_PLANE] if whole.shape[1] == 6 else whole
+        assert np.abs(expected).max() > 1e-3
+        np.testing.assert_allclose(state_2[:, part], expected, rtol=0.0, atol=1e-15)
+
+
+@EVERY
+@DIMS
+def test_the_stress_is_the_derivative_of_the_energy(name: str, dim: int) -> None:
+    law = law_of(name, dim)
+    state = np.zeros((8, law.n_state))
+    for strain in path(dim):
+        response = law.evaluate(strain, state, 1.0)
+        step = 1e-6
+        for i, unit in enumerate(step * np.eye(strain.shape[1])):
+            up, down = (law.phase.energy((strain + sign * unit).T, state.T) for sign in (1.0, -1.0))
+            expected = (up - down) / (2.0 * step)
+            scale = np.abs(response.stress).max() + step * np.abs(response.tangent).max()
+            np.testing.assert_allclose(response.stress[:, i], expected, rtol=0.0, atol=1e-6 * scale)
+        state = response.state
+
+
+@DIMS
+def test_the_saturating_law_bounds_the_deviatoric_stress(dim: int) -> None:
+    law = law_of("saturating", dim)
+    direction = np.random.default_rng(1).normal(size=notation.n_strain(dim))
+    strain = np.outer([1e-4, 0.03, 0.3, 30.0], direction)
+    response = law.evaluate(strain, np.zeros((4, 0)), 1.0)
+    norm = notation.von_mises(response.stress, response.stress_33) / 1.5**0.5
+    assert (np.diff(norm) > 0.0).all()
+    assert norm[-1] < law.phase.alpha1
+    assert norm[-1] > 0.99 * law.phase.alpha1
+
+
+@pytest.mark.parametrize("law", ["elastic", "j2"])
+def test_young_and_poisson_are_bulk_and_shear(law: str) -> None:
+    rest = {key: PHASES["j2"][key] for key in ("yield_stress", "hardening")} if law == "j2" else {}
+    bulk = E / (3.0 * (1.0 - 2.0 * NU))
+    strain, state = path(3)[1], np.zeros((8, 7 if law == "j2" else 0))
+    one = load_law({"law": law, "E": E, "nu": NU, **rest}, dim=3).evaluate(strain, state, 1.0)
+    two = load_law({"law": law, "K": bulk, "G": G, **rest}, dim=3).evaluate(strain, state, 1.0)
+    np.testing.assert_allclose(one.stress, two.stress, rtol=1e-12)
+
+
+# -- J2 in uniaxial stress: strains that give σ11 = s and nothing else --------------------------------------------
+
+
+def uniaxial(stress: Array, plastic: Array) -> Array:
+    """Return the 3D strain of a bar under `stress` with the axial plastic strain `plastic`. Shape (n, 6)."""
+    strain = np.zeros((len(stress), 6))
+    strain[:, 0] = stress / E + plastic
+    strain[:, 1] = strain[:, 2] = -NU * stress / E - 0.5 * plastic
+    return strain
+
+
+def bar(stress: Array, plastic: Array, state: Array | None = None) -> LawResponse:
+    """Return the response of the J2 law to `uniaxial`, with the stress checked."""
+    given = np.zeros((len(stress), 7)) if state is None else state
+    response = law_of("j2", 3).evaluate(uniaxial(stress, plastic), given, 1.0)
+    np.testing.assert_allclose(response.stress[:, 0], stress, rtol=1e-12)
+    np.testing.assert_allclose(response.stress[:, 1:], 0.0, rtol=0.0, atol=1e-12 * YIELD)
+    return response
+
+
+def test_j2_yields_at_the_yield_stress() -> None:
+    stress = YIELD * np.array([0.5, 1.0 - 1e-9, 1.0 + 1e-6, -1.0 + 1e-9, -1.0 - 1e-6])
+    strain = uniaxial(stress, np.zeros(5))
+    plastic = law_of("j2", 3).evaluate(strain, np.zeros((5, 7)), 1.0).state[:, 6] > 0.0
+    assert plastic.tolist() == [False, False, True, False, True]
+
+
+def test_j2_hardens_with_its_tangent_modulus_and_flows_without_change_of_volume() -> None:
+    p = np.linspace(0.0, 0.1, 5)
+    stress = YIELD + H * p
+    response = bar(stress, p)
+    np.testing.assert_allclose(response.state[:, 6], p, rtol=0.0, atol=1e-14)
+    np.testing.assert_allclose(response.state[:, :3].sum(1), 0.0, rtol=0.0, atol=1e-15)
+    compliance = np.linalg.inv(response.tangent[1:])
+    np.testing.assert_allclose(1.0 / compliance[:, 0, 0], E * H / (E + H), rtol=1e-12)
+
+
+def test_j2_unloads_elastically_and_yields_again_at_the_hardened_stress() -> None:
+    p = np.array([0.01, 0.02, 0.05])
+    top = YIELD + H * p
+    loaded = bar(top, p)
+    unloaded = bar(-0.999 * top, p, loaded.state)
+    np.testing.assert_array_equal(unloaded.state, loaded.state)
+    np.testing.assert_allclose(np.linalg.inv(unloaded.tangent)[:, 0, 0], 1.0 / E, rtol=1e-12)
+    more = 0.003
+    reversed_ = bar(-(top + H * more), p - more, loaded.state)
+    np.testing.assert_allclose(reversed_.state[:, 6], p + more, rtol=1e-12)
+
+
+# -- the checks themselves ----------------------------------------------------------------------------------------
+
+
+class Changed:
+    """A law whose response is changed by a function of strain, state and response."""
+
+    def __init__(self, law: Any, change: Callable[[Array, Array, LawResponse], LawResponse]) -> None:
+        self.law, self.change = law, change
+        self.kinematics, self.dim = law.kinematics, law.dim
+        self.n_state, self.state_fields = law.n_state, law.state_fields
+
+    def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
+        return self.change(strain, state, self.law.evaluate(strain, state, dt))
+
+
+def remembering() -> Callable[[Array, Array, LawResponse], LawResponse]:
+    """Return a change that depends on the calls before."""
+    seen: list[float] = []
+
+    def change(strain: Array, state: Array, response: LawResponse) -> LawResponse:
+        seen.append(1.0)
+        return replace(response, stress=response.stress * (1.0 + 1e-6 * sum(seen)))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda e, s, r: replace(r, tangent=1.0001 * r.tangent), "central differences"),
+        (lambda e, s, r: replace(r, tangent=r.tangent.transpose(0, 2, 1) + e[:, :, None]), "central differences"),
+        (lambda e, s, r: replace(r, stress=r.stress + 1.0), "zero strain"),
+        (lambda e, s, r: replace(r, stress=r.stress * (1.0 + e.sum())), "alone and in the batch"),
+        (lambda e, s, r: replace(r, stress=r.stress.astype(np.float32)), "float32"),
+        (lambda e, s, r: replace(r, tangent=r.tangent[0]), "shape"),
+        (lambda e, s, r: replace(r, stress_33=None), "stress_33"),
+        (lambda e, s, r: replace(r, state=s), "view of the input state"),
+        (lambda e, s, r: replace(r, error=np.full(len(e), np.nan)), "not finite"),
+        (lambda e, s, r: replace(r, valid=np.ones(len(e))), "float64, expected bool"),
+        (lambda e, s, r: replace(r, valid=np.ones(max(len(e), 1), dtype=bool)), "empty batch"),
+        (remembering(), "the same input twice"),
+    ],
+)
+def test_a_law_that_breaks_the_contract_is_refused(change: Any, complaint: str) -> None:
+    with pytest.raises(AssertionError, match=complaint):
+        check_law(Changed(law_of("j2", 2), change))
+
+
+def test_a_law_that_writes_into_its_input_is_refused() -> None:
+    def change(strain: Array, state: Array, response: LawResponse) -> LawResponse:
+        strain += 1.0
+        return response
+
+    with pytest.raises(ValueError, match="read-only"):
+        check_law(Changed(law_of("elastic", 2), change))
+
+
+def test_state_fields_outside_the_state_are_refused() -> None:
+    law = Changed(law_of("j2", 3), lambda e, s, r: r)
+    law.state_fields = {"plastic_strain": slice(2, 8)}
+    with pytest.raises(AssertionError, match="plastic_strain"):
+        check_law(law)
