@@ -28,7 +28,7 @@ class CaseError(Exception):
         return ": ".join([*where, self.problem])
 
 
-class NotConverged(Exception):
+class NotConverged(Exception):  # noqa: N818 - the name that the architecture gives it
     """An iteration ended above its tolerance.
 
     Args:

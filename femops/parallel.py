@@ -1,12 +1,10 @@
 """Work that one rank does for all, and errors that all ranks must see."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from typing import Any, cast
 
 
-def on_root(comm: Any, work: Callable[[], T]) -> T:
+def on_root[T](comm: Any, work: Callable[[], T]) -> T:
     """Run `work` on rank 0 and hand its result, or its exception, to every rank.
 
     Args:
@@ -20,9 +18,9 @@ def on_root(comm: Any, work: Callable[[], T]) -> T:
     if comm.rank == 0:
         try:
             result = work()
-        except Exception as caught:  # handed to every rank and raised there
+        except Exception as caught:  # noqa: BLE001 - handed to every rank and raised there
             error = caught
     result, error = comm.bcast((result, error), root=0)
     if error is not None:
         raise error
-    return result  # type: ignore[return-value]
+    return cast("T", result)

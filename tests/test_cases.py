@@ -40,7 +40,8 @@ PARALLEL = {
     "solid": [
         "kinematics=solid",
         "mesh={box: {size: [1, 1, 1], cells: [2, 2, 2], cell: hexahedron}}",
-        "material={law: nested, rve: {spheres: {spheres: [{center: [0, 0, 0], radius: 0.3}], mesh_size: 0.4, cell: tetra},"
+        "material={law: nested, rve: {"
+        " spheres: {spheres: [{center: [0, 0, 0], radius: 0.3}], mesh_size: 0.4, cell: tetra},"
         " phases: {matrix: {law: saturating, K: 4780.0, alpha1: 50.0, alpha2: 0.06},"
         " fibre: {law: elastic, E: 70000.0, nu: 0.2}}}}",
         "supports={left: {ux: 0, uy: 0, uz: 0}}",

@@ -51,7 +51,6 @@ def macro_mesh(make: Callable[[], TaggedMesh], dim: int, comm: MPI.Comm) -> Macr
     Raises:
         CaseError: The mesh cannot be read or has another dimension than the case.
     """
-
     kept: list[TaggedMesh] = []
 
     def describe() -> dict[str, Any]:

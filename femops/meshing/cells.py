@@ -3,6 +3,7 @@
 Reference cells are those of basix: the unit triangle and tetrahedron, the unit square and cube.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -104,7 +105,7 @@ class CellKind:
         return [int(i) for i in distance.argmin(1)]
 
 
-def _with_middles(corners: list[tuple[int, ...]], *groups: list[tuple[int, ...]]) -> Array:
+def _with_middles(corners: Sequence[tuple[int, ...]], *groups: Sequence[tuple[int, ...]]) -> Array:
     """Append the centre of each group of corners to the corners."""
     points = np.array(corners, dtype=np.float64)
     centres = [points[list(group)].mean(0) for several in groups for group in several]

@@ -207,7 +207,7 @@ def _figure(body: Any, undeformed: Any, frame: Frame, colours: tuple[str, tuple[
     bar.update_ticks()
     bar.ax.xaxis.offsetText.set_fontsize(8)
     bar.ax.yaxis.offsetText.set_fontsize(8)
-    bar.outline.set_linewidth(0.4)  # type: ignore[operator]
+    bar.outline.set_linewidth(0.4)
     return figure
 
 

@@ -127,7 +127,7 @@ def _aim(plotter: Any, frame: Frame) -> None:
     distance = 10.0 * float(np.linalg.norm(frame.upper - frame.lower))
     camera = plotter.camera
     camera.focal_point = centre @ frame.axes
-    camera.position = (centre + [0.0, 0.0, distance]) @ frame.axes
+    camera.position = (centre + np.array([0.0, 0.0, distance])) @ frame.axes
     camera.up = frame.axes[1]
     plotter.enable_parallel_projection()
     camera.parallel_scale = 0.5 * float(frame.size[1])

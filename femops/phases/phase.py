@@ -47,7 +47,7 @@ class Phase(Protocol):
         ...
 
     def respond(self, strain: Any, state: Any) -> PhaseResponse:
-        """Return stress, consistent tangent and trial state for strain (n_s, ...) and committed state (n_state, ...)."""
+        """Return the response to strain (n_s, ...) from committed state (n_state, ...)."""
         ...
 
     def energy(self, strain: Any, state: Any) -> Any:

@@ -76,7 +76,7 @@ def _on_face(mesh: TaggedMesh, side: int) -> npt.NDArray[np.bool_]:
 
 def _periodic_masters(mesh: TaggedMesh) -> npt.NDArray[np.int64]:
     """Return for each node the node of the lower faces whose periodic image it is, or itself. Shape (n_nodes,)."""
-    lower, upper = mesh.bounds
+    lower, _ = mesh.bounds
     on_lower, on_upper = _on_face(mesh, 0), _on_face(mesh, 1)
     for axis in range(mesh.dim):
         _check_faces(mesh, axis, on_lower[:, axis], on_upper[:, axis])
@@ -93,7 +93,7 @@ def _check_faces(mesh: TaggedMesh, axis: int, low: npt.NDArray[np.bool_], high: 
     low_points, high_points = mesh.points[low][:, others], mesh.points[high][:, others]
     tolerance = _TOLERANCE * (upper - lower).max()
     for here, there, side in ((low_points, high_points, "lower"), (high_points, low_points, "upper")):
-        distance, _ = cKDTree(there).query(here)
+        distance = np.asarray(cKDTree(there).query(here)[0])
         if (distance > tolerance).any():
             at = mesh.points[low if side == "lower" else high][distance.argmax()]
             raise CaseError(

@@ -83,7 +83,7 @@ class Discretisation:
             Matrix of shape (n_s · n_points_of_cells, n_free) with component-major rows.
         """
         operator = self.strain_operator[cells]
-        n_cells, n_q, n_s, n_dofs = operator.shape
+        n_cells, n_q, n_s, _ = operator.shape
         n_points = n_cells * n_q
         columns = free[self.dofs[cells]]
         rows = np.arange(n_s)[None, None, :, None] * n_points + (

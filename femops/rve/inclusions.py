@@ -245,7 +245,7 @@ def _with_equal_faces(mesh: TaggedMesh, extent: Array) -> TaggedMesh:
             for place in (-0.5 * length, 0.5 * length)
         )
         others = [other for other in range(len(extent)) if other != axis]
-        distance, nearest = cKDTree(points[low][:, others]).query(points[high][:, others])
+        distance, nearest = map(np.asarray, cKDTree(points[low][:, others]).query(points[high][:, others]))
         if len(low) != len(high) or distance.max() > _TOLERANCE * length or len(np.unique(nearest)) < len(low):
             raise CaseError("gmsh meshed opposite faces of the cell differently")
         points[low, axis], points[high, axis] = -0.5 * length, 0.5 * length
