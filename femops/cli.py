@@ -28,8 +28,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(highlight=False, markup=False)
-errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+console = Console(highlight=False, markup=False, emoji=False)
+errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 CaseFile = Annotated[Path, typer.Argument(metavar="CASE", help="The case file (YAML).")]
 Overrides = Annotated[
@@ -221,21 +221,21 @@ def main(arguments: list[str] | None = None) -> None:
 def _guarded(arguments: list[str] | None) -> int:
     """Run a command; turn the two errors of femops into one line and an exit code."""
     try:
-        app(args=arguments, standalone_mode=False)
+        code = app(args=arguments, standalone_mode=False) or 0
     except CaseError as error:
         return _fail(f"femops: {error}", INPUT_ERROR)
     except NotConverged as error:
         return _fail(f"femops: not converged: {error}", NOT_CONVERGED)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("femops: interrupted; the files of the finished steps are complete", INTERRUPTED)
-    except typer.Exit as leave:
-        return int(leave.exit_code)
+        code = INTERRUPTED
     except Exception as error:  # noqa: BLE001 - one rank must not leave the others waiting
         if hasattr(error, "format_message"):
             message = error.format_message()
             return _fail(f"femops: {message}", INPUT_ERROR) if message else INPUT_ERROR
         return _abort()
-    return 0
+    if code == INTERRUPTED:  # typer may turn Ctrl-C into this code
+        return _fail("femops: interrupted; the files of the finished steps are complete", INTERRUPTED)
+    return int(code)
 
 
 def _fail(message: str, code: int) -> int:

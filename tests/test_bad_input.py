@@ -15,6 +15,7 @@ import yaml
 
 from femops.cli import main
 from femops.output.picture import read_step
+from femops.plugins import installed_laws
 
 ELASTIC = {"law": "elastic", "K": 10.0, "G": 5.0}
 SATURATING = {"law": "saturating", "K": 10.0, "alpha1": 1.0, "alpha2": 0.1}
@@ -81,7 +82,8 @@ KNOWN_TOP = (
 VALUE = "expected a finite number, an expression in t, or a table [[t, value], ...]"
 ARITHMETIC = "expected numbers, t, pi, + - * / **, and abs, cos, exp, log, max, min, sin, sqrt, tan, tanh"
 SIDES = "left, right, bottom, top"
-INSTALLED = "elastic, j2, nested, saturating"
+INSTALLED = ", ".join(installed_laws())
+PHASES = ", ".join(name for name, law in installed_laws().items() if law.phase)
 CIRCLES = {"mesh_size": 0.2, "circles": [{"center": [0, 0], "radius": 0.2}, {"center": [0.1, 0], "radius": 0.2}]}
 UY = {"displacement": "uy", "at": [1.0, 1.0]}
 
@@ -220,7 +222,7 @@ def test_a_wrong_value_over_time_is_refused(refused: Refused, value: Any, messag
         ("rve.phases.a.K", -1, "rve.phases.a.K: -1 given, expected greater than 0"),
         ("rve.phases.a.K", math.inf, "rve.phases.a.K: inf given, expected a finite number"),
         ("rve.phases.a", RVE,
-         "rve.phases.a.law: 'nested' cannot be a phase of an RVE; expected one of elastic, j2, saturating"),
+         f"rve.phases.a.law: 'nested' cannot be a phase of an RVE; expected one of {PHASES}"),
         ("solver.rtol", -1, "solver.rtol: -1 given, expected greater than 0"),
     ],
 )  # fmt: skip
@@ -379,7 +381,9 @@ def test_a_loose_part_of_the_body_ends_with_a_hint_at_supports(refused: Refused,
     square = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], dtype=float)
     cells = [("quad", np.array([[0, 1, 2, 3], [4, 5, 6, 7]])), ("line", np.array([[0, 3], [5, 6]]))]
     data = {"tag": [np.array([1, 1]), np.array([2, 3])]}
-    meshio.Mesh(np.vstack([square, square + [3, 0, 0]]), cells, cell_data=data).write(tmp_path / "two.vtu")
+    meshio.Mesh(np.vstack([square, square + np.array([3.0, 0.0, 0.0])]), cells, cell_data=data).write(
+        tmp_path / "two.vtu"
+    )
     case = PLANE | {"mesh": {"file": "two.vtu", "tags": {"body": 1, "left": 2, "right": 3}}}
     said = refused(case, "--output", str(tmp_path / "results"), command="run", code=3)
     assert said.startswith("not converged: step 1 stopped at t = 0 after 10 cutbacks: ")

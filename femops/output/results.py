@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 from dolfinx.io import VTXWriter
+from mpi4py import MPI
 
 from femops import notation
 from femops.errors import CaseError
 from femops.macro.problem import MacroProblem
 from femops.macro.stepping import StepReport
+from femops.notation import Array
 from femops.output.gather import Gatherer
 from femops.output.grid import Grid
 from femops.output.points import write_points
@@ -114,12 +116,12 @@ class Results:
         chosen = []
         for wanted in problem.case.output.micro:
             if wanted.at is not None:
-                rank_of = np.linalg.norm(x[points] - np.asarray(wanted.at), axis=1)
-                count = 1
+                value, count = np.linalg.norm(x[points] - np.asarray(wanted.at), axis=1), 1
             else:
-                rank_of, count = -np.linalg.norm(strain[points], axis=1), wanted.count
-            order = np.argsort(rank_of, kind="stable")[:count]
-            mine = [(rank_of[i], comm.rank, int(points[i])) for i in order]
+                value, count = -np.linalg.norm(strain[points], axis=1), wanted.count
+            keys = _without_round_off(np.column_stack([value, x[points]]), comm)
+            order = np.lexsort(keys.T[::-1])[:count]
+            mine = [(tuple(keys[i]), comm.rank, int(points[i])) for i in order]
             best = sorted(one for part in comm.allgather(mine) for one in part)
             for _, owner, point in best[:count]:
                 chosen.append(self._at_point(strain, x, point) if owner == comm.rank else (None,) * 4)
@@ -153,6 +155,12 @@ class Results:
         VtkHdfSeries(self.folder / f"micro_{number}_at_{place}.vtkhdf", Grid.from_mesh(rve.mesh)).append(
             time, nodal, cell_data
         )
+
+
+def _without_round_off(columns: Array, comm: MPI.Comm) -> Array:
+    """Return columns scaled and rounded, so that points tied by symmetry sort alike on any number of ranks."""
+    largest = comm.allreduce(np.abs(columns).max(axis=0, initial=0.0), op=MPI.MAX)
+    return np.round(columns / np.where(largest > 0.0, largest, 1.0), 9)
 
 
 def check_output(problem: MacroProblem) -> None:

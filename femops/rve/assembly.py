@@ -67,46 +67,61 @@ def add_stiffness(
 
 
 @numba.njit(cache=True)
-def quadratic_form(strain: Array, tangent: Array, weight: Array) -> Array:
-    """Return Σ_g w_g ε_a · D · ε_b for the strain fields ε_a of a batch of RVEs.
+def add_stress_of_unit_strains(
+    operator: Array, weight: Array, tangent: Array, free: Any, sensitivity: Array, total: Array, load: Array
+) -> None:
+    """Add the stresses D (1 + B X) of some cells, integrated, and their nodal forces to a batch of RVEs.
 
     Args:
-        strain: Strain of each field. Shape (n_s, n_points, n_fields, N).
-        tangent: Shape (n_s, n_s, n_points, N).
-        weight: Shape (n_points,).
-
-    Returns:
-        Symmetric matrices, shape (n_fields, n_fields, N).
+        operator: Strain operators. Shape (n_cells, n_q, n_s, n_dofs).
+        weight: Quadrature weights. Shape (n_cells, n_q).
+        tangent: Point tangents. Shape (n_s, n_s, n_cells · n_q, N).
+        free: Free dof of each cell dof, −1 for none. Shape (n_cells, n_dofs).
+        sensitivity: X. Shape (n_free, n_s, N).
+        total: Σ w D (1 + B X), added to. Shape (n_s, n_s, N).
+        load: Σ w Bᵀ D (1 + B X), added to. Shape (n_free, n_s, N).
     """
-    n_s, n_points, n_fields, n_batch = strain.shape
-    result = np.zeros((n_fields, n_fields, n_batch))
+    n_cells, n_q, n_s, n_dofs = operator.shape
+    n_batch = tangent.shape[3]
+    strain = np.zeros((n_s, n_batch))
     stress = np.zeros((n_s, n_batch))
-    for g in range(n_points):
-        w = weight[g]
-        for b in range(n_fields):
-            for s in range(n_s):
-                row = stress[s]
-                row[:] = 0.0
-                for t in range(n_s):
-                    d = tangent[s, t, g]
-                    e = strain[t, g, b]
-                    for n in range(n_batch):
-                        row[n] += w * d[n] * e[n]
-            for a in range(b + 1):
-                target = result[a, b]
+    for c in range(n_cells):
+        for q in range(n_q):
+            g = c * n_q + q
+            w = weight[c, q]
+            for a in range(n_s):
+                strain[:] = 0.0
+                strain[a] = 1.0
+                for j in range(n_dofs):
+                    if free[c, j] >= 0:
+                        x = sensitivity[free[c, j], a]
+                        for s in range(n_s):
+                            b = operator[c, q, s, j]
+                            if b != 0.0:
+                                for n in range(n_batch):
+                                    strain[s, n] += b * x[n]
                 for s in range(n_s):
-                    e = strain[s, g, a]
+                    row = stress[s]
+                    row[:] = 0.0
+                    for t in range(n_s):
+                        d = tangent[s, t, g]
+                        for n in range(n_batch):
+                            row[n] += d[n] * strain[t, n]
+                    target = total[s, a]
                     for n in range(n_batch):
-                        target[n] += e[n] * stress[s, n]
-    for b in range(n_fields):
-        for a in range(b):
-            result[b, a] = result[a, b]
-    return result
+                        row[n] *= w
+                        target[n] += row[n]
+                for j in range(n_dofs):
+                    if free[c, j] >= 0:
+                        target = load[free[c, j], a]
+                        for s in range(n_s):
+                            b = operator[c, q, s, j]
+                            if b != 0.0:
+                                for n in range(n_batch):
+                                    target[n] += b * stress[s, n]
 
 
-def upper_pattern(
-    free: npt.NDArray[np.int64], n_free: int
-) -> tuple[sp.csr_array, npt.NDArray[np.int64]]:
+def upper_pattern(free: npt.NDArray[np.int64], n_free: int) -> tuple[sp.csr_array, npt.NDArray[np.int64]]:
     """Return the sparsity of the upper triangle of the stiffness and where each pair of cell dofs goes.
 
     Args:

@@ -8,27 +8,43 @@ import sys
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse as sp
 
 from femops.errors import CaseError
 from femops.notation import Array
 
 LinearSolverName = Literal["auto", "pardiso", "mumps"]
+Slots = npt.NDArray[np.int64]
+
+_LARGEST_STORE = 1e9
+_MOST_FACTORS = 32
 
 
 class LinearSolver(Protocol):
-    """Solves a batch of systems whose matrices share one sparsity."""
+    """Solves a batch of systems whose matrices share one sparsity.
 
-    def solve(self, values: Array, rhs: Array) -> tuple[Array, Any]:
+    Attributes:
+        n_kept: How many factors it can keep for `resolve`, in the slots 0 ... n_kept − 1.
+    """
+
+    n_kept: int
+
+    def solve(self, values: Array, rhs: Array, slots: Slots | None = None) -> tuple[Array, Any]:
         """Factorise and solve every system of a batch.
 
         Args:
             values: Upper triangles, in the order of the pattern. Shape (nnz, N).
             rhs: Right-hand sides. Shape (n, k, N).
+            slots: Where the factor of each system is kept; from `n_kept` on it is not. Default: none is. Shape (N,).
 
         Returns:
             Solutions, shape (n, k, N), and whether each factorisation succeeded, shape (N,).
         """
+        ...
+
+    def resolve(self, slots: Slots, rhs: Array) -> Array:
+        """Solve with the factors kept in `slots`, shape (N,). Shapes (n, k, N)."""
         ...
 
 
@@ -66,47 +82,60 @@ class PardisoSolver:
         self._handle = np.zeros(64, dtype=np.int64)
         self._options = np.zeros(64, dtype=np.int32)
         self._options[[0, 1, 34]] = 1, 2, 1  # own options, METIS ordering, indices from zero
-        self._options[9] = 8
-        empty = np.zeros(1)
-        error = self._call(11, np.ascontiguousarray(pattern.data), 1, empty, empty)
+        self._options[23] = 1  # two-level factorisation: 1.2 to 3 times faster on RVEs
+        self._most = _MOST_FACTORS + 1
+        self._values = np.ascontiguousarray(pattern.data)
+        error = self._call(11, self._values, np.zeros((1, self._n)), np.zeros((1, self._n)), 0)
         if error:
             raise MemoryError(f"PARDISO could not analyse an RVE of {self._n} unknowns (error {error})")
+        bytes_of_factor = 1024.0 * max(int(self._options[16]), 1)
+        self.n_kept = int(min(_MOST_FACTORS, _LARGEST_STORE // bytes_of_factor))
 
-    def solve(self, values: Array, rhs: Array) -> tuple[Array, Any]:
+    def solve(self, values: Array, rhs: Array, slots: Slots | None = None) -> tuple[Array, Any]:
         """See `LinearSolver.solve`."""
-        n, k, batch = rhs.shape
         matrices = np.ascontiguousarray(values.T)
         right = np.ascontiguousarray(rhs.transpose(2, 1, 0))
         solution = np.empty_like(right)
-        success = np.array(
-            [self._call(23, matrices[i], k, right[i], solution[i]) == 0 for i in range(batch)], dtype=bool
-        )
+        success = np.zeros(len(right), dtype=bool)
+        for i, matrix in enumerate(matrices):
+            slot = self.n_kept if slots is None else min(int(slots[i]), self.n_kept)
+            success[i] = self._call(23, matrix, right[i], solution[i], slot) == 0
         return np.ascontiguousarray(solution.transpose(2, 1, 0)), success
 
-    def __del__(self) -> None:
-        if hasattr(self, "_options") and not sys.is_finalizing():
-            empty = np.zeros(1)
-            self._call(-1, empty, 1, empty, empty)
+    def resolve(self, slots: Slots, rhs: Array) -> Array:
+        """See `LinearSolver.resolve`."""
+        right = np.ascontiguousarray(rhs.transpose(2, 1, 0))
+        solution = np.empty_like(right)
+        for i, slot in enumerate(slots):
+            error = self._call(33, self._values, right[i], solution[i], int(slot))
+            if error:
+                raise RuntimeError(f"PARDISO keeps no factor in slot {slot} (error {error})")
+        return np.ascontiguousarray(solution.transpose(2, 1, 0))
 
-    def _call(self, phase: int, matrix: Array, k: int, right: Array, solution: Array) -> int:
+    def __del__(self) -> None:
+        if hasattr(self, "_values") and not sys.is_finalizing():
+            empty = np.zeros((1, self._n))
+            self._call(-1, self._values, empty, empty, 0)
+
+    def _call(self, phase: int, matrix: Array, right: Array, solution: Array, slot: int) -> int:
+        """Call PARDISO with right-hand sides of shape (k, n) and return its error."""
         error = ctypes.c_int32(0)
-        one, kind, silent = ctypes.c_int32(1), ctypes.c_int32(2), ctypes.c_int32(0)
-        size, count, step = ctypes.c_int32(self._n), ctypes.c_int32(k), ctypes.c_int32(phase)
-        unused = ctypes.c_int32(0)
+        numbers = [self._most, slot + 1, 2, phase, self._n, len(right), 0]
+        most, which, kind, step, size, count, zero = (ctypes.c_int32(number) for number in numbers)
         self._pardiso(
             self._handle.ctypes,
-            ctypes.byref(one),
-            ctypes.byref(one),
+            ctypes.byref(most),
+            ctypes.byref(which),
             ctypes.byref(kind),
             ctypes.byref(step),
             ctypes.byref(size),
             ctypes.c_void_p(matrix.ctypes.data),
             ctypes.c_void_p(self._indptr.ctypes.data),
             ctypes.c_void_p(self._indices.ctypes.data),
-            ctypes.byref(unused),
+            ctypes.byref(zero),
             ctypes.byref(count),
             ctypes.c_void_p(self._options.ctypes.data),
-            ctypes.byref(silent),
+            ctypes.byref(zero),
             ctypes.c_void_p(right.ctypes.data),
             ctypes.c_void_p(solution.ctypes.data),
             ctypes.byref(error),
@@ -115,7 +144,9 @@ class PardisoSolver:
 
 
 class MumpsSolver:
-    """MUMPS through PETSc, Cholesky, one symbolic phase for all systems."""
+    """MUMPS through PETSc, Cholesky, one symbolic phase for all systems; keeps no factors."""
+
+    n_kept = 0
 
     def __init__(self, pattern: sp.csr_array) -> None:
         from petsc4py import PETSc
@@ -132,7 +163,7 @@ class MumpsSolver:
         preconditioner.setType("cholesky")
         preconditioner.setFactorSolverType("mumps")
 
-    def solve(self, values: Array, rhs: Array) -> tuple[Array, Any]:
+    def solve(self, values: Array, rhs: Array, slots: Slots | None = None) -> tuple[Array, Any]:
         """See `LinearSolver.solve`."""
         n, k, batch = rhs.shape
         solution = np.empty_like(rhs)
@@ -148,5 +179,14 @@ class MumpsSolver:
             answer.setUp()
             factor.matSolve(right, answer)
             solution[:, :, i] = answer.getDenseArray()
-            success[i] = np.isfinite(solution[:, :, i]).all()
+            n_negative = factor.getMumpsInfog(12)
+            success[i] = factor.getMumpsInfog(1) == 0 and n_negative == 0
         return solution, success
+
+    def resolve(self, slots: Slots, rhs: Array) -> Array:
+        """MUMPS keeps no factors.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        raise RuntimeError("MUMPS keeps no factors; solve instead")

@@ -1,0 +1,192 @@
+"""The discrete equations of a batch of RVEs: residual, stiffness, energy and averages at given fluctuations."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import scipy.sparse as sp
+
+from femops.notation import Array
+from femops.phases import Phase
+from femops.rve.assembly import add_stiffness, add_stress_of_unit_strains, upper_pattern
+from femops.rve.boundary import FreeDofs
+from femops.rve.discretisation import Discretisation, Indices
+from femops.rve.linear_phases import LinearPhases
+
+
+@dataclass
+class Points:
+    """Quantities at the points of the nonlinear phases, and the residual, of N RVEs.
+
+    Attributes:
+        residual: Residual. Shape (n_free, N).
+        stress: Shape (n_s, n_points, N).
+        tangent: Shape (n_s, n_s, n_points, N).
+        history: Trial state of each phase. Shape (n_state, n_points_of_phase, N) each.
+        sum_33: Σ w stress_33 in plane strain. Shape (N,).
+    """
+
+    residual: Array
+    stress: Array
+    tangent: Array
+    history: list[Array]
+    sum_33: Array
+
+    def put(self, columns: Indices, new: "Points") -> "Points":
+        """Return the quantities of a batch with those of some RVEs replaced; this object may be used up."""
+        if len(columns) == self.residual.shape[1]:
+            return new
+        self.residual[:, columns] = new.residual
+        self.stress[..., columns] = new.stress
+        self.tangent[..., columns] = new.tangent
+        self.sum_33[columns] = new.sum_33
+        history = []
+        for old, fresh in zip(self.history, new.history, strict=True):
+            merged = old.copy()
+            merged[..., columns] = fresh
+            history.append(merged)
+        return Points(self.residual, self.stress, self.tangent, history, self.sum_33)
+
+
+class Equations:
+    """The equations of one RVE for batches of macroscale strains.
+
+    Args:
+        discretisation: The RVE; linear phases first.
+        phases: Its phases, in the order of the discretisation.
+        free: Free dofs of the fluctuation.
+
+    Attributes:
+        pattern: Sparsity of the upper triangle of the stiffness.
+        nonlinear: Whether any phase is nonlinear.
+        mean_strain: ∫ w ⊗ n over the surface of the cell as a map of the free dofs. Shape (n_s, n_free).
+    """
+
+    def __init__(self, discretisation: Discretisation, phases: tuple[Phase, ...], free: FreeDofs) -> None:
+        self.discretisation, self.phases, self.free = discretisation, phases, free
+        if any(a.linear < b.linear for a, b in pairwise(phases)):
+            raise ValueError("linear phases have to come before nonlinear ones")
+        rve = discretisation
+        self._n_linear = sum(phase.linear for phase in phases)
+        self.nonlinear = self._n_linear < len(phases)
+        self._cells = slice(rve.cells_of_phase[self._n_linear].start, None) if self.nonlinear else slice(0, 0)
+        free_of_cell = free.of[rve.dofs]
+        self.pattern, entries = upper_pattern(free_of_cell, free.count)
+        self._linear = LinearPhases(rve, phases[: self._n_linear], free, self.pattern, entries)
+        self._operator = np.ascontiguousarray(rve.strain_operator[self._cells])
+        self._entries, self._free_of_cell = entries[self._cells], free_of_cell[self._cells]
+        self._weight = rve.weight[self._cells].ravel()
+        self._gradient = rve.gradient(free.of, self._cells, free.count)
+        self._divergence = (self._gradient.T @ sp.diags_array(np.tile(self._weight, rve.n_s))).tocsr()
+        everything = rve.gradient(free.of, slice(0, len(rve.mesh.cells)), free.count)
+        weighted = (everything.T @ sp.diags_array(np.tile(rve.weight.ravel(), rve.n_s))).tocsr()
+        self._force_scale = float(np.linalg.norm(abs(weighted).sum(axis=1)))
+        component = np.repeat(np.eye(rve.n_s), rve.n_points, axis=0)
+        self.mean_strain = np.ascontiguousarray((weighted @ component).T) * self._on_surface()
+
+    @property
+    def bytes_of_one(self) -> float:
+        """Memory that one RVE of a batch needs."""
+        n_s = self.discretisation.n_s
+        return 8.0 * (len(self._weight) * (n_s**2 + 4 * n_s) + self.pattern.nnz + self.free.count * 4 * n_s)
+
+    def evaluate(self, strain: Array, fluctuation: Array, history: list[Array]) -> Points:
+        """Evaluate the nonlinear phases and the residual of a batch."""
+        local = self._local_strain(strain, fluctuation)
+        stress = np.empty_like(local)
+        tangent = np.empty((len(strain), *local.shape))
+        new_history = list(history)
+        sum_33 = np.zeros(strain.shape[1])
+        for position in range(self._n_linear, len(self.phases)):
+            part = self._points_of_phase(position)
+            answer = self.phases[position].respond(local[:, part], history[position])
+            stress[:, part], tangent[:, :, part] = answer.stress, answer.tangent
+            new_history[position] = answer.state
+            if answer.stress_33 is not None:
+                sum_33 += self._weight[part] @ answer.stress_33
+        residual = self._divergence @ stress.reshape(-1, strain.shape[1])
+        residual += self._linear.matrix @ fluctuation + self._linear.load @ strain
+        return Points(residual, stress, tangent, new_history, sum_33)
+
+    def stiffness_and_load(self, tangent: Array) -> tuple[Array, Array]:
+        """Return the upper triangles of the stiffness and the loads of the unit strains."""
+        n = tangent.shape[3]
+        values = np.repeat(self._linear.stiffness[:, None], n, axis=1)
+        load = np.repeat(self._linear.load[:, :, None], n, axis=2)
+        if self.nonlinear:
+            weight = self._weight.reshape(self._operator.shape[:2])
+            tangent = np.ascontiguousarray(tangent)
+            add_stiffness(self._operator, weight, tangent, self._entries, self._free_of_cell, values, load)
+        return values, load
+
+    def sum_stress(self, points: Points, strain: Array, fluctuation: Array) -> Array:
+        """Return Σ w σ. Shape (n_s, N)."""
+        nonlinear = self._weight @ points.stress
+        return nonlinear + self._linear.mean @ strain + self._linear.load.T @ fluctuation
+
+    def sum_33(self, points: Points, strain: Array, fluctuation: Array) -> Array | None:
+        """Return Σ w stress_33, shape (N,), in plane strain; None in 3D."""
+        return None if len(strain) == 6 else points.sum_33 + self._linear.sum_33(strain, fluctuation)
+
+    def unbalanced(self, points: Points, strain: Array, fluctuation: Array) -> Array:
+        """Return the residual less the part that a uniform traction balances (static conditions only)."""
+        if not self.free.zero_mean_strain:
+            return points.residual
+        mean = self.sum_stress(points, strain, fluctuation) / self.discretisation.volume
+        return points.residual - self.mean_strain.T @ mean
+
+    def force(self, points: Points, strain: Array, fluctuation: Array) -> Array:
+        """Return the norm of the internal forces of the mean stress, what residuals are compared with. Shape (N,)."""
+        scale = np.linalg.norm(self.sum_stress(points, strain, fluctuation), axis=0) / self.discretisation.volume
+        if self.nonlinear:
+            squared = np.einsum("sgn,sgn->gn", points.stress, points.stress)
+            scale = np.maximum(scale, np.sqrt(self._weight @ squared / self._weight.sum()))
+        floor = np.linalg.norm(self._linear.load) * 1e-12 + np.finfo(float).tiny
+        return np.maximum(self._force_scale * scale, floor)
+
+    def energy(self, strain: Array, fluctuation: Array, history: list[Array]) -> Array:
+        """Return Σ w ψ. Shape (N,)."""
+        local = self._local_strain(strain, fluctuation)
+        total = 0.5 * np.einsum("sn,sn->n", strain, self._linear.mean @ strain)
+        total += np.einsum("fn,fn->n", fluctuation, self._linear.load @ strain)
+        total += 0.5 * np.einsum("fn,fn->n", fluctuation, self._linear.matrix @ fluctuation)
+        for position in range(self._n_linear, len(self.phases)):
+            part = self._points_of_phase(position)
+            total += self._weight[part] @ self.phases[position].energy(local[:, part], history[position])
+        return total
+
+    def condensed_tangent(self, tangent: Array, sensitivity: Array) -> tuple[Array, Array]:
+        """Return Σ w (1 + B X)ᵀ D (1 + B X), shape (n_s, n_s, N), and K X + L, shape (n_free, n_s, N)."""
+        n_s, n = sensitivity.shape[1:]
+        flat = sensitivity.reshape(len(sensitivity), -1)
+        load = (self._linear.matrix @ flat).reshape(sensitivity.shape)
+        load += self._linear.load[:, :, None]
+        total = (self._linear.load.T @ flat).reshape(n_s, n_s, n)
+        total += self._linear.mean[:, :, None]
+        if self.nonlinear:
+            weight = self._weight.reshape(self._operator.shape[:2])
+            tangent = np.ascontiguousarray(tangent)
+            add_stress_of_unit_strains(self._operator, weight, tangent, self._free_of_cell, sensitivity, total, load)
+        total += np.einsum("fsn,ftn->stn", sensitivity, load)
+        return 0.5 * (total + total.transpose(1, 0, 2)), load
+
+    def _local_strain(self, strain: Array, fluctuation: Array) -> Array:
+        local = (self._gradient @ fluctuation).reshape(len(strain), -1, strain.shape[1])
+        local += strain[:, None, :]
+        return local
+
+    def _points_of_phase(self, position: int) -> slice:
+        """Return the points of a nonlinear phase counted from the first nonlinear point."""
+        part = self.discretisation.points_of_phase(position)
+        offset = self._cells.start * self.discretisation.n_q
+        return slice(part.start - offset, part.stop - offset)
+
+    def _on_surface(self) -> Array:
+        """Return 1 for the free dofs of nodes on the faces of the cell, 0 inside and around voids. Shape (n_free,)."""
+        mesh = self.discretisation.mesh
+        lower, upper = mesh.bounds
+        gap = np.minimum(mesh.points - lower, upper - mesh.points).min(axis=1)
+        on_face = np.repeat(gap < 1e-6 * (upper - lower).max(), mesh.dim)
+        result = np.zeros(self.free.count)
+        result[self.free.of[on_face & (self.free.of >= 0)]] = 1.0
+        return result

@@ -1,0 +1,75 @@
+"""What the linear phases of an RVE contribute to its equations: constants, assembled once."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from femops.notation import Array
+from femops.phases import Phase
+from femops.rve.assembly import add_stiffness
+from femops.rve.boundary import FreeDofs
+from femops.rve.discretisation import Discretisation
+
+
+@dataclass
+class LinearPhases:
+    """Condensed linear phases.
+
+    Args:
+        discretisation: The RVE; linear phases first.
+        phases: The linear ones.
+        free: Free dofs of the fluctuation.
+        pattern: Sparsity of the upper triangle of the stiffness.
+        entries: Where each pair of cell dofs goes in it. Shape (n_cells, n_dofs, n_dofs).
+
+    Attributes:
+        stiffness: Upper triangle of their stiffness, in the order of the pattern. Shape (nnz,).
+        matrix: Their stiffness. Shape (n_free, n_free).
+        load: Σ w Bᵀ D. Shape (n_free, n_s).
+        mean: Σ w D. Shape (n_s, n_s).
+    """
+
+    discretisation: Discretisation
+    phases: tuple[Phase, ...]
+    free: FreeDofs
+    pattern: sp.csr_array
+    entries: npt.NDArray[np.int64]
+    stiffness: Array = field(init=False)
+    matrix: sp.csr_array = field(init=False)
+    load: Array = field(init=False)
+    mean: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        rve = self.discretisation
+        n_s = rve.n_s
+        free_of_cell = self.free.of[rve.dofs]
+        values, load = np.zeros((self.pattern.nnz, 1)), np.zeros((self.free.count, n_s, 1))
+        self.mean, self._row_33 = np.zeros((n_s, n_s)), np.zeros(n_s)
+        self._fluctuation_33 = np.zeros(self.free.count)
+        for position, phase in enumerate(self.phases):
+            cells = rve.cells_of_phase[position]
+            response = phase.respond(np.eye(n_s), np.zeros((0, n_s)))
+            one, weight = np.asarray(response.tangent[:, :, 0]), rve.weight[cells]
+            tangent = np.ascontiguousarray(np.broadcast_to(one[:, :, None, None], (n_s, n_s, weight.size, 1)))
+            operator = rve.strain_operator[cells]
+            add_stiffness(operator, weight, tangent, self.entries[cells], free_of_cell[cells], values, load)
+            self.mean += weight.sum() * one
+            if response.stress_33 is not None:
+                self._add_33(cells, np.asarray(response.stress_33))
+        self.stiffness, self.load = values[:, 0], load[:, :, 0]
+        upper = self.pattern.copy()
+        upper.data = self.stiffness.copy()
+        self.matrix = (upper + upper.T - sp.diags_array(upper.diagonal())).tocsr()
+
+    def sum_33(self, strain: Array, fluctuation: Array) -> Array:
+        """Return Σ w stress_33 in plane strain. Shape (N,)."""
+        return self._row_33 @ strain + self._fluctuation_33 @ fluctuation
+
+    def _add_33(self, cells: slice, row: Array) -> None:
+        """Add a phase whose stress_33 is `row` · ε."""
+        weight = self.discretisation.weight[cells].ravel()
+        gradient = self.discretisation.gradient(self.free.of, cells, self.free.count)
+        self._row_33 += weight.sum() * row
+        self._fluctuation_33 += gradient.T @ np.outer(row, weight).ravel()

@@ -1,0 +1,306 @@
+"""The commands as a user runs them, in this process where that is possible."""
+
+import csv
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from rich.console import Console
+
+import femops
+from femops import cli
+from femops.case import Case, case_schema
+from femops.errors import CaseError
+from femops.output.picture import read_step
+from femops.plugins import installed_laws
+
+CASES = Path(__file__).parent.parent / "cases"
+SHIPPED = sorted(CASES.glob("*.yaml"))
+BIN = Path(sys.executable).parent
+ELASTIC = {"law": "elastic", "K": 10.0, "G": 5.0}
+BLOCK: dict[str, Any] = {
+    "title": "A block",
+    "kinematics": "plane_strain",
+    "mesh": {"box": {"size": [1.0, 1.0], "cells": [3, 3], "cell": "quadrilateral"}},
+    "material": {"law": "saturating", "K": 10.0, "alpha1": 1.0, "alpha2": 0.1},
+    "supports": {"left": {"ux": 0.0, "uy": 0.0}},
+    "loads": {"right": {"traction": [0.0, "0.1 * t"]}},
+    "steps": {"count": 2},
+    "quantities": {
+        "corner": {"displacement": "uy", "at": [1.0, 1.0]},
+        "foot": {"reaction": "left", "component": "y", "expected": -0.1},
+    },
+}
+LAYERS = {"phases": [["a", 0.5], ["b", 0.5]], "mesh_size": 0.25, "cell": "quad"}
+NESTED = BLOCK | {
+    "material": {"law": "nested", "rve": {"laminate": LAYERS, "phases": {"a": ELASTIC, "b": BLOCK["material"]}}},
+    "output": {"micro": [{"at": [0.1, 0.9]}, {"most": "strained", "count": 2}], "points": True},
+}
+
+
+Femops = Callable[..., str]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Femops:
+    """Run a command that must succeed; return what it prints."""
+
+    def command(*arguments: object) -> str:
+        with pytest.raises(SystemExit) as leave:
+            cli.main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        assert (leave.value.code, printed.err) == (0, "")
+        return printed.out
+
+    return command
+
+
+def written(folder: Path, case: dict[str, Any]) -> Path:
+    path = folder / "block.yaml"
+    path.write_text(yaml.safe_dump(case))
+    return path
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "summary.json").read_text()))
+
+
+def n_steps(file: Path) -> int:
+    return int(re.findall(r"step (\d+),", read_step(file)[1])[0]) + 1
+
+
+def test_run_writes_what_the_readme_promises(run: Femops, tmp_path: Path) -> None:
+    path, folder = written(tmp_path, BLOCK), tmp_path / "results"
+    printed = run("run", path, "--output", folder)
+    assert "corner" in printed
+    assert f"open {folder / 'block.vtkhdf'} in ParaView" in printed
+    assert {file.name for file in folder.iterdir()} == {
+        "block.vtkhdf", "block.png", "case.yaml", "curves.csv", "summary.json",
+    }  # fmt: skip
+    summary = summary_of(folder)
+    assert list(summary) == [
+        "case", "title", "finished", "failure", "law", "versions", "ranks", "n_qp", "dofs", "steps", "seconds",
+        "law_statistics", "quantities",
+    ]  # fmt: skip
+    assert (summary["finished"], summary["failure"], summary["ranks"]) == (True, "", 1)
+    assert (summary["n_qp"], summary["dofs"], summary["law"]) == (36, 32, {"everywhere": "saturating"})
+    assert set(summary["steps"][0]) == {"number", "t", "iterations", "residuals", "increments", "cutbacks"}
+    assert {"law", "assembly", "linear solve", "output", "set-up", "total"} <= set(summary["seconds"])
+    assert summary["quantities"]["foot"] == pytest.approx(-0.1, rel=1e-9)
+    with (folder / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["step"], row["t"]) for row in rows] == [("1", "0.5"), ("2", "1.0")]
+    assert float(rows[-1]["left.fy"]) == pytest.approx(-0.1, rel=1e-9)
+    assert (folder / "block.png").read_bytes().startswith(b"\x89PNG")
+    assert n_steps(folder / "block.vtkhdf") == 2
+
+
+def test_results_of_an_earlier_run_are_replaced_and_nothing_else(run: Femops, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    run("run", written(tmp_path, NESTED), "--output", folder)
+    assert len(list(folder.glob("micro_*.vtkhdf"))) == 3
+    run("view", folder, "--field", "von_mises")
+    (folder / "mine.png").touch()
+    run("run", written(tmp_path, BLOCK), "--output", folder, "--set", "steps.count=1", "--set", "output.picture=null")
+    assert {file.name for file in folder.iterdir()} == {
+        "block.vtkhdf", "case.yaml", "curves.csv", "mine.png", "summary.json",
+    }  # fmt: skip
+    assert n_steps(folder / "block.vtkhdf") == len(summary_of(folder)["steps"]) == 1
+
+
+@pytest.mark.parametrize("case", [CASES / "cook_elastic.yaml", NESTED], ids=["mesh file", "nested"])
+def test_the_resolved_case_runs_again_with_the_same_result(run: Femops, tmp_path: Path, case: Any) -> None:
+    path = case if isinstance(case, Path) else written(tmp_path, case)
+    run("run", path, "--output", tmp_path / "a" / "one", "--set", "output.picture=null")
+    run("run", tmp_path / "a" / "one" / "case.yaml", "--output", tmp_path / "two")
+    assert summary_of(tmp_path / "a" / "one")["quantities"] == summary_of(tmp_path / "two")["quantities"]
+    assert not list((tmp_path / "two").glob("*.png"))
+    first, second = (yaml.safe_load((tmp_path / name / "case.yaml").read_text()) for name in ("a/one", "two"))
+    for resolved in (first, second):
+        resolved["mesh"].pop("file", None)
+    assert first == second
+
+
+def test_check_tells_what_would_run_and_writes_nothing(
+    run: Femops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, BLOCK)
+    monkeypatch.chdir(tmp_path)
+    said = f"{path}: valid. 32 dofs, 36 quadrature points, 2 steps, law: saturating. Run it with: femops run {path}\n"
+    assert run("check", path) == said
+    assert "3 steps" in run("check", path, "--set", "steps={times: [1, 2, 3]}")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_mesh_writes_meshes_that_a_case_can_read(run: Femops, tmp_path: Path) -> None:
+    path = written(tmp_path, NESTED)
+    printed = run("mesh", path, "--output", tmp_path / "meshes")
+    assert "9 quad" in printed
+    assert "a (0.500)" in " ".join(printed.split())
+    rve = {"mesh": {"file": "meshes/rve.msh"}, "phases": NESTED["material"]["rve"]["phases"]}
+    read = NESTED | {"mesh": {"file": "meshes/macro.msh"}, "material": {"law": "nested", "rve": rve}}
+    assert "32 dofs" in run("check", written(tmp_path, read))
+
+
+@pytest.mark.parametrize(("short", "long"), [("quad", "quadrilateral"), ("tetra", "tetrahedron")])
+def test_cells_have_their_short_and_their_long_name_everywhere(short: str, long: str) -> None:
+    dim = 2 if short == "quad" else 3
+    cases = []
+    for name in (short, long):
+        rve = {"homogeneous": {"dim": dim, "cell": name}, "phases": {"matrix": ELASTIC}}
+        mesh = {"box": {"size": [1] * dim, "cells": [1] * dim, "cell": name}}
+        kinematics = {2: "plane_strain", 3: "solid"}[dim]
+        supports, loads = {"left": {"ux": 0.0}}, {"right": {"pressure": 1.0}}
+        data = {"kinematics": kinematics, "mesh": mesh, "supports": supports, "loads": loads}
+        cases.append(Case.model_validate(data | {"material": {"law": "nested", "rve": rve}}))
+    assert cases[0].mesh.box is not None
+    assert cases[0].mesh.box.cell == short
+    assert cases[0] == cases[1]
+
+
+def test_view_draws_the_fields_of_a_step(run: Femops, tmp_path: Path) -> None:
+    run("run", written(tmp_path, BLOCK), "--output", tmp_path / "results")
+    picture = tmp_path / "results" / "pictures" / "block_strain.png"
+    assert run("view", tmp_path / "results", "--field", "strain", "--step", "0") == f"{picture}\n"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_version_and_plugins(run: Femops) -> None:
+    assert run("--version") == f"{femops.__version__}\n"
+    printed = run("plugins")
+    assert all(name in printed for name in installed_laws())
+
+
+def test_the_schema_in_cases_is_that_of_the_program(run: Femops) -> None:
+    printed = run("schema")
+    assert json.loads(printed) == case_schema()
+    assert (CASES / "case.schema.json").read_text(encoding="utf-8") == printed, (
+        "mend it with: femops schema > cases/case.schema.json"
+    )
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_schema_accepts_the_shipped_cases_and_refuses_a_misspelt_one(path: Path) -> None:
+    line = path.read_text(encoding="utf-8").splitlines()[0]
+    schema_file = line.removeprefix("# yaml-language-server: $schema=")
+    schema = json.loads((path.parent / schema_file).read_text(encoding="utf-8"))
+    case = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if importlib.util.find_spec("jsonschema"):
+        validator = importlib.import_module("jsonschema").Draft202012Validator(schema)
+        assert not list(validator.iter_errors(case))
+        for key in ("stepps", "material"):
+            assert list(validator.iter_errors(case | {key: {"law": "elastic", "Gee": 1.0}}))
+    assert set(schema["required"]) <= set(case) <= set(schema["properties"]) == set(Case.model_fields)
+    assert schema["additionalProperties"] is False
+    used = set(re.findall(r'"#/\$defs/(\w+)"', json.dumps(schema)))
+    assert used <= set(schema["$defs"])
+
+
+@pytest.mark.parametrize(
+    ("command", "slow"),
+    [("run", "femops.run.prepare"), ("check", "femops.run.prepare"), ("mesh", "femops.case_meshes.case_meshes")],
+)
+def test_something_moves_during_a_long_set_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, slow: str
+) -> None:
+    def sleepy(*_: object) -> None:
+        time.sleep(0.6)
+        raise CaseError("woke up")
+
+    terminal = Console(file=StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(cli, "console", terminal)
+    monkeypatch.setattr(slow, sleepy)
+    with pytest.raises(SystemExit):
+        cli.main([command, str(written(tmp_path, BLOCK)), "--output", str(tmp_path)][: 2 if command == "check" else 4])
+    assert len(set(re.findall("[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏]", terminal.file.getvalue()))) >= 3  # type: ignore[attr-defined]
+
+
+def test_an_interrupt_leaves_complete_files_of_the_finished_steps(tmp_path: Path) -> None:
+    path, folder = written(tmp_path, NESTED | {"steps": {"count": 5000}}), tmp_path / "results"
+    command = [str(BIN / "femops"), "run", str(path), "--output", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            wait_for(folder / "summary.json", child)
+            child.send_signal(signal.SIGINT)
+            _, said = child.communicate(timeout=60)
+        finally:
+            child.kill()
+    assert child.returncode == cli.INTERRUPTED
+    assert said.strip() == "femops: interrupted; the files of the finished steps are complete"
+    summary = summary_of(folder)
+    assert not summary["finished"]
+    with (folder / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    body, _ = read_step(folder / "block.vtkhdf")
+    assert np.isfinite(body.cell_data["stress"]).all()
+    # A signal may fall between the files of one step, never within one of them.
+    assert len(summary["steps"]) <= len(rows) <= n_steps(folder / "block.vtkhdf") <= len(summary["steps"]) + 1
+    assert not list(folder.glob(".*"))
+
+
+def wait_for(file: Path, child: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 120
+    while not file.exists():
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < until, "no step was finished in two minutes"
+        time.sleep(0.05)
+
+
+def on_two_ranks(*arguments: object, timeout: int = 120) -> subprocess.CompletedProcess[str]:
+    command = [str(BIN / "mpirun"), "-n", "2", str(BIN / "femops"), *(str(argument) for argument in arguments)]
+    environment = os.environ | {"COLUMNS": "200"}
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, env=environment, check=False, stdin=subprocess.DEVNULL
+    )
+
+
+@pytest.mark.mpi
+def test_two_ranks_give_the_same_numbers_and_files_and_print_once(run: Femops, tmp_path: Path) -> None:
+    path = written(tmp_path, NESTED)
+    run("run", path, "--output", tmp_path / "one")
+    done = on_two_ranks("run", path, "--output", tmp_path / "two")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("Results in") == done.stdout.count("setting up") + done.stdout.count("step 2/2") == 1
+    assert {file.name for file in (tmp_path / "one").iterdir()} == {file.name for file in (tmp_path / "two").iterdir()}
+    one, two = summary_of(tmp_path / "one"), summary_of(tmp_path / "two")
+    assert (one["ranks"], two["ranks"]) == (1, 2)
+    assert (one["n_qp"], one["dofs"]) == (two["n_qp"], two["dofs"])
+    assert two["quantities"] == pytest.approx(one["quantities"], rel=1e-10)
+    ours, theirs = (read_step(tmp_path / name / "block.vtkhdf")[0] for name in ("one", "two"))
+    for field in ("strain", "stress"):
+        np.testing.assert_allclose(theirs.cell_data[field], ours.cell_data[field], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    ("command", "changes", "code", "message"),
+    [
+        ("check", {"steps": {"count": -1}}, 2, "steps.count: -1 given, expected greater than 0"),
+        ("check", {"mesh": {"file": "none.msh"}}, 2, "mesh: the mesh file does not exist"),
+        ("check", {"supports": {"foot": {"ux": 0.0}}}, 2, "the mesh has no boundary 'foot'"),
+        ("check", {"quantities": {"q": {"displacement": "ux", "at": [2, 2]}}}, 2, "lies outside the body"),
+        ("check", {"output": {"micro": [{"at": [0.1, 0.1]}]}}, 2, "no law of the case has RVEs"),
+        ("run", {"loads": {"right": {"traction": [0, 50]}}, "steps": {"count": 1, "smallest": 1}}, 3, "step 1 stopped"),
+    ],
+)  # fmt: skip
+def test_errors_on_two_ranks_end_both_and_are_printed_once(
+    tmp_path: Path, command: str, changes: dict[str, Any], code: int, message: str
+) -> None:
+    output = ("--output", tmp_path / "results") if command == "run" else ()
+    done = on_two_ranks(command, written(tmp_path, BLOCK | changes), *output)
+    assert done.returncode == code, done
+    assert done.stderr.count("femops: ") == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
