@@ -77,7 +77,7 @@ class MaterialLaw(Protocol):
 class LawParameters(BaseModel):
     """Base of the parameters that a case file gives a law; unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     law: str
 

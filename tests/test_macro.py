@@ -211,3 +211,39 @@ def test_hopeless_steps_say_where_and_leave_the_last_state() -> None:
     with pytest.raises(NotConverged, match=r"step 1 stopped at t = 0 after \d+ cutbacks: .*increment too large"):
         run_steps(problem, lambda report: None)
     assert np.abs(problem.displacement.x.array).max() == 0.0
+
+
+class _Doubtful:
+    """Elastic, and states an error at every point."""
+
+    def __init__(self, error: float, *, valid: bool = True) -> None:
+        law = load_law(ELASTIC)
+        self.kinematics, self.dim, self.inner = law.kinematics, law.dim, law
+        self.n_state, self.state_fields, self.error, self.valid = 0, {}, error, valid
+
+    def evaluate(self, strain: np.ndarray, state: np.ndarray, dt: float) -> LawResponse:
+        answer = self.inner.evaluate(strain, state, dt)
+        return replace(answer, error=np.full(len(strain), self.error), valid=np.full(len(strain), self.valid))
+
+
+def _trusting(law: _Doubtful, on_violation: str) -> MacroProblem:
+    case = box_case("quadrilateral", trust={"tolerance": 1e-3, "on_violation": on_violation})
+    mesh = macro_mesh(lambda: box([1.0, 1.0], [2, 2], "quad"), 2, MPI.COMM_WORLD)
+    return MacroProblem(case, mesh, {"everywhere": law}, Timers())
+
+
+def test_an_error_above_the_tolerance_stops_the_step() -> None:
+    with pytest.raises(NotConverged, match=r"exceeds trust\.tolerance at 16 points"):
+        _trusting(_Doubtful(2e-3), "stop").solve(1.0, 1.0)
+
+
+def test_an_error_above_the_tolerance_is_counted_where_the_case_only_wants_a_warning() -> None:
+    problem = _trusting(_Doubtful(2e-3), "warn")
+    problem.solve(1.0, 1.0)
+    assert problem.material.statistics.points_above_tolerance >= 16
+    assert problem.material.statistics.largest_error == pytest.approx(2e-3)
+
+
+def test_an_invalid_answer_stops_the_step() -> None:
+    with pytest.raises(NotConverged, match="invalid at 16 points"):
+        _trusting(_Doubtful(0.0, valid=False), "stop").solve(1.0, 1.0)

@@ -62,12 +62,12 @@ class Quadrature:
 
     def strain(self) -> Array:
         """Return the strain of the displacement at all points, Mandel [-]. Shape (n_qp, n_s)."""
-        return self._strain.eval(self.mesh, self.cells).reshape(self.n_points, -1)
+        return self._strain.eval(self.mesh, self.cells).reshape(self.n_points, notation.n_strain(self.dim))
 
     def coordinates(self) -> Array:
         """Return the coordinates of all points [length]. Shape (n_qp, dim)."""
         expression = fem.Expression(ufl.SpatialCoordinate(self.mesh), self._reference)
-        return expression.eval(self.mesh, self.cells).reshape(self.n_points, -1)
+        return expression.eval(self.mesh, self.cells).reshape(self.n_points, self.dim)
 
     def weights(self) -> Array:
         """Return the quadrature weights of all points [volume]. Shape (n_qp,)."""
@@ -78,7 +78,6 @@ class Quadrature:
     def set_response(self, stress: Array, tangent: Array) -> None:
         """Store stresses (n_qp, n_s) and tangents (n_qp, n_s, n_s) where the weak form reads them."""
         for function, values in ((self.stress, stress), (self.tangent, tangent)):
-            points = function.function_space.dofmap.list[self.cells].ravel()
-            function.x.array.reshape(-1, values[0].size if len(values) else function.function_space.dofmap.bs)[
-                points
-            ] = values.reshape(len(values), -1)
+            dofmap = function.function_space.dofmap
+            points = dofmap.list[self.cells].ravel()
+            function.x.array.reshape(-1, dofmap.bs)[points] = values.reshape(-1, dofmap.bs)

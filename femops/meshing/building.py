@@ -45,6 +45,8 @@ def build(raw: RawMesh) -> TaggedMesh:
     kind, blocks = _kind_of_cells(raw)
     cells = np.vstack([raw.blocks[block][1] for block in blocks]).astype(np.int64)
     used, compact = np.unique(cells, return_inverse=True)
+    if used[0] < 0 or used[-1] >= len(raw.points):
+        raise CaseError(f"cells name nodes from {used[0]} to {used[-1]}; the mesh has {len(raw.points)} nodes")
     renumber = np.full(len(raw.points), -1, dtype=np.int64)
     renumber[used] = np.arange(len(used))
     points = _in_space(np.asarray(raw.points, dtype=np.float64)[used], kind.dim)
@@ -118,7 +120,7 @@ def _oriented(points: Array, cells: Indices, kind: CellKind) -> Indices:
     flip = np.abs(swapped[:, None, :] - kind.nodes).max(-1).argmin(-1)
     sign = np.sign(determinants.sum(axis=1))
     smallest = (determinants * sign[:, None]).min(axis=1)
-    if len(bad := np.flatnonzero(smallest <= 0.0)):
+    if len(bad := np.flatnonzero(~(smallest > 0.0))):
         where = ", ".join(f"{x:g}" for x in points[cells[bad[0]]].mean(0))
         raise CaseError(f"{len(bad)} cells are degenerate or folded, for example at ({where}); expected valid cells")
     oriented = cells.copy()

@@ -159,7 +159,7 @@ class Results:
 
 def _without_round_off(columns: Array, comm: MPI.Comm) -> Array:
     """Return columns scaled and rounded, so that points tied by symmetry sort alike on any number of ranks."""
-    largest = comm.allreduce(np.abs(columns).max(axis=0, initial=0.0), op=MPI.MAX)
+    largest = np.max(comm.allgather(np.abs(columns).max(axis=0, initial=0.0)), axis=0)
     return np.round(columns / np.where(largest > 0.0, largest, 1.0), 9)
 
 

@@ -93,20 +93,21 @@ class Equations:
     def evaluate(self, strain: Array, fluctuation: Array, history: list[Array]) -> Points:
         """Evaluate the nonlinear phases and the residual of a batch."""
         local = self._local_strain(strain, fluctuation)
-        stress = np.empty_like(local)
-        tangent = np.empty((len(strain), *local.shape))
+        stress, tangent = [local[:, :0]], [np.empty((len(strain), *local[:, :0].shape))]
         new_history = list(history)
         sum_33 = np.zeros(strain.shape[1])
         for position in range(self._n_linear, len(self.phases)):
             part = self._points_of_phase(position)
             answer = self.phases[position].respond(local[:, part], history[position])
-            stress[:, part], tangent[:, :, part] = answer.stress, answer.tangent
+            stress.append(answer.stress)
+            tangent.append(answer.tangent)
             new_history[position] = answer.state
             if answer.stress_33 is not None:
                 sum_33 += self._weight[part] @ answer.stress_33
-        residual = self._divergence @ stress.reshape(-1, strain.shape[1])
+        all_stress = _joined(stress)
+        residual = self._divergence @ all_stress.reshape(-1, strain.shape[1])
         residual += self._linear.matrix @ fluctuation + self._linear.load @ strain
-        return Points(residual, stress, tangent, new_history, sum_33)
+        return Points(residual, all_stress, _joined(tangent), new_history, sum_33)
 
     def stiffness_and_load(self, tangent: Array) -> tuple[Array, Array]:
         """Return the upper triangles of the stiffness and the loads of the unit strains."""
@@ -190,3 +191,9 @@ class Equations:
         result = np.zeros(self.free.count)
         result[self.free.of[on_face & (self.free.of >= 0)]] = 1.0
         return result
+
+
+def _joined(parts: list[Array]) -> Array:
+    """Return arrays of the points of phases joined; without a copy if there is but one that is not empty."""
+    filled = [part for part in parts if part.shape[-2]] or parts[:1]
+    return np.ascontiguousarray(filled[0]) if len(filled) == 1 else np.concatenate(filled, axis=-2)

@@ -182,13 +182,12 @@ class NestedLaw:
 
 
 def _law(parameters: NestedParameters, context: LawContext) -> NestedLaw:
-    try:
-        rve = build_rve(parameters.rve, context)
-    except CaseError as error:
-        raise error.within(key="rve") from error
     solver = parameters.solver
     options = SolverOptions(rtol=solver.rtol, max_iter=solver.max_iter, linear=solver.linear)
-    return NestedLaw(rve, options, predictor=solver.predictor)
+    try:
+        return NestedLaw(build_rve(parameters.rve, context), options, predictor=solver.predictor)
+    except CaseError as error:
+        raise error.within(key="rve") from error
 
 
 SPEC = LawSpec("nested", "FE²: a finite-element solve of an RVE at every point", NestedParameters, _law)
