@@ -1,6 +1,5 @@
 """The case file: what a user writes, validated and typed."""
 
-import difflib
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from femops.meshing import CELLS
 from femops.meshing.cells import AnyCell
 from femops.plugins import installed_laws, law_parameters
 from femops.rve.spec import MeshFile
-from femops.validation import NestedError, first_error, keys_at, shown
+from femops.validation import NestedError, first_error, numbers, shown, with_suggestion
 
 EVERYWHERE = "everywhere"
 
@@ -293,19 +292,10 @@ def _law(mapping: Any, name: str = "") -> LawParameters:
         parameters = law_parameters(mapping)
     except CaseError as error:
         raise NestedError(error.within(key=name)) from error
-    for key, number in _numbers(parameters.model_dump(), name):
+    for key, number in numbers(parameters.model_dump(), name):
         if not math.isfinite(number):
             _refuse(f"{number} given, expected a finite number", key)
     return parameters
-
-
-def _numbers(data: Any, key: str) -> Iterator[tuple[str, float]]:
-    """Yield every floating-point number of nested blocks and lists with its key."""
-    if isinstance(data, float):
-        yield key, data
-    elif isinstance(data, Mapping | list | tuple):
-        for part, value in data.items() if isinstance(data, Mapping) else enumerate(data):
-            yield from _numbers(value, f"{key}.{part}".removeprefix("."))
 
 
 def load_case(path: Path, overrides: tuple[str, ...] = ()) -> Case:
@@ -326,17 +316,8 @@ def load_case(path: Path, overrides: tuple[str, ...] = ()) -> Case:
     except ValidationError as error:
         problem = first_error(error)
         if problem.problem == "unknown key":
-            problem = _with_suggestion(problem, data)
+            problem = with_suggestion(problem, data, case_schema())
         raise problem.within(file=path) from error
-
-
-def _with_suggestion(problem: CaseError, data: dict[str, Any]) -> CaseError:
-    """Name the key that an unknown one resembles, or all that its block may have."""
-    *parents, last = problem.key.split(".")
-    known = keys_at(case_schema(), data, parents)
-    close = difflib.get_close_matches(last, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(known)}" if known else ""
-    return CaseError(f"unknown key{hint}", key=problem.key)
 
 
 def case_schema() -> dict[str, Any]:

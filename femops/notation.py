@@ -18,9 +18,7 @@ PAIRS: dict[int, tuple[tuple[int, int], ...]] = {
     2: ((0, 0), (1, 1), (0, 1)),
     3: ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)),
 }
-NAMES: dict[int, tuple[str, ...]] = {
-    dim: tuple(f"{i + 1}{j + 1}" for i, j in pairs) for dim, pairs in PAIRS.items()
-}
+NAMES: dict[int, tuple[str, ...]] = {dim: tuple(f"{i + 1}{j + 1}" for i, j in pairs) for dim, pairs in PAIRS.items()}
 
 # Abaqus orders 11, 22, 33, 12, 13, 23: the Mandel position of each of its components.
 _ABAQUS = {2: (0, 1, 2), 3: (0, 1, 2, 5, 4, 3)}

@@ -1,5 +1,6 @@
 """From pydantic's errors to one clear line."""
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -64,6 +65,30 @@ def first_error(error: ValidationError) -> CaseError:
 def _names_type(part: int | str) -> bool:
     """Tell the parts of a place that pydantic adds for keys and for the members of a union."""
     return isinstance(part, str) and (part in ("[key]", "float", "int") or part.startswith(("constrained-", "list[")))
+
+
+def numbers(data: Any, key: str) -> Iterator[tuple[str, float]]:
+    """Yield every floating-point number of nested blocks and lists with its key."""
+    if isinstance(data, float):
+        yield key, data
+    elif isinstance(data, Mapping | list | tuple):
+        for part, value in data.items() if isinstance(data, Mapping) else enumerate(data):
+            yield from numbers(value, f"{key}.{part}".removeprefix("."))
+
+
+def with_suggestion(problem: CaseError, data: Mapping[str, Any], schema: Mapping[str, Any]) -> CaseError:
+    """Name the key that an unknown one resembles, or all that its block may have.
+
+    Args:
+        problem: The error about an unknown key.
+        data: What was given.
+        schema: JSON Schema of `data`, with `$defs`.
+    """
+    *parents, last = problem.key.split(".")
+    known = keys_at(schema, data, parents)
+    close = difflib.get_close_matches(last, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(known)}" if known else ""
+    return CaseError(f"unknown key{hint}", key=problem.key)
 
 
 def keys_at(schema: Mapping[str, Any], data: object, path: Sequence[str]) -> list[str]:

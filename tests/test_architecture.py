@@ -15,7 +15,7 @@ FLOORS = [
     {"meshing", "phases"},
     {"rve", "surrogate"},
     {"builtin", "plugins"},
-    {"case", "case_reading", "case_meshes"},
+    {"case", "case_reading", "case_meshes", "study"},
     {"macro", "output"},
     {"run"},
     {"cli"},

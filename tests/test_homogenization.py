@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from femops import NotConverged, load_law, notation
+from femops import CaseError, NotConverged, load_law, notation
 from femops.checks import check_law
 from femops.meshing import TaggedMesh
 from femops.meshing.box import box
@@ -422,3 +422,10 @@ def test_an_rve_that_does_not_converge_is_counted() -> None:
     with pytest.raises(NotConverged, match=r"^2 of 3 RVEs did not converge in 1 iterations") as caught:
         law.evaluate(strain, virgin(law, 3), 1.0)
     assert len(caught.value.residuals) == 2
+
+
+def test_static_conditions_refuse_voids_on_the_faces() -> None:
+    hole = {"circles": [{"center": [0.5, 0.0], "radius": 0.2, "phase": "void"}], "mesh_size": 0.1, "cell": "triangle"}
+    phases = {"matrix": {"law": "elastic", "E": 1.0, "nu": 0.3}}
+    with pytest.raises(CaseError, match=r"rve\.boundary: 'static' given, but voids reach the faces"):
+        load_law({"law": "nested", "rve": {"circles": hole, "boundary": "static", "phases": phases}})

@@ -52,3 +52,20 @@ def test_an_indefinite_matrix_is_reported_and_does_not_spoil_the_others(name: Li
     assert success.tolist() == [True, False, True]
     for i in (0, 2):
         np.testing.assert_allclose(matrices[i] @ solution[:, :, i], rhs[:, :, i], rtol=0.0, atol=1e-12)
+
+
+def test_kept_factors_solve_again_in_any_order() -> None:
+    rng = np.random.default_rng(7)
+    matrices = random_spd(15, 4, rng)
+    pattern = sp.csr_array(np.triu(matrices[0]))
+    rows = np.repeat(np.arange(15), np.diff(pattern.indptr))
+    values = np.ascontiguousarray(matrices[:, rows, pattern.indices].T)
+    solver = linear_solver("pardiso", pattern)
+    assert solver.n_kept >= 4
+    solver.solve(values, np.zeros((15, 1, 4)), np.arange(4))
+    solver.solve(2.0 * values[:, :1], np.zeros((15, 1, 1)))  # keeps no factor, and spoils none
+    order = np.array([2, 0, 3])
+    rhs = rng.uniform(-1.0, 1.0, (15, 2, 3))
+    solution = solver.resolve(order, rhs)
+    for i, slot in enumerate(order):
+        np.testing.assert_allclose(matrices[slot] @ solution[:, :, i], rhs[:, :, i], rtol=0.0, atol=1e-12)

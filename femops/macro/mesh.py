@@ -18,6 +18,7 @@ from femops.parallel import on_root
 
 Indices = npt.NDArray[np.int32]
 
+
 @dataclass(frozen=True)
 class MacroMesh:
     """A distributed mesh.

@@ -55,7 +55,7 @@ def tangent(volumetric: Any, deviatoric: Any, along: Any, direction: Any) -> Any
     xp = array_namespace(direction)
     coupling = volumetric - deviatoric / 3.0
     scaled = along * direction
-    rows: list[list[Any]] = [[None] * n_s for _ in range(n_s)]
+    entries: list[Any] = [None] * n_s**2
     for i in range(n_s):
         for j in range(i, n_s):
             value = scaled[i] * direction[j]
@@ -63,5 +63,5 @@ def tangent(volumetric: Any, deviatoric: Any, along: Any, direction: Any) -> Any
                 value = value + coupling
             if i == j:
                 value = value + deviatoric
-            rows[i][j] = rows[j][i] = value
-    return xp.stack([xp.stack(row) for row in rows])
+            entries[i * n_s + j] = entries[j * n_s + i] = value
+    return xp.reshape(xp.stack(entries), (n_s, *direction.shape))

@@ -58,9 +58,7 @@ class J2:
         scale = 1.0 - 3.0 * self.G * increment / xp.where(q > 0.0, q, xp.ones_like(q))
         pressure = self.K * isotropic.trace(strain)
         dim = notation.dimension(n_s)
-        stress = xp.stack(
-            [scale * trial[i] + pressure if i < dim else scale * trial[i] for i in range(n_s)]
-        )
+        stress = xp.stack([scale * trial[i] + pressure if i < dim else scale * trial[i] for i in range(n_s)])
         softening = xp.where(
             increment > 0.0, 3.0 * self.G / (3.0 * self.G + self.hardening) + scale - 1.0, xp.zeros_like(q)
         )

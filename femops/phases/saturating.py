@@ -50,9 +50,7 @@ class Saturating:
         secant = self.alpha1 / (self.alpha2 + n)
         pressure = self.K * isotropic.trace(strain)
         dim = 2 if dev_33 is not None else 3
-        stress = xp.stack(
-            [secant * dev[i] + pressure if i < dim else secant * dev[i] for i in range(dev.shape[0])]
-        )
+        stress = xp.stack([secant * dev[i] + pressure if i < dim else secant * dev[i] for i in range(dev.shape[0])])
         # d(secant)/dn · dev⊗dev/n vanishes with n like n; the floor avoids 0/0.
         along = -secant * secant / (self.alpha1 * xp.where(n > 0.0, n, xp.ones_like(n)))
         tangent = isotropic.tangent(self.K, secant, along, dev)

@@ -1,6 +1,6 @@
 """Compiled kernels over cells and points for a batch of RVEs; the batch is the last axis of every array."""
 
-from typing import Any
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -10,21 +10,33 @@ import scipy.sparse as sp
 from femops.notation import Array
 
 
+class Cells(NamedTuple):
+    """What the kernels need to know of some cells.
+
+    Attributes:
+        operator: Strain operators. Shape (n_cells, n_q, n_s, n_dofs).
+        weight: Quadrature weights. Shape (n_cells, n_q).
+        free: Free dof of each cell dof, −1 for none. Shape (n_cells, n_dofs).
+        entries: Position in the upper triangle of each pair of cell dofs, −1 for none. Shape (n_cells, n_dofs, n_dofs).
+    """
+
+    operator: Array
+    weight: Array
+    free: npt.NDArray[np.int64]
+    entries: npt.NDArray[np.int64]
+
+
 @numba.njit(cache=True)
-def add_stiffness(
-    operator: Array, weight: Array, tangent: Array, entries: Any, free: Any, values: Array, load: Array
-) -> None:
+def add_stiffness(cells: Cells, tangent: Array, values: Array, load: Array) -> None:
     """Add the stiffness and the loads of the unit strains of some cells to a batch of RVEs.
 
     Args:
-        operator: Strain operators. Shape (n_cells, n_q, n_s, n_dofs).
-        weight: Quadrature weights. Shape (n_cells, n_q).
+        cells: The cells.
         tangent: Point tangents. Shape (n_s, n_s, n_cells · n_q, N).
-        entries: Position in `values` of each pair of cell dofs, −1 for none. Shape (n_cells, n_dofs, n_dofs).
-        free: Free dof of each cell dof, −1 for none. Shape (n_cells, n_dofs).
         values: Upper triangle of the stiffness, added to. Shape (nnz, N).
         load: Σ w Bᵀ D, added to. Shape (n_free, n_s, N).
     """
+    operator, weight, free, entries = cells
     n_cells, n_q, n_s, n_dofs = operator.shape
     n_batch = tangent.shape[3]
     cell_stiffness = np.zeros((n_dofs, n_dofs, n_batch))
@@ -67,20 +79,17 @@ def add_stiffness(
 
 
 @numba.njit(cache=True)
-def add_stress_of_unit_strains(
-    operator: Array, weight: Array, tangent: Array, free: Any, sensitivity: Array, total: Array, load: Array
-) -> None:
+def add_stress_of_unit_strains(cells: Cells, tangent: Array, sensitivity: Array, total: Array, load: Array) -> None:
     """Add the stresses D (1 + B X) of some cells, integrated, and their nodal forces to a batch of RVEs.
 
     Args:
-        operator: Strain operators. Shape (n_cells, n_q, n_s, n_dofs).
-        weight: Quadrature weights. Shape (n_cells, n_q).
+        cells: The cells.
         tangent: Point tangents. Shape (n_s, n_s, n_cells · n_q, N).
-        free: Free dof of each cell dof, −1 for none. Shape (n_cells, n_dofs).
         sensitivity: X. Shape (n_free, n_s, N).
         total: Σ w D (1 + B X), added to. Shape (n_s, n_s, N).
         load: Σ w Bᵀ D (1 + B X), added to. Shape (n_free, n_s, N).
     """
+    operator, weight, free, _ = cells
     n_cells, n_q, n_s, n_dofs = operator.shape
     n_batch = tangent.shape[3]
     strain = np.zeros((n_s, n_batch))

@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 
 from femops.errors import CaseError
 from femops.meshing import TaggedMesh
+from femops.meshing.building import exterior_facets, jacobians
 
 Boundary = Literal["periodic", "kinematic", "static"]
 _TOLERANCE = 1e-6
@@ -38,7 +39,8 @@ def free_dofs(mesh: TaggedMesh, boundary: Boundary) -> FreeDofs:
     """Number the free dofs of the fluctuation under a boundary condition.
 
     Raises:
-        CaseError: The nodes of opposite faces do not match (periodic), or nothing is left free (kinematic).
+        CaseError: The nodes of opposite faces do not match (periodic), nothing is left free (kinematic), or voids
+            reach the faces (static).
     """
     if boundary == "periodic":
         master = _periodic_masters(mesh)
@@ -48,6 +50,7 @@ def free_dofs(mesh: TaggedMesh, boundary: Boundary) -> FreeDofs:
         master = np.arange(len(mesh.points))
         fixed = np.repeat((_on_face(mesh, 0) | _on_face(mesh, 1)).any(axis=1), mesh.dim)
     else:
+        _check_solid_faces(mesh)
         master = np.arange(len(mesh.points))
         fixed = _rigid_pins(mesh)
     used = np.zeros(len(mesh.points), dtype=bool)
@@ -102,6 +105,23 @@ def _check_faces(mesh: TaggedMesh, axis: int, low: npt.NDArray[np.bool_], high: 
                 f"({', '.join(f'{x:.4g}' for x in at)})",
                 key="mesh",
             )
+
+
+def _check_solid_faces(mesh: TaggedMesh) -> None:
+    """Refuse a cell whose faces are cut by voids: there the uniform traction of static conditions has no body."""
+    lower, upper = mesh.bounds
+    facets, kind = exterior_facets(mesh.cells, mesh.kind), mesh.facet_kind
+    for side in (0, 1):
+        on_face = _on_face(mesh, side)
+        for axis in range(mesh.dim):
+            others = [i for i in range(mesh.dim) if i != axis]
+            chosen = facets[on_face[facets, axis].all(axis=1)]
+            area = np.abs(jacobians(mesh.points[:, others], chosen, kind)) @ kind.quadrature()[1]
+            if area.sum() < (1.0 - 1e-9) * np.prod((upper - lower)[others]):
+                raise CaseError(
+                    "'static' given, but voids reach the faces of the RVE; expected periodic or kinematic",
+                    key="boundary",
+                )
 
 
 def _nearest(mesh: TaggedMesh, corner: npt.NDArray[np.float64]) -> int:

@@ -86,16 +86,15 @@ class Discretisation:
         n_cells, n_q, n_s, _ = operator.shape
         n_points = n_cells * n_q
         columns = free[self.dofs[cells]]
-        rows = np.arange(n_s)[None, None, :, None] * n_points + (
-            np.arange(n_points).reshape(n_cells, n_q)[:, :, None, None]
+        rows = (
+            np.arange(n_s)[None, None, :, None] * n_points
+            + (np.arange(n_points).reshape(n_cells, n_q)[:, :, None, None])
         )
         shape = operator.shape
         flat_columns = np.broadcast_to(columns[:, None, None, :], shape).ravel()
         keep = (flat_columns >= 0) & (operator.ravel() != 0.0)
         flat_rows = np.broadcast_to(rows, shape).ravel()[keep]
-        matrix = sp.coo_array(
-            (operator.ravel()[keep], (flat_rows, flat_columns[keep])), shape=(n_s * n_points, n_free)
-        )
+        matrix = sp.coo_array((operator.ravel()[keep], (flat_rows, flat_columns[keep])), shape=(n_s * n_points, n_free))
         return matrix.tocsr()
 
 

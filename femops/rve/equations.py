@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from femops.notation import Array
 from femops.phases import Phase
-from femops.rve.assembly import add_stiffness, add_stress_of_unit_strains, upper_pattern
+from femops.rve.assembly import Cells, add_stiffness, add_stress_of_unit_strains, upper_pattern
 from femops.rve.boundary import FreeDofs
 from femops.rve.discretisation import Discretisation, Indices
 from femops.rve.linear_phases import LinearPhases
@@ -73,8 +73,8 @@ class Equations:
         free_of_cell = free.of[rve.dofs]
         self.pattern, entries = upper_pattern(free_of_cell, free.count)
         self._linear = LinearPhases(rve, phases[: self._n_linear], free, self.pattern, entries)
-        self._operator = np.ascontiguousarray(rve.strain_operator[self._cells])
-        self._entries, self._free_of_cell = entries[self._cells], free_of_cell[self._cells]
+        part = self._cells
+        self._kernel_cells = Cells(rve.strain_operator[part], rve.weight[part], free_of_cell[part], entries[part])
         self._weight = rve.weight[self._cells].ravel()
         self._gradient = rve.gradient(free.of, self._cells, free.count)
         self._divergence = (self._gradient.T @ sp.diags_array(np.tile(self._weight, rve.n_s))).tocsr()
@@ -115,9 +115,7 @@ class Equations:
         values = np.repeat(self._linear.stiffness[:, None], n, axis=1)
         load = np.repeat(self._linear.load[:, :, None], n, axis=2)
         if self.nonlinear:
-            weight = self._weight.reshape(self._operator.shape[:2])
-            tangent = np.ascontiguousarray(tangent)
-            add_stiffness(self._operator, weight, tangent, self._entries, self._free_of_cell, values, load)
+            add_stiffness(self._kernel_cells, np.ascontiguousarray(tangent), values, load)
         return values, load
 
     def sum_stress(self, points: Points, strain: Array, fluctuation: Array) -> Array:
@@ -165,9 +163,8 @@ class Equations:
         total = (self._linear.load.T @ flat).reshape(n_s, n_s, n)
         total += self._linear.mean[:, :, None]
         if self.nonlinear:
-            weight = self._weight.reshape(self._operator.shape[:2])
             tangent = np.ascontiguousarray(tangent)
-            add_stress_of_unit_strains(self._operator, weight, tangent, self._free_of_cell, sensitivity, total, load)
+            add_stress_of_unit_strains(self._kernel_cells, tangent, sensitivity, total, load)
         total += np.einsum("fsn,ftn->stn", sensitivity, load)
         return 0.5 * (total + total.transpose(1, 0, 2)), load
 

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from femops.notation import Array
 from femops.phases import Phase
-from femops.rve.assembly import add_stiffness
+from femops.rve.assembly import Cells, add_stiffness
 from femops.rve.boundary import FreeDofs
 from femops.rve.discretisation import Discretisation
 
@@ -53,8 +53,8 @@ class LinearPhases:
             response = phase.respond(np.eye(n_s), np.zeros((0, n_s)))
             one, weight = np.asarray(response.tangent[:, :, 0]), rve.weight[cells]
             tangent = np.ascontiguousarray(np.broadcast_to(one[:, :, None, None], (n_s, n_s, weight.size, 1)))
-            operator = rve.strain_operator[cells]
-            add_stiffness(operator, weight, tangent, self.entries[cells], free_of_cell[cells], values, load)
+            part = Cells(rve.strain_operator[cells], weight, free_of_cell[cells], self.entries[cells])
+            add_stiffness(part, tangent, values, load)
             self.mean += weight.sum() * one
             if response.stress_33 is not None:
                 self._add_33(cells, np.asarray(response.stress_33))

@@ -3,8 +3,9 @@
 Find the fluctuation q with R(q, E) = Σ w Bᵀ σ(E + B q) = 0 for N macroscale strains at once; S = ⟨σ⟩ and its
 consistent tangent follow. One factorisation per Newton step solves for the step and the sensitivities X = dq/dE
 together; where a Newton step came close to the solution, its factor is kept for the steps that are left (chord steps).
-At the end the stress is corrected by the adjoint, S += Xᵀ R / |Ω|, and the tangent is the quadratic form
-⟨(1 + B X)ᵀ D (1 + B X)⟩ of the current point tangents, so that the error of a lagged X enters both to second order.
+At the end the kept factor K₀ also improves X by one step, X −= K₀⁻¹ (K X + L). The stress is corrected by the adjoint,
+S += Xᵀ R / |Ω|, and the tangent is the quadratic form ⟨(1 + B X)ᵀ D (1 + B X)⟩ of the current point tangents, so that
+what is left of the error of X enters both to second order.
 """
 
 from dataclasses import dataclass, field
@@ -16,15 +17,15 @@ from femops.errors import NotConverged
 from femops.notation import Array
 from femops.phases import Phase
 from femops.rve.boundary import Boundary, free_dofs
+from femops.rve.constrained import ConstrainedSolver
 from femops.rve.discretisation import Discretisation, Indices
 from femops.rve.equations import Equations, Points
+from femops.rve.line_search import Step, line_search
 from femops.rve.linear import LinearSolverName, linear_solver
 
 Flags = npt.NDArray[np.bool_]
-_BYTES_OF_BATCH = 48e6
+_BYTES_OF_BATCH = 24e6
 _LARGEST_BATCH = 32
-_SUFFICIENT_DECREASE = 1e-4
-_SHORTEST_STEP = 2.0**-12
 _NEWTON_TO_CHORD = 1e-3
 _CHORD_TO_NEWTON = 0.1
 
@@ -76,8 +77,9 @@ class _Batch:
     """The iterates of a batch.
 
     Attributes:
-        relative: Residual before the last step. Shape (N,).
-        reusable: Whether the factor of an RVE's last Newton step is kept and good. Shape (N,).
+        relative: Relative residual. Shape (N,).
+        kept: Whether the factor of an RVE's last Newton step is kept. Shape (N,).
+        close: Whether the last step of an RVE reduced its residual so much that the factor is still good. Shape (N,).
         fresh: Whether the last step of an RVE was a Newton step. Shape (N,).
     """
 
@@ -86,28 +88,17 @@ class _Batch:
     fluctuation: Array
     sensitivity: Array
     points: Points
-    relative: Array = field(init=False)
+    relative: Array
     iterations: Array = field(init=False)
     factorisations: Array = field(init=False)
-    reusable: Flags = field(init=False)
+    kept: Flags = field(init=False)
+    close: Flags = field(init=False)
     fresh: Flags = field(init=False)
 
     def __post_init__(self) -> None:
         n = self.strain.shape[1]
-        self.relative = np.full(n, np.inf)
         self.iterations, self.factorisations = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
-        self.reusable, self.fresh = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
-
-
-@dataclass
-class _Step:
-    """A correction of some RVEs of a batch and where it starts."""
-
-    strain: Array
-    history: list[Array]
-    before: Array
-    residual: Array
-    correction: Array
+        self.kept, self.close, self.fresh = np.zeros((3, n), dtype=bool)
 
 
 @dataclass
@@ -129,7 +120,9 @@ class RVESolver:
     def __post_init__(self) -> None:
         self.free = free_dofs(self.discretisation.mesh, self.boundary)
         self._equations = Equations(self.discretisation, self.phases, self.free)
-        self._linear_solver = linear_solver(self.options.linear, self._equations.pattern)
+        mean_strain = self._equations.mean_strain if self.free.zero_mean_strain else None
+        solver = linear_solver(self.options.linear, self._equations.pattern)
+        self._linear_solver = ConstrainedSolver(solver, mean_strain)
         self.elastic_sensitivity = self._elastic_sensitivity()
 
     @property
@@ -169,21 +162,19 @@ class RVESolver:
         if start is None:
             start = np.einsum("fsn,sn->fn", sensitivity, strain)
         points = self._equations.evaluate(strain, start, history)
-        batch = _Batch(strain, history, start.copy(), sensitivity.copy(), points)
+        relative = self._relative_residual(points, strain, start)
+        batch = _Batch(strain, history, start.copy(), sensitivity.copy(), points, relative)
         norms: list[float] = []
-        for _ in range(self.options.max_iter + 1):
-            last, relative = batch.relative, self._relative_residual(batch)
-            norms.append(float(relative.max()))
-            if not np.isfinite(norms[-1]):
-                break
+        while True:
+            norms.append(float(batch.relative.max()))
             outdated = (batch.factorisations == 0) & self._equations.nonlinear  # X belongs to another strain
-            active = np.flatnonzero((relative > self.options.rtol) | outdated)
+            active = np.flatnonzero((batch.relative > self.options.rtol) | outdated)
             if len(active) == 0:
                 return self._finish(batch)
-            batch.reusable &= relative < last * np.where(batch.fresh, _NEWTON_TO_CHORD, _CHORD_TO_NEWTON)
-            batch.relative = relative
+            if not np.isfinite(norms[-1]) or len(norms) > self.options.max_iter:
+                break
             self._advance(batch, active)
-        failed = ~(relative <= self.options.rtol)
+        failed = ~(batch.relative <= self.options.rtol)
         raise NotConverged(
             f"{failed.sum()} of {n} RVEs did not converge in {self.options.max_iter} iterations "
             f"(largest strain component among them {np.abs(strain[:, failed]).max():.3g})",
@@ -205,7 +196,7 @@ class RVESolver:
         zero = np.zeros((self.discretisation.n_s, 1))
         points = self._equations.evaluate(zero, np.zeros((self.free.count, 1)), self.virgin_history(1))
         values, load = self._equations.stiffness_and_load(points.tangent)
-        solution, success = self._factorise(values, -load, None)
+        solution, success = self._linear_solver.solve(values, -load)
         if not success.all():
             raise NotConverged(
                 "the stiffness of the unloaded RVE is not positive definite "
@@ -213,30 +204,34 @@ class RVESolver:
             )
         return solution[:, :, 0]
 
-    def _relative_residual(self, batch: _Batch) -> Array:
+    def _relative_residual(self, points: Points, strain: Array, fluctuation: Array) -> Array:
         """Return residual norms relative to the internal forces. Shape (N,)."""
-        at = (batch.points, batch.strain, batch.fluctuation)
+        at = (points, strain, fluctuation)
         return np.linalg.norm(self._equations.unbalanced(*at), axis=0) / self._equations.force(*at)
 
     def _advance(self, batch: _Batch, active: Indices) -> None:
         """Advance the active RVEs by one damped Newton or chord step."""
         unbalanced = self._equations.unbalanced(batch.points, batch.strain, batch.fluctuation)
         correction = np.empty_like(unbalanced)
-        newton, chord = active[~batch.reusable[active]], active[batch.reusable[active]]
+        good = (batch.kept & batch.close)[active]
+        newton, chord = active[~good], active[good]
         if len(newton):
             correction[:, newton] = self._newton(batch, newton, unbalanced[:, newton])
         if len(chord):
-            correction[:, chord] = -self._resolve(chord, unbalanced[:, None, chord])[:, 0]
+            correction[:, chord] = -self._linear_solver.resolve(chord, unbalanced[:, None, chord])[:, 0]
         correction[:, batch.relative <= self.options.rtol] = 0.0  # these wanted their sensitivities only
         batch.iterations[active] += 1
         batch.factorisations[newton] += 1
-        batch.reusable[newton] = newton < self._linear_solver.n_kept
+        batch.kept[newton] = newton < self._linear_solver.n_kept
         batch.fresh[chord], batch.fresh[newton] = False, True
         history = [one[:, :, active] for one in batch.history]
         before = batch.fluctuation[:, active]
-        step = _Step(batch.strain[:, active], history, before, unbalanced[:, active], correction[:, active])
-        batch.fluctuation[:, active], new = self._search(step)
+        step = Step(batch.strain[:, active], history, before, unbalanced[:, active], correction[:, active])
+        batch.fluctuation[:, active], new = line_search(self._equations, step, self.options.rtol)
         batch.points = batch.points.put(active, new)
+        goal = np.where(batch.fresh, _NEWTON_TO_CHORD, _CHORD_TO_NEWTON) * batch.relative
+        batch.relative = self._relative_residual(batch.points, batch.strain, batch.fluctuation)
+        batch.close[active] = (batch.relative < goal)[active]
 
     def _newton(self, batch: _Batch, which: Indices, unbalanced: Array) -> Array:
         """Return Newton's corrections of some RVEs and renew their sensitivities."""
@@ -244,70 +239,17 @@ class RVESolver:
         tangent = batch.points.tangent if whole else batch.points.tangent[..., which]
         values, load = self._equations.stiffness_and_load(tangent)
         right = np.concatenate([-load, -unbalanced[:, None]], axis=1)
-        solution, success = self._factorise(values, right, which)
+        solution, success = self._linear_solver.solve(values, right, which)
         if not success.all():
             raise NotConverged("the stiffness of an RVE is not positive definite at the current strain")
         batch.sensitivity[:, :, which] = solution[:, :-1]
         return solution[:, -1]
 
-    def _factorise(self, values: Array, rhs: Array, slots: Indices | None) -> tuple[Array, Flags]:
-        """Solve K x = rhs; under static conditions with zero mean strain of x."""
-        solution, success = self._linear_solver.solve(values, self._with_means(rhs), slots)
-        return self._constrain(solution), success
-
-    def _resolve(self, slots: Indices, rhs: Array) -> Array:
-        """Solve K x = rhs as `_factorise` does, with the factors kept."""
-        return self._constrain(self._linear_solver.resolve(slots, self._with_means(rhs)))
-
-    def _with_means(self, rhs: Array) -> Array:
-        """Append the forces of unit tractions to the right-hand sides (static conditions only)."""
-        if not self.free.zero_mean_strain:
-            return rhs
-        columns = np.repeat(self._equations.mean_strain.T[:, :, None], rhs.shape[2], axis=2)
-        return np.concatenate([rhs, columns], axis=1)
-
-    def _constrain(self, solution: Array) -> Array:
-        """Remove the mean strain of solutions by the responses to unit tractions (static conditions only)."""
-        if not self.free.zero_mean_strain:
-            return solution
-        mean = self._equations.mean_strain
-        x, response = solution[:, : -len(mean)], solution[:, -len(mean) :]
-        compliance = np.einsum("sf,ftn->nst", mean, response)
-        multiplier = np.linalg.solve(compliance, np.einsum("sf,fkn->nsk", mean, x))
-        return x - np.einsum("fsn,nsk->fkn", response, multiplier)
-
-    def _search(self, step: _Step) -> tuple[Array, Points]:
-        """Return the fluctuations after a step, halved until it is good, and the quantities there."""
-        length = np.ones(step.before.shape[1])
-        while True:
-            after = step.before + length * step.correction
-            new = self._equations.evaluate(step.strain, after, step.history)
-            rejected = self._not_decreasing(step, length, after, new)
-            if not rejected.any():
-                return after, new
-            length[rejected] *= 0.5
-            if length.min() < _SHORTEST_STEP:
-                raise NotConverged("the line search of an RVE failed")
-
-    def _not_decreasing(self, step: _Step, length: Array, after: Array, new: Points) -> Flags:
-        """Tell which RVEs have neither a smaller nor a small residual nor a sufficiently smaller energy (Armijo)."""
-        residual = np.linalg.norm(self._equations.unbalanced(new, step.strain, after), axis=0)
-        doubtful = ~(residual < np.linalg.norm(step.residual, axis=0))
-        if doubtful.any():
-            doubtful &= ~(residual <= self.options.rtol * self._equations.force(new, step.strain, after))
-        if not doubtful.any():
-            return doubtful
-        start = self._equations.energy(step.strain, step.before, step.history)
-        end = self._equations.energy(step.strain, after, step.history)
-        slope = np.einsum("fn,fn->n", step.residual, step.correction)
-        enough = end <= start + _SUFFICIENT_DECREASE * length * slope + 1e-14 * np.abs(start)
-        return doubtful & ~enough
-
     def _finish(self, batch: _Batch) -> Solution:
         at = (batch.points, batch.strain, batch.fluctuation)
         if self.options.exact_sensitivities:
             values, load = self._equations.stiffness_and_load(batch.points.tangent)
-            batch.sensitivity, _ = self._factorise(values, -load, None)
+            batch.sensitivity, _ = self._linear_solver.solve(values, -load)
         total = self._tangent(batch)
         volume = self.discretisation.volume
         correction = np.einsum("fsn,fn->sn", batch.sensitivity, batch.points.residual)
@@ -324,15 +266,15 @@ class RVESolver:
         )
 
     def _tangent(self, batch: _Batch) -> Array:
-        """Return Σ w (1 + B X)ᵀ D (1 + B X) with an X improved by the kept factors where chord steps were taken.
+        """Return Σ w (1 + B X)ᵀ D (1 + B X) with an X improved by the kept factors.
 
         With ρ = K X + L and the kept factor K₀: X −= K₀⁻¹ ρ, which lowers the quadratic form by ρᵀ K₀⁻¹ ρ.
         """
         total, rest = self._equations.condensed_tangent(batch.points.tangent, batch.sensitivity)
-        lagged = np.flatnonzero(batch.iterations > batch.factorisations)
-        if len(lagged) and not self.options.exact_sensitivities:
-            rest = rest[:, :, lagged]
-            change = -self._resolve(lagged, rest)
-            batch.sensitivity[:, :, lagged] += change
-            total[:, :, lagged] += np.einsum("fsn,ftn->stn", rest, change)
+        kept = np.flatnonzero(batch.kept)
+        if len(kept) and not self.options.exact_sensitivities:
+            rest = rest[:, :, kept]
+            change = -self._linear_solver.resolve(kept, rest)
+            batch.sensitivity[:, :, kept] += change
+            total[:, :, kept] += np.einsum("fsn,ftn->stn", rest, change)
         return total
