@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 import femops
@@ -143,6 +143,35 @@ def mesh(
     console.print(table)
 
 
+@app.command()
+def sample(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file (YAML).")],
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the snapshots; default results/STUDY.")] = None,
+) -> None:
+    """Solve the RVE of a study at its strains and store snapshots; goes on where it was stopped, also under mpirun."""
+    from mpi4py import MPI
+
+    from femops.study import load_study
+    from femops.study import sample as sample_study
+
+    comm = MPI.COMM_WORLD
+    loaded = load_study(study, tuple(overrides or ()))
+    left = TimeRemainingColumn(elapsed_when_finished=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), left)
+    with Progress(*columns, console=console, disable=comm.rank != 0, speed_estimate_period=3600.0) as progress:
+        task = progress.add_task("setting up", total=None)
+
+        def watch(done: int, total: int) -> None:
+            progress.update(task, description=f"{done}/{total} snapshots", completed=done, total=total)
+
+        report = sample_study(loaded, study, output or Path("results") / study.stem, comm, watch)
+    console.print(
+        f"{report.solved} snapshots solved in {report.seconds:.1f} s, {report.found} found; they are in {report.file}",
+        soft_wrap=True,
+    )
+
+
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
@@ -204,6 +233,11 @@ def _report(case: Case, summary: dict[str, Any], folder: Path, picture: Path | N
     iterations = sum(step["iterations"] for step in summary["steps"])
     cutbacks = sum(step["cutbacks"] for step in summary["steps"])
     console.print(f"{len(summary['steps'])} steps, {iterations} iterations, {cutbacks} cutbacks.")
+    statistics = summary["law_statistics"]
+    if doubtful := statistics["points_above_tolerance"] + statistics["points_invalid"]:
+        console.print(
+            f"Warning: at {doubtful} of {statistics['points_evaluated']} points a law doubted its own answer."
+        )
     fields = folder / f"{Path(summary['case']).stem}.vtkhdf"
     console.print(f"Results in {folder}; open {fields} in ParaView.", soft_wrap=True)
     if picture is not None:
