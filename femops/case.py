@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.json_schema import models_json_schema
 
-from femops.case_reading import apply_override, read_yaml
+from femops.case_reading import load_validated
 from femops.errors import CaseError
 from femops.expressions import Value, value_at
 from femops.law import LawParameters
@@ -16,7 +16,7 @@ from femops.meshing import CELLS
 from femops.meshing.cells import AnyCell
 from femops.plugins import installed_laws, law_parameters
 from femops.rve.spec import MeshFile
-from femops.validation import NestedError, first_error, numbers, shown, with_suggestion
+from femops.validation import NestedError, numbers, shown
 
 EVERYWHERE = "everywhere"
 
@@ -308,16 +308,7 @@ def load_case(path: Path, overrides: tuple[str, ...] = ()) -> Case:
     Raises:
         CaseError: The file is missing or not valid; the message names file, key and what was expected.
     """
-    data = read_yaml(path)
-    for override in overrides:
-        apply_override(data, override)
-    try:
-        return Case.model_validate(data)
-    except ValidationError as error:
-        problem = first_error(error)
-        if problem.problem == "unknown key":
-            problem = with_suggestion(problem, data, case_schema())
-        raise problem.within(file=path) from error
+    return load_validated(path, overrides, Case, case_schema)
 
 
 def case_schema() -> dict[str, Any]:

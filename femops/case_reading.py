@@ -1,12 +1,15 @@
-"""The text of case files: YAML, and changes to it from the command line."""
+"""The text of case and study files: YAML, changes to it from the command line, and its validation."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ValidationError
 
 from femops.errors import CaseError
-from femops.validation import shown
+from femops.plugins import law_parameters
+from femops.validation import first_error, shown, with_suggestion
 
 
 class _Loader(yaml.SafeLoader):
@@ -39,6 +42,32 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise CaseError(f"{shown(data)} given, expected a mapping of keys", file=path)
     return data
+
+
+def load_validated[M: BaseModel](
+    path: Path, overrides: tuple[str, ...], model: type[M], schema: Callable[[], dict[str, Any]]
+) -> M:
+    """Read a file, change it and validate it.
+
+    Args:
+        path: The YAML file.
+        overrides: Changes, see `apply_override`.
+        model: What the file has to be.
+        schema: Makes the model's JSON Schema, to name the known key that an unknown one resembles.
+
+    Raises:
+        CaseError: The file is missing or not valid; the message names file, key and what was expected.
+    """
+    data = read_yaml(path)
+    for override in overrides:
+        apply_override(data, override)
+    try:
+        return model.model_validate(data, context={"law_parameters": law_parameters})
+    except ValidationError as error:
+        problem = first_error(error)
+        if problem.problem == "unknown key":
+            problem = with_suggestion(problem, data, schema())
+        raise problem.within(file=path) from error
 
 
 def _explained(error: yaml.YAMLError) -> str:

@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from femops import notation
 from femops.case import case_schema
-from femops.case_reading import apply_override, read_yaml
+from femops.case_reading import load_validated
 from femops.errors import CaseError, NotConverged
 from femops.law import LawContext
 from femops.notation import Array
 from femops.parallel import on_root
-from femops.plugins import get_law, law_parameters
+from femops.plugins import get_law
 from femops.rve.law import NestedLaw, NestedParameters
 from femops.rve.linear import LinearSolverName
 from femops.rve.sampling import Sampling, bounds, chosen, load_paths
 from femops.rve.snapshots import SnapshotSolver, SnapshotStore, batch_of, content_hash, path_and_step
 from femops.rve.solver import SolverOptions
 from femops.rve.spec import RVE, RVEParameters
-from femops.validation import NestedError, first_error, numbers, with_suggestion
+from femops.validation import NestedError, numbers
 
 Watch = Callable[[int, int], None]
 # A sampling is stored in at least so many parts: the work that a kill may cost, and how often progress moves.
@@ -83,16 +83,7 @@ def load_study(path: Path, overrides: tuple[str, ...] = ()) -> Study:
     Raises:
         CaseError: The file is missing or not valid; the message names file, key and what was expected.
     """
-    data = read_yaml(path)
-    for override in overrides:
-        apply_override(data, override)
-    try:
-        return Study.model_validate(data, context={"law_parameters": law_parameters})
-    except ValidationError as error:
-        problem = first_error(error)
-        if problem.problem == "unknown key":
-            problem = with_suggestion(problem, data, study_schema())
-        raise problem.within(file=path) from error
+    return load_validated(path, overrides, Study, study_schema)
 
 
 def study_schema() -> dict[str, Any]:

@@ -124,7 +124,6 @@ class MacroProblem:
 
     def _iterate(self, dt: float, report: NewtonReport, watch: Watch | None) -> None:
         """Newton's method; the first step uses the tangent of the committed state and brings in the new data."""
-        self.residual_norms()
         for iteration in range(1, self.case.solver.max_iter + 1):
             self._advance()
             self.evaluate(dt)
