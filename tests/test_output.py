@@ -20,7 +20,7 @@ from femops.meshing.cells import CELLS
 from femops.meshing.tagged import TaggedMesh
 from femops.output.atomic import atomic_path, shielded, write_text
 from femops.output.grid import Grid
-from femops.output.picture import picture, view
+from femops.output.picture import picture, read_step, view
 from femops.output.points import write_points
 from femops.output.tables import write_curves, write_json
 from femops.output.vtkhdf import VtkHdfSeries, tensor_components
@@ -210,3 +210,9 @@ def test_view_says_what_is_missing_and_what_there_is(tmp_path: Path) -> None:
         view(tmp_path, ["strian"])
     with pytest.raises(CaseError, match="no step 3; the file has 3 steps"):
         view(tmp_path, step=3)
+
+
+def test_a_single_step_keeps_its_time(tmp_path: Path) -> None:
+    grid = two_cells("quad")
+    VtkHdfSeries(tmp_path / "one.vtkhdf", grid).append(0.75, {}, {"phase": np.arange(2.0)})
+    assert read_step(tmp_path / "one.vtkhdf")[1].endswith("step 0, t = 0.75")

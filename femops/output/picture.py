@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pyvista
 from matplotlib.cm import ScalarMappable
@@ -120,7 +121,9 @@ def read_step(file: Path, step: int = -1) -> tuple[pyvista.UnstructuredGrid, str
     number = step % count
     reader.SetStep(number)
     reader.Update()
-    return pyvista.wrap(reader.GetOutput()), f"{file.stem}   ·   step {number}, t = {reader.GetTimeValue():g}"
+    with h5py.File(file) as content:  # the reader knows no time where there is one step only
+        time = float(content["VTKHDF/Steps/Values"][number])
+    return pyvista.wrap(reader.GetOutput()), f"{file.stem}   ·   step {number}, t = {time:g}"
 
 
 def _fields(dataset: Any) -> list[str]:
