@@ -204,6 +204,18 @@ class Case(_Block):
         """2 in plane strain, 3 for solids."""
         return 2 if self.kinematics == "plane_strain" else 3
 
+    def prescribed(self) -> dict[str, set[int]]:
+        """Return the axes along which the displacement of each named boundary is prescribed."""
+        axes: dict[str, set[int]] = {}
+        for name, components in self.prescriptions():
+            axes.setdefault(name, set()).update(components.given())
+        return axes
+
+    def prescriptions(self) -> list[tuple[str, Components]]:
+        """Return the boundaries and components of all supports and prescribed displacements."""
+        loads = [(name, load.displacement) for name, load in self.loads.items() if load.displacement is not None]
+        return [*self.supports.items(), *loads]
+
     def laws(self) -> dict[str, LawParameters]:
         """Return the validated law of each region; `everywhere` stands for the whole body."""
         return dict(self.material)
@@ -215,6 +227,8 @@ class Case(_Block):
             return {EVERYWHERE: _law(material)}
         if not material:
             raise ValueError("expected a law, or a law for each named region")
+        if EVERYWHERE in material and len(material) > 1:
+            raise ValueError(f"{EVERYWHERE!r} and named regions given, expected one law or a law for each region")
         return {name: _law(mapping, name) for name, mapping in material.items()}
 
     @model_validator(mode="after")

@@ -24,3 +24,24 @@ def on_root[T](comm: Any, work: Callable[[], T]) -> T:
     if error is not None:
         raise error
     return cast("T", result)
+
+
+def on_every_rank[T](comm: Any, work: Callable[[], T]) -> T:
+    """Run `work` on every rank; if it raises on any, raise the exception of the first such rank on all.
+
+    Args:
+        comm: MPI communicator, or None for a single process.
+        work: Called without arguments; must not communicate.
+    """
+    if comm is None or comm.size == 1:
+        return work()
+    result: T | None = None
+    error: Exception | None = None
+    try:
+        result = work()
+    except Exception as caught:  # noqa: BLE001 - handed to every rank and raised there
+        error = caught
+    first = next((one for one in comm.allgather(error) if one is not None), None)
+    if first is not None:
+        raise first
+    return cast("T", result)

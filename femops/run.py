@@ -29,6 +29,7 @@ from femops.parallel import on_root
 from femops.plugins import get_law
 
 Watch = Callable[[int, float, int, float], None]
+_MARK = "# Written by femops run: the case with all defaults.\n"
 _PACKAGES = ("fenics-dolfinx", "dolfinx-solver-real", "petsc4py", "numpy", "numba", "gmsh", "torch")
 
 
@@ -108,13 +109,13 @@ def run_case(case: Case, path: Path, folder: Path, comm: MPI.Comm, watch: Watch 
 
     try:
         run_steps(run.problem, accepted, watch)
+        with run.timers.part("output"):
+            results.finish()
     except (CaseError, NotConverged) as error:
         failure = _explained(error, path, progress)
         progress.failure = str(failure)
         _write_summary(run, path, folder, progress)
         raise failure from error
-    with run.timers.part("output"):
-        results.finish()
     progress.finished = True
     return _write_summary(run, path, folder, progress)
 
@@ -138,22 +139,27 @@ def _explained(error: CaseError | NotConverged, path: Path, progress: _Progress)
 
 
 def _clear(folder: Path, case: Case, path: Path) -> None:
-    """Remove the results of an earlier run and write the resolved case."""
+    """Remove the results of an earlier run, and nothing else, and write the resolved case."""
     written = folder / "case.yaml"
     if written.exists() and written.samefile(path):
         raise CaseError("the resolved case would replace the case itself; choose another folder", file=written)
     stem = glob.escape(path.stem)
-    names = (f"{stem}.vtkhdf", f"{stem}.png", f"{stem}.bp", "micro_*_at_*.vtkhdf", "points.vtp")
+    names = [f"{stem}.vtkhdf", f"{stem}.png", f"{stem}.bp", "micro_*_at_*.vtkhdf", "points.vtp"]
+    names += ["curves.csv", "summary.json", f"pictures/{stem}_*.png", "pictures/micro_*_at_*.png"]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for old in (one for name in (*names, "curves.csv", "summary.json", "pictures") for one in folder.glob(name)):
+        ours = written.exists() and written.read_text(encoding="utf-8").startswith(_MARK)
+        for old in (one for name in names for one in folder.glob(name) if ours):
             if old.is_dir():
                 shutil.rmtree(old)
             else:
                 old.unlink()
+        pictures = folder / "pictures"
+        if pictures.is_dir() and not any(pictures.iterdir()):
+            pictures.rmdir()
         data = resolved(case)
         _move_files(data, path.parent, folder)
-        write_text(written, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+        write_text(written, _MARK + yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
     except OSError as error:
         raise CaseError(f"results cannot be written there ({error.strerror})", file=folder) from error
 

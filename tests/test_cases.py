@@ -36,6 +36,7 @@ PARALLEL = {
         "material={law: j2, E: 100.0, nu: 0.3, yield_stress: 0.5, hardening: 5.0}",
         "supports={left: {ux: 0, uy: 0}}",
         'loads={right: {displacement: {uy: "0.05 * t"}}, top: {pressure: 0.1}}',
+        "output={vtx: true}",
     ],
     "solid": [
         "kinematics=solid",
@@ -65,6 +66,8 @@ def test_two_ranks_give_what_one_gives(name: str, tmp_path: Path) -> None:
         files[ranks] = folder
         assert json.loads((folder / "summary.json").read_text())["ranks"] == ranks
     assert {one.name for one in files[1].iterdir()} == {one.name for one in files[2].iterdir()}
+    curves = [np.genfromtxt(files[ranks] / "curves.csv", delimiter=",", skip_header=1) for ranks in (1, 2)]
+    assert np.abs(curves[0] - curves[1]).max() <= 1e-10 * np.abs(curves[0]).max()
     for one in sorted(files[1].glob("*.vtkhdf")):
         _same(one, files[2] / one.name)
 

@@ -1,5 +1,7 @@
 """The macroscale problem: patch tests, rates, Newton's tail, the seam to UFL, reactions, steps."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from dolfinx.fem import petsc as fem_petsc
 from helpers import BOXES, ELASTIC, SATURATING, box_case, box_problem
 from mpi4py import MPI
 
-from femops import NotConverged, load_law, notation
+from femops import CaseError, NotConverged, load_law, notation
 from femops.law import LawResponse
 from femops.log import Timers
 from femops.macro.mesh import macro_mesh
@@ -247,3 +249,93 @@ def test_an_error_above_the_tolerance_is_counted_where_the_case_only_wants_a_war
 def test_an_invalid_answer_stops_the_step() -> None:
     with pytest.raises(NotConverged, match="invalid at 16 points"):
         _trusting(_Doubtful(0.0, valid=False), "stop").solve(1.0, 1.0)
+
+
+class _Broken(_Doubtful):
+    """Answers NaN beyond a strain."""
+
+    def evaluate(self, strain: np.ndarray, state: np.ndarray, dt: float) -> LawResponse:
+        answer = self.inner.evaluate(strain, state, dt)
+        return replace(answer, stress=np.where(np.abs(strain).max() > 1e-4, np.nan, answer.stress))
+
+
+def test_an_answer_that_is_no_number_never_converges() -> None:
+    with pytest.raises(NotConverged, match="law of everywhere: stress is not finite at 16 of 16 points"):
+        _trusting(_Broken(0.0), "warn").solve(1.0, 1.0)
+
+
+def test_an_error_that_is_no_number_counts_as_invalid() -> None:
+    with pytest.raises(NotConverged, match="invalid at 16 points"):
+        _trusting(_Doubtful(np.nan), "stop").solve(1.0, 1.0)
+
+
+def test_a_law_of_another_dimension_is_refused() -> None:
+    mesh = macro_mesh(lambda: box([1.0, 1.0], [2, 2], "quad"), 2, MPI.COMM_WORLD)
+    law = {"everywhere": load_law(ELASTIC, dim=3)}
+    with pytest.raises(CaseError, match="the law is 3D, expected 2D"):
+        MacroProblem(box_case("quadrilateral"), mesh, law, Timers())
+
+
+RVE = {
+    "circles": {"circles": [{"center": [0.0, 0.0], "radius": 0.25}], "mesh_size": 0.2, "cell": "triangle"},
+    "phases": {"matrix": SATURATING, "fibre": ELASTIC},
+}
+
+
+@pytest.mark.parametrize("material", [SATURATING, {"law": "nested", "rve": RVE}], ids=["closed", "nested"])
+@pytest.mark.parametrize("by", ["displacement", "traction"])
+def test_a_body_unloads_to_zero(material: dict[str, object], by: str) -> None:
+    history = [[0, 0.0], [1, 0.01 if by == "displacement" else 8.0], [2, 0.0]]
+    load = {"displacement": {"ux": history}} if by == "displacement" else {"traction": [history, 0.0]}
+    problem = box_problem("quadrilateral", cells=2, material=material, loads={"right": load})
+    problem.solve(1.0, 1.0)
+    largest = np.abs(problem.displacement.x.array).max()
+    report = problem.solve(2.0, 1.0)
+    assert report.iterations <= 5
+    assert np.abs(problem.displacement.x.array).max() < 1e-9 * largest
+
+
+def test_pressure_inside_the_body_is_refused(tmp_path: Path) -> None:
+    mesh = box([2.0, 1.0], [2, 1], "quad")
+    middle = np.array([[i for i, x in enumerate(mesh.points) if x[0] == 1.0]])
+    write_mesh(replace(mesh, boundaries={**mesh.boundaries, "middle": middle}), tmp_path / "middle.msh")
+    with pytest.raises(CaseError, match=r"loads\.middle: lies inside the body"):
+        box_problem("quadrilateral", tmp_path, mesh={"file": "middle.msh"}, loads={"middle": {"pressure": 1.0}})
+
+
+def test_boundaries_that_meet_must_agree() -> None:
+    problem = box_problem(
+        "quadrilateral", loads={"right": {"displacement": {"ux": "t"}}, "top": {"displacement": {"ux": 0.0}}}
+    )
+    with pytest.raises(CaseError, match=r"ux of top is 0 and ux of left is 0|share nodes"):
+        problem.solve(1.0, 1.0)
+
+
+def test_only_prescribed_components_have_reactions() -> None:
+    with pytest.raises(CaseError, match=r"quantities\.force: 'left' has no reaction along y"):
+        box_problem("quadrilateral", quantities={"force": {"reaction": "left", "component": "y"}})
+
+
+def test_one_law_for_all_does_not_mix_with_regions() -> None:
+    with pytest.raises(ValueError, match="'everywhere' and named regions given"):
+        box_case("quadrilateral", material={"everywhere": ELASTIC, "domain": ELASTIC})
+
+
+@pytest.mark.mpi
+def test_a_failure_on_one_rank_is_seen_by_all(tmp_path: Path) -> None:
+    script = tmp_path / "fail.py"
+    script.write_text(
+        "import femops\n"
+        "from mpi4py import MPI\n"
+        "from femops.parallel import on_every_rank\n"
+        "def work():\n"
+        "    if MPI.COMM_WORLD.rank == 1:\n"
+        "        raise femops.CaseError('only here', key='law')\n"
+        "try:\n"
+        "    on_every_rank(MPI.COMM_WORLD, work)\n"
+        "except femops.CaseError as error:\n"
+        "    print('seen:', error, flush=True)\n"
+    )
+    command = [str(Path(sys.executable).parent / "mpirun"), "-n", "2", sys.executable, str(script)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    assert output.count("only here") == 2

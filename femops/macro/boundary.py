@@ -13,6 +13,7 @@ from femops.errors import CaseError
 from femops.expressions import value_at
 from femops.macro.mesh import MacroMesh
 from femops.notation import Array
+from femops.parallel import on_every_rank
 
 
 def check_names(case: Case, mesh: MacroMesh) -> None:
@@ -34,6 +35,17 @@ def check_names(case: Case, mesh: MacroMesh) -> None:
     for key, name in boundaries:
         if name not in mesh.boundaries:
             raise CaseError(_unknown("boundary", name, mesh.boundaries), key=key)
+    for name, load in case.loads.items():
+        if (load.traction is not None or load.pressure is not None) and name in mesh.interior:
+            raise CaseError(
+                "lies inside the body, expected an outer boundary for traction or pressure", key=f"loads.{name}"
+            )
+    for key, quantity in case.quantities.items():
+        if quantity.reaction is not None and quantity.axis not in case.prescribed().get(quantity.reaction, ()):
+            raise CaseError(
+                f"{quantity.reaction!r} has no reaction along {'xyz'[quantity.axis]}: nothing is prescribed there",
+                key=f"quantities.{key}",
+            )
     for key, name in regions:
         if name not in mesh.regions:
             raise CaseError(_unknown("region", name, mesh.regions), key=key)
@@ -60,9 +72,9 @@ class Supports:
         self.conditions: list[fem.DirichletBC] = []
         held: list[tuple[Array, int]] = []
         self._constants: list[tuple[fem.Constant, Any]] = []
-        prescribed = list(case.supports.items())
-        prescribed += [(name, load.displacement) for name, load in case.loads.items() if load.displacement is not None]
-        for name, components in prescribed:
+        self._dofs: list[tuple[str, Any]] = []
+        self._comm = mesh.mesh.comm
+        for name, components in case.prescriptions():
             for axis, value in components.given().items():
                 constant = fem.Constant(mesh.mesh, 0.0)
                 dofs = fem.locate_dofs_topological(
@@ -71,12 +83,26 @@ class Supports:
                 held.append((space.tabulate_dof_coordinates()[dofs // case.dim], axis))
                 self.conditions.append(fem.dirichletbc(constant, dofs, space.sub(axis)))
                 self._constants.append((constant, value))
+                self._dofs.append((f"u{'xyz'[axis]} of {name}", dofs))
         _check_rigid(held, case.dim, mesh.mesh.comm)
 
     def set_time(self, t: float) -> None:
         """Give every prescribed displacement its value at time t."""
         for constant, value in self._constants:
             constant.value = _at(value, t)
+        on_every_rank(self._comm, lambda: self._check_agreement(t))
+
+    def _check_agreement(self, t: float) -> None:
+        """Refuse two different values for one node, as where boundaries meet."""
+        for number, (name, dofs) in enumerate(self._dofs):
+            value = float(self._constants[number][0].value)
+            for (other, others), (constant, _) in zip(self._dofs[:number], self._constants, strict=False):
+                if float(constant.value) != value and len(np.intersect1d(dofs, others)):
+                    raise CaseError(
+                        f"{name} is {value:g} and {other} is {float(constant.value):g} at t = {t:g}, and they share "
+                        "nodes; expected the same value there",
+                        key="supports",
+                    )
 
 
 class Loads:

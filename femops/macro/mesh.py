@@ -14,6 +14,7 @@ from mpi4py import MPI
 
 from femops.errors import CaseError
 from femops.meshing import CELLS, CellKind, TaggedMesh
+from femops.meshing.building import exterior_facets
 from femops.parallel import on_root
 
 Indices = npt.NDArray[np.int32]
@@ -28,12 +29,14 @@ class MacroMesh:
         kind: The kind of its cells.
         regions: Cells of this rank in each region.
         boundaries: Facets of this rank on each named boundary.
+        interior: The boundaries that do not lie on the surface of the body.
     """
 
     mesh: dolfinx_mesh.Mesh
     kind: CellKind
     regions: dict[str, Indices]
     boundaries: dict[str, Indices]
+    interior: frozenset[str] = frozenset()
 
     @property
     def n_cells(self) -> int:
@@ -66,7 +69,25 @@ def macro_mesh(make: Callable[[], TaggedMesh], dim: int, comm: MPI.Comm) -> Macr
 
 def _header(mesh: TaggedMesh) -> dict[str, Any]:
     """Return what every rank has to know of the mesh."""
-    return {"dim": mesh.dim, "kind": mesh.kind.name, "regions": list(mesh.regions), "bounds": list(mesh.boundaries)}
+    return {
+        "dim": mesh.dim,
+        "kind": mesh.kind.name,
+        "regions": list(mesh.regions),
+        "bounds": list(mesh.boundaries),
+        "interior": _interior(mesh),
+    }
+
+
+def _interior(mesh: TaggedMesh) -> frozenset[str]:
+    """Return the boundaries with facets between two cells."""
+    surface = _as_keys(exterior_facets(mesh.cells, mesh.kind))
+    return frozenset(name for name, facets in mesh.boundaries.items() if not np.isin(_as_keys(facets), surface).all())
+
+
+def _as_keys(facets: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:
+    """Return one comparable key for the nodes of each facet, whatever their order. Shape (n_facets,)."""
+    nodes = np.ascontiguousarray(np.sort(facets, axis=1))
+    return nodes.view([("", nodes.dtype)] * nodes.shape[1]).ravel()
 
 
 def _complete(mesh: TaggedMesh) -> TaggedMesh:
@@ -107,7 +128,7 @@ def _distribute(tagged: TaggedMesh | None, header: dict[str, Any], comm: MPI.Com
     for name in header["bounds"]:
         chosen = None if tagged is None else tagged.boundaries[name][:, facet_order]
         boundaries[name] = _entities(mesh, dim - 1, chosen, CELLS[kind.facet].n_nodes)
-    return MacroMesh(mesh, kind, regions, boundaries)
+    return MacroMesh(mesh, kind, regions, boundaries, header["interior"])
 
 
 def _entities(mesh: dolfinx_mesh.Mesh, dim: int, nodes: Any, n_nodes: int) -> Indices:

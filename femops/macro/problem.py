@@ -21,6 +21,9 @@ from femops.macro.mesh import MacroMesh
 from femops.macro.quadrature import Quadrature, default_degree
 from femops.notation import Array
 
+# An unloaded body is in equilibrium to round-off of the forces that it bore before, not of those that are left.
+_SMALLEST_FORCE = 1e-3
+
 Watch = Callable[[int, float], None]
 
 
@@ -63,7 +66,7 @@ class MacroProblem:
         self.loads = Loads(case, mesh, 2 * case.order + 1)
         self._make_forms(space)
         self._make_solver()
-        self._committed = self.displacement.x.array.copy()
+        self._largest_force = 0.0
         self.evaluate(0.0)
         self._keep()
 
@@ -127,13 +130,15 @@ class MacroProblem:
         for iteration in range(1, self.case.solver.max_iter + 1):
             self._advance()
             self.evaluate(dt)
-            norm, scale = self.residual_norms()
-            report.residuals.append(norm / scale if scale > 0.0 else 0.0)
+            norm, force = self.residual_norms()
+            scale = max(force, _SMALLEST_FORCE * self._largest_force)
+            report.residuals.append(norm / scale if scale != 0.0 else 0.0)
             if watch is not None:
                 watch(iteration, report.residuals[-1])
             if not np.isfinite(report.residuals[-1]):
                 break
             if report.residuals[-1] <= self.case.solver.rtol:
+                self._largest_force = max(force, self._largest_force)
                 return
         raise NotConverged(
             f"the macroscale residual stayed above {self.case.solver.rtol:g} in {report.iterations} iterations",

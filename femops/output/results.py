@@ -17,6 +17,7 @@ from femops.output.grid import Grid
 from femops.output.points import write_points
 from femops.output.tables import write_curves
 from femops.output.vtkhdf import VtkHdfSeries, tensor_components
+from femops.parallel import on_every_rank
 
 
 class Results:
@@ -33,6 +34,7 @@ class Results:
         self._gatherer = Gatherer(problem)
         self._root = problem.comm.rank == 0
         self._rows: list[dict[str, float]] = []
+        self._states_error = problem.material.statistics.largest_error is not None
         self._series = None
         if self._gatherer.grid is not None:
             self._series = VtkHdfSeries(folder / f"{name}.vtkhdf", self._gatherer.grid)
@@ -57,8 +59,8 @@ class Results:
             self._vtx.close()
         if self.problem.case.output.points:
             self._write_points()
-        for number, (law, strain, state, at) in enumerate(self._micro_points()):
-            self._write_micro(number, law, strain, state, at)
+        chosen = self._micro_points()
+        on_every_rank(self.problem.comm, lambda: self._write_all_micro(chosen))
 
     def _nodal(self) -> dict[str, Any]:
         functions = {"displacement": self.problem.displacement, "reaction": self.problem.reaction}
@@ -84,7 +86,7 @@ class Results:
             for name, values in material.state_fields().items():
                 one = values.shape[1] == 1
                 fields[name] = values[:, 0] if one else values
-        if "error" in wanted and material.statistics.largest_error is not None:
+        if "error" in wanted and self._states_error:
             fields["law_error"] = material.error
         return fields
 
@@ -94,11 +96,9 @@ class Results:
         for name in problem.mesh.boundaries:
             displacement = problem.mean_displacement_of(name)
             row |= {f"{name}.u{axis}": float(value) for axis, value in zip(axes, displacement, strict=True)}
-        supported = {*problem.case.supports, *(n for n, one in problem.case.loads.items() if one.displacement)}
-        for name in problem.mesh.boundaries:
-            if name in supported:
-                reaction = problem.reaction_on(name)
-                row |= {f"{name}.f{axis}": float(value) for axis, value in zip(axes, reaction, strict=True)}
+        for name, held in problem.case.prescribed().items():
+            reaction = problem.reaction_on(name)
+            row |= {f"{name}.f{axes[axis]}": float(reaction[axis]) for axis in held}
         return row
 
     def _write_points(self) -> None:
@@ -133,6 +133,10 @@ class Results:
             if len(position):
                 return region.law, strain[point], region.state[position[0]], x[point]
         raise ValueError(f"point {point} has no law")
+
+    def _write_all_micro(self, chosen: list[tuple[Any, Any, Any, Any]]) -> None:
+        for number, point in enumerate(chosen):
+            self._write_micro(number, *point)
 
     def _write_micro(self, number: int, law: Any, strain: Any, state: Any, at: Any) -> None:
         """Write the fields of one RVE, from the rank that has it."""

@@ -174,13 +174,15 @@ class MumpsSolver:
             self._solver.setOperators(self._matrix)
             self._solver.setUp()
             factor = self._solver.getPC().getFactorMatrix()
+            if factor.getMumpsInfog(1) != 0 or factor.getMumpsInfog(12) != 0:  # failed, or negative pivots
+                solution[:, :, i] = np.nan
+                continue
             right = self._petsc.Mat().createDense((n, k), array=np.asfortranarray(rhs[:, :, i]), comm=factor.comm)
             answer = self._petsc.Mat().createDense((n, k), comm=factor.comm)
             answer.setUp()
             factor.matSolve(right, answer)
             solution[:, :, i] = answer.getDenseArray()
-            n_negative = factor.getMumpsInfog(12)
-            success[i] = factor.getMumpsInfog(1) == 0 and n_negative == 0
+            success[i] = True
         return solution, success
 
     def resolve(self, slots: Slots, rhs: Array) -> Array:

@@ -249,7 +249,9 @@ class RVESolver:
         at = (batch.points, batch.strain, batch.fluctuation)
         if self.options.exact_sensitivities:
             values, load = self._equations.stiffness_and_load(batch.points.tangent)
-            batch.sensitivity, _ = self._linear_solver.solve(values, -load)
+            batch.sensitivity, success = self._linear_solver.solve(values, -load)
+            if not success.all():
+                raise NotConverged("the stiffness of an RVE is not positive definite at the converged strain")
         total = self._tangent(batch)
         volume = self.discretisation.volume
         correction = np.einsum("fsn,fn->sn", batch.sensitivity, batch.points.residual)
