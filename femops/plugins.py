@@ -99,4 +99,6 @@ def load_law(mapping: Mapping[str, Any], *, dim: int = 2, base: Path | str = "."
     Raises:
         CaseError: The mapping is not a valid law.
     """
+    if dim not in (2, 3):
+        raise CaseError(f"{dim!r} given, expected 2 (plane strain) or 3", key="dim")
     return get_law(law_parameters(mapping), LawContext(dim=dim, base=Path(base), comm=comm))

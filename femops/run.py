@@ -149,6 +149,8 @@ def _clear(folder: Path, case: Case, path: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         ours = written.exists() and written.read_text(encoding="utf-8").startswith(_MARK)
+        if written.exists() and not ours:
+            raise CaseError("is not of femops and would be replaced; choose another folder", file=written)
         for old in (one for name in names for one in folder.glob(name) if ours):
             if old.is_dir():
                 shutil.rmtree(old)

@@ -339,3 +339,19 @@ def test_a_failure_on_one_rank_is_seen_by_all(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).parent / "mpirun"), "-n", "2", sys.executable, str(script)]
     output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
     assert output.count("only here") == 2
+
+
+@pytest.mark.parametrize("material", [ELASTIC, SATURATING], ids=["elastic", "saturating"])
+def test_a_rigid_motion_is_in_equilibrium(material: dict[str, object]) -> None:
+    problem = box_problem("quadrilateral", material=material, supports={"left": {"ux": 0.1, "uy": 0.2}}, loads={})
+    problem.solve(1.0, 1.0)
+    assert np.abs(problem.material.stress).max() < 1e-8
+    assert problem.mean_displacement_of("right") == pytest.approx([0.1, 0.2], rel=1e-12)
+
+
+def test_a_singular_stiffness_is_cut_back_and_named(tmp_path: Path) -> None:
+    supports = {"left": {"ux": 0.0, "uy": 0.0, "uz": 0.0}}
+    changes = {"supports": supports, "order": 2, "quadrature_degree": 0, "steps": {"count": 1, "smallest": 0.4}}
+    problem = box_problem("tetrahedron", cells=2, loads={"right": {"traction": [1.0, 0.0, 0.0]}}, **changes)
+    with pytest.raises(NotConverged, match="step 1 stopped at t = 0"):
+        run_steps(problem, lambda report: None)

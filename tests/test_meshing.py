@@ -229,3 +229,13 @@ def test_unreadable_files_are_named(name: str, text: str | None, message: str, t
     assert str(caught.value).startswith(str(tmp_path / name))
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_sets_of_an_inp_file_name_the_regions_where_gmsh_names_its_entities_as_well(tmp_path: Path) -> None:
+    (tmp_path / "gmsh.inp").write_text(
+        "*NODE\n1, 0, 0, 0\n2, 1, 0, 0\n3, 1, 1, 0\n4, 0, 1, 0\n"
+        "*ELEMENT, TYPE=CPS3, ELSET=Surface1\n1, 1, 2, 3\n"
+        "*ELEMENT, TYPE=CPS3, ELSET=Surface2\n2, 1, 3, 4\n"
+        "*ELSET, ELSET=soft\n1\n*ELSET, ELSET=hard\n2\n"
+    )
+    assert list(read_mesh(tmp_path / "gmsh.inp").regions) == ["soft", "hard"]

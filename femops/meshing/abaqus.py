@@ -60,7 +60,7 @@ def read_inp(path: Path) -> RawMesh:
     """
     nodes: list[list[float]] = []
     elements: list[tuple[str, Indices]] = []
-    node_sets, element_sets, sections = _Sets(), _Sets(), set()
+    node_sets, element_sets, sections, own = _Sets(), _Sets(), set[str](), set[str]()
     parts = 0
     for keyword, options, rows in _blocks(path):
         words = [word for row in rows for word in row]
@@ -79,12 +79,13 @@ def read_inp(path: Path) -> RawMesh:
         elif keyword == "NSET":
             node_sets.read(options["NSET"], words, "GENERATE" in options)
         elif keyword == "ELSET":
+            own.add(options["ELSET"].lower())
             element_sets.read(options["ELSET"], words, "GENERATE" in options)
         elif keyword.endswith(" SECTION") and "ELSET" in options:
             sections.add(options["ELSET"].lower())
     if parts > 1:
         raise CaseError(f"the file has {parts} parts; expected one part")
-    return _raw(nodes, elements, node_sets, element_sets, sections)
+    return _raw(nodes, elements, node_sets, element_sets, sections or _covering(own, element_sets, elements))
 
 
 def write_inp(mesh: TaggedMesh, path: Path) -> None:
@@ -159,6 +160,17 @@ def _kind(element_type: str) -> str:
         known = ", ".join(_WRITTEN.values())
         raise CaseError(f"Abaqus element type '{element_type}' is not supported; supported: {known} and their variants")
     return kind
+
+
+def _covering(own: set[str], sets: _Sets, elements: list[tuple[str, Indices]]) -> set[str]:
+    """Return the sets of `*ELSET` if they hold every element of full dimension, otherwise none.
+
+    They then are the regions, and the sets named on `*ELEMENT` (one for each entity, in files of Gmsh) are not.
+    """
+    largest = max((CELLS[kind].dim for kind, _ in elements), default=0)
+    cells = [rows[:, 0] for kind, rows in elements if CELLS[kind].dim == largest]
+    members = [label for name in own for label in sets.labels[name]]
+    return own if cells and np.isin(np.concatenate(cells), members).all() else set()
 
 
 def _raw(
