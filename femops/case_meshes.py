@@ -9,6 +9,7 @@ from femops.errors import CaseError
 from femops.law import LawContext
 from femops.meshing import TaggedMesh
 from femops.meshing.box import box
+from femops.meshing.building import measures
 from femops.rve.law import NestedParameters
 
 
@@ -47,10 +48,7 @@ def case_meshes(case: Case, base: Path) -> dict[str, TaggedMesh]:
 
 def describe(mesh: TaggedMesh) -> tuple[str, str, str, str]:
     """Return cells, nodes, regions with their volume fractions, and boundaries, as text."""
-    reference, weights = mesh.kind.quadrature()
-    _, slopes = mesh.kind.tabulate(reference)
-    jacobian = np.einsum("cni,qnj->cqij", mesh.points[mesh.cells], slopes)
-    volume = np.linalg.det(jacobian) @ weights
+    volume = measures(mesh)
     lower, upper = mesh.bounds
     box_volume = np.prod(upper - lower)
     regions = ", ".join(f"{name} ({volume[cells].sum() / box_volume:.3f})" for name, cells in mesh.regions.items())
