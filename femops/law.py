@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -74,6 +74,42 @@ class MaterialLaw(Protocol):
         ...
 
 
+CertificateKind = Literal["bound", "indicator"]
+"""A guarantee from full quadrature over the RVE, or an estimate from few points of it."""
+
+
+@runtime_checkable
+class CertifiedLaw(MaterialLaw, Protocol):
+    """A law that stands in for another one, knows how wrong it is, and has the other one at hand."""
+
+    def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
+        """Return the relative error of the stresses that the law answered.
+
+        Args:
+            strain: Total strain at the end of the increment, Mandel [-]. Shape (n_qp, n_s).
+            response: What `evaluate` answered for it.
+            kind: `bound` is never below the error (in the norm that the law documents), `indicator` estimates it.
+
+        Returns:
+            Shape (n_qp,); infinite where the law cannot tell.
+        """
+        ...
+
+    def solve_exactly(self, strain: Array, state: Array, dt: float) -> LawResponse:
+        """Answer with the law that this one stands in for; arguments and shapes as in `evaluate`."""
+        ...
+
+    def enriched(self, strain: Array) -> "CertifiedLaw":
+        """Return a law that has learned from exact solutions at these strains.
+
+        Its state variables are those of this law followed by new ones, which may start as zeros.
+
+        Args:
+            strain: Macroscale strains, Mandel [-]. Shape (n, n_s); the same on all ranks.
+        """
+        ...
+
+
 class LawParameters(BaseModel):
     """Base of the parameters that a case file gives a law; unknown keys are refused."""
 
@@ -91,12 +127,15 @@ class LawContext:
         base: Folder that relative paths of the parameters start from.
         comm: MPI communicator whose ranks build the same law; None for a single process.
         phase: Makes a constituent from its validated parameters; filled in by `femops.plugins`.
+        trained: Returns the model folder of a study file, which it trains first where there is none; None where
+            surrogates have to name a model folder.
     """
 
     dim: int
     base: Path = field(default_factory=Path)
     comm: Any = None
     phase: Callable[[LawParameters], Any] | None = None
+    trained: Callable[[Path], Path] | None = None
 
 
 @dataclass(frozen=True)

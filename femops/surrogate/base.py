@@ -1,0 +1,137 @@
+"""What a surrogate plugin provides, and what it is given to do it with."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from femops.law import CertifiedLaw, LawParameters
+from femops.notation import Array
+from femops.rve.snapshots import SnapshotSolver
+from femops.rve.spec import RVE
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+class SurrogateOptions(BaseModel):
+    """Base of the `surrogate` block of a study: how a plugin trains; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    law: str
+    seed: int = 0
+
+
+class SurrogateParameters(LawParameters):
+    """Base of a trained surrogate in a case: where its model is and how to run it."""
+
+    model: Path | None = None
+    study: Path | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["float64", "float32"] = "float64"
+
+
+class Checkpoint(Protocol):
+    """Keeps what a fit has reached, so that an interrupted one goes on where it was."""
+
+    def load(self, name: str) -> dict[str, npt.NDArray[Any]] | None:
+        """Return what was saved under a name; None if nothing was."""
+        ...
+
+    def save(self, name: str, arrays: Arrays) -> None:
+        """Keep arrays under a name, in one piece."""
+        ...
+
+
+class Progress(Protocol):
+    """Shows how far a fit is."""
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Tell that `done` of `total` parts of a stage are done, and a word about it, for example the loss."""
+        ...
+
+
+@dataclass(frozen=True)
+class FitTask:
+    """What a fit works on.
+
+    Attributes:
+        snapshots: The fields of the snapshots, see `femops.rve.snapshots`; the snapshot is the leading axis.
+        rve: The RVE.
+        solver: Solves the RVE for further snapshots.
+        options: The plugin's options.
+        low: Lower corner of the training range, Mandel [-]. Shape (n_s,).
+        high: Upper corner. Shape (n_s,).
+        checkpoint: Where to keep what an interrupted fit needs to go on.
+        progress: Called while the fit works.
+    """
+
+    snapshots: Arrays
+    rve: RVE
+    solver: SnapshotSolver
+    options: Any
+    low: Array
+    high: Array
+    checkpoint: Checkpoint
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a fit found; arrays and settings say everything about the trained surrogate.
+
+    Attributes:
+        arrays: Numbers of the model.
+        settings: The rest, as it can be written in JSON.
+        metrics: Figures of the training, by name (flat; numbers only).
+        curves: Curves to draw: title → {legend entry: values}; values over their index, on a logarithmic axis.
+    """
+
+    arrays: Arrays
+    settings: Mapping[str, Any]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, Mapping[str, npt.ArrayLike]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained surrogate with its RVE, as it comes out of the store.
+
+    Attributes:
+        arrays: See `Fit`.
+        settings: See `Fit`.
+        rve: The RVE that it was trained for.
+        low: Lower corner of the training range, Mandel [-]. Shape (n_s,).
+        high: Upper corner. Shape (n_s,).
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    settings: Mapping[str, Any]
+    rve: RVE
+    low: Array
+    high: Array
+
+
+@dataclass(frozen=True)
+class SurrogateSpec:
+    """A surrogate that can be trained by a study and named in a case file.
+
+    Attributes:
+        name: The value of `law:`, in the study's `surrogate` block and in cases.
+        summary: One line for `femops plugins`.
+        options: pydantic model of the `surrogate` block.
+        parameters: pydantic model of the law in a case.
+        fit: Trains.
+        as_law: Makes the law of a trained model from its parameters in a case.
+    """
+
+    name: str
+    summary: str
+    options: type[SurrogateOptions]
+    parameters: type[SurrogateParameters]
+    fit: Callable[[FitTask], Fit]
+    as_law: Callable[[TrainedModel, Any], CertifiedLaw]
