@@ -213,3 +213,25 @@ def test_state_fields_outside_the_state_are_refused() -> None:
     law.state_fields = {"plastic_strain": slice(2, 8)}
     with pytest.raises(AssertionError, match="plastic_strain"):
         check_law(law)
+
+
+@pytest.mark.parametrize("name", ["elastic", "saturating"])
+@DIMS
+def test_the_complementary_energy_is_the_legendre_transform_of_the_energy(name: str, dim: int) -> None:
+    phase = law_of(name, dim).phase
+    rng = np.random.default_rng(4)
+    shape = (notation.n_strain(dim), 200)
+    strain, other = rng.uniform(-0.06, 0.06, shape), rng.uniform(-0.06, 0.06, shape)
+    none = np.zeros((0, shape[1]))
+    stress = phase.respond(strain, none).stress
+    complementary, energy = phase.complementary_energy(stress), phase.energy(strain, none)
+    np.testing.assert_allclose(energy + complementary, (stress * strain).sum(0), rtol=1e-6)  # Fenchel's equality
+    gap = phase.energy(other, none) + complementary - (stress * other).sum(0)
+    assert (gap >= 0.0).all() and np.median(gap / energy) > 1e-2  # and inequality
+
+
+def test_no_strain_has_a_stress_beyond_saturation() -> None:
+    phase = law_of("saturating", 3).phase
+    shear = np.zeros((6, 2))
+    shear[5] = 49.9, 50.1
+    assert np.isfinite(phase.complementary_energy(shear)).tolist() == [True, False]

@@ -77,6 +77,11 @@ class Elastic:
         dev, dev_33 = isotropic.deviator(strain)
         return 0.5 * self.K * isotropic.trace(strain) ** 2 + self.G * isotropic.norm(dev, dev_33) ** 2
 
+    def complementary_energy(self, stress: Any) -> Any:
+        """Return ψ* = tr² σ / (18 K) + |dev σ|² / (4 G)."""
+        total, norm = isotropic.complementary_invariants(stress, isotropic.stress_33(stress, self.K, 2.0 * self.G))
+        return total**2 / (18.0 * self.K) + norm**2 / (4.0 * self.G)
+
 
 def _phase(parameters: ElasticParameters) -> Elastic:
     return Elastic(*parameters.bulk_and_shear())

@@ -38,6 +38,29 @@ def norm(tensor: Any, out_of_plane: Any | None) -> Any:
     return xp.sqrt(squared if out_of_plane is None else squared + out_of_plane * out_of_plane)
 
 
+def complementary_invariants(stress: Any, out_of_plane: Any | None) -> tuple[Any, Any]:
+    """Return tr σ and |dev σ| of a stress given by its components and, in plane strain, its 33 component."""
+    xp = array_namespace(stress)
+    total, squared = trace(stress), (stress * stress).sum(0)
+    if out_of_plane is not None:
+        total, squared = total + out_of_plane, squared + out_of_plane * out_of_plane
+    rest = squared - total * total / 3.0
+    return total, xp.sqrt(xp.where(rest > 0.0, rest, xp.zeros_like(rest)))
+
+
+def stress_33(stress: Any, bulk: float, secant: Any) -> Any | None:
+    """Return the stress normal to the plane that belongs to ε_33 = 0; None in 3D.
+
+    Args:
+        stress: In-plane stress. Shape (n_s, ...).
+        bulk: Bulk modulus [stress].
+        secant: |dev σ| / |dev ε|, scalar or shape (...) [stress].
+    """
+    if notation.dimension(stress.shape[0]) == 3:
+        return None
+    return trace(stress) * ((3.0 * bulk - secant) / (6.0 * bulk + secant))
+
+
 def tangent(volumetric: Any, deviatoric: Any, along: Any, direction: Any) -> Any:
     """Return volumetric · 1⊗1 + deviatoric · P + along · n⊗n with P the deviatoric projector.
 

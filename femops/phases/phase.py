@@ -7,7 +7,7 @@ the host, whose arrays lead with the points.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -52,6 +52,25 @@ class Phase(Protocol):
 
     def energy(self, strain: Any, state: Any) -> Any:
         """Return the (incremental) energy density whose derivative is the stress [stress]. Shape (...)."""
+        ...
+
+
+@runtime_checkable
+class HyperelasticPhase(Phase, Protocol):
+    """A phase without state whose energy is convex, so that it has a complementary energy."""
+
+    def complementary_energy(self, stress: Any) -> Any:
+        """Return ψ*(σ) = sup over ε of σ : ε − ψ(ε), or slightly more, but never less [stress].
+
+        In plane strain the supremum is over in-plane strains, which is the minimum of the three-dimensional ψ* over
+        the stress normal to the plane; an approximate minimiser gives an upper bound.
+
+        Args:
+            stress: Shape (n_s, ...).
+
+        Returns:
+            Shape (...); infinite where no strain has this stress.
+        """
         ...
 
 

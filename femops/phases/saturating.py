@@ -7,9 +7,13 @@ from typing import Any, Literal
 from array_api_compat import array_namespace
 from pydantic import Field
 
+from femops import notation
 from femops.law import LawContext, LawParameters, LawSpec
 from femops.phases import isotropic
 from femops.phases.phase import PhaseLaw, PhaseResponse
+
+# Each step reduces the error of the trace by the ratio of the moduli, some thirty times.
+_STEPS_TO_STRESS_33 = 3
 
 
 class SaturatingParameters(LawParameters):
@@ -62,6 +66,36 @@ class Saturating:
         n = isotropic.norm(*isotropic.deviator(strain))
         volumetric = 0.5 * self.K * isotropic.trace(strain) ** 2
         return volumetric + self.alpha1 * (n - self.alpha2 * xp.log1p(n / self.alpha2))
+
+    def complementary_energy(self, stress: Any) -> Any:
+        """Return ψ* = tr² σ / (18 K) − α2 (α1 ln(1 − s/α1) + s) with s = |dev σ|; infinite for s ≥ α1."""
+        xp = array_namespace(stress)
+        total, s = isotropic.complementary_invariants(stress, self._stress_33(stress))
+        reachable = s < self.alpha1
+        ratio = xp.where(reachable, s, xp.zeros_like(s)) / self.alpha1
+        deviatoric = -self.alpha2 * self.alpha1 * (xp.log1p(-ratio) + ratio)
+        value = total**2 / (18.0 * self.K) + deviatoric
+        return xp.where(reachable, value, xp.full_like(value, xp.inf))
+
+    def _stress_33(self, stress: Any) -> Any | None:
+        """Return the stress normal to the plane of the in-plane strain that has this in-plane stress.
+
+        With p and s the mean and the deviator of the in-plane stress, n² = (|s|/α1)² (α2 + n)² + t²/6 is quadratic in
+        n for a given trace t of the strain, and t = p / (K + h/6) depends little on h = α1/(α2 + n).
+        """
+        if notation.dimension(stress.shape[0]) == 3:
+            return None
+        xp = array_namespace(stress)
+        mean = 0.5 * isotropic.trace(stress)
+        squared = ((stress * stress).sum(0) - 2.0 * mean * mean) / self.alpha1**2
+        squared = xp.clip(squared, 0.0, 1.0 - 1e-12)
+        secant: Any = self.alpha1 / self.alpha2
+        for _ in range(_STEPS_TO_STRESS_33):
+            t = mean / (self.K + secant / 6.0)
+            shift = squared * self.alpha2
+            root = xp.sqrt(shift * shift + (1.0 - squared) * (shift * self.alpha2 + t * t / 6.0))
+            secant = self.alpha1 / (self.alpha2 + (shift + root) / (1.0 - squared))
+        return isotropic.stress_33(stress, self.K, secant)
 
 
 def _phase(parameters: SaturatingParameters) -> Saturating:
