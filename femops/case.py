@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 from femops.case_reading import load_validated
 from femops.errors import CaseError
 from femops.expressions import Value, value_at
-from femops.law import LawParameters
+from femops.law import CertificateKind, LawParameters
 from femops.meshing import CELLS
 from femops.meshing.cells import AnyCell
 from femops.plugins import installed_laws, law_parameters
@@ -122,10 +122,20 @@ class NewtonBlock(_Block):
 
 
 class Trust(_Block):
-    """What happens where a law states an error above the tolerance or calls its answer invalid."""
+    """What happens where a law's error exceeds the tolerance or it calls its answer invalid."""
 
-    tolerance: float = Field(1e-3, gt=0)
-    on_violation: Literal["stop", "warn"] = "stop"
+    tolerance: float = Field(1e-3, gt=0, description="largest relative error of a stress")
+    on_violation: Literal["solve", "stop", "warn"] = Field(
+        "stop", description="solve these points exactly, stop the run, or only count them"
+    )
+    enrich: bool = Field(False, description="laws learn between steps from the points that were solved exactly")
+    certificate: CertificateKind = Field("indicator", description="how the error of a converged step is computed")
+
+    @model_validator(mode="after")
+    def _has_what_to_learn_from(self) -> Self:
+        if self.enrich and self.on_violation != "solve":
+            raise ValueError(f"enrich with on_violation {self.on_violation!r} given, expected on_violation: solve")
+        return self
 
 
 class MicroPoint(_Block):

@@ -4,7 +4,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,10 +15,13 @@ from rich.table import Table
 
 import femops
 from femops.case import Case, case_schema, load_case
+from femops.cli_reports import report_comparison, report_training, report_trust
 from femops.errors import CaseError, NotConverged
 from femops.parallel import on_root
 from femops.plugins import installed_laws
+from femops.surrogate.base import Progress as StageProgress
 
+Watch = Callable[[int, float, int, float], None]
 INPUT_ERROR, NOT_CONVERGED, INTERRUPTED = 2, 3, 130
 
 app = typer.Typer(
@@ -79,9 +82,12 @@ def check(case: CaseFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of case files, for editors."""
-    console.print(json.dumps(case_schema(), indent=2, ensure_ascii=False), soft_wrap=True)
+def schema(study: Annotated[bool, typer.Option("--study", help="That of study files.")] = False) -> None:
+    """Print the JSON Schema of case files or study files, for editors."""
+    from femops.study import study_schema
+
+    printed = study_schema() if study else case_schema()
+    console.print(json.dumps(printed, indent=2, ensure_ascii=False), soft_wrap=True)
 
 
 @app.command()
@@ -172,6 +178,53 @@ def sample(
     )
 
 
+@app.command()
+def train(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file (YAML), with a surrogate block.")],
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of everything; default results/STUDY-HASH.")] = None,
+) -> None:
+    """Train the surrogate of a study: snapshots, fit, validation; goes on where it was stopped, also under mpirun."""
+    from mpi4py import MPI
+
+    from femops.study import load_study
+    from femops.training import train as train_study
+
+    comm = MPI.COMM_WORLD
+    loaded = load_study(study, tuple(overrides or ()))
+    with _stages(comm) as progress:
+        report = train_study(loaded, study, output, comm, progress)
+    if report.found:
+        console.print(f"Already trained: {report.model}", soft_wrap=True)
+    report_training(console, report.metrics)
+    console.print(f"Model in {report.model}; use it in a case with model: {report.model}", soft_wrap=True)
+
+
+@app.command()
+def compare(
+    case: CaseFile,
+    law: Annotated[str, typer.Option(help="The law to judge: case, nested, a case file, or a mapping.")] = "case",
+    reference: Annotated[str, typer.Option(help="The law that is right; nested: the RVE of a surrogate.")] = "nested",
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the results; default results/CASE_compare.")] = None,
+) -> None:
+    """Solve a case with two laws and tell how far apart they end and how long they take; also under mpirun."""
+    from mpi4py import MPI
+
+    from femops.compare import PICTURE, REPORT
+    from femops.compare import compare as compare_laws
+
+    folder, comm = output or Path("results") / f"{case.stem}_compare", MPI.COMM_WORLD
+
+    def shown(side: str, loaded: Case) -> AbstractContextManager[Watch | None]:
+        console.print(f"solving with the {side}")
+        return _progress(loaded, comm)
+
+    report = compare_laws(case, tuple(overrides or ()), (law, reference), folder, comm, shown)
+    report_comparison(console, report)
+    console.print(f"Report: {folder / REPORT}; picture: {folder / PICTURE}", soft_wrap=True)
+
+
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
@@ -180,7 +233,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 
 @contextmanager
-def _progress(case: Case, comm: Any) -> Iterator[Callable[[int, float, int, float], None] | None]:
+def _progress(case: Case, comm: Any) -> Iterator[Watch | None]:
     """Show a bar over the steps on rank 0."""
     if comm.rank != 0:
         yield None
@@ -195,6 +248,24 @@ def _progress(case: Case, comm: Any) -> Iterator[Callable[[int, float, int, floa
             done = step - 1 + (part if residual <= case.solver.rtol else 0.0)
             now = f"t = {t:.4g}, iteration {iteration}, residual {residual:.1e}"
             progress.update(task, description=f"step {step}/{len(ends) - 1}", completed=done, state=now)
+
+        yield watch
+
+
+@contextmanager
+def _stages(comm: Any) -> Iterator[StageProgress]:
+    """Show a bar for each stage of a training on rank 0."""
+    text, note = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[note]"))
+    left = TimeRemainingColumn(elapsed_when_finished=True)
+    columns = (SpinnerColumn(), text, BarColumn(), TextColumn("{task.percentage:>3.0f} %"), left, note)
+    with Progress(*columns, console=console, disable=comm.rank != 0, speed_estimate_period=3600.0) as progress:
+        tasks = {"": progress.add_task("setting up", total=None, note="")}
+
+        def watch(stage: str, done: int, total: int, note: str = "") -> None:
+            progress.update(tasks[""], visible=False)
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=total, note="")
+            progress.update(tasks[stage], completed=done, total=total, note=note)
 
         yield watch
 
@@ -234,10 +305,7 @@ def _report(case: Case, summary: dict[str, Any], folder: Path, picture: Path | N
     cutbacks = sum(step["cutbacks"] for step in summary["steps"])
     console.print(f"{len(summary['steps'])} steps, {iterations} iterations, {cutbacks} cutbacks.")
     statistics = summary["law_statistics"]
-    if doubtful := statistics["points_above_tolerance"] + statistics["points_invalid"]:
-        console.print(
-            f"Warning: at {doubtful} of {statistics['points_evaluated']} points a law doubted its own answer."
-        )
+    report_trust(console, statistics)
     fields = folder / f"{Path(summary['case']).stem}.vtkhdf"
     console.print(f"Results in {folder}; open {fields} in ParaView.", soft_wrap=True)
     if picture is not None:

@@ -1,5 +1,7 @@
 """What a plugin of femops may provide. A plugin is a package with an entry point in the group `femops`."""
 
+from typing import Any
+
 import pluggy
 
 from femops.law import LawSpec
@@ -11,3 +13,8 @@ hookimpl = pluggy.HookimplMarker("femops")
 @hookspec
 def femops_laws() -> list[LawSpec]:  # type: ignore[empty-body]
     """Return the laws that the plugin adds; their names must not be taken."""
+
+
+@hookspec
+def femops_surrogates() -> list[Any]:  # type: ignore[empty-body]
+    """Return the surrogates that the plugin adds, each a `femops.surrogate.SurrogateSpec`; each becomes a law."""

@@ -26,6 +26,11 @@ class Timers:
             self._book()
             self._open.pop()
 
+    def skip(self) -> None:
+        """Leave the time since the last part out of the total."""
+        self._start += time.perf_counter() - self._since
+        self._book()
+
     def total(self) -> float:
         """Return the seconds since the timers were made [s]."""
         return time.perf_counter() - self._start

@@ -1,7 +1,10 @@
 """Work that one rank does for all, and errors that all ranks must see."""
 
+import time
 from collections.abc import Callable
 from typing import Any, cast
+
+_WAIT = 0.02  # [s]
 
 
 def on_root[T](comm: Any, work: Callable[[], T]) -> T:
@@ -24,6 +27,32 @@ def on_root[T](comm: Any, work: Callable[[], T]) -> T:
     if error is not None:
         raise error
     return cast("T", result)
+
+
+def on_root_quietly[T](comm: Any, work: Callable[[], T]) -> T:
+    """Run long work on rank 0, as `on_root` does; the other ranks sleep meanwhile and leave it their cores.
+
+    Args:
+        comm: MPI communicator.
+        work: Called without arguments on rank 0 only; its result must be picklable.
+    """
+    if comm.size == 1:
+        return work()
+
+    def wait() -> None:
+        request = comm.Ibarrier()
+        while not request.Test():
+            time.sleep(_WAIT)
+
+    def work_and_wake() -> T:
+        try:
+            return work()
+        finally:
+            wait()
+
+    if comm.rank != 0:
+        wait()
+    return on_root(comm, work_and_wake)
 
 
 def on_every_rank[T](comm: Any, work: Callable[[], T]) -> T:

@@ -1,8 +1,8 @@
-"""Discovery of laws through the entry-point group `femops`."""
+"""Discovery of laws and surrogates through the entry-point group `femops`."""
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,11 @@ from pydantic import ValidationError
 from femops import hookspecs
 from femops.errors import CaseError
 from femops.law import LawContext, LawParameters, LawSpec, MaterialLaw
+from femops.phases import Phase
+from femops.rve.spec import RVE
+from femops.surrogate.base import SurrogateOptions, SurrogateSpec
+from femops.surrogate.law import model_rve, surrogate_law
+from femops.surrogate.store import read_manifest
 from femops.validation import first_error
 
 
@@ -32,11 +37,13 @@ def installed_laws() -> dict[str, LawSpec]:
         CaseError: Two plugins provide the same name, or femops itself is not installed as a package.
     """
     laws: dict[str, LawSpec] = {}
-    for provided in manager().hook.femops_laws():
-        for spec in provided:
-            if spec.name in laws:
-                raise CaseError(f"two installed plugins provide the law {spec.name!r}")
-            laws[spec.name] = spec
+    hook = manager().hook
+    provided = [spec for several in hook.femops_laws() for spec in several]
+    provided += [_as_law(spec) for several in hook.femops_surrogates() for spec in several]
+    for spec in provided:
+        if spec.name in laws:
+            raise CaseError(f"two installed plugins provide the law {spec.name!r}")
+        laws[spec.name] = spec
     if not laws:
         raise CaseError("no laws found; expected femops to be installed as a package (uv sync, or pip install -e .)")
     return dict(sorted(laws.items()))
@@ -69,6 +76,48 @@ def law_parameters(mapping: Mapping[str, Any]) -> LawParameters:
         raise first_error(error) from error
 
 
+def installed_surrogates() -> dict[str, SurrogateSpec]:
+    """Return every installed surrogate by name."""
+    provided = (spec for several in manager().hook.femops_surrogates() for spec in several)
+    return dict(sorted((spec.name, spec) for spec in provided))
+
+
+def surrogate_spec(name: object) -> SurrogateSpec:
+    """Return an installed surrogate by name.
+
+    Raises:
+        CaseError: No such surrogate is installed; the message lists those that are.
+    """
+    surrogates = installed_surrogates()
+    if not isinstance(name, str) or name not in surrogates:
+        installed = ", ".join(surrogates) or "none"
+        raise CaseError(f"{name!r} is no installed surrogate; installed: {installed}", key="law")
+    return surrogates[name]
+
+
+def surrogate_options(mapping: Mapping[str, Any]) -> SurrogateOptions:
+    """Validate the `surrogate` block of a study.
+
+    Raises:
+        CaseError: The surrogate is not installed, or an option is unknown, missing or out of range.
+    """
+    if "law" not in mapping:
+        raise CaseError(f"missing; expected one of {', '.join(installed_surrogates()) or 'none installed'}", key="law")
+    try:
+        return surrogate_spec(mapping["law"]).options.model_validate(dict(mapping))
+    except ValidationError as error:
+        raise first_error(error) from error
+
+
+def rve_of_model(folder: Path) -> RVE:
+    """Return the RVE that the model in a folder was trained for, for example to solve it instead of the model.
+
+    Raises:
+        CaseError: There is no such model, or it is damaged.
+    """
+    return model_rve(folder, _stored_phase)
+
+
 def get_law(parameters: LawParameters, context: LawContext) -> MaterialLaw:
     """Build a law from validated parameters.
 
@@ -87,18 +136,39 @@ def _get_phase(parameters: LawParameters) -> Any:
     return spec.phase(parameters)
 
 
-def load_law(mapping: Mapping[str, Any], *, dim: int = 2, base: Path | str = ".", comm: Any = None) -> MaterialLaw:
-    """Build a law for use in any program, from the mapping that a case file would hold under `material`.
+def _stored_phase(mapping: Mapping[str, Any]) -> tuple[LawParameters, Phase]:
+    """Return parameters and constituent from what the manifest of a model says."""
+    parameters = law_parameters(mapping)
+    return parameters, _get_phase(parameters)
+
+
+def _as_law(spec: SurrogateSpec) -> LawSpec:
+    return LawSpec(spec.name, spec.summary, spec.parameters, partial(surrogate_law, spec, _stored_phase))
+
+
+def load_law(
+    law: Mapping[str, Any] | Path | str, *, dim: int | None = None, base: Path | str = ".", comm: Any = None
+) -> MaterialLaw:
+    """Build a law for use in any program.
 
     Args:
-        mapping: For example `{"law": "nested", "rve": {...}}`.
-        dim: 2 (plane strain) or 3.
+        law: The mapping that a case file would hold under `material`, for example `{"law": "nested", "rve": {...}}`,
+            or the model folder of a trained surrogate.
+        dim: 2 (plane strain) or 3; by default that of the model, or 2 for a mapping.
         base: Folder that relative paths start from.
         comm: MPI communicator whose ranks build the same law; None for a single process.
 
     Raises:
-        CaseError: The mapping is not a valid law.
+        CaseError: The mapping is not a valid law, or the folder is not the model of an installed surrogate.
     """
-    if dim not in (2, 3):
+    if dim not in (None, 2, 3):
         raise CaseError(f"{dim!r} given, expected 2 (plane strain) or 3", key="dim")
-    return get_law(law_parameters(mapping), LawContext(dim=dim, base=Path(base), comm=comm))
+    if isinstance(law, Mapping):
+        return get_law(law_parameters(law), LawContext(dim=dim or 2, base=Path(base), comm=comm))
+    folder = Path(base) / law
+    manifest = read_manifest(folder)
+    try:
+        parameters = law_parameters({"law": surrogate_spec(manifest.law).name, "model": str(law)})
+    except CaseError as error:
+        raise error.within(file=folder) from error
+    return get_law(parameters, LawContext(dim=dim or manifest.dim, base=Path(base), comm=comm))

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,13 @@ from femops.output.results import Results, check_output
 from femops.output.tables import write_json
 from femops.parallel import on_root
 from femops.plugins import get_law
+from femops.training import trained_model
 
 Watch = Callable[[int, float, int, float], None]
+Observe = Callable[[MacroProblem, StepReport], None]
 _MARK = "# Written by femops run: the case with all defaults.\n"
+# Keys of a case whose values are paths relative to it: meshes, and what trained surrogates come from.
+_FILES = ("file", "model", "study")
 _PACKAGES = ("fenics-dolfinx", "dolfinx-solver-real", "petsc4py", "numpy", "numba", "gmsh", "torch")
 
 
@@ -48,8 +53,16 @@ class Run:
     timers: Timers
 
 
-def prepare(case: Case, path: Path, comm: MPI.Comm) -> Run:
+def prepare(case: Case, path: Path, comm: MPI.Comm, mesh: MacroMesh | None = None) -> Run:
     """Build everything that a case names, without solving it; collective.
+
+    Every law is called once, so that what it compiles is part of the set-up and not of the law's time.
+
+    Args:
+        case: The case.
+        path: Its file; relative paths start there.
+        comm: The ranks that share the work.
+        mesh: The macroscale mesh, if it is there already.
 
     Raises:
         CaseError: The case cannot be built; the message names file and key.
@@ -57,7 +70,8 @@ def prepare(case: Case, path: Path, comm: MPI.Comm) -> Run:
     timers = Timers()
     try:
         with timers.part("set-up"):
-            mesh = macro_mesh(lambda: macro_tagged_mesh(case, path.parent), case.dim, comm)
+            if mesh is None:
+                mesh = macro_mesh(lambda: macro_tagged_mesh(case, path.parent), case.dim, comm)
             laws = _laws(case, path.parent, mesh, comm)
             problem = MacroProblem(case, mesh, laws, timers)
             check_output(problem)
@@ -71,7 +85,8 @@ def _laws(case: Case, base: Path, mesh: MacroMesh, comm: MPI.Comm) -> dict[str, 
     laws = {}
     for name, parameters in case.laws().items():
         try:
-            laws[name] = get_law(parameters, LawContext(case.dim, base, comm))
+            trained = partial(trained_model, law=parameters.law, comm=comm)
+            laws[name] = get_law(parameters, LawContext(case.dim, base, comm, trained=trained))
         except CaseError as error:
             region = name if len(case.laws()) > 1 else ""
             raise error.within(key=".".join(part for part in ("material", region) if part)) from error
@@ -95,7 +110,22 @@ def run_case(case: Case, path: Path, folder: Path, comm: MPI.Comm, watch: Watch 
         CaseError: The case cannot be built.
         NotConverged: A step failed; the results of the steps before are complete.
     """
-    run = prepare(case, path, comm)
+    return solve(prepare(case, path, comm), path, folder, watch)
+
+
+def solve(
+    run: Run, path: Path, folder: Path, watch: Watch | None = None, observe: Observe | None = None
+) -> dict[str, Any]:
+    """Solve what `prepare` made and write the results; collective, arguments as in `run_case`.
+
+    Args:
+        run: A case made ready to solve.
+        path: Its file.
+        folder: Where the results go.
+        watch: Called with step, time, iteration and residual.
+        observe: Called with the problem and each accepted step.
+    """
+    case, comm = run.case, run.problem.comm
     on_root(comm, lambda: _clear(folder, case, path))
     results = Results(run.problem, folder, path.stem)
     progress = _Progress()
@@ -106,6 +136,8 @@ def run_case(case: Case, path: Path, folder: Path, comm: MPI.Comm, watch: Watch 
             progress.steps.append(report)
             progress.quantities = {name: _quantity(run.problem, name) for name in case.quantities}
             _write_summary(run, path, folder, progress)
+            if observe is not None:
+                observe(run.problem, report)
 
     try:
         run_steps(run.problem, accepted, watch)
@@ -160,7 +192,7 @@ def _clear(folder: Path, case: Case, path: Path) -> None:
         if pictures.is_dir() and not any(pictures.iterdir()):
             pictures.rmdir()
         data = resolved(case)
-        _move_files(data, path.parent, folder)
+        move_files(data, path.parent, folder)
         write_text(written, _MARK + yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
     except OSError as error:
         raise CaseError(f"results cannot be written there ({error.strerror})", file=folder) from error
@@ -175,13 +207,19 @@ def resolved(case: Case) -> dict[str, Any]:
     return data
 
 
-def _move_files(data: Any, base: Path, folder: Path) -> None:
-    """Make the mesh files of a resolved case relative to the folder where it is written."""
+def move_files(data: Any, base: Path, folder: Path) -> None:
+    """Make the files that a case names relative to another folder, in place.
+
+    Args:
+        data: The case, or a block of it, as it would be written in YAML.
+        base: Folder from which its paths start.
+        folder: Folder from which they will start.
+    """
     if isinstance(data, dict):
         for key, value in data.items():
-            if key == "file" and isinstance(value, str):
+            if key in _FILES and isinstance(value, str):
                 data[key] = os.path.relpath(base / value, folder)
-            _move_files(value, base, folder)
+            move_files(value, base, folder)
 
 
 def _write_summary(run: Run, path: Path, folder: Path, progress: _Progress) -> dict[str, Any]:

@@ -1,14 +1,15 @@
-"""The study file: an RVE, the strains to solve it at, and the story of `femops sample`."""
+"""The study file: an RVE, the strains to solve it at, what to train on them, and the story of `femops sample`."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.json_schema import models_json_schema
 
 from femops import notation
 from femops.case import case_schema
@@ -17,14 +18,15 @@ from femops.errors import CaseError, NotConverged
 from femops.law import LawContext
 from femops.notation import Array
 from femops.parallel import on_root
-from femops.plugins import get_law
+from femops.plugins import get_law, installed_surrogates, surrogate_options
 from femops.rve.law import NestedLaw, NestedParameters
 from femops.rve.linear import LinearSolverName
 from femops.rve.sampling import Sampling, bounds, chosen, load_paths
 from femops.rve.snapshots import SnapshotSolver, SnapshotStore, batch_of, content_hash, path_and_step
 from femops.rve.solver import SolverOptions
 from femops.rve.spec import RVE, RVEParameters
-from femops.validation import NestedError, numbers
+from femops.surrogate.base import SurrogateOptions
+from femops.validation import NestedError, numbers, shown
 
 Watch = Callable[[int, int], None]
 # A sampling is stored in at least so many parts: the work that a kill may cost, and how often progress moves.
@@ -44,7 +46,7 @@ class SnapshotSolverBlock(BaseModel):
 
 
 class Study(BaseModel):
-    """An RVE and the strains to solve it at."""
+    """An RVE, the strains to solve it at, and the surrogate to train on them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -54,23 +56,44 @@ class Study(BaseModel):
     rve: RVEParameters
     solver: SnapshotSolverBlock = SnapshotSolverBlock()
     sampling: Sampling
+    surrogate: Any = Field(None, description="what femops train trains: a surrogate and its options")
+    validation: Sampling | None = Field(None, description="strains to judge it by; default 100 others of the range")
 
     @property
     def dim(self) -> int:
         """2 in plane strain, 3 for solids."""
         return 2 if self.kinematics == "plane_strain" else 3
 
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
+    @field_validator("surrogate", mode="after")
+    @classmethod
+    def _valid_options(cls, surrogate: Any) -> SurrogateOptions | None:
+        if surrogate is None or isinstance(surrogate, SurrogateOptions):
+            return surrogate
+        if not isinstance(surrogate, Mapping):
+            raise ValueError(f"{shown(surrogate)} given, expected a surrogate with its options")
         try:
-            bounds(self.sampling, self.dim)
+            return surrogate_options(surrogate)
         except CaseError as error:
             raise NestedError(error) from error
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        for name, block in self.samplings():
+            try:
+                bounds(block, self.dim)
+            except CaseError as error:
+                raise NestedError(CaseError(error.problem, key=error.key.replace("sampling", name, 1))) from error
         for name, phase in self.rve.phases.items():
             for key, number in numbers(phase.model_dump(), f"rve.phases.{name}"):
                 if not np.isfinite(number):
                     raise NestedError(CaseError(f"{number} given, expected a finite number", key=key))
         return self
+
+    def samplings(self) -> Iterator[tuple[str, Sampling]]:
+        """Yield the blocks of strains by their keys."""
+        yield "sampling", self.sampling
+        if self.validation is not None:
+            yield "validation", self.validation
 
 
 def load_study(path: Path, overrides: tuple[str, ...] = ()) -> Study:
@@ -87,9 +110,16 @@ def load_study(path: Path, overrides: tuple[str, ...] = ()) -> Study:
 
 
 def study_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a study file with the laws that are installed."""
-    schema, case = Study.model_json_schema(), case_schema()
-    return {**schema, "$defs": {**schema["$defs"], **case["$defs"]}, "$schema": case["$schema"]}
+    """Return the JSON Schema of a study file with the laws and surrogates that are installed."""
+    options = [spec.options for spec in installed_surrogates().values()]
+    models: list[Any] = [(model, "validation") for model in (Study, *options)]
+    references, definitions = models_json_schema(models, title="femops study")
+    case, defs = case_schema(), definitions["$defs"]
+    schema = defs.pop("Study")
+    schema["properties"]["surrogate"] = {"anyOf": [references[one, "validation"] for one in options]}
+    for one in options:
+        defs[references[one, "validation"]["$ref"].rpartition("/")[2]].setdefault("required", []).append("law")
+    return {**schema, "$defs": {**defs, **case["$defs"]}, "$schema": case["$schema"]}
 
 
 @dataclass(frozen=True)
@@ -125,11 +155,51 @@ def sample(study: Study, path: Path, folder: Path, comm: Any, watch: Watch | Non
         CaseError: The study cannot be built, or the folder holds snapshots of another RVE or of other strains.
         NotConverged: An RVE did not converge; the snapshots before it are stored.
     """
+    rve = study_rve(study, path, comm)
+    paths = study_paths(study, path, comm)
+    return solve_snapshots(study, rve, paths, folder, comm, watch)
+
+
+def study_rve(study: Study, path: Path, comm: Any) -> RVE:
+    """Build the RVE of a study; collective.
+
+    Raises:
+        CaseError: It cannot be built.
+    """
     try:
-        paths = on_root(comm, lambda: _paths(study, path.parent))
-        rve = _rve(study, path.parent, comm)
+        law = get_law(NestedParameters(rve=study.rve), LawContext(study.dim, path.parent, comm))
     except CaseError as error:
         raise error.within(file=path) from error
+    assert isinstance(law, NestedLaw)
+    return law.rve
+
+
+def study_paths(study: Study, path: Path, comm: Any, key: Literal["sampling", "validation"] = "sampling") -> Array:
+    """Return the strains of a study's sampling or validation, Mandel [-]; collective. Shape (n_paths, n_steps, n_s).
+
+    Raises:
+        CaseError: They cannot be read from the run that the study names.
+    """
+    block = dict(study.samplings())[key]
+    try:
+        return on_root(comm, lambda: _paths(block, study.dim, path.parent, key))
+    except CaseError as error:
+        raise error.within(file=path) from error
+
+
+def solve_snapshots(
+    study: Study, rve: RVE, paths: Array, folder: Path, comm: Any, watch: Watch | None = None
+) -> SampleReport:
+    """Solve an RVE along paths and store the snapshots; collective; see `sample`.
+
+    Args:
+        study: Tells what the RVE was made from, and the settings of the solver.
+        rve: The RVE.
+        paths: Strains, Mandel [-]. Shape (n_paths, n_steps, n_s).
+        folder: Where the store is.
+        comm: The ranks that share the work.
+        watch: Called with the number of snapshots that are stored and the number wanted.
+    """
     settings = study.solver
     solver = SnapshotSolver(rve, SolverOptions(settings.rtol, settings.max_iter, settings.linear))
 
@@ -206,22 +276,15 @@ def _written(folder: Path, write: Callable[[], None]) -> None:
         raise CaseError(f"snapshots cannot be written there ({error.strerror or error})", file=folder) from error
 
 
-def _rve(study: Study, base: Path, comm: Any) -> RVE:
-    """Build the RVE of a study."""
-    law = get_law(NestedParameters(rve=study.rve), LawContext(study.dim, base, comm))
-    assert isinstance(law, NestedLaw)
-    return law.rve
-
-
-def _paths(study: Study, base: Path) -> Array:
-    """Return the strains of a study. Shape (n_paths, n_steps, n_s)."""
-    sampling = study.sampling
+def _paths(sampling: Sampling, dim: int, base: Path, key: str) -> Array:
+    """Return the strains of a sampling. Shape (n_paths, n_steps, n_s)."""
     if sampling.run is None:
-        return load_paths(sampling, study.dim)
+        return load_paths(sampling, dim)
     try:
-        return chosen(strains_of_run(base / sampling.run, study.dim), sampling)
+        return chosen(strains_of_run(base / sampling.run, dim), sampling)
     except CaseError as error:
-        raise error if error.file or error.key else error.within(key="sampling.run") from error
+        error = CaseError(error.problem, error.file, error.key.replace("sampling", key, 1))
+        raise error if error.file or error.key else error.within(key=f"{key}.run") from error
 
 
 def strains_of_run(path: Path, dim: int) -> Array:

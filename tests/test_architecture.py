@@ -17,8 +17,10 @@ FLOORS = [
     {"builtin", "plugins"},
     {"case", "case_reading", "case_meshes", "study"},
     {"macro", "output"},
+    {"training"},
     {"run"},
-    {"cli"},
+    {"compare", "compare_laws"},
+    {"cli", "cli_reports"},
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -26,7 +28,7 @@ FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 RESERVED = {
     "dolfinx": {"macro", "output"},
     "petsc4py": {"macro", "rve/linear.py"},
-    "mpi4py": {"macro", "output", "run", "cli"},
+    "mpi4py": {"macro", "output", "run", "compare", "compare_laws", "cli"},
     "torch": {"surrogate"},
 }
 

@@ -1,8 +1,9 @@
 """The laws of a body and their state at its quadrature points."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import numpy as np
 from mpi4py import MPI
@@ -10,50 +11,17 @@ from mpi4py import MPI
 from femops import notation
 from femops.case import EVERYWHERE, Trust
 from femops.errors import CaseError, NotConverged
-from femops.law import LawResponse, MaterialLaw
+from femops.law import MaterialLaw
+from femops.log import Timers
 from femops.macro.mesh import MacroMesh
 from femops.macro.quadrature import Quadrature
+from femops.macro.region import Region
+from femops.macro.trust import Counts, Enrichment, LawStatistics, choose_snapshots, gathered, refuse
 from femops.notation import Array
 from femops.parallel import on_every_rank
 
-
-@dataclass
-class Region:
-    """A law and the points that it serves on this rank.
-
-    Attributes:
-        name: Name of the region, or `everywhere`.
-        law: Its law.
-        points: Quadrature points of the region on this rank.
-        state: Committed state. Shape (n_points, n_state).
-        trial: The law's last response.
-    """
-
-    name: str
-    law: MaterialLaw
-    points: Any
-    state: Array
-    trial: LawResponse | None = None
-
-
-@dataclass
-class LawStatistics:
-    """What the laws were asked during a run, over all ranks."""
-
-    points_evaluated: int = 0
-    points_invalid: int = 0
-    points_above_tolerance: int = 0
-    largest_error: float | None = None
-
-
-@dataclass
-class _Counts:
-    """What the laws of one rank were asked and said; `largest` is the largest error stated, −1 for none."""
-
-    evaluated: int
-    invalid: int = 0
-    doubtful: int = 0
-    largest: float = -1.0
+# Small enough to be in the range of every law, and not zero, where laws may do less.
+_WARM_UP_STRAIN = 1e-6
 
 
 @dataclass
@@ -65,15 +33,17 @@ class Material:
         mesh: The macroscale mesh.
         quadrature: Its points.
         trust: What to do where a law calls its answer wrong; None stops at invalid points only.
+        timers: Where the time of certificates and exact solves goes.
 
     Raises:
-        CaseError: A law has another dimension than the body.
+        CaseError: A law has another dimension than the body, or none can solve exactly though the case wants it.
     """
 
     laws: Mapping[str, MaterialLaw]
     mesh: MacroMesh
     quadrature: Quadrature
     trust: Trust | None = None
+    timers: Timers = field(default_factory=Timers)
     statistics: LawStatistics = field(default_factory=LawStatistics)
 
     def __post_init__(self) -> None:
@@ -86,14 +56,38 @@ class Material:
             cells = self.quadrature.cells if name == EVERYWHERE else self.mesh.regions[name]
             points = self.quadrature.points_of(cells)
             self.regions.append(Region(name, law, points, np.zeros((len(points), law.n_state))))
+        self._certified = any(region.certified is not None for region in self.regions)
+        if self.trust is not None and self.trust.on_violation == "solve" and not self._certified:
+            problem = "'solve' given, but no law of the case can solve its points exactly; expected stop or warn"
+            raise CaseError(problem, key="trust.on_violation")
+        if self.trust is not None and self._certified:
+            self.statistics.certificate = self.trust.certificate
         n_s = notation.n_strain(self.quadrature.dim)
         self.stress = np.zeros((self.quadrature.n_points, n_s))
         self.tangent = np.zeros((self.quadrature.n_points, n_s, n_s))
         self.stress_33 = np.zeros(self.quadrature.n_points)
         self.error = np.full(self.quadrature.n_points, np.nan)
+        self.keep()
+
+    @property
+    def states_error(self) -> bool:
+        """Whether any law has stated or will state errors; collective."""
+        mine = bool(np.isfinite(self.error).any()) or self.statistics.certificate is not None
+        return bool(self._comm.allreduce(mine, op=MPI.LOR))
+
+    @property
+    def _comm(self) -> MPI.Comm:
+        return self.mesh.mesh.comm
+
+    def warm_up(self) -> None:
+        """Call every law once for one point, so that what it compiles or loads is done; collective."""
+        with suppress(NotConverged):  # what it answers does not matter
+            on_every_rank(self._comm, self._warm_up)
 
     def evaluate(self, strain: Array, dt: float) -> None:
         """Ask every law once for all its points; collective.
+
+        Points in doubt are solved exactly where the case wants it, those of a law in one batch.
 
         Args:
             strain: Total strain at all points of this rank, Mandel [-]. Shape (n_qp, n_s).
@@ -102,14 +96,73 @@ class Material:
         Raises:
             NotConverged: A law on any rank found no answer, or one that must not be used.
         """
-        counts = on_every_rank(self.mesh.mesh.comm, lambda: self._ask(strain, dt))
-        self._judge(counts)
+        trust, timers = self.trust, self.timers
+        self._each(lambda region: region.ask(strain[region.points], dt, trust, timers))
+        for region in self.regions:
+            if (answer := region.trial) is None:
+                continue
+            self.stress[region.points], self.tangent[region.points] = answer.stress, answer.tangent
+            if answer.stress_33 is not None:
+                self.stress_33[region.points] = answer.stress_33
+
+    def certify(self, strain: Array) -> int:
+        """Certify the last response where it is not exact; collective.
+
+        Args:
+            strain: The strain of that response. Shape (n_qp, n_s).
+
+        Returns:
+            Number of points, over all ranks, that have to be solved exactly from now on.
+
+        Raises:
+            NotConverged: There are points above the tolerance and the case wants to stop there.
+        """
+        trust = self.trust
+        if trust is None or not self._certified:
+            return 0
+        with self.timers.part("certificate"):
+            return self._each(lambda region: region.certify(strain[region.points], trust)).remembered
 
     def commit(self) -> None:
-        """Make the last response the committed state."""
+        """Make the last response the committed state; collective."""
         for region in self.regions:
             if region.trial is not None:
                 region.state = region.trial.state
+        stated = float(self.error[np.isfinite(self.error)].max(initial=-1.0))
+        worst = self._comm.allreduce(stated, op=MPI.MAX)
+        if worst >= 0.0:
+            self.statistics.largest_error = max(worst, self.statistics.largest_error or 0.0)
+        self.keep()
+
+    def keep(self) -> None:
+        """Make the present response, and the points solved exactly, what `restore` returns to."""
+        self._kept = tuple(one.copy() for one in (self.stress, self.tangent, self.stress_33, self.error))
+        for region in self.regions:
+            region.keep()
+
+    def restore(self) -> None:
+        """Forget every response since `keep`."""
+        for values, kept in zip((self.stress, self.tangent, self.stress_33, self.error), self._kept, strict=True):
+            values[:] = kept
+        for region in self.regions:
+            region.restore()
+
+    def enrich(self, strain: Array, step: int) -> None:
+        """Let the laws learn from what was solved exactly in the last response; collective.
+
+        Args:
+            strain: The strain of that response. Shape (n_qp, n_s).
+            step: Number of the step that ends with it.
+        """
+        for region in self.regions:
+            if self.trust is None or not self.trust.enrich or region.certified is None:
+                continue
+            candidates = gathered(self._comm, strain[region.points[region.solved]])
+            chosen = choose_snapshots(candidates, gathered(self._comm, region.doubt[region.solved]))
+            if len(chosen):
+                with self.timers.part("enrichment"):
+                    on_every_rank(self._comm, partial(region.enrich, chosen))
+                self.statistics.enrichments.append(Enrichment(step, region.name, len(chosen)))
 
     def state_fields(self) -> dict[str, Array]:
         """Return the committed parts of the state worth looking at, NaN outside their region. Shape (n_qp, ...)."""
@@ -120,68 +173,27 @@ class Material:
                 values[region.points] = region.state[:, part]
         return fields
 
-    def _ask(self, strain: Array, dt: float) -> _Counts:
-        """Ask every law for the points of this rank and keep what they answer."""
-        counts = _Counts(evaluated=len(strain))
+    def _each(self, work: Callable[[Region], Counts]) -> Counts:
+        """Do something with every region; add up what happened on all ranks and raise everywhere if it is refused."""
+        counts = on_every_rank(self._comm, lambda: [work(region) for region in self.regions])
         for region in self.regions:
-            region.trial = None
-            try:
-                response = region.law.evaluate(strain[region.points], region.state, dt)
-            except NotConverged as error:
-                raise NotConverged(f"law of {region.name}: {error.what}", error.residuals) from error
-            self._store(region, response)
-            self._count(response, counts)
-        return counts
+            self.error[region.points] = region.error
+        total = Counts()
+        for one in counts:
+            total.add(one)
+        total = total.over_ranks(self._comm)
+        self.statistics.add(total)
+        refuse(total, self.trust, solvable=self._certified)
+        return total
 
-    def _store(self, region: Region, response: LawResponse) -> None:
-        n, n_s = len(region.points), self.stress.shape[1]
-        expected = {"stress": (n, n_s), "tangent": (n, n_s, n_s), "state": (n, region.law.n_state)}
-        if self.quadrature.dim == 2:
-            expected["stress_33"] = (n,)
-        for name, shape in expected.items():
-            values = getattr(response, name)
-            if np.shape(values) != shape:
-                raise ValueError(f"the law of {region.name} answers {name} of {np.shape(values)}, expected {shape}")
-            bad = ~np.isfinite(values)
-            if bad.any():
-                count = int(bad.reshape(n, -1).any(axis=1).sum())
-                raise NotConverged(f"law of {region.name}: {name} is not finite at {count} of {n} points")
-        region.trial = response
-        self.stress[region.points] = response.stress
-        self.tangent[region.points] = response.tangent
-        if response.stress_33 is not None:
-            self.stress_33[region.points] = response.stress_33
-        if response.error is not None:
-            self.error[region.points] = response.error
-
-    def _count(self, response: LawResponse, counts: _Counts) -> None:
-        """Count the points where a law doubts its answer; an error that is no number is the worst of all."""
-        if response.valid is not None:
-            counts.invalid += int((~np.asarray(response.valid)).sum())
-        if response.error is None or not len(response.error):
-            return
-        stated = np.isfinite(response.error)
-        counts.invalid += int((~stated).sum())
-        counts.largest = max(counts.largest, float(response.error[stated].max(initial=0.0)))
-        if self.trust is not None:
-            counts.doubtful += int((response.error[stated] > self.trust.tolerance).sum())
-
-    def _judge(self, counts: _Counts) -> None:
-        """Add up what happened on all ranks and raise everywhere if it must not be used."""
-        comm = self.mesh.mesh.comm
-        evaluated, invalid, doubtful = comm.allreduce(
-            np.array([counts.evaluated, counts.invalid, counts.doubtful]), op=MPI.SUM
-        )
-        worst = comm.allreduce(counts.largest, op=MPI.MAX)
-        statistics = self.statistics
-        statistics.points_evaluated += int(evaluated)
-        statistics.points_invalid += int(invalid)
-        statistics.points_above_tolerance += int(doubtful)
-        if worst >= 0.0:
-            statistics.largest_error = max(worst, statistics.largest_error or 0.0)
-        if self.trust is not None and self.trust.on_violation == "warn":
-            return
-        if invalid:
-            raise NotConverged(f"a law called its answer invalid at {invalid} points")
-        if doubtful:
-            raise NotConverged(f"the error stated by a law exceeds trust.tolerance at {doubtful} points")
+    def _warm_up(self) -> None:
+        trust = self.trust
+        for region in self.regions:
+            strain = np.full((1, self.stress.shape[1]), _WARM_UP_STRAIN)
+            state = np.zeros((1, region.law.n_state))
+            response = region.law.evaluate(strain, state, 0.0)
+            if trust is None or (law := region.certified) is None:
+                continue
+            law.certify(strain, response, trust.certificate)
+            if trust.on_violation == "solve":
+                law.solve_exactly(strain, state, 0.0)

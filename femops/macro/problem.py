@@ -61,13 +61,15 @@ class MacroProblem:
         self.reaction = fem.Function(space, name="reaction")
         degree = default_degree(mesh, case.order) if case.quadrature_degree is None else case.quadrature_degree
         self.quadrature = Quadrature(mesh, self.displacement, degree)
-        self.material = Material(laws, mesh, self.quadrature, case.trust)
+        self.material = Material(laws, mesh, self.quadrature, case.trust, timers)
         self.supports = Supports(case, mesh, space)
         self.loads = Loads(case, mesh, 2 * case.order + 1)
         self._make_forms(space)
         self._make_solver()
         self._largest_force = 0.0
+        self.material.warm_up()
         self.evaluate(0.0)
+        self.material.keep()
         self._keep()
 
     @property
@@ -117,6 +119,9 @@ class MacroProblem:
         report = NewtonReport()
         try:
             self._iterate(dt, report, watch)
+            while self.material.certify(self.quadrature.strain()):
+                self.evaluate(dt)
+                self._iterate(dt, report, watch)
         except NotConverged:
             self._restore()
             raise
@@ -125,16 +130,20 @@ class MacroProblem:
         self._keep()
         return report
 
+    def enrich(self, step: int) -> None:
+        """Let the laws learn from the points that were solved exactly at the end of a step; collective."""
+        self.material.enrich(self.quadrature.strain(), step)
+
     def _iterate(self, dt: float, report: NewtonReport, watch: Watch | None) -> None:
         """Newton's method; the first step uses the tangent of the committed state and brings in the new data."""
-        for iteration in range(1, self.case.solver.max_iter + 1):
+        for _ in range(self.case.solver.max_iter):
             self._advance()
             self.evaluate(dt)
             norm, force = self.residual_norms()
             scale = max(force, _SMALLEST_FORCE * self._largest_force, self._round_off() / self.case.solver.rtol)
             report.residuals.append(norm / scale if scale != 0.0 else 0.0)
             if watch is not None:
-                watch(iteration, report.residuals[-1])
+                watch(report.iterations, report.residuals[-1])
             if not np.isfinite(report.residuals[-1]):
                 break
             if report.residuals[-1] <= self.case.solver.rtol:
@@ -214,11 +223,10 @@ class MacroProblem:
 
     def _keep(self) -> None:
         self._committed = self.displacement.x.array.copy()
-        self._kept = (self.material.stress.copy(), self.material.tangent.copy(), self.material.stress_33.copy())
 
     def _restore(self) -> None:
         self.displacement.x.array[:] = self._committed
-        self.material.stress[:], self.material.tangent[:], self.material.stress_33[:] = self._kept
+        self.material.restore()
         self._hand_over()
 
     def reaction_on(self, boundary: str) -> Array:

@@ -37,7 +37,7 @@ def run_steps(
     accepted: Callable[[StepReport], None],
     watch: Callable[[int, float, int, float], None] | None = None,
 ) -> None:
-    """Run every step of the case.
+    """Run every step of the case; between steps the laws may learn from what was solved exactly.
 
     Args:
         problem: The macroscale problem.
@@ -47,9 +47,11 @@ def run_steps(
     Raises:
         NotConverged: An increment failed at the smallest length; the message says in which step.
     """
-    start = 0.0
-    for number, end in enumerate(problem.case.steps.ends(), start=1):
+    start, ends = 0.0, problem.case.steps.ends()
+    for number, end in enumerate(ends, start=1):
         accepted(_run_step(problem, number, start, end, watch))
+        if number < len(ends):
+            problem.enrich(number)
         start = end
 
 

@@ -34,7 +34,7 @@ class Results:
         self._gatherer = Gatherer(problem)
         self._root = problem.comm.rank == 0
         self._rows: list[dict[str, float]] = []
-        self._states_error = problem.material.statistics.largest_error is not None
+        self._states_error = problem.material.states_error
         self._series = None
         if self._gatherer.grid is not None:
             self._series = VtkHdfSeries(folder / f"{name}.vtkhdf", self._gatherer.grid)

@@ -4,18 +4,27 @@ from femops.surrogate.base import (
     Checkpoint,
     Fit,
     FitTask,
+    Progress,
     SurrogateOptions,
     SurrogateParameters,
     SurrogateSpec,
     TrainedModel,
 )
+from femops.surrogate.batching import chunks
+from femops.surrogate.devices import torch_device
+from femops.surrogate.exact import ExactResponse, ExactRVE
 
 __all__ = [
     "Checkpoint",
+    "ExactRVE",
+    "ExactResponse",
     "Fit",
     "FitTask",
+    "Progress",
     "SurrogateOptions",
     "SurrogateParameters",
     "SurrogateSpec",
     "TrainedModel",
+    "chunks",
+    "torch_device",
 ]

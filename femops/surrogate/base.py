@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from femops.law import CertifiedLaw, LawParameters
 from femops.notation import Array
@@ -23,16 +23,22 @@ class SurrogateOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     law: str
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
 
 class SurrogateParameters(LawParameters):
     """Base of a trained surrogate in a case: where its model is and how to run it."""
 
-    model: Path | None = None
-    study: Path | None = None
+    model: Path | None = Field(None, description="model folder that femops train wrote, relative to the case")
+    study: Path | None = Field(None, description="study file, relative to the case; it is trained where it has to be")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float64", "float32"] = "float64"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.model is None) == (self.study is None):
+            raise ValueError("expected exactly one of model (a folder) and study (a file)")
+        return self
 
 
 class Checkpoint(Protocol):
@@ -127,6 +133,7 @@ class SurrogateSpec:
         parameters: pydantic model of the law in a case.
         fit: Trains.
         as_law: Makes the law of a trained model from its parameters in a case.
+        version: Raised when models that were trained before are of no use any more; they are then trained again.
     """
 
     name: str
@@ -135,3 +142,4 @@ class SurrogateSpec:
     parameters: type[SurrogateParameters]
     fit: Callable[[FitTask], Fit]
     as_law: Callable[[TrainedModel, Any], CertifiedLaw]
+    version: int = 1

@@ -1,0 +1,93 @@
+"""What the command line prints at the end of its longer stories."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def report_trust(console: Console, statistics: dict[str, Any]) -> None:
+    """Print where the laws of a run doubted their answers and what was done about it.
+
+    Args:
+        console: Where to print.
+        statistics: `law_statistics` of the summary.
+    """
+    evaluated, solved = statistics["points_evaluated"], statistics["points_solved_exactly"]
+    if solved:
+        reasons = {name.replace("_", " "): count for name, count in statistics["solved_because"].items() if count}
+        why = ", ".join(f"{count} for {name}" for name, count in reasons.items())
+        console.print(f"{solved} of {evaluated} evaluations of a point were solved exactly: {why}.", soft_wrap=True)
+    elif doubtful := statistics["points_above_tolerance"] + statistics["points_invalid"]:
+        console.print(f"Warning: at {doubtful} of {evaluated} points a law doubted its own answer.")
+    for one in statistics["enrichments"]:
+        console.print(f"After step {one['step']} the law of {one['region']} learned {one['snapshots']} snapshots.")
+    if statistics["largest_error"] is not None:
+        kind = statistics["certificate"] or "as stated by the law"
+        console.print(f"Largest error of the answers used: {statistics['largest_error']:.1e} ({kind}).")
+
+
+def report_comparison(console: Console, report: dict[str, Any]) -> None:
+    """Print how far apart the solutions of two laws are, and their times.
+
+    Args:
+        console: Where to print.
+        report: The content of `compare.json`.
+    """
+    title = " against ".join(", ".join(sorted(set(report["laws"][side].values()))) for side in ("law", "reference"))
+    table = Table("relative difference", "last step", "worst step", title=title)
+    for name, worst in report["worst_step"].items():
+        table.add_row(name, _number(report[name]), f"{_number(worst['value'])} (step {worst['step']})")
+    table.add_row("reaction_rel", "", _number(report["reaction_rel"]))
+    console.print(table)
+    console.print(_times(report["seconds"], report["iterations"]))
+    worst = report["stress_worst"]
+    place = ", ".join(f"{x:.4g}" for x in worst["at"])
+    sizes = f"{_number(worst['difference'])}, where it is {_number(worst['reference'])}"
+    console.print(f"Largest difference of the stress: {sizes}, at ({place}).", soft_wrap=True)
+    law, total = (_number(report[key]) for key in ("speedup_law", "speedup_total"))
+    console.print(f"Time of the reference over that of the law: {law} in the laws, {total} in the whole solution.")
+    if report["offline_seconds"]:
+        console.print(f"Before that, training took {report['offline_seconds']:.1f} s.")
+
+
+def _times(seconds: dict[str, Any], iterations: dict[str, int]) -> Table:
+    table = Table("part", "law [s]", "reference [s]", "reference / law")
+    for part in dict.fromkeys([*seconds["law"], *seconds["reference"]]):
+        sides = (seconds[side].get(part) for side in ("law", "reference", "ratio"))
+        table.add_row(part, *(_number(one) for one in sides))
+    table.add_row("Newton iterations", str(iterations["law"]), str(iterations["reference"]), "")
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def report_training(console: Console, metrics: Mapping[str, Any]) -> None:
+    """Print how good a trained surrogate is and what it took.
+
+    Args:
+        console: Where to print.
+        metrics: The content of `metrics.json`.
+    """
+    judged = metrics["validation"]
+    table = Table("relative error", "median", "95 %", "largest", title=f"at {judged['count']} unseen strains")
+    rows = {name: judged[name] for name in ("stress", "tangent")}
+    rows |= {
+        f"{name} / error of stress": judged[name]["effectivity"] for name in ("bound", "indicator") if name in judged
+    }
+    for name, spread in rows.items():
+        table.add_row(name, *(_number(spread[part]) for part in ("median", "p95", "max")))
+    console.print(table)
+    if "bound" in judged:
+        console.print(f"The bound is violated at {judged['bound']['violations']} of these strains.")
+    time = metrics["seconds_per_point"]
+    law, nested = (f"{1e6 * time[name]:.3g} µs" for name in ("law", "nested"))
+    console.print(f"Time of a point: {law}, nested {nested}, ratio {time['ratio']:.3g}.")
+    spent = ", ".join(f"{name} {_number(value)} s" for name, value in metrics["seconds"].items() if value is not None)
+    console.print(f"Time of the training: {spent}; {metrics['snapshots']} snapshots.", soft_wrap=True)
+    if metrics["fit"]:
+        fit = ", ".join(f"{name} {_number(value)}" for name, value in metrics["fit"].items())
+        console.print(f"Fit: {fit}.", soft_wrap=True)

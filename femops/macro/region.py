@@ -1,0 +1,234 @@
+"""A law, the points that it serves on this rank, and which of them are solved exactly instead."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from femops import notation
+from femops.case import Trust
+from femops.errors import NotConverged
+from femops.law import CertifiedLaw, LawResponse, MaterialLaw
+from femops.log import Timers
+from femops.macro.trust import Counts, Reason
+from femops.notation import Array
+
+# A point that was in doubt so often within an increment stays exact until its end, lest Newton's method swing
+# between two laws.
+_OFTEN = 2
+
+_Ask = Callable[[Array, Array, float], LawResponse]
+
+
+@dataclass
+class Region:
+    """A law and the points that it serves on this rank.
+
+    Attributes:
+        name: Name of the region, or `everywhere`.
+        law: Its law.
+        points: Quadrature points of the region on this rank.
+        state: Committed state. Shape (n_points, n_state).
+        trial: The last response.
+        error: Relative error of the last response; 0 where it is exact, NaN where none is stated. Shape (n_points,).
+        reason: Why a point of the last response was solved exactly, see `Reason`. Shape (n_points,).
+        memory: The same for points that stay exact for the rest of the run. Shape (n_points,).
+        doubt: The error for which a point was solved exactly, infinite where its answer was invalid. Shape (n_points,).
+        flags: How often a point was in doubt within the increment. Shape (n_points,).
+    """
+
+    name: str
+    law: MaterialLaw
+    points: Any
+    state: Array
+    trial: LawResponse | None = None
+    error: Array = field(init=False)
+    reason: Any = field(init=False)
+    memory: Any = field(init=False)
+    doubt: Array = field(init=False)
+    flags: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.forget()
+        self.error = np.full(len(self.points), np.nan)
+        self.keep()
+
+    @property
+    def certified(self) -> CertifiedLaw | None:
+        """The law, if it knows its error and can solve exactly."""
+        return self.law if isinstance(self.law, CertifiedLaw) else None
+
+    @property
+    def solved(self) -> Any:
+        """Positions of the points that were solved exactly in the last response."""
+        return np.flatnonzero(self.reason)
+
+    def forget(self) -> None:
+        """Solve no point exactly any more because it once was."""
+        n = len(self.points)
+        self.reason, self.memory, self.flags = (np.zeros(n, dtype=np.int64) for _ in range(3))
+        self.doubt = np.zeros(n)
+
+    def keep(self) -> None:
+        """Make what is remembered now what `restore` returns to."""
+        self.flags[:] = 0
+        self._kept = (self.error.copy(), self.reason.copy(), self.memory.copy(), self.doubt.copy())
+
+    def restore(self) -> None:
+        """Forget what happened since `keep`."""
+        self.trial = None
+        self.flags[:] = 0
+        self.error, self.reason, self.memory, self.doubt = (one.copy() for one in self._kept)
+
+    def ask(self, strain: Array, dt: float, trust: Trust | None, timers: Timers) -> Counts:
+        """Evaluate all points; those in doubt are solved exactly if the case wants it.
+
+        Args:
+            strain: Strain at the points of the region, Mandel [-]. Shape (n_points, n_s).
+            dt: Length of the increment [time].
+            trust: What the case wants.
+            timers: Where the time of exact solves goes.
+
+        Raises:
+            NotConverged: No answer was found, or it is no number.
+        """
+        self.trial = None
+        counts = Counts(evaluated=len(strain))
+        exactly = self.certified if trust is not None and trust.on_violation == "solve" else None
+        known = (self.memory > 0) | (self.flags >= _OFTEN)
+        own = np.flatnonzero(~known)
+        self.reason = np.where(known, np.where(self.memory > 0, self.memory, self.reason), Reason.NOT_SOLVED)
+        self.error = np.full(len(strain), np.nan)
+        parts = []
+        if len(own) or not len(strain):
+            response = self._answer(self.law.evaluate, strain, own, dt)
+            parts.append((own, response))
+            self._judge(response, own, trust, counts, solvable=exactly is not None)
+        if exactly is not None and len(self.solved):
+            with timers.part("exact solves"):
+                parts.append((self.solved, self._answer(exactly.solve_exactly, strain, self.solved, dt)))
+            self._check_finite(parts[-1][1])
+            self.error[self.solved] = 0.0
+            counts.solved(self.reason)
+        self.trial = parts[0][1] if len(parts) == 1 and len(parts[0][0]) == len(strain) else _merged(parts, self.error)
+        return counts
+
+    def certify(self, strain: Array, trust: Trust) -> Counts:
+        """Compute the certificates of the points that were not solved exactly; they replace the stated errors.
+
+        Points above the tolerance are remembered as exact if the case wants them solved.
+        """
+        counts, law, own = Counts(), self.certified, np.flatnonzero(self.reason == Reason.NOT_SOLVED)
+        if law is None or self.trial is None or not len(own):
+            return counts
+        error = np.asarray(law.certify(strain[own], _taken(self.trial, own, self.error), trust.certificate))
+        if error.shape != (len(own),):
+            raise ValueError(f"the law of {self.name} answers certificates of {error.shape}, expected ({len(own)},)")
+        self.error[own] = error
+        above = ~(error <= trust.tolerance)
+        counts.certified, counts.above_tolerance = len(own), int(above.sum())
+        counts.doubted(error[above])
+        if trust.on_violation == "solve":
+            self.memory[own[above]] = Reason.CERTIFICATE
+            self.doubt[own[above]] = error[above]
+            counts.remembered = counts.above_tolerance
+        else:
+            counts.unsolved_above = counts.above_tolerance
+        return counts
+
+    def enrich(self, strain: Array) -> None:
+        """Let the law learn from exact solutions at some strains; its new state variables start as zeros."""
+        if self.certified is None:
+            raise ValueError(f"the law of {self.name} cannot learn")
+        law = self.certified.enriched(strain)
+        more = law.n_state - self.law.n_state
+        if more < 0:
+            raise ValueError(f"the enriched law of {self.name} has {-more} state variables less than before")
+        self.law, self.trial = law, None
+        self.state = np.pad(self.state, ((0, 0), (0, more)))
+        self.forget()
+        self.keep()
+
+    def _answer(self, ask: _Ask, strain: Array, own: Any, dt: float) -> LawResponse:
+        """Ask the law for some points in one batch."""
+        part = slice(None) if len(own) == len(strain) else own
+        try:
+            response = ask(strain[part], self.state[part], dt)
+        except NotConverged as error:
+            raise NotConverged(f"law of {self.name}: {error.what}", error.residuals) from error
+        self._check(own, response)
+        return response
+
+    def _judge(self, response: LawResponse, own: Any, trust: Trust | None, counts: Counts, *, solvable: bool) -> None:
+        """Find the points in doubt; an answer or an error that is no number is the worst of all."""
+        if not solvable:
+            self._check_finite(response)
+        invalid = ~np.all([_finite(values) for values in _arrays(response).values()], axis=0)
+        if response.valid is not None:
+            out_of_range = ~np.asarray(response.valid, dtype=bool)
+            counts.out_of_range += int(out_of_range.sum())
+            invalid |= out_of_range
+        above = np.zeros(len(own), dtype=bool)
+        if response.error is not None:
+            self.error[own] = response.error
+            invalid |= ~np.isfinite(response.error)
+            above = ~invalid & (response.error > (np.inf if trust is None else trust.tolerance))
+        counts.invalid += int(invalid.sum())
+        counts.above_tolerance += int(above.sum())
+        doubt = invalid | above
+        counts.doubted(self.error[own[above]])
+        if not solvable:
+            counts.unsolved_invalid += int(invalid.sum())
+            counts.unsolved_above += int(above.sum())
+            return
+        self.reason[own[invalid]] = Reason.OUT_OF_RANGE
+        self.reason[own[above]] = Reason.STATED_ERROR
+        self.doubt[own[doubt]] = np.where(invalid, np.inf, self.error[own])[doubt]
+        self.flags[own[doubt]] += 1
+
+    def _check(self, own: Any, response: LawResponse) -> None:
+        """Refuse arrays of a wrong shape."""
+        n, n_s = len(own), notation.n_strain(self.law.dim)
+        expected: dict[str, tuple[int, ...]] = {"stress": (n, n_s), "tangent": (n, n_s, n_s)}
+        expected["state"] = (n, self.law.n_state)
+        if self.law.dim == 2:
+            expected["stress_33"] = (n,)
+        for name, shape in expected.items():
+            values = getattr(response, name)
+            if np.shape(values) != shape:
+                raise ValueError(f"the law of {self.name} answers {name} of {np.shape(values)}, expected {shape}")
+
+    def _check_finite(self, response: LawResponse) -> None:
+        """Refuse answers that are no numbers."""
+        for name, values in _arrays(response).items():
+            if count := int((~_finite(values)).sum()):
+                raise NotConverged(f"law of {self.name}: {name} is not finite at {count} of {len(values)} points")
+
+
+def _arrays(response: LawResponse) -> Mapping[str, Array]:
+    arrays = {name: getattr(response, name) for name in ("stress", "tangent", "state")}
+    return arrays if response.stress_33 is None else {**arrays, "stress_33": response.stress_33}
+
+
+def _finite(values: Array) -> Any:
+    """Return where all numbers of a point are finite. Shape (n_points,)."""
+    return np.isfinite(values).reshape(len(values), -1).all(axis=1)
+
+
+def _taken(response: LawResponse, own: Any, error: Array) -> LawResponse:
+    """Return the response at some points."""
+    if len(own) == len(error):
+        return response
+    arrays = {name: values[own] for name, values in _arrays(response).items()}
+    return replace(response, **arrays, error=error[own], valid=None)
+
+
+def _merged(parts: list[tuple[Any, LawResponse]], error: Array) -> LawResponse:
+    """Put answers for some points each into one; later ones replace earlier ones."""
+    merged = {}
+    for name, first in _arrays(parts[0][1]).items():
+        merged[name] = np.zeros((len(error), *first.shape[1:]))
+        for own, response in parts:
+            merged[name][own] = getattr(response, name)
+    return LawResponse(**merged, error=error)

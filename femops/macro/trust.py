@@ -1,0 +1,187 @@
+"""What the laws of a run were asked and said, and what follows where they doubt their answers."""
+
+from dataclasses import astuple, dataclass, field, fields
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from femops.case import Trust
+from femops.errors import NotConverged
+from femops.law import CertificateKind
+from femops.notation import Array
+
+MOST_SNAPSHOTS = 8
+"""Largest number of exact solutions that a law learns from after a step."""
+# Points that symmetry makes equal differ by round-off, which depends on the number of ranks.
+_DIGITS = 9
+
+
+class Reason(IntEnum):
+    """Why a point was solved exactly."""
+
+    NOT_SOLVED = 0
+    OUT_OF_RANGE = 1
+    STATED_ERROR = 2
+    CERTIFICATE = 3
+
+
+@dataclass(frozen=True)
+class Enrichment:
+    """What a law learned after a step.
+
+    Attributes:
+        step: Number of the step.
+        region: Name of the law's region.
+        snapshots: Number of exact solutions that it learned from.
+    """
+
+    step: int
+    region: str
+    snapshots: int
+
+
+@dataclass
+class LawStatistics:
+    """What the laws were asked during a run, over all ranks; a point counts at every evaluation.
+
+    Attributes:
+        points_evaluated: Points whose stress was asked for.
+        points_out_of_range: Points where a law called its own answer not valid.
+        points_invalid: These, and points where an error or an answer was no finite number.
+        points_above_tolerance: Points whose error exceeded `trust.tolerance`.
+        points_solved_exactly: Points that were answered by what the law stands in for.
+        solved_because: The same by reason.
+        points_certified: Points whose certificate was computed.
+        largest_error: Largest error of the answers of accepted increments; None if no law states one.
+        certificate: What the errors of certified laws are; None without certificates.
+        enrichments: What the laws learned on the way.
+    """
+
+    points_evaluated: int = 0
+    points_out_of_range: int = 0
+    points_invalid: int = 0
+    points_above_tolerance: int = 0
+    points_solved_exactly: int = 0
+    solved_because: dict[str, int] = field(
+        default_factory=lambda: {"out_of_range": 0, "stated_error": 0, "certificate": 0}
+    )
+    points_certified: int = 0
+    largest_error: float | None = None
+    certificate: CertificateKind | None = None
+    enrichments: list[Enrichment] = field(default_factory=list)
+
+    def add(self, counts: "Counts") -> None:
+        """Add what happened at one evaluation, on all ranks."""
+        self.points_evaluated += counts.evaluated
+        self.points_out_of_range += counts.out_of_range
+        self.points_invalid += counts.invalid
+        self.points_above_tolerance += counts.above_tolerance
+        self.points_certified += counts.certified
+        solved = (counts.solved_out_of_range, counts.solved_stated_error, counts.solved_certificate)
+        self.points_solved_exactly += sum(solved)
+        for name, count in zip(self.solved_because, solved, strict=True):
+            self.solved_because[name] += count
+
+
+@dataclass
+class Counts:
+    """What happened at one evaluation; `worst` is the largest finite error among the points in doubt, −1 for none."""
+
+    evaluated: int = 0
+    out_of_range: int = 0
+    invalid: int = 0
+    above_tolerance: int = 0
+    certified: int = 0
+    solved_out_of_range: int = 0
+    solved_stated_error: int = 0
+    solved_certificate: int = 0
+    unsolved_invalid: int = 0
+    unsolved_above: int = 0
+    remembered: int = 0
+    worst: float = -1.0
+
+    def add(self, other: "Counts") -> None:
+        """Add what happened in another region."""
+        worst = max(self.worst, other.worst)
+        for one in fields(self):
+            setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
+        self.worst = worst
+
+    def solved(self, reason: Any) -> None:
+        """Count the points that were solved exactly, by their reason."""
+        numbers = np.bincount(reason, minlength=len(Reason))
+        self.solved_out_of_range += int(numbers[Reason.OUT_OF_RANGE])
+        self.solved_stated_error += int(numbers[Reason.STATED_ERROR])
+        self.solved_certificate += int(numbers[Reason.CERTIFICATE])
+
+    def doubted(self, error: Array) -> None:
+        """Note the errors of points in doubt."""
+        self.worst = max(self.worst, float(error[np.isfinite(error)].max(initial=-1.0)))
+
+    def over_ranks(self, comm: MPI.Comm) -> "Counts":
+        """Return the sum over all ranks; collective."""
+        *numbers, worst = astuple(self)
+        summed = comm.allreduce(np.array(numbers, dtype=np.int64), op=MPI.SUM)
+        return Counts(*[*summed.tolist(), comm.allreduce(worst, op=MPI.MAX)])
+
+
+def refuse(counts: Counts, trust: Trust | None, *, solvable: bool) -> None:
+    """Raise if answers must not be used.
+
+    Args:
+        counts: What happened on all ranks.
+        trust: What the case wants; without it only invalid answers are refused.
+        solvable: Whether a law of the case could solve its points exactly.
+
+    Raises:
+        NotConverged: There are points in doubt that were not solved; the message says how many and what to do.
+    """
+    if trust is not None and trust.on_violation == "warn":
+        return
+    solving = trust is not None and trust.on_violation == "solve"
+    instead = "solve them with trust: {on_violation: solve}, or " if solvable and not solving else ""
+    advice = f"; {instead}train the law on a larger range" if solvable else ""
+    if counts.unsolved_invalid:
+        raise NotConverged(f"a law called its answer invalid at {counts.unsolved_invalid} points{advice}")
+    if counts.unsolved_above and trust is not None:
+        worst = f" (largest {counts.worst:.1e}, tolerance {trust.tolerance:g})" if counts.worst >= 0.0 else ""
+        where = f"at {counts.unsolved_above} points{worst}"
+        raise NotConverged(f"the error stated by a law exceeds trust.tolerance {where}{advice}")
+
+
+def choose_snapshots(strain: Array, error: Array, count: int = MOST_SNAPSHOTS) -> Array:
+    """Choose strains that a law should learn from: large errors, far from each other.
+
+    The first is the one with the largest error; each further one has the largest product of its error and its
+    distance to those already chosen. The order of the candidates does not matter.
+
+    Args:
+        strain: Candidates, Mandel [-]. Shape (n, n_s).
+        error: Their errors; infinite where the law said that it does not know. Shape (n,).
+        count: Largest number to choose.
+
+    Returns:
+        Shape (at most count, n_s), without repetitions.
+    """
+    finite = error[np.isfinite(error)]
+    weight = np.where(np.isfinite(error), error, finite.max(initial=1.0))
+    weight = np.round(weight / max(weight.max(initial=0.0), np.finfo(float).tiny), _DIGITS)
+    scale = max(np.abs(strain).max(initial=0.0), np.finfo(float).tiny)
+    place = np.round(strain / scale, _DIGITS)
+    order = np.lexsort((*place.T, -weight))
+    weight, place, strain = weight[order], place[order], strain[order]
+    chosen: list[int] = []
+    distance = np.full(len(strain), np.inf)
+    merit = weight.copy()
+    while len(chosen) < min(count, len(strain)) and (not chosen or merit.max() > 0.0):
+        chosen.append(int(np.argmax(np.round(merit, _DIGITS))))
+        distance = np.minimum(distance, np.linalg.norm(place - place[chosen[-1]], axis=1))
+        merit = weight * np.where(distance > 10.0**-_DIGITS, distance, 0.0)
+    return strain[chosen]
+
+
+def gathered(comm: MPI.Comm, values: Any) -> Any:
+    """Return the rows of all ranks, the same on all; collective."""
+    return np.concatenate(comm.allgather(values))

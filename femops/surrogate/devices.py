@@ -1,0 +1,37 @@
+"""The device that a surrogate computes on. torch is imported when a device is asked for, not before."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from femops.errors import CaseError
+
+# How MPI libraries and schedulers tell a process which one of its machine it is.
+_LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PALS_LOCAL_RANKID", "SLURM_LOCALID", "PMI_RANK")
+
+
+def torch_device(device: Literal["auto", "cpu", "cuda"], rank: int | None = None) -> Any:
+    """Return the torch device of this process, and leave torch one thread: ranks share the cores of a machine.
+
+    Args:
+        device: auto takes a GPU where there is one.
+        rank: Which process of its machine this is; ranks take the GPUs in turn. By default what MPI tells.
+
+    Raises:
+        CaseError: A GPU is wanted and torch finds none.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    count = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
+    if device == "cuda" and count == 0:
+        raise CaseError("'cuda' given, but torch finds no GPU; expected auto or cpu", key="device")
+    if count == 0:
+        return torch.device("cpu")
+    return torch.device("cuda", (local_rank() if rank is None else rank) % count)
+
+
+def local_rank(environment: Mapping[str, str] = os.environ) -> int:
+    """Return which process of its machine this is, from 0."""
+    given = (environment.get(name, "") for name in _LOCAL_RANKS)
+    return next((int(text) for text in given if text.isdigit()), 0)

@@ -1,0 +1,108 @@
+"""The nested solve that a surrogate stands in for, for strains of its choice and from first guesses of its own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from femops import notation
+from femops.errors import CaseError
+from femops.notation import Array
+from femops.rve.solver import RVESolver, Solution, SolverOptions
+from femops.rve.spec import RVE
+
+Guess = Array | Callable[[slice], Array]
+"""Values of all points, or what returns those of some points, so that they never are in memory together."""
+
+
+@dataclass(frozen=True)
+class ExactResponse:
+    """Answer of the RVE.
+
+    Attributes:
+        stress: Stress, Mandel [stress]. Shape (n, n_s).
+        tangent: Consistent tangent, Mandel [stress]. Shape (n, n_s, n_s).
+        stress_33: In plane strain the stress normal to the plane [stress], shape (n,); None in 3D.
+    """
+
+    stress: Array
+    tangent: Array
+    stress_33: Array | None
+
+
+class ExactRVE:
+    """Solves an RVE of elastic phases; its solver is set up when it is first needed.
+
+    Args:
+        rve: The RVE.
+        options: Settings of its solver.
+
+    Raises:
+        CaseError: A phase has a memory.
+    """
+
+    def __init__(self, rve: RVE, options: SolverOptions | None = None) -> None:
+        check_elastic(rve)
+        self.rve = rve
+        self.options = options or SolverOptions()
+
+    @cached_property
+    def solver(self) -> RVESolver:
+        """The solver."""
+        return RVESolver(self.rve.discretisation, self.rve.phases, self.rve.boundary, self.options)
+
+    def solve(
+        self,
+        strain: Array,
+        start: Guess | None = None,
+        sensitivity: Guess | None = None,
+        watch: Callable[[slice, Solution], None] | None = None,
+    ) -> ExactResponse:
+        """Solve the RVE at every point, in parts that fit into memory.
+
+        Args:
+            strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
+            start: First guess of the fluctuation at the free dofs [length]. Shape (n, n_free).
+            sensitivity: First guess of its derivative with respect to the strain. Shape (n, n_free, n_s).
+            watch: Called with the points of each part and their solution, whose arrays lead with the dofs.
+
+        Raises:
+            NotConverged: An RVE did not converge.
+        """
+        n, n_s = strain.shape
+        planar = notation.dimension(n_s) == 2
+        answer = ExactResponse(np.empty((n, n_s)), np.empty((n, n_s, n_s)), np.empty(n) if planar else None)
+        size = self.solver.batch
+        for first in range(0, n, size):
+            part = slice(first, min(first + size, n))
+            columns = np.ascontiguousarray(strain[part].T)
+            history = self.solver.virgin_history(columns.shape[1])
+            solution = self.solver.solve(columns, history, _columns(start, part), _columns(sensitivity, part))
+            answer.stress[part] = solution.stress.T
+            answer.tangent[part] = solution.tangent.transpose(2, 0, 1)
+            if answer.stress_33 is not None and solution.stress_33 is not None:
+                answer.stress_33[part] = solution.stress_33
+            if watch is not None:
+                watch(part, solution)
+        return answer
+
+
+def check_elastic(rve: RVE) -> None:
+    """Refuse an RVE whose response depends on more than the strain.
+
+    Raises:
+        CaseError: A phase has a memory.
+    """
+    dim = rve.discretisation.dim
+    for name, phase in zip(rve.discretisation.phases, rve.phases, strict=True):
+        if phase.state_fields(dim):
+            raise CaseError("has a memory, expected elastic phases only", key=f"rve.phases.{name}")
+
+
+def _columns(guess: Guess | None, part: slice) -> Array | None:
+    """Return a guess of some points as the solver wants it, the points last."""
+    if guess is None:
+        return None
+    values = guess(part) if callable(guess) else guess[part]
+    return np.ascontiguousarray(np.moveaxis(values, 0, -1))

@@ -1,0 +1,230 @@
+"""The model folder of a trained surrogate: `manifest.json` and `model.safetensors`.
+
+It is self-contained: the arrays of the surrogate and the mesh of its RVE are in `model.safetensors`, everything else,
+the parameters of the phases among it, in the manifest. Nothing in it can be executed.
+"""
+
+import datetime
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from femops.errors import CaseError
+from femops.law import LawParameters
+from femops.meshing import CELLS, TaggedMesh
+from femops.phases import Phase
+from femops.rve.boundary import Boundary
+from femops.rve.discretisation import discretise
+from femops.rve.snapshots import content_hash
+from femops.rve.spec import RVE, RVEParameters
+from femops.surrogate.base import TrainedModel
+from femops.surrogate.files import new_folder, packed, plain, present, write_bytes
+from femops.validation import first_error
+
+STORE_INTERFACE = 1
+"""Raised when the meaning of a model folder changes."""
+
+MANIFEST, ARRAYS = "manifest.json", "model.safetensors"
+_MODEL, _BOUNDARY, _POINTS, _CELLS = "model/", "rve/boundary/", "rve/points", "rve/cells"
+
+StoredPhase = Callable[[Mapping[str, Any]], tuple[LawParameters, Phase]]
+"""Makes a phase from its parameters as they are written in a manifest."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from.
+
+    Attributes:
+        law: Name of the surrogate.
+        study: Content hash of the study.
+        title: Title of the study.
+        units: A note for readers.
+        seed: Seed of the training.
+        versions: Versions of what trained it, by package.
+        metrics: Figures of training and validation.
+    """
+
+    law: str
+    study: str
+    title: str = ""
+    units: str = ""
+    seed: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+class StoredRVE(BaseModel):
+    """What a manifest tells of the RVE; its mesh is among the arrays."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hash: str
+    boundary: Boundary
+    cell: str
+    phases: dict[str, dict[str, Any]]
+    cells_of_phase: dict[str, tuple[int, int]]
+
+
+class Manifest(BaseModel):
+    """The content of `manifest.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    interface: int
+    law: str
+    study: str
+    title: str
+    units: str
+    kinematics: Literal["plane_strain", "solid"]
+    notation: Literal["mandel"]
+    low: list[float]
+    high: list[float]
+    rve: StoredRVE
+    seed: int
+    settings: dict[str, Any]
+    metrics: dict[str, Any]
+    versions: dict[str, str]
+    date: str
+    sha256: str
+
+    @property
+    def dim(self) -> int:
+        """2 in plane strain, 3 for solids."""
+        return 2 if self.kinematics == "plane_strain" else 3
+
+
+def write_model(folder: Path, model: TrainedModel, phases: Mapping[str, LawParameters], origin: Origin) -> None:
+    """Write a model folder in one piece; a kill leaves the old one or the new one.
+
+    Args:
+        folder: The model folder; an older one is replaced.
+        model: The trained surrogate.
+        phases: Parameters of the phases of its RVE, by name.
+        origin: Where it comes from.
+    """
+    rve = model.rve.discretisation
+    arrays = {
+        **{_MODEL + name: values for name, values in model.arrays.items()},
+        _POINTS: rve.mesh.points,
+        _CELLS: rve.mesh.cells,
+        **{_BOUNDARY + name: facets for name, facets in rve.mesh.boundaries.items()},
+    }
+    data = packed(arrays)
+    manifest = {
+        "interface": STORE_INTERFACE,
+        **asdict(origin),
+        "kinematics": "plane_strain" if rve.dim == 2 else "solid",
+        "notation": "mandel",
+        "low": model.low,
+        "high": model.high,
+        "rve": {
+            "hash": content_hash(model.rve, _rve_parameters(model.rve.boundary, phases)),
+            "boundary": model.rve.boundary,
+            "cell": rve.mesh.kind.name,
+            "phases": {name: phases[name].model_dump(mode="json") for name in rve.phases},
+            "cells_of_phase": {
+                name: (part.start, part.stop) for name, part in zip(rve.phases, rve.cells_of_phase, strict=True)
+            },
+        },
+        "settings": model.settings,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    text = json.dumps(plain(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with new_folder(folder) as new:
+        write_bytes(new / ARRAYS, data)
+        write_bytes(new / MANIFEST, text.encode())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read what a model folder tells about itself.
+
+    Raises:
+        CaseError: There is no such folder, or no manifest that this version of femops can use in it.
+    """
+    folder = present(folder)
+    file = folder / MANIFEST
+    if not folder.is_dir():
+        raise CaseError("does not exist, expected a model folder; femops train STUDY makes one", file=folder)
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CaseError(f"has no {MANIFEST}, expected a model folder that femops train wrote", file=folder) from error
+    except (ValueError, OSError) as error:
+        raise CaseError("is not readable as JSON; train the model again", file=file) from error
+    interface = data.get("interface") if isinstance(data, dict) else None
+    if interface != STORE_INTERFACE:
+        problem = f"interface {interface!r} given, this femops reads {STORE_INTERFACE}; train the model again"
+        raise CaseError(problem, file=file)
+    try:
+        return Manifest.model_validate(data)
+    except ValidationError as error:
+        raise first_error(error).within(file=file) from error
+
+
+def read_model(folder: Path, manifest: Manifest, stored_phase: StoredPhase) -> TrainedModel:
+    """Read a trained surrogate and build its RVE.
+
+    Args:
+        folder: The model folder.
+        manifest: Its manifest.
+        stored_phase: Makes the phases.
+
+    Raises:
+        CaseError: The arrays are damaged or missing, or the RVE that they describe is not the one trained for.
+    """
+    file = present(folder) / ARRAYS
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise CaseError(f"cannot be read ({error.strerror}); train the model again", file=file) from error
+    if hashlib.sha256(data).hexdigest() != manifest.sha256:
+        raise CaseError("is damaged (its checksum is not that of the manifest); train the model again", file=file)
+    arrays = safetensors.numpy.load(data)
+    rve = _stored_rve(folder, manifest.rve, arrays, stored_phase)
+    own = {name.removeprefix(_MODEL): values for name, values in arrays.items() if name.startswith(_MODEL)}
+    return TrainedModel(own, manifest.settings, rve, np.array(manifest.low), np.array(manifest.high))
+
+
+def _stored_rve(
+    folder: Path, stored: StoredRVE, arrays: Mapping[str, npt.NDArray[Any]], stored_phase: StoredPhase
+) -> RVE:
+    manifest = present(folder) / MANIFEST
+    phases: dict[str, tuple[LawParameters, Phase]] = {}
+    for name, mapping in stored.phases.items():
+        try:
+            phases[name] = stored_phase(mapping)
+        except CaseError as error:
+            raise error.within(file=manifest, key=f"rve.phases.{name}") from error
+    try:
+        mesh = TaggedMesh(
+            arrays[_POINTS],
+            arrays[_CELLS],
+            CELLS[stored.cell],
+            {name: np.arange(*stored.cells_of_phase[name]) for name in phases},
+            {name.removeprefix(_BOUNDARY): one for name, one in arrays.items() if name.startswith(_BOUNDARY)},
+        )
+        laws = tuple(phase for _, phase in phases.values())
+        rve = RVE(discretise(mesh, tuple(phases)), laws, stored.boundary)
+    except (KeyError, IndexError, ValueError, CaseError) as error:
+        raise CaseError("describes no RVE; train the model again", file=manifest, key="rve") from error
+    parameters = _rve_parameters(stored.boundary, {name: one for name, (one, _) in phases.items()})
+    found = content_hash(rve, parameters)
+    if found != stored.hash:
+        problem = f"the RVE is another one ({found[:12]}) than the model was trained for ({stored.hash[:12]})"
+        raise CaseError(f"{problem}; train the model again", file=manifest, key="rve.hash")
+    return rve
+
+
+def _rve_parameters(boundary: Boundary, phases: Mapping[str, LawParameters]) -> RVEParameters:
+    """Return what the content hash wants to know; the source of the mesh is not part of it."""
+    return RVEParameters.model_construct(boundary=boundary, phases=dict(phases))

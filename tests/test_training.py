@@ -1,0 +1,323 @@
+"""Training is reproducible, goes on where it was stopped, is done once, and is judged at strains it never saw."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import yaml
+from helpers import ELASTIC, SATURATING
+from mpi4py import MPI
+from toy_surrogate import ToyLaw, ToyTraining, installed_toy
+
+from femops import CaseError, cli, load_law, notation
+from femops.rve.sampling import bounds
+from femops.rve.snapshots import SnapshotSolver
+from femops.study import load_study, sample, study_schema
+from femops.training import TrainReport, default_validation, train, trained_model
+
+BIN = Path(sys.executable).parent
+J2 = {"law": "j2", "E": 4000.0, "nu": 0.35, "yield_stress": 30.0, "hardening": 200.0}
+CIRCLE = {"circles": {"circles": [{"center": [0.1, 0.05], "radius": 0.3}], "mesh_size": 0.25, "cell": "triangle"}}
+STUDY: dict[str, Any] = {
+    "units": "mm, N, MPa",
+    "kinematics": "plane_strain",
+    "rve": {**CIRCLE, "phases": {"matrix": SATURATING, "fibre": ELASTIC}},
+    "sampling": {"method": "sobol", "count": 32, "seed": 3, "range": 0.01},
+    "surrogate": {"law": "toy", "seed": 1},
+    "validation": {"method": "sobol", "count": 12, "seed": 4, "range": 0.01},
+}
+CASE: dict[str, Any] = {
+    "kinematics": "plane_strain",
+    "mesh": {"box": {"size": [1.0, 1.0], "cells": [2, 2], "cell": "quadrilateral"}},
+    "material": {"law": "toy", "study": "study.yaml"},
+    "supports": {"left": {"ux": 0.0, "uy": 0.0}},
+    "loads": {"right": {"displacement": {"ux": 0.002}}},
+    "output": {"picture": None},
+}
+
+
+@pytest.fixture(autouse=True)
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ToyTraining]:
+    monkeypatch.chdir(tmp_path)
+    with installed_toy() as training:
+        yield training
+
+
+@pytest.fixture
+def solved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count the snapshots that are solved."""
+    counts: list[int] = []
+    solve = SnapshotSolver.solve
+
+    def counting(self: SnapshotSolver, strain: Any, *rest: Any) -> Any:
+        counts.append(len(strain))
+        return solve(self, strain, *rest)
+
+    monkeypatch.setattr(SnapshotSolver, "solve", counting)
+    return counts
+
+
+def study_file(changes: dict[str, Any] | None = None) -> Path:
+    data = {**STUDY, **(changes or {})}
+    Path("study.yaml").write_text(yaml.safe_dump({key: value for key, value in data.items() if value is not None}))
+    return Path("study.yaml")
+
+
+def trained(folder: str | None = "out", **changes: Any) -> TrainReport:
+    path = study_file(changes)
+    return train(load_study(path), path, None if folder is None else Path(folder), MPI.COMM_SELF)
+
+
+def arrays_of(report: TrainReport) -> bytes:
+    return (report.model / "model.safetensors").read_bytes()
+
+
+def test_a_training_leaves_model_metrics_and_pictures(toy: ToyTraining) -> None:
+    report = trained()
+    names = {path.name for path in report.folder.iterdir()}
+    pictures = {"loss.png", "error_over_strain.png", "bound_against_error.png"}
+    assert names == {"model", "metrics.json", "snapshots.h5", "validation", *pictures}
+    metrics = json.loads((report.folder / "metrics.json").read_text())
+    assert metrics == report.metrics
+    manifest = json.loads((report.model / "manifest.json").read_text())
+    assert manifest["metrics"] == metrics
+    assert (manifest["seed"], manifest["units"], manifest["study"]) == (1, "mm, N, MPa", metrics["study"])
+    np.testing.assert_allclose(manifest["high"], [0.01, 0.01, 0.01 * np.sqrt(2)])
+    assert metrics["snapshots"] == 32
+    assert metrics["offline_seconds"] == pytest.approx(metrics["seconds"]["sampling"] + metrics["seconds"]["fit"])
+    figures = metrics["validation"]
+    assert figures["count"] == 12
+    assert 0 < figures["stress"]["median"] <= figures["stress"]["p95"] <= figures["stress"]["max"] < 0.05
+    assert figures["tangent"]["max"] < 0.3
+    assert figures["bound"]["effectivity"]["median"] == pytest.approx(2.0, rel=1e-3)
+    assert figures["indicator"]["effectivity"]["max"] == pytest.approx(0.5, rel=1e-3)
+    assert figures["bound"]["violations"] == 0
+    assert metrics["seconds_per_point"]["ratio"] > 1.0
+
+
+def test_the_errors_are_those_against_the_nested_law() -> None:
+    report = trained()
+    law = load_law(report.model)
+    nested = load_law({"law": "nested", "rve": STUDY["rve"], "solver": {"rtol": 1e-10}})
+    from femops.rve.sampling import Sampling, load_paths
+
+    strain = load_paths(Sampling.model_validate(STUDY["validation"]), 2)[:, 0]
+    ours, truth = (one.evaluate(strain, np.zeros((12, one.n_state)), 1.0) for one in (law, nested))
+    for name, axes in (("stress", (1,)), ("tangent", (1, 2))):
+        values, true = getattr(ours, name), getattr(truth, name)
+        error = np.sqrt(((values - true) ** 2).sum(axes) / (true**2).sum(axes))
+        figures = report.metrics["validation"][name]
+        expected = [np.median(error), np.quantile(error, 0.95), error.max()]
+        np.testing.assert_allclose([figures["median"], figures["p95"], figures["max"]], expected, rtol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_model_and_another_one_does_not() -> None:
+    noisy = {"law": "toy", "seed": 1, "noise": 0.1}
+    one, two = trained("one", surrogate=noisy), trained("two", surrogate=noisy)
+    assert arrays_of(one) == arrays_of(two)
+    assert arrays_of(trained("three", surrogate={**noisy, "seed": 2})) != arrays_of(one)
+
+
+def test_an_interrupted_training_goes_on_and_ends_in_the_same_model(toy: ToyTraining, solved: list[int]) -> None:
+    expected = arrays_of(trained("whole"))
+    assert toy.parts == list(range(8))
+    toy.parts.clear()
+    solved.clear()
+    toy.interrupt_at = 5
+    with pytest.raises(KeyboardInterrupt):
+        trained()
+    assert not Path("out/model").exists()
+    toy.interrupt_at = None
+    assert arrays_of(trained()) == expected
+    assert toy.parts == list(range(8))
+    assert sum(solved) == 32 + 12
+    assert not Path("out/checkpoint").exists()
+
+
+def test_what_is_interrupted_after_the_fit_is_not_fitted_again(
+    toy: ToyTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(ToyLaw, "evaluate", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            trained()
+    report = trained()
+    assert toy.begun == 1
+    assert arrays_of(report) == arrays_of(trained("whole"))
+    assert report.metrics["offline_seconds"] > 0.0
+
+
+def test_a_checkpoint_of_another_study_is_not_used(toy: ToyTraining) -> None:
+    toy.interrupt_at = 5
+    with pytest.raises(KeyboardInterrupt):
+        trained()
+    toy.interrupt_at = None
+    toy.parts.clear()
+    assert arrays_of(trained(surrogate={"law": "toy", "degree": 2})) != arrays_of(trained("whole"))
+    assert toy.parts[:8] == list(range(8))
+
+
+def test_a_finished_model_is_found_by_the_content_of_its_study(toy: ToyTraining, solved: list[int]) -> None:
+    first = trained(None)
+    assert first.folder.parent == Path("results") and first.folder.name.startswith("study-")
+    toy.parts.clear()
+    solved.clear()
+    again = trained(None, title="another title")
+    assert again.found and not first.found
+    assert again.metrics == first.metrics and again.folder == first.folder
+    assert toy.parts == [] and solved == []
+    for changes in (
+        {"surrogate": {"law": "toy", "seed": 2}},
+        {"sampling": {**STUDY["sampling"], "range": 0.011}},
+        {"rve": {**STUDY["rve"], "phases": {"matrix": {**SATURATING, "K": 4781.0}, "fibre": ELASTIC}}},
+    ):
+        other = trained(None, **changes)
+        assert not other.found and other.folder != first.folder
+
+
+def test_another_surrogate_in_the_same_folder_uses_its_snapshots_and_replaces_the_model(solved: list[int]) -> None:
+    first = trained()
+    before = arrays_of(first)
+    solved.clear()
+    second = trained(surrogate={"law": "toy", "degree": 2})
+    assert not second.found and second.folder == first.folder
+    assert solved == []
+    assert arrays_of(second) != before
+    assert load_law(second.model).evaluate(np.zeros((1, 3)), np.zeros((1, 0)), 1.0).stress.shape == (1, 3)
+
+
+def test_the_validation_is_another_seed_of_the_same_range_and_never_seen_before() -> None:
+    study = load_study(study_file({"validation": None}))
+    low, high = bounds(study.sampling, 2)
+    block = default_validation(study, low, high)
+    assert (block.count, block.seed) == (100, 4)
+    np.testing.assert_allclose(bounds(block, 2), [low, high], rtol=1e-15)
+    report = trained(validation={**STUDY["sampling"], "method": "latin_hypercube", "seed": 3})
+    assert report.metrics["validation"]["count"] == 32
+    with pytest.raises(CaseError, match=r"study\.yaml: validation: all its strains are among those of sampling"):
+        trained("other", validation=STUDY["sampling"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"surrogate": {"law": "toy", "degre": 3}},
+            r"study\.yaml: surrogate\.degre: unknown key; did you mean 'degree'",
+        ),
+        ({"surrogate": {"law": "toy", "degree": 0}}, r"surrogate\.degree: 0 given, expected greater than 0"),
+        ({"surrogate": {"law": "elastic"}}, r"surrogate\.law: 'elastic' is no installed surrogate; installed:.* toy"),
+        ({"surrogate": {"degree": 2}}, r"surrogate\.law: missing; expected one of .*toy"),
+        ({"surrogate": 3}, "surrogate: 3 given, expected a surrogate with its options"),
+        ({"validation": {"method": "sobol", "count": 3}}, "validation: range missing"),
+        ({"validation": {"method": "sobol", "count": 3, "range": {33: [0, 1]}}}, r"validation\.range: component 33"),
+        ({"validation": {"method": "run", "run": "nowhere"}}, r"nowhere/points\.vtp: does not exist|nowhere"),
+        ({"surrogate": None}, r"study\.yaml: surrogate: missing, expected the surrogate to train"),
+        (
+            {"rve": {**CIRCLE, "phases": {"matrix": J2, "fibre": ELASTIC}}},
+            r"study\.yaml: rve\.phases\.matrix: has a memory",
+        ),
+    ],
+)
+def test_a_study_that_cannot_be_trained_is_refused_in_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(CaseError, match=message) as caught:
+        trained(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_study_to_train_can_be_sampled_and_its_snapshots_are_used(solved: list[int]) -> None:
+    path = study_file()
+    sample(load_study(path), path, Path("out"), MPI.COMM_SELF)
+    assert sum(solved) == 32
+    report = trained()
+    assert sum(solved) == 32 + 12
+    assert report.metrics["seconds"]["sampling"] is None
+
+
+def test_a_case_trains_its_surrogate_once(toy: ToyTraining, capsys: pytest.CaptureFixture[str]) -> None:
+    study_file()
+    Path("case.yaml").write_text(yaml.safe_dump(CASE))
+    assert command("run", "case.yaml", "--output", "results/case") == 0
+    told = capsys.readouterr().err
+    assert told.startswith("training toy from study.yaml first; the model goes to results/study-")
+    assert told.count("\n") == 1
+    (model,) = Path("results").glob("study-*/model")
+    assert str(model) in told
+    toy.parts.clear()
+    assert command("run", "results/case/case.yaml", "--output", "results/again") == 0
+    assert toy.parts == []
+    assert capsys.readouterr().err == ""
+    summaries = [json.loads(Path(f"results/{name}/summary.json").read_text()) for name in ("case", "again")]
+    assert summaries[0]["steps"][0]["iterations"] == summaries[1]["steps"][0]["iterations"]
+
+
+def test_a_case_refuses_the_study_of_another_surrogate_before_anything_is_trained(toy: ToyTraining) -> None:
+    with pytest.raises(CaseError, match=r"study\.yaml: surrogate\.law: 'toy' given, the case wants 'other'"):
+        trained_model(study_file(), "other", MPI.COMM_SELF)
+    assert toy.parts == []
+
+
+def command(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(arguments))
+    return int(ended.value.code or 0)
+
+
+def test_the_command_trains_and_tells_what_came_out(capsys: pytest.CaptureFixture[str]) -> None:
+    study_file()
+    assert command("train", "study.yaml", "--set", "surrogate.degree=2") == 0
+    printed = capsys.readouterr().out
+    for text in ("sampling", "fitting", "validation", "at 12 unseen strains", "bound / error of stress", "ratio"):
+        assert text in printed
+    assert command("train", "study.yaml", "--set", "surrogate.degree=2") == 0
+    assert "Already trained: results/study-" in capsys.readouterr().out
+    assert command("train", "study.yaml", "--set", "surrogate.deg=2") == 2
+    assert "surrogate.deg: unknown key; did you mean 'degree'?" in capsys.readouterr().err
+    assert command("schema", "--study") == 0
+    assert json.loads(capsys.readouterr().out) == study_schema()
+
+
+def test_the_schema_of_studies_knows_the_options_of_surrogates() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(study_schema())
+    assert not list(validator.iter_errors(STUDY))
+    for bad in ({"law": "toy", "degre": 1}, {"degree": 1}, {"law": "toy", "degree": "two"}):
+        assert list(validator.iter_errors({**STUDY, "surrogate": bad})), bad
+
+
+def test_training_on_the_strains_of_a_run_takes_their_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    strain = 0.01 * np.random.default_rng(5).uniform(-1, 0.5, (40, 3))
+    monkeypatch.setattr("femops.study.strains_of_run", lambda *_: strain)
+    report = trained(sampling={"method": "run", "run": "somewhere"}, validation=None)
+    manifest = json.loads((report.model / "manifest.json").read_text())
+    np.testing.assert_array_equal(manifest["low"], strain.min(0))
+    np.testing.assert_array_equal(manifest["high"], strain.max(0))
+    assert notation.n_strain(2) == len(manifest["low"])
+
+
+@pytest.mark.mpi
+def test_two_ranks_train_the_model_of_one(tmp_path: Path) -> None:
+    path = study_file()
+    script = tmp_path / "both.py"
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path\n"
+        "import femops\nfrom mpi4py import MPI\n"
+        "from toy_surrogate import installed_toy\n"
+        "from femops import load_law\nfrom femops.study import load_study\nfrom femops.training import train\n"
+        "with installed_toy() as toy:\n"
+        f"    path = Path({str(path)!r})\n"
+        "    report = train(load_study(path), path, Path('two'), MPI.COMM_WORLD)\n"
+        "    assert bool(toy.parts) == (MPI.COMM_WORLD.rank == 0)\n"
+        "    load_law(report.model, comm=MPI.COMM_WORLD)\n"
+    )
+    subprocess.run([str(BIN / "mpirun"), "-n", "2", sys.executable, str(script)], check=True, timeout=120)
+    one = safetensors.numpy.load(arrays_of(trained("one")))
+    two = safetensors.numpy.load(Path("two/model/model.safetensors").read_bytes())
+    np.testing.assert_allclose(two["model/weights"], one["model/weights"], rtol=1e-6, atol=1e-6)

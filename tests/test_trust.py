@@ -1,0 +1,280 @@
+"""Trust: what happens where a law that stands in for another one is not good enough."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import SATURATING, box_case
+from mpi4py import MPI
+
+from femops import CaseError, NotConverged, load_law
+from femops.law import CertificateKind, CertifiedLaw, LawResponse
+from femops.log import Timers
+from femops.macro.mesh import macro_mesh
+from femops.macro.problem import MacroProblem
+from femops.macro.stepping import run_steps
+from femops.macro.trust import choose_snapshots
+from femops.meshing.box import box
+
+BENDING = {"top": {"traction": ["3 * t", 0.0]}}
+FIXED = {"bottom": {"ux": 0.0, "uy": 0.0}}
+
+
+class Detuned:
+    """Answers (1 + slope |ε|) times the truth, so that its relative error is slope |ε|; learns to be 100 times better.
+
+    Its first state variable is the norm of the strain, the others are of no use.
+    """
+
+    def __init__(self, slope: float = 0.5, *, stated: bool = False, limit: float = np.inf, n_state: int = 1) -> None:
+        self.truth = load_law(SATURATING)
+        self.kinematics, self.dim, self.state_fields = self.truth.kinematics, 2, {"size": slice(0, 1)}
+        self.slope, self.stated, self.limit, self.n_state = slope, stated, limit, n_state
+        self.solved: list[int] = []
+        self.certified = 0
+        self.learned: list[np.ndarray] = []
+
+    def evaluate(self, strain: np.ndarray, state: np.ndarray, dt: float) -> LawResponse:
+        answer = self.truth.evaluate(strain, np.zeros((len(strain), 0)), dt)
+        size = np.linalg.norm(strain, axis=1)
+        along = self.slope * strain / np.where(size > 0.0, size, 1.0)[:, None]
+        factor = 1.0 + self.slope * size
+        tangent = factor[:, None, None] * answer.tangent + answer.stress[:, :, None] * along[:, None]
+        valid = size < self.limit
+        stress = np.where(valid[:, None], factor[:, None] * answer.stress, np.nan)
+        error = self.slope * size if self.stated else None
+        return LawResponse(stress, tangent, self._state(strain), factor * answer.stress_33, error, valid)
+
+    def certify(self, strain: np.ndarray, response: LawResponse, kind: CertificateKind) -> np.ndarray:
+        assert len(response.stress) == len(strain)
+        self.certified += len(strain)
+        return (2.0 if kind == "bound" else 1.0) * self.slope * np.linalg.norm(strain, axis=1)
+
+    def solve_exactly(self, strain: np.ndarray, state: np.ndarray, dt: float) -> LawResponse:
+        assert len(strain)
+        assert state.shape == (len(strain), self.n_state)
+        self.solved.append(len(strain))
+        return replace(self.truth.evaluate(strain, np.zeros((len(strain), 0)), dt), state=self._state(strain))
+
+    def enriched(self, strain: np.ndarray) -> "Detuned":
+        learned = Detuned(self.slope / 100.0, stated=self.stated, n_state=self.n_state + len(strain))
+        learned.learned = [*self.learned, strain]
+        return learned
+
+    def _state(self, strain: np.ndarray) -> np.ndarray:
+        state = np.zeros((len(strain), self.n_state))
+        state[:, 0] = np.linalg.norm(strain, axis=1)
+        return state
+
+
+def problem_of(law: Any, trust: dict[str, Any] | None, **changes: Any) -> MacroProblem:
+    given = {"supports": FIXED, "loads": BENDING, "solver": {"rtol": 1e-10}, **changes}
+    case = box_case("quadrilateral", **given, **({} if trust is None else {"trust": trust}))
+    mesh = macro_mesh(lambda: box([1.0, 1.0], [2, 2], "quad"), 2, MPI.COMM_WORLD)
+    return MacroProblem(case, mesh, {"everywhere": law}, Timers())
+
+
+def solving(tolerance: float, **more: Any) -> dict[str, Any]:
+    return {"tolerance": tolerance, "on_violation": "solve", **more}
+
+
+def test_the_toy_keeps_the_contract_of_certified_laws() -> None:
+    assert isinstance(Detuned(), CertifiedLaw)
+    assert not isinstance(load_law(SATURATING), CertifiedLaw)
+
+
+@pytest.mark.parametrize("law", [Detuned(stated=True), Detuned(), Detuned(limit=1e-12)], ids=["error", "cert", "range"])
+def test_solving_every_point_gives_the_answer_of_the_truth(law: Detuned) -> None:
+    problem, truth = problem_of(law, solving(1e-15)), problem_of(load_law(SATURATING), None)
+    for one in (problem, truth):
+        one.solve(1.0, 1.0)
+    expected = truth.displacement.x.array
+    assert np.abs(problem.displacement.x.array - expected).max() < 1e-8 * np.abs(expected).max()
+    assert np.array_equal(problem.material.error, np.zeros(16))
+    assert problem.material.state_fields()["size"][:, 0] == pytest.approx(
+        np.linalg.norm(problem.quadrature.strain(), axis=1), rel=1e-6
+    )
+
+
+def test_points_within_the_tolerance_keep_the_answer_of_the_law_and_the_others_get_the_truth() -> None:
+    law = Detuned()
+    problem = problem_of(law, solving(3e-3))
+    problem.solve(1.0, 1.0)
+    strain, (region,) = problem.quadrature.strain(), problem.material.regions
+    exact = region.reason > 0
+    assert 0 < exact.sum() < 16
+    error = 0.5 * np.linalg.norm(strain, axis=1)
+    assert error[~exact].max() <= 3e-3
+    assert problem.material.error == pytest.approx(np.where(exact, 0.0, error), rel=1e-9)
+    truth = law.truth.evaluate(strain, np.zeros((16, 0)), 1.0).stress
+    factor = np.where(exact, 1.0, 1.0 + error)[:, None]
+    assert np.abs(problem.material.stress - factor * truth).max() < 1e-9 * np.abs(truth).max()
+    residual, force = problem.residual_norms()
+    assert residual < 1e-10 * force
+
+
+def test_every_count_of_the_statistics_is_that_of_the_law() -> None:
+    law = Detuned()
+    problem = problem_of(law, solving(3e-3, certificate="bound"))
+    law.solved.clear()
+    law.certified = 0
+    report = problem.solve(1.0, 1.0)
+    found = problem.material.statistics
+    assert found.points_solved_exactly == sum(law.solved) > 0
+    assert found.solved_because == {"out_of_range": 0, "stated_error": 0, "certificate": sum(law.solved)}
+    assert found.points_certified == law.certified
+    assert len(law.solved) < report.iterations + 3  # one batch for an evaluation
+    assert found.points_above_tolerance == (problem.material.regions[0].memory > 0).sum()
+    assert (found.points_invalid, found.points_out_of_range, found.certificate) == (0, 0, "bound")
+    assert found.largest_error == np.linalg.norm(problem.material.error, np.inf) <= 3e-3
+    assert {"law", "certificate", "exact solves"} <= set(problem.timers.seconds)
+
+
+def test_the_reason_of_each_exact_solve_is_counted() -> None:
+    for law, name in ((Detuned(stated=True), "stated_error"), (Detuned(limit=6e-3), "out_of_range")):
+        problem = problem_of(law, solving(3e-3))
+        problem.solve(1.0, 1.0)
+        assert problem.material.statistics.solved_because[name] > 0
+    assert problem.material.statistics.points_out_of_range > 0
+
+
+def test_without_trust_nothing_is_certified_and_points_out_of_range_stop_the_step() -> None:
+    law = Detuned()
+    problem = problem_of(law, None)
+    problem.solve(1.0, 1.0)
+    assert (law.certified, law.solved, problem.material.statistics.certificate) == (0, [], None)
+    assert not problem.material.states_error
+    with pytest.raises(NotConverged, match="stress is not finite"):
+        problem_of(Detuned(limit=1e-3), None).solve(1.0, 1.0)
+
+
+def test_stopping_names_the_points_the_error_and_what_to_do() -> None:
+    message = (
+        r"exceeds trust\.tolerance at \d+ points \(largest \d\.\de-03, tolerance 0\.001\); solve them with trust: "
+    )
+    with pytest.raises(NotConverged, match=message + r"\{on_violation: solve\}, or train the law on a larger range"):
+        problem_of(Detuned(), {"tolerance": 1e-3, "on_violation": "stop"}).solve(1.0, 1.0)
+
+
+def test_warning_counts_and_certifies_and_solves_nothing_exactly() -> None:
+    law = Detuned()
+    problem = problem_of(law, {"tolerance": 1e-3, "on_violation": "warn"})
+    problem.solve(1.0, 1.0)
+    error = 0.5 * np.linalg.norm(problem.quadrature.strain(), axis=1)
+    assert problem.material.statistics.points_above_tolerance == (error > 1e-3).sum() > 0
+    assert problem.material.statistics.largest_error == pytest.approx(error.max(), rel=1e-12)
+    assert law.solved == []
+
+
+def test_points_stay_exact_for_the_rest_of_the_run() -> None:
+    problem = problem_of(Detuned(), solving(3e-3))
+    problem.solve(1.0, 1.0)
+    memory = problem.material.regions[0].memory.copy()
+    problem.solve(0.5, 0.5)
+    assert memory.any()
+    assert np.array_equal(problem.material.regions[0].memory, memory)
+
+
+def test_a_failed_increment_leaves_no_trace() -> None:
+    class Fragile(Detuned):
+        broken = False
+
+        def solve_exactly(self, strain: np.ndarray, state: np.ndarray, dt: float) -> LawResponse:
+            if self.broken:
+                raise NotConverged("the RVE failed")
+            return super().solve_exactly(strain, state, dt)
+
+    law = Fragile()
+    problem = problem_of(law, solving(3e-3))
+    problem.solve(0.85, 0.85)
+    (region,) = problem.material.regions
+    before = [one.copy() for one in (region.memory, region.state, problem.material.error, problem.material.stress)]
+    law.broken = True
+    with pytest.raises(NotConverged, match="the RVE failed"):
+        problem.solve(1.0, 0.15)
+    after = (region.memory, region.state, problem.material.error, problem.material.stress)
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    law.broken = False
+    problem.solve(1.0, 0.15)
+    assert (region.memory > 0).sum() > (before[0] > 0).sum()
+
+
+def test_a_point_between_two_laws_does_not_keep_newton_from_converging() -> None:
+    """Under this traction the law ends beyond its range, where the stiffer truth brings the point back into it."""
+    traction = {"supports": {"left": {"ux": 0.0}, "bottom": {"uy": 0.0}}, "loads": {"right": {"traction": ["3*t", 0]}}}
+    sizes = []
+    for law in (Detuned(-10.0), load_law(SATURATING)):
+        problem = problem_of(law, None, **traction)
+        problem.solve(1.0, 1.0)
+        sizes.append(np.linalg.norm(problem.quadrature.strain()[0]))
+    limit = sum(sizes) / 2
+    assert sizes[1] < 0.99 * limit
+    problem = problem_of(Detuned(-10.0, limit=limit), solving(1e9), **traction)
+    assert problem.solve(1.0, 1.0).iterations < 15
+    assert np.linalg.norm(problem.quadrature.strain()[0]) == pytest.approx(sizes[1], rel=1e-8)
+
+
+def test_a_law_that_learned_needs_no_exact_solves_in_later_steps() -> None:
+    problem = problem_of(Detuned(), solving(3e-3, enrich=True), steps={"count": 3, "end": 1.5})
+    solved: list[int] = []
+    run_steps(problem, lambda report: solved.append(problem.material.statistics.points_solved_exactly))
+    assert solved[0] == 0 < solved[1] == solved[2]
+    (enrichment,) = problem.material.statistics.enrichments
+    (region,) = problem.material.regions
+    assert (enrichment.step, enrichment.region, enrichment.snapshots) == (2, "everywhere", len(region.law.learned[0]))
+    assert region.state.shape == (16, 1 + enrichment.snapshots)
+    assert not region.memory.any()
+
+
+def test_without_enrichment_later_steps_solve_again() -> None:
+    problem = problem_of(Detuned(), solving(3e-3), steps={"count": 3, "end": 1.5})
+    solved: list[int] = []
+    run_steps(problem, lambda report: solved.append(problem.material.statistics.points_solved_exactly))
+    assert solved[0] == 0 < solved[1] < solved[2]
+
+
+def test_snapshots_are_those_of_large_error_that_are_far_from_each_other() -> None:
+    strain = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [1.0, 1e-3, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    error = np.array([0.1, 1.0, 0.99, 0.5, 1.0])
+    chosen = choose_snapshots(strain, error, 3)
+    assert chosen.tolist() == [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    mixed = np.random.default_rng(0).permutation(5)
+    assert np.array_equal(choose_snapshots(strain[mixed], error[mixed], 3), chosen)
+    assert len(choose_snapshots(strain, error)) == 4  # one stands twice
+    assert choose_snapshots(strain, np.array([0.1, 0.2, np.inf, 0.3, 0.2]), 1).tolist() == [[1.0, 1e-3, 0.0]]
+    assert choose_snapshots(strain[:0], error[:0]).shape == (0, 3)
+
+
+def test_trust_that_cannot_be_had_is_refused() -> None:
+    with pytest.raises(CaseError, match=r"trust\.on_violation: 'solve' given, but no law of the case can solve"):
+        problem_of(load_law(SATURATING), solving(1e-3))
+    with pytest.raises(ValueError, match="enrich with on_violation 'warn' given, expected on_violation: solve"):
+        box_case("quadrilateral", trust={"on_violation": "warn", "enrich": True})
+
+
+def report() -> None:
+    """Print what a run on the ranks at hand found, for the next test."""
+    problem = problem_of(Detuned(), solving(3e-3, enrich=True), steps={"count": 3, "end": 1.5})
+    run_steps(problem, lambda report: None)
+    moved = problem.mean_displacement_of("top")
+    if MPI.COMM_WORLD.rank == 0:
+        found = problem.material.statistics
+        learned = problem.material.regions[0].law.learned[0]
+        sys.stdout.write(f"{found.points_solved_exactly} {found.points_certified} {found.enrichments}\n")
+        sys.stdout.write(f"{np.array2string(learned, precision=8)} {moved[0]:.9e}\n")
+
+
+@pytest.mark.mpi
+def test_two_ranks_solve_and_learn_what_one_does() -> None:
+    here = Path(__file__).parent
+    script = f"import sys; sys.path.insert(0, {str(here)!r}); import femops, test_trust; test_trust.report()"
+    outputs = []
+    for ranks in ("1", "2"):
+        command = [str(Path(sys.executable).parent / "mpirun"), "-n", ranks, sys.executable, "-c", script]
+        outputs.append(subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout)
+    assert "Enrichment(step=2" in outputs[0]
+    assert outputs[1] == outputs[0]
