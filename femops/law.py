@@ -80,7 +80,13 @@ CertificateKind = Literal["bound", "indicator"]
 
 @runtime_checkable
 class CertifiedLaw(MaterialLaw, Protocol):
-    """A law that stands in for another one, knows how wrong it is, and has the other one at hand."""
+    """A law that stands in for another one, knows how wrong it is, and has the other one at hand.
+
+    Attributes:
+        metric: The norm of stresses in which errors are certified, √(s · metric · s). Shape (n_s, n_s).
+    """
+
+    metric: Array
 
     def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
         """Return the relative error of the stresses that the law answered.
@@ -88,7 +94,7 @@ class CertifiedLaw(MaterialLaw, Protocol):
         Args:
             strain: Total strain at the end of the increment, Mandel [-]. Shape (n_qp, n_s).
             response: What `evaluate` answered for it.
-            kind: `bound` is never below the error (in the norm that the law documents), `indicator` estimates it.
+            kind: `bound` is never below the error in the norm of `metric`, `indicator` estimates it.
 
         Returns:
             Shape (n_qp,); infinite where the law cannot tell.

@@ -293,7 +293,7 @@ def _write(plan: Plan, model: TrainedModel, fit: Fit, judged: Accuracy, metrics:
     said = {"bound": judged.bound, "indicator": judged.indicator}
     certificates = {name: values for name, values in said.items() if values is not None}
     if certificates:
-        draw_certificates(plan.folder, judged.stress, certificates)
+        draw_certificates(plan.folder, judged.certified, certificates)
     write_json(plan.folder / "metrics.json", metrics)
     study = plan.study
     origin = Origin(

@@ -1,17 +1,16 @@
 """The nested law: at every macroscale point an RVE is solved by finite elements (FE²)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from femops import notation
 from femops.errors import CaseError
 from femops.law import Kinematics, LawContext, LawParameters, LawResponse, LawSpec
 from femops.notation import Array
 from femops.rve.linear import LinearSolverName
+from femops.rve.micro import MicroFields, micro_fields
 from femops.rve.solver import RVESolver, Solution, SolverOptions
 from femops.rve.spec import RVE, RVEParameters, build_rve
 
@@ -33,25 +32,6 @@ class NestedParameters(LawParameters):
     law: Literal["nested"] = "nested"
     rve: RVEParameters
     solver: RVESolverParameters = RVESolverParameters()
-
-
-@dataclass(frozen=True)
-class MicroFields:
-    """Fields inside the RVE of one macroscale point.
-
-    Attributes:
-        displacement: E · x + fluctuation at the nodes [length]. Shape (n_nodes, dim).
-        fluctuation: Fluctuation with zero mean at the nodes [length]. Shape (n_nodes, dim).
-        strain: Mean strain of each cell, Mandel [-]. Shape (n_cells, n_s).
-        stress: Mean stress of each cell, Mandel [stress]. Shape (n_cells, n_s).
-        stress_33: In plane strain the mean stress normal to the plane, shape (n_cells,); None in 3D.
-    """
-
-    displacement: Array
-    fluctuation: Array
-    strain: Array
-    stress: Array
-    stress_33: Array | None
 
 
 class NestedLaw:
@@ -112,29 +92,8 @@ class NestedLaw:
             state: Committed state at the start of the increment. Shape (n_state,).
         """
         solution = self._solve(strain[None], state[None])
-        rve = self.rve.discretisation
-        fluctuation = self.solver.full_fluctuation(solution.fluctuation)[:, :, 0]
-        nodal = fluctuation[rve.mesh.cells].reshape(len(rve.mesh.cells), -1)
-        local = np.einsum("cqsd,cd->scq", rve.strain_operator, nodal) + strain[:, None, None]
-        stress = np.empty_like(local)
-        stress_33 = np.zeros(local.shape[1:])
-        history = self._unpack_history(state[None])
-        for position, phase in enumerate(self.rve.phases):
-            cells = rve.cells_of_phase[position]
-            flat = local[:, cells].reshape(rve.n_s, -1)
-            answer = phase.respond(flat, history[position][:, :, 0])
-            stress[:, cells] = answer.stress.reshape(local[:, cells].shape)
-            if answer.stress_33 is not None:
-                stress_33[cells] = answer.stress_33.reshape(local[0, cells].shape)
-        mean = rve.weight / rve.weight.sum(axis=1, keepdims=True)
-        centred = rve.mesh.points - 0.5 * sum(rve.mesh.bounds)
-        return MicroFields(
-            centred @ notation.to_tensor(strain) + fluctuation,
-            fluctuation,
-            np.einsum("cq,scq->cs", mean, local),
-            np.einsum("cq,scq->cs", mean, stress),
-            np.einsum("cq,cq->c", mean, stress_33) if self.dim == 2 else None,
-        )
+        history = [one[:, :, 0] for one in self._unpack_history(state[None])]
+        return micro_fields(self.rve, self.solver, strain, solution.fluctuation[:, 0], history)
 
     def _mean_fields(self) -> tuple[Mapping[str, slice], int]:
         """Return the names and places of the phase averages at the head of the state, and their number."""

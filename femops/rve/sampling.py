@@ -128,13 +128,13 @@ def load_paths(sampling: Sampling, dim: int) -> Array:
     low, high = bounds(sampling, dim)
     count, steps = sampling.count or 0, sampling.steps or 1
     if sampling.method == "sobol":
-        return _sobol(low, high, count, sampling.seed)[:, None]
+        return sobol(low, high, count, sampling.seed)[:, None]
     if sampling.method == "latin_hypercube":
         unit = qmc.LatinHypercube(len(low), rng=np.random.default_rng(sampling.seed)).random(count)
         return (low + unit * (high - low))[:, None]
     times = np.arange(1, steps + 1) / steps
     if sampling.method == "proportional":
-        ends = _on_surface(_sobol(low, high, count, sampling.seed), low, high)
+        ends = _on_surface(sobol(low, high, count, sampling.seed), low, high)
         return times[:, None] * ends[:, None]
     turns = np.random.default_rng(sampling.seed).uniform(low, high, (count, sampling.turns, len(low)))
     return _through(np.concatenate([np.zeros_like(turns[:, :1]), turns], axis=1), times)
@@ -160,8 +160,8 @@ def chosen(strain: Array, sampling: Sampling) -> Array:
     return strain[np.sort(picked), None]
 
 
-def _sobol(low: Array, high: Array, count: int, seed: int) -> Array:
-    """Return scrambled Sobol points of a box. Shape (count, n_s)."""
+def sobol(low: Array, high: Array, count: int, seed: int) -> Array:
+    """Return scrambled Sobol points of the box between two corners (n_s,). Shape (count, n_s)."""
     sequence = qmc.Sobol(len(low), scramble=True, rng=np.random.default_rng(seed))
     unit = sequence.random_base2(math.ceil(math.log2(count)))[:count]
     return low + unit * (high - low)

@@ -21,12 +21,15 @@ _TRUTH = 1e-8
 class Accuracy:
     """Relative errors of a law at strains that it was not trained on; errors of arrays in the Frobenius norm.
 
+    The certificates hold in the norm of the law, and so does the error that they are compared with.
+
     Attributes:
         strain: Norms of the strains [-]. Shape (n,).
         stress: Relative errors of the stress [-]. Shape (n,).
         tangent: Relative errors of the tangent [-]. Shape (n,).
         bound: What the law says that its error is at most, shape (n,); None if it says nothing.
         indicator: What the law estimates its error at, shape (n,); None if it says nothing.
+        certified: Relative errors of the stress in the norm of the law. Shape (n,).
     """
 
     strain: Array
@@ -34,6 +37,7 @@ class Accuracy:
     tangent: Array
     bound: Array | None
     indicator: Array | None
+    certified: Array
 
     def figures(self) -> dict[str, Any]:
         """Return median, 95 % and largest values, and how the certificates compare with the errors."""
@@ -45,10 +49,10 @@ class Accuracy:
         for name, values in (("bound", self.bound), ("indicator", self.indicator)):
             if values is not None:
                 finite = np.isfinite(values)
-                ratio = values[finite] / np.maximum(self.stress[finite], np.finfo(float).tiny)
+                ratio = values[finite] / np.maximum(self.certified[finite], np.finfo(float).tiny)
                 figures[name] = {"effectivity": _spread(ratio), "infinite": int((~finite).sum())}
         if self.bound is not None:
-            figures["bound"]["violations"] = int((self.bound < self.stress - _TRUTH).sum())
+            figures["bound"]["violations"] = int((self.bound < self.certified - _TRUTH).sum())
         return figures
 
 
@@ -66,7 +70,10 @@ def accuracy(law: MaterialLaw, strain: Array, stress: Array, tangent: Array) -> 
     if isinstance(law, CertifiedLaw):
         bound, indicator = law.certify(strain, response, "bound"), law.certify(strain, response, "indicator")
     errors = _relative(response.stress, stress), _relative(response.tangent, tangent)
-    return Accuracy(np.linalg.norm(strain, axis=1), *errors, bound, indicator)
+    certified = errors[0]
+    if isinstance(law, CertifiedLaw):
+        certified = np.sqrt(_squared(response.stress - stress, law.metric) / _squared(response.stress, law.metric))
+    return Accuracy(np.linalg.norm(strain, axis=1), *errors, bound, indicator, certified)
 
 
 def speed(law: MaterialLaw, nested: NestedLaw, strain: Array) -> dict[str, float]:
@@ -99,6 +106,10 @@ def _relative(values: Array, truth: Array) -> Array:
     axes = tuple(range(1, truth.ndim))
     size = np.sqrt((truth**2).sum(axes))
     return np.sqrt(((values - truth) ** 2).sum(axes)) / np.maximum(size, np.finfo(float).tiny)
+
+
+def _squared(stress: Array, metric: Array) -> Array:
+    return np.maximum(np.einsum("ns,st,nt->n", stress, metric, stress), np.finfo(float).tiny)
 
 
 def _spread(values: Array) -> dict[str, float | None]:

@@ -11,7 +11,7 @@ _LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PALS_LOCAL_RAN
 
 
 def torch_device(device: Literal["auto", "cpu", "cuda"], rank: int | None = None) -> Any:
-    """Return the torch device of this process, and leave torch one thread: ranks share the cores of a machine.
+    """Return the torch device of this process.
 
     Args:
         device: auto takes a GPU where there is one.
@@ -20,9 +20,8 @@ def torch_device(device: Literal["auto", "cpu", "cuda"], rank: int | None = None
     Raises:
         CaseError: A GPU is wanted and torch finds none.
     """
-    import torch
+    from femops.surrogate.torch_library import torch
 
-    torch.set_num_threads(1)
     count = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
     if device == "cuda" and count == 0:
         raise CaseError("'cuda' given, but torch finds no GPU; expected auto or cpu", key="device")

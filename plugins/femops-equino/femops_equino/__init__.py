@@ -1,0 +1,13 @@
+"""EquiNO, the equilibrium neural operator, as a material law of femops."""
+
+from femops.hookspecs import hookimpl
+from femops.surrogate import SurrogateSpec
+from femops_equino.options import EquiNOOptions, EquiNOParameters
+from femops_equino.surrogate import as_law, fit
+
+
+@hookimpl
+def femops_surrogates() -> list[SurrogateSpec]:
+    """Return the surrogate `equino`."""
+    summary = "equilibrium neural operator: reduced RVE that certifies itself (surrogate)"
+    return [SurrogateSpec("equino", summary, EquiNOOptions, EquiNOParameters, fit, as_law)]

@@ -1,0 +1,204 @@
+"""The error of a prediction, bounded without the exact solution.
+
+ε = E + B Φ a is kinematically and σ = Ψ b statically admissible. With the complementary energy ψ* of the phases,
+
+    η² = ⟨ψ(ε) + ψ*(σ) − σ : ε⟩ ≥ 0,      W(E) ≤ ⟨ψ(ε)⟩ ≤ W(E) + η²
+
+(Prager and Synge 1947; constitutive-relation error, Kerfriden, Ródenas and Bordas, arXiv 1301.6330). For the stress:
+for any X, f(H) = ⟨ψ(ε + H + B Φ X H)⟩ is an upper bound of W(E + H), and W is convex, so that for every H
+
+    W(E) + S : H ≤ W(E + H) ≤ f(H) ≤ f(0) + S̃ : H + ½ H : C̃ : H,       f(0) ≤ W(E) + η²,
+
+with S̃ = f'(0) and C̃ the same quadratic form of the phases' stiffness at zero strain, which is the largest they
+have. Hence (S − S̃) : H ≤ η² + ½ H : C̃ : H, and the best H gives ‖S − S̃‖ ≤ √2 η in the norm of C̃⁻¹.
+
+With all quadrature points this is a bound; with few of them, weighted, the energy gap η² relative to the energy is an
+indicator of the error, which is second order in that of the fields as the gap is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from femops.law import CertificateKind
+from femops.notation import Array
+from femops.phases import HyperelasticPhase
+from femops.rve.spec import RVE
+from femops.surrogate import chunks
+from femops_equino.reduced import ReducedModel
+
+_FIELDS_AT_ONCE = 12
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points of the nonlinear phases that the certificate looks at.
+
+    Attributes:
+        strain: Strain as a map of z. Shape (n_s, C, m).
+        stress: Stress as a map of b [stress]. Shape (n_s, C, n_b).
+        projection: What a deviatoric stress at a point, in the basis of `DEVIATOR`, adds to b. Shape (n_b, C, n_d).
+        phases: The phase of each range of points.
+        model: The reduced energy that sums over these points, with their weights.
+    """
+
+    strain: Array
+    stress: Array
+    projection: Array
+    phases: tuple[tuple[slice, HyperelasticPhase], ...]
+    model: ReducedModel
+
+    def sampled(self, points: npt.NDArray[np.int64], factor: Array) -> "Points":
+        """Return some of the points, in ascending order, their weights multiplied by a factor."""
+        cuts = [np.searchsorted(points, (part.start, part.stop)) for part, _ in self.phases]
+        phases = tuple((slice(int(a), int(b)), phase) for (a, b), (_, phase) in zip(cuts, self.phases, strict=True))
+        arrays = (self.strain[:, points], self.stress[:, points], self.projection[:, points])
+        return Points(*(np.ascontiguousarray(one) for one in arrays), phases, self.model.sampled(points, factor))
+
+    def to_arrays(self) -> dict[str, Array]:
+        """Return what the store keeps."""
+        stops = np.array([part.stop for part, _ in self.phases], dtype=np.int64)
+        arrays = {f"points.{name}": getattr(self, name) for name in ("strain", "stress", "projection")}
+        return {**arrays, "points.stops": stops, **self.model.to_arrays("points.model")}
+
+    @staticmethod
+    def from_arrays(arrays: Mapping[str, Array], rve: RVE) -> "Points":
+        """Return what was stored for an RVE."""
+        stops = [int(stop) for stop in arrays["points.stops"]]
+        nonlinear = [phase for phase in rve.phases if not phase.linear]
+        ranges = [slice(a, b) for a, b in pairwise([0, *stops])]
+        phases = tuple(zip(ranges, nonlinear, strict=True))
+        fields = (arrays[f"points.{name}"] for name in ("strain", "stress", "projection"))
+        return Points(*fields, phases, ReducedModel.from_arrays("points.model", arrays))
+
+    @property
+    def bytes_of_one(self) -> int:
+        """Memory that one prediction needs."""
+        return 8 * self.strain.shape[0] * self.strain.shape[1] * _FIELDS_AT_ONCE
+
+
+@dataclass(frozen=True)
+class Quadratics:
+    """What linear phases and bulk parts add, exactly.
+
+    Attributes:
+        projection: b of the stresses that are linear in z. Shape (n_b, m).
+        gap: Energy gap of the linear phases as a quadratic form of (z, b). Shape (m + n_b, m + n_b).
+        elastic: Hessian of the reduced energy at zero strain [stress]. Shape (m, m).
+        metric: Inverse of the elastic homogenized tangent, the norm of stresses [1/stress]. Shape (n_s, n_s).
+    """
+
+    projection: Array
+    gap: Array
+    elastic: Array
+    metric: Array
+
+    def to_arrays(self) -> dict[str, Array]:
+        """Return what the store keeps."""
+        return {f"quadratics.{name}": getattr(self, name) for name in ("projection", "gap", "elastic", "metric")}
+
+    @staticmethod
+    def from_arrays(arrays: Mapping[str, Array]) -> "Quadratics":
+        """Return what was stored."""
+        return Quadratics(*(arrays[f"quadratics.{name}"] for name in ("projection", "gap", "elastic", "metric")))
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What the two admissible fields of a prediction say.
+
+    Attributes:
+        energy: η² [stress]. Shape (n,).
+        stress: S̃ [stress]. Shape (n, n_s).
+        stiffening: Largest eigenvalue of C̃ relative to the elastic tangent. Shape (n,).
+        coefficients: a of the fields. Shape (n, r).
+    """
+
+    energy: Array
+    stress: Array
+    stiffening: Array
+    coefficients: Array
+
+
+def relative_error(strain: Array, stress: Array, gap: Gap, metric: Array, kind: CertificateKind) -> Array:
+    """Return bound or indicator of the error of a stress, relative to the stress, both in the norm of `metric`.
+
+    Args:
+        strain: E. Shape (n, n_s).
+        stress: The stress in question. Shape (n, n_s).
+        gap: What its fields say.
+        metric: Shape (n_s, n_s).
+        kind: `bound` or `indicator`.
+    """
+    size = _norm(stress, metric)
+    away = _norm(stress - gap.stress, metric)
+    eta = np.maximum(gap.energy, 0.0)
+    work = 0.5 * np.einsum("ns,ns->n", stress, strain)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = (away + np.sqrt(2.0 * eta * gap.stiffening)) / size if kind == "bound" else away / size + eta / work
+    error = np.where((size == 0.0) & (away == 0.0), 0.0, error)
+    return np.where(np.isnan(error), np.inf, error)
+
+
+def energy_gap(points: Points, exact: Quadratics, solver: ReducedModel, strain: Array, coefficients: Array) -> Gap:
+    """Return the energy gap of predictions, after one step towards the minimum with the solver's stiffness.
+
+    Args:
+        points: Where energies are summed.
+        exact: What is known without sums.
+        solver: The model that stiffness and sensitivities are taken from.
+        strain: E. Shape (n, n_s).
+        coefficients: a. Shape (n, r).
+    """
+    parts = [
+        _gap(points, exact, solver, strain[part], coefficients[part])
+        for part in chunks(len(strain), points.bytes_of_one)
+    ] or [_gap(points, exact, solver, strain, coefficients)]
+    names = ("energy", "stress", "stiffening", "coefficients")
+    return Gap(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def _gap(points: Points, exact: Quadratics, solver: ReducedModel, strain: Array, coefficients: Array) -> Gap:
+    n, n_s = strain.shape
+    n_e = solver.n_e
+    z = solver.extended(strain, coefficients)
+    _, hessian = solver.derivatives(z)
+    gradient, _ = _derivative(points, z)
+    right = np.concatenate([hessian[:, n_e:, :n_s], gradient[:, n_e:, None]], axis=2)
+    solution = np.linalg.solve(hessian[:, n_e:, n_e:], right)
+    sensitivity = -solution[:, :, :-1]
+    z[:, n_e:] -= solution[:, :, -1]
+    gradient, force = _derivative(points, z)
+    total = gradient[:, :n_s] + np.einsum("nrs,nr->ns", sensitivity, gradient[:, n_e:])
+    b = z @ exact.projection.T + np.tensordot(force, points.projection, axes=([0, 1], [1, 2]))
+    local = np.tensordot(points.strain, z, axes=([2], [1]))
+    admissible = np.tensordot(points.stress, b, axes=([2], [1]))
+    both = np.concatenate([z, b], axis=1)
+    eta = 0.5 * np.einsum("ni,ij,nj->n", both, exact.gap, both, optimize=True)
+    for part, phase in points.phases:
+        pointwise = phase.energy(local[:, part], None) + phase.complementary_energy(admissible[:, part])
+        pointwise -= (admissible[:, part] * local[:, part]).sum(0)
+        eta += points.model.parameters[part, 0] @ pointwise
+    lift = np.concatenate([np.broadcast_to(np.eye(n_s), (n, n_s, n_s)), sensitivity], axis=1)
+    rows = np.r_[:n_s, n_e : len(exact.elastic)]
+    stiffness = np.einsum("nis,ij,njt->nst", lift, exact.elastic[np.ix_(rows, rows)], lift, optimize=True)
+    root = np.linalg.cholesky(exact.metric)
+    stiffening = np.linalg.eigvalsh(root.T @ stiffness @ root)[:, -1]
+    return Gap(eta, total, np.maximum(stiffening, 1.0), z[:, n_e:])
+
+
+def _derivative(points: Points, z: Array) -> tuple[Array, Array]:
+    """Return the gradient (n, m) of the energy and the weighted deviatoric stress (C, n_d, n) at the points."""
+    model = points.model
+    weight, alpha1, alpha2 = model.parameters.T[:, :, None]
+    deviator = np.tensordot(model.projection, z, axes=([2], [1]))
+    secant = alpha1 / (alpha2 + np.sqrt(np.einsum("gan,gan->gn", deviator, deviator)))
+    force = deviator * (secant * weight)[:, None]
+    return z @ model.quadratic + np.tensordot(force, model.projection, axes=([0, 1], [0, 1])), force
+
+
+def _norm(stress: Array, metric: Array) -> Array:
+    return np.sqrt(np.einsum("ns,st,nt->n", stress, metric, stress))

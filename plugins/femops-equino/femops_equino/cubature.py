@@ -1,0 +1,139 @@
+"""Empirical cubature: few points with positive weights in place of all quadrature points.
+
+The points are chosen by a nonnegative least-squares fit (Lawson and Hanson 1974; as hyper-reduction: Farhat, Avery,
+Chapman and Cortial, IJNME 98, 2014; Hernández, Caicedo and Ferrer, CMAME 313, 2017) of the sampled part of the energy
+gradient at training states. By the envelope theorem the homogenized stress is the *total* derivative of the minimum,
+
+    S = ∂W/∂E + Xᵀ ∂W/∂a,    X = da/dE,
+
+so that an error of the gradient enters S to first order only through this combination. The fit therefore weights
+∂W/∂a alone much less, which needs a fraction of the points.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from femops.notation import Array
+from femops_equino.reduced import ReducedModel
+
+_CHECK_EVERY = 4
+_VOLUME_WEIGHT = 1e-2
+_SKETCH_PER_POINT = 4
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the sampled points have to sum to.
+
+    Attributes:
+        matrix: Contribution of every point. Shape (n_rows, n_points).
+        total: Their sums. Shape (n_rows,).
+    """
+
+    matrix: Array
+    total: Array
+
+
+def rows(full: ReducedModel, z: Array, alpha: float, count: int, seed: int, extra: Array | None = None) -> Rows:
+    """Return a random sketch of the gradient's contributions at training states.
+
+    Args:
+        full: The model that sums over all points.
+        z: Training states, minima of its energy. Shape (T, m).
+        alpha: Weight of ∂W/∂a beside the total derivative with respect to E.
+        count: Number of rows.
+        seed: Seed of the sketch.
+        extra: Further linear maps of the deviatoric stress at the points. Shape (k, n_points, n_d).
+    """
+    gradient, hessian = full.derivatives(z)
+    n_e, n_points = full.n_e, len(full.projection)
+    rng = np.random.default_rng(seed)
+    matrix = np.zeros((count, n_points))
+    weight, alpha1, alpha2 = full.parameters.T
+    for one, slope, curvature in zip(z, gradient, hessian, strict=True):
+        k = curvature[n_e:, n_e:]
+        sensitivity = -np.linalg.solve(k, curvature[n_e:, :n_e])
+        stress = slope[:n_e] + sensitivity.T @ slope[n_e:]
+        work = max(float(stress @ one[:n_e]), np.finfo(float).tiny)
+        total = np.concatenate([np.eye(n_e), sensitivity]) / max(np.linalg.norm(stress), np.finfo(float).tiny)
+        alone = np.eye(len(one))[:, n_e:] * (alpha / np.sqrt(work * np.trace(k) / len(k)))
+        wanted = np.concatenate([total, alone], axis=1)
+        deviator = np.tensordot(full.projection, one, axes=1)
+        secant = alpha1 / (alpha2 + np.linalg.norm(deviator, axis=1))
+        force = deviator * (weight * secant)[:, None]
+        shares = wanted.T @ np.einsum("gai,ga->ig", full.projection, force, optimize=True)
+        if extra is not None:
+            more = np.einsum("kga,ga->kg", extra, force, optimize=True) * (alpha / np.sqrt(work))
+            shares = np.concatenate([shares, more])
+        matrix += (rng.standard_normal((count, len(shares))) / np.sqrt(count)) @ shares
+    total_sum = matrix.sum(axis=1)
+    volume = weight * (_VOLUME_WEIGHT * np.linalg.norm(total_sum) / weight.sum())
+    matrix = np.vstack([matrix, volume])
+    return Rows(matrix, matrix.sum(axis=1))
+
+
+def choose(
+    rows: Rows,
+    largest: int,
+    good_enough: Callable[[npt.NDArray[np.int64], Array], bool],
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[npt.NDArray[np.int64], Array]:
+    """Return points and the positive factors of their weights, by nonnegative least squares ended early.
+
+    Args:
+        rows: What to fit.
+        largest: Most points.
+        good_enough: Told points and factors now and then; ends the search.
+        progress: Told the number of points and the largest.
+    """
+    norm = np.linalg.norm(rows.matrix, axis=0)
+    norm[norm == 0.0] = 1.0
+    chosen: list[int] = []
+    factor = np.zeros(0)
+    rest = rows.total.copy()
+    refused = np.zeros(len(norm), dtype=bool)
+    checked = 0
+    while len(chosen) < min(largest, len(norm)):
+        score = (rest @ rows.matrix) / norm
+        score[refused] = score[chosen] = -np.inf
+        best = int(score.argmax())
+        if score[best] <= 0.0:
+            break
+        before = len(chosen)
+        chosen, factor = _fit(rows, [*chosen, best], np.append(factor, 0.0))
+        if best not in chosen:
+            refused[best] = True
+        elif len(chosen) > before:
+            refused[:] = False
+        rest = rows.total - rows.matrix[:, chosen] @ factor
+        if len(chosen) >= checked + _CHECK_EVERY:
+            checked = len(chosen)
+            if progress is not None:
+                progress(checked, largest)
+            if good_enough(np.array(chosen), factor):
+                break
+    return np.array(chosen, dtype=np.int64), factor
+
+
+def _fit(rows: Rows, chosen: list[int], factor: Array) -> tuple[list[int], Array]:
+    """Fit the chosen points; those whose factor would turn negative leave on the way."""
+    while True:
+        wanted = scipy.linalg.lstsq(rows.matrix[:, chosen], rows.total, lapack_driver="gelsy", check_finite=False)[0]
+        if (wanted > 0.0).all():
+            return chosen, wanted
+        negative = wanted <= 0.0
+        reach = float((factor[negative] / (factor[negative] - wanted[negative] + np.finfo(float).tiny)).min())
+        factor = factor + reach * (wanted - factor)
+        keep = factor > 1e-12 * factor.max()
+        chosen, factor = [one for one, kept in zip(chosen, keep, strict=True) if kept], factor[keep]
+        if not chosen:
+            return chosen, factor
+
+
+def n_rows(largest: int) -> int:
+    """Return the rows of a sketch that is good for so many points."""
+    return _SKETCH_PER_POINT * largest + 64

@@ -1,0 +1,206 @@
+"""The law of a trained EquiNO in its certified mode."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from femops.errors import CaseError
+from femops.law import CertificateKind, Kinematics, LawResponse
+from femops.notation import Array
+from femops.rve.micro import MicroFields, micro_fields
+from femops.rve.snapshots import SnapshotSolver
+from femops.rve.solver import SolverOptions
+from femops.rve.spec import RVE
+from femops.surrogate import ExactRVE, FitTask, TrainedModel
+from femops_equino import networks, potential
+from femops_equino.basis import Basis, Full, full
+from femops_equino.certificate import Gap, Points, Quadratics, energy_gap, relative_error
+from femops_equino.offline import extended
+from femops_equino.options import EquiNOOptions, EquiNOParameters
+from femops_equino.pod import ElasticRVE
+from femops_equino.reduced import ReducedModel, ReducedSolution
+
+_MOST_CORRECTIONS = 12
+_CONVERGED = 1e-14
+_SNAPSHOT_RTOL = 1e-10
+
+
+class _Forgetful:
+    """A checkpoint that keeps nothing."""
+
+    def load(self, name: str) -> None:
+        """Return nothing."""
+
+    def save(self, name: str, arrays: Mapping[str, Any]) -> None:
+        """Keep nothing."""
+
+
+class EquiNOLaw:
+    """A reduced RVE with a certificate.
+
+    The state of a point is the strain of its last step and the coefficients of its modes there, less what they are in
+    linear elasticity, so that zeros are the virgin state. `error` is the relative Newton decrement of the reduced
+    problem (zero without corrections); `certify` looks at the whole error.
+
+    Args:
+        model: The trained model.
+        parameters: How to run it.
+
+    Attributes:
+        metric: The norm of stresses in which errors are certified: √(s · metric · s). Shape (n_s, n_s).
+
+    Raises:
+        CaseError: Networks are asked for that were not trained.
+    """
+
+    kinematics = Kinematics.SMALL_STRAIN
+
+    def __init__(self, model: TrainedModel, parameters: EquiNOParameters) -> None:
+        self.trained, self.parameters = model, parameters
+        self.dim = model.rve.discretisation.dim
+        self.low, self.high = model.low, model.high
+        arrays = model.arrays
+        names = ("displacement", "stress", "elastic")
+        self.basis = Basis(*(np.asarray(arrays[f"modes.{name}"]) for name in names))
+        self.model = ReducedModel.from_arrays("model", arrays)
+        self.exact_parts = Quadratics.from_arrays(arrays)
+        self.points = Points.from_arrays(arrays, model.rve)
+        self.metric = self.exact_parts.metric
+        self.n_state = len(self.low) + self.model.n_modes
+        self.state_fields: Mapping[str, slice] = {}
+        self._n_learned = len(arrays["coefficients.weight_3"]) if "coefficients.weight_3" in arrays else 0
+        self._networks = networks.stored(arrays, parameters.precision)
+        self._exact = ExactRVE(model.rve)
+        if not self._networks and (parameters.corrections == 0 or parameters.start == "network"):
+            raise CaseError("the model has no networks; expected corrections and start: last or zero", key="start")
+
+    def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
+        """Return the response of the reduced RVE; see `MaterialLaw.evaluate`."""
+        valid = ((strain >= self.low) & (strain <= self.high)).all(axis=1)
+        if self.parameters.corrections == 0:
+            return self._uncorrected(strain, valid)
+        found = self._solve(strain, state)
+        return LawResponse(
+            found.stress,
+            found.tangent,
+            self._state(strain, found.coefficients),
+            found.stress_33,
+            found.decrement,
+            valid,
+        )
+
+    def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
+        """Return bound or indicator of the error of the stresses relative to them, in the norm of `metric`."""
+        gap = self._gap(strain, response.state, kind)
+        return relative_error(strain, response.stress, gap, self.metric, kind)
+
+    def energy_bounds(self, strain: Array, response: LawResponse) -> tuple[Array, Array]:
+        """Return lower and upper bounds of the mean energy of the RVE [stress]. Shape (n,) each."""
+        gap = self._gap(strain, response.state, "bound")
+        upper = self.full.model.energy(self.model.extended(strain, gap.coefficients))
+        return upper - gap.energy, upper
+
+    def solve_exactly(self, strain: Array, state: Array, dt: float) -> LawResponse:
+        """Solve the RVE itself, from the fields of the reduced one."""
+        found = self._solve(strain, state)
+        z = self.model.extended(strain, found.coefficients)
+        n_s, n_e = strain.shape[1], self.model.n_e
+
+        def start(part: slice) -> Array:
+            return found.coefficients[part] @ self.basis.displacement.T
+
+        def sensitivity(part: slice) -> Array:
+            _, hessian = self.model.derivatives(z[part])
+            slope = -np.linalg.solve(hessian[:, n_e:, n_e:], hessian[:, n_e:, :n_s])
+            return np.asarray(np.tensordot(slope, self.basis.displacement, axes=([1], [1])).transpose(0, 2, 1))
+
+        answer = self._exact.solve(strain, start, sensitivity)
+        state = self._state(strain, found.coefficients)
+        return LawResponse(answer.stress, answer.tangent, state, answer.stress_33, np.zeros(len(strain)))
+
+    def enriched(self, strain: Array) -> "EquiNOLaw":
+        """Return a law with modes added for exact solutions at some strains, and its range extended to them.
+
+        Raises:
+            CaseError: The uncorrected path cannot learn.
+        """
+        if self.parameters.corrections == 0:
+            raise CaseError("a potential cannot learn on the way; expected corrections with enrich", key="corrections")
+        low, high = np.minimum(self.low, strain.min(axis=0)), np.maximum(self.high, strain.max(axis=0))
+        options = EquiNOOptions.model_validate(self.trained.settings["options"])
+        solver = SnapshotSolver(self.rve, SolverOptions(rtol=_SNAPSHOT_RTOL))
+        task = FitTask({}, self.rve, solver, options, low, high, _Forgetful(), lambda *_: None)
+        found = extended(task, self.basis, self.trained.arrays["states"], strain)
+        arrays = {**self.trained.arrays, **found.to_arrays()}
+        return EquiNOLaw(replace(self.trained, arrays=arrays, low=low, high=high), self.parameters)
+
+    def micro_fields(self, strain: Array, state: Array) -> MicroFields:
+        """Return the fields inside the RVE of one point, from the reduced model with all quadrature points.
+
+        Args:
+            strain: Macroscale strain, Mandel. Shape (n_s,).
+            state: State of the point. Shape (n_state,).
+        """
+        start = self._solve(strain[None], state[None]).coefficients
+        a = self.full.model.solve(strain[None], start, _MOST_CORRECTIONS, _CONVERGED).coefficients[0]
+        solver = self._exact.solver
+        return micro_fields(
+            self.rve, solver, strain, self.basis.displacement @ a, [one[:, :, 0] for one in solver.virgin_history(1)]
+        )
+
+    @property
+    def rve(self) -> RVE:
+        """The RVE that this law stands in for."""
+        return self.trained.rve
+
+    @cached_property
+    def operators(self) -> ElasticRVE:
+        """The elastic operators of the RVE."""
+        free = self._exact.solver.free
+        return ElasticRVE(self.trained.rve, free.of, free.count)
+
+    @cached_property
+    def full(self) -> Full:
+        """The reduced model with all quadrature points; built when it is first needed."""
+        return full(self.trained.rve, self.operators, self.basis)
+
+    def _solve(self, strain: Array, state: Array) -> ReducedSolution:
+        """Correct a first guess."""
+        corrections = self.parameters.corrections
+        automatic = corrections == "auto"
+        largest = _MOST_CORRECTIONS if corrections in ("auto", 0) else int(corrections)
+        tolerance = self.parameters.tolerance if automatic or corrections == 0 else 0.0
+        start = self._start(strain, state)
+        return self.model.solve(strain, start, largest, tolerance, self.parameters.precision)
+
+    def _start(self, strain: Array, state: Array) -> Array:
+        elastic = strain @ self.basis.elastic.T
+        if self.parameters.start == "network":
+            guess = potential.evaluate_coefficients(self._networks["coefficients"], strain, self._n_learned)
+            elastic[:, : self._n_learned] = guess  # modes that enrichment has added since start elastic
+            return elastic
+        return elastic if self.parameters.start == "zero" else elastic + state[:, strain.shape[1] :]
+
+    def _state(self, strain: Array, coefficients: Array) -> Array:
+        return np.concatenate([strain, coefficients - strain @ self.basis.elastic.T], axis=1)
+
+    def _uncorrected(self, strain: Array, valid: Any) -> LawResponse:
+        _, stress, tangent = potential.evaluate_potential(self._networks["potential"], strain)
+        stress_33 = None
+        if self.dim == 2:
+            stress_33 = potential.evaluate_coefficients(self._networks["normal"], strain, 1)[:, 0].astype(np.float64)
+        state = np.zeros((len(strain), self.n_state))
+        error = np.zeros(len(strain))
+        return LawResponse(stress.astype(np.float64), tangent.astype(np.float64), state, stress_33, error, valid)
+
+    def _gap(self, strain: Array, state: Array, kind: CertificateKind) -> Gap:
+        """Return the energy gap of the fields that belong to a response."""
+        if self.parameters.corrections == 0:  # a potential has no fields: those of the reduced model do
+            coefficients = self._solve(strain, state).coefficients
+        else:
+            coefficients = strain @ self.basis.elastic.T + state[:, strain.shape[1] :]
+        points = self.full.points if kind == "bound" else self.points
+        return energy_gap(points, self.exact_parts, self.model, strain, coefficients)

@@ -1,0 +1,212 @@
+"""Minimisation of a network's loss: Adam on random parts of the labels, then L-BFGS on all of them; both can go on.
+
+L-BFGS in double precision reaches losses that Adam does not: with some thousand weights and labels that are smooth
+and exact, curvature counts more than cheap steps.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from femops.surrogate import Checkpoint, Progress
+from femops.surrogate.torch_library import Tensor, torch
+
+Loss = Callable[[Mapping[str, Tensor], Tensor | None], Tensor]
+"""The loss of weights on the labels with the given numbers, or on all."""
+
+_BETAS, _EPSILON = (0.9, 0.99), 1e-12
+_ARMIJO, _CURVATURE, _MAX_TRIALS = 1e-4, 0.9, 25
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how to minimise.
+
+    Attributes:
+        adam_steps: Steps of Adam; its rate falls to zero along a cosine.
+        lbfgs_steps: Steps of L-BFGS.
+        batch: Labels of a step of Adam.
+        rate: First rate of Adam.
+        memory: Steps that L-BFGS remembers.
+        save_every: Steps between two checkpoints.
+    """
+
+    adam_steps: int = 400
+    lbfgs_steps: int = 800
+    batch: int = 256
+    rate: float = 3e-3
+    memory: int = 60
+    save_every: int = 100
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Where a minimisation reports.
+
+    Attributes:
+        name: Of its checkpoint and its stage.
+        checkpoint: Keeps its state.
+        progress: Told how far it is.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    progress: Progress
+
+
+@dataclass
+class _State:
+    """What an interrupted minimisation needs; `slots` are Adam's moments, then the steps and changes of L-BFGS."""
+
+    weights: Tensor
+    slots: tuple[Tensor, Tensor]
+    step: int
+    losses: list[float]
+    draws: torch.Generator
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {
+            "weights": self.weights.cpu().numpy(),
+            "slot_0": self.slots[0].cpu().numpy(),
+            "slot_1": self.slots[1].cpu().numpy(),
+            "step": np.array(self.step),
+            "losses": np.array(self.losses),
+            "draws": self.draws.get_state().numpy(),
+        }
+
+
+class _Flat:
+    """A loss as a function of one vector."""
+
+    def __init__(self, start: Mapping[str, Tensor], loss: Loss) -> None:
+        self.shapes = {name: one.shape for name, one in start.items()}
+        self._loss = loss
+
+    def split(self, vector: Tensor) -> dict[str, Tensor]:
+        parts = vector.split([shape.numel() for shape in self.shapes.values()])
+        return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+    def value_and_gradient(self, vector: Tensor, rows: Tensor | None = None) -> tuple[float, Tensor]:
+        variable = vector.detach().clone().requires_grad_(True)
+        value = self._loss(self.split(variable), rows)
+        (gradient,) = torch.autograd.grad(value, variable)
+        return float(value.detach()), gradient
+
+
+def minimise(
+    start: Mapping[str, Tensor], loss: Loss, n_labels: int, schedule: Schedule, seed: int, watch: Watch
+) -> tuple[dict[str, Tensor], np.ndarray]:
+    """Minimise a loss over weights; an interrupted run ends with the same weights as one that was not.
+
+    Args:
+        start: The weights to start from.
+        loss: See `Loss`.
+        n_labels: Number of labels.
+        schedule: See `Schedule`.
+        seed: Of the random parts.
+        watch: Where to report.
+
+    Returns:
+        The weights, and the loss at every step of Adam (on its part of the labels) and of L-BFGS.
+    """
+    flat = _Flat(start, loss)
+    state = _restored(start, seed, watch)
+    total = schedule.adam_steps + schedule.lbfgs_steps
+    while state.step < total:
+        stop = min(state.step + schedule.save_every, total)
+        if state.step < schedule.adam_steps:
+            _adam(flat, state, min(stop, schedule.adam_steps), n_labels, schedule)
+        else:
+            _lbfgs(flat, state, stop, schedule)
+        watch.checkpoint.save(watch.name, state.arrays())
+        watch.progress(watch.name, state.step, total, f"loss {state.losses[-1]:.2e}" if state.losses else "")
+    return {name: one.clone() for name, one in flat.split(state.weights).items()}, np.array(state.losses)
+
+
+def _restored(start: Mapping[str, Tensor], seed: int, watch: Watch) -> _State:
+    vector = torch.cat([one.detach().reshape(-1) for one in start.values()])
+    draws = torch.Generator().manual_seed(seed)
+    saved = watch.checkpoint.load(watch.name)
+    if saved is None:
+        return _State(vector, (torch.zeros_like(vector), torch.zeros_like(vector)), 0, [], draws)
+    draws.set_state(torch.from_numpy(saved["draws"]))
+    weights, first, second = (torch.from_numpy(saved[key]).to(vector) for key in ("weights", "slot_0", "slot_1"))
+    return _State(weights, (first, second), int(saved["step"]), saved["losses"].tolist(), draws)
+
+
+def _adam(flat: _Flat, state: _State, stop: int, n_labels: int, schedule: Schedule) -> None:
+    mean, square = state.slots
+    weights = state.weights.clone()
+    for step in range(state.step, stop):
+        rows = torch.randint(n_labels, (schedule.batch,), generator=state.draws).to(weights.device)
+        value, gradient = flat.value_and_gradient(weights, rows)
+        mean = _BETAS[0] * mean + (1.0 - _BETAS[0]) * gradient
+        square = _BETAS[1] * square + (1.0 - _BETAS[1]) * gradient * gradient
+        rate = 0.5 * schedule.rate * (1.0 + np.cos(np.pi * step / schedule.adam_steps))
+        rate *= np.sqrt(1.0 - _BETAS[1] ** (step + 1)) / (1.0 - _BETAS[0] ** (step + 1))
+        weights = weights - rate * mean / (square.sqrt() + _EPSILON)
+        state.losses.append(value)
+    state.weights, state.slots, state.step = weights, (mean, square), stop
+
+
+def _lbfgs(flat: _Flat, state: _State, stop: int, schedule: Schedule) -> None:
+    steps, changes = state.slots
+    if steps.ndim == 1:
+        steps, changes = steps.new_zeros(0, len(steps)), steps.new_zeros(0, len(steps))
+    weights = state.weights
+    value, gradient = flat.value_and_gradient(weights)
+    while state.step < stop:
+        direction = _two_loops(gradient, steps, changes)
+        found = _line_search(flat, weights, value, gradient, direction, 1.0 if len(steps) else _first(gradient))
+        if found is None:  # round-off; a fresh memory is all that could still help, so this is the end
+            state.losses += [value] * (stop - state.step)
+            state.step = stop
+            break
+        step, value, new_gradient = found
+        steps = torch.cat([steps[-schedule.memory + 1 :], step[None]])
+        changes = torch.cat([changes[-schedule.memory + 1 :], (new_gradient - gradient)[None]])
+        weights, gradient = weights + step, new_gradient
+        state.losses.append(value)
+        state.step += 1
+    state.weights, state.slots = weights, (steps, changes)
+
+
+def _first(gradient: Tensor) -> float:
+    return min(1.0, 1.0 / float(gradient.abs().sum()))
+
+
+def _two_loops(gradient: Tensor, steps: Tensor, changes: Tensor) -> Tensor:
+    """Return minus the inverse Hessian of the memory times the gradient."""
+    direction = -gradient
+    if not len(steps):
+        return direction
+    inverse = 1.0 / (steps * changes).sum(1)
+    factors = torch.empty_like(inverse)
+    for i in range(len(steps) - 1, -1, -1):
+        factors[i] = inverse[i] * (steps[i] @ direction)
+        direction = direction - factors[i] * changes[i]
+    direction = direction / (inverse[-1] * (changes[-1] @ changes[-1]))
+    for i in range(len(steps)):
+        direction = direction + (factors[i] - inverse[i] * (changes[i] @ direction)) * steps[i]
+    return direction
+
+
+def _line_search(
+    flat: _Flat, weights: Tensor, value: float, gradient: Tensor, direction: Tensor, first: float
+) -> tuple[Tensor, float, Tensor] | None:
+    """Bisect for the weak Wolfe conditions, which keep the memory positive; None if there is no such step."""
+    slope = float(gradient @ direction)
+    low, high, length = 0.0, np.inf, first
+    if not slope < 0.0:
+        return None
+    for _ in range(_MAX_TRIALS):
+        new_value, new_gradient = flat.value_and_gradient(weights + length * direction)
+        if not new_value <= value + _ARMIJO * length * slope:
+            high = length
+        elif float(new_gradient @ direction) < _CURVATURE * slope:
+            low = length
+        else:
+            return length * direction, new_value, new_gradient
+        length = 2.0 * low if np.isinf(high) else 0.5 * (low + high)
+    return None

@@ -1,0 +1,153 @@
+"""The same networks in torch: differentiable in their weights for training, batched on an accelerator for use."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from femops.surrogate.torch_library import Tensor, torch
+from femops_equino.potential import FLOOR, Expansion, Precision, Weights, expansion, swish
+
+_CHUNK = 65536
+
+
+class _Inputs(NamedTuple):
+    """Inputs z (n, n_in) with dz/dx (n, n_in, n_s), dρ/dx (n, n_norms, n_s), ρ (n, n_norms) and AᵀA."""
+
+    z: Tensor
+    along: Tensor
+    turn: Tensor
+    rho: Tensor
+    gram: Tensor
+
+
+def initial_weights(
+    linear: npt.NDArray[Any], scale: npt.NDArray[Any], unit: npt.NDArray[Any], width: int, n_norms: int, seed: int
+) -> dict[str, npt.NDArray[Any]]:
+    """Return random weights; the same seed gives the same weights.
+
+    Args:
+        linear: C0, shape (n_s, n_s), for a potential; A0, shape (n_out, n_s), for coefficients.
+        scale: Largest strain of each component [-]. Shape (n_s,).
+        unit: Scale of the outputs: a scalar for a potential, shape (n_out,) for coefficients.
+        width: Units of both hidden layers.
+        n_norms: Number of norms ρ_k among the inputs.
+        seed: Of the random numbers.
+    """
+    rng, n_s = np.random.default_rng(seed), len(scale)
+    n_in, n_out = n_s + n_norms, max(1, np.size(unit))
+    metric = np.tile(np.eye(n_s), (n_norms, 1, 1))
+    metric[1:] += 0.3 * rng.standard_normal(metric[1:].shape)
+    return {
+        "scale": np.asarray(scale, dtype=float),
+        "linear": np.asarray(linear, dtype=float),
+        "unit": np.asarray(unit, dtype=float),
+        "metric": metric,
+        "weight_1": rng.standard_normal((width, n_in)) * 1.5 / np.sqrt(n_in),
+        "bias_1": rng.standard_normal(width) * 0.5,
+        "weight_2": rng.standard_normal((width, width)) * 1.3 / np.sqrt(width),
+        "bias_2": rng.standard_normal(width) * 0.3,
+        "weight_3": rng.standard_normal((n_out, width)) / np.sqrt(width),
+    }
+
+
+TRAINED = ("metric", "weight_1", "bias_1", "weight_2", "bias_2", "weight_3")
+"""The weights that training changes."""
+
+
+def as_tensors(
+    weights: Weights, device: torch.device | str = "cpu", precision: Precision = "float64"
+) -> dict[str, Tensor]:
+    """Return weights as tensors."""
+    kind = torch.float64 if precision == "float64" else torch.float32
+    return {name: torch.as_tensor(np.asarray(one)).to(device, kind) for name, one in weights.items()}
+
+
+def potential(weights: Mapping[str, Tensor], strain: Tensor, at_zero: Expansion) -> tuple[Tensor, Tensor, Tensor]:
+    """Return energy (n,), stress (n, n_s) and tangent (n, n_s, n_s) of a potential network.
+
+    Args:
+        weights: See `femops_equino.potential`.
+        strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
+        at_zero: The network's expansion, see `expansion`.
+    """
+    n_s, scale = strain.shape[1], weights["scale"]
+    inputs = _inputs(weights, strain / scale)
+    z, along = inputs.z, inputs.along
+    second, last = weights["weight_2"], weights["weight_3"][0]
+    value_1, slope_1, curvature_1 = swish(z @ weights["weight_1"].T + weights["bias_1"])
+    value_2, slope_2, curvature_2 = swish(value_1 @ second.T + weights["bias_2"])
+    towards = along.transpose(1, 2) @ weights["weight_1"].T
+    back = (slope_2 * last) @ second
+    hidden = (towards * slope_1[:, None]) @ second.T
+    hz = z @ at_zero.curvature
+    by_input = (slope_1 * back) @ weights["weight_1"] - at_zero.slope[0] - hz
+    value = value_2 @ last - at_zero.value[0] - z @ at_zero.slope[0] - 0.5 * (z * hz).sum(1)
+    gradient = (by_input[:, None] @ along)[:, 0]
+    hessian = (towards * (curvature_1 * back)[:, None]) @ towards.transpose(1, 2)
+    hessian = hessian + (hidden * (curvature_2 * last)[:, None]) @ hidden.transpose(1, 2)
+    hessian = hessian - along.transpose(1, 2) @ (at_zero.curvature @ along)
+    radial = by_input[:, n_s:] / inputs.rho
+    hessian = hessian + torch.einsum("nk,kij->nij", radial, inputs.gram)
+    hessian = hessian - (inputs.turn * radial[..., None]).transpose(1, 2) @ inputs.turn
+    linear, unit = weights["linear"], weights["unit"]
+    stress = strain @ linear
+    return (
+        0.5 * (stress * strain).sum(1) + unit * value,
+        stress + unit * gradient / scale,
+        linear + unit * hessian / (scale[:, None] * scale),
+    )
+
+
+def coefficients(weights: Mapping[str, Tensor], strain: Tensor, at_zero: Expansion) -> tuple[Tensor, Tensor]:
+    """Return the coefficients (n, n_out) and their derivatives (n, n_out, n_s).
+
+    Args:
+        weights: See `femops_equino.potential`.
+        strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
+        at_zero: The network's expansion, see `expansion`.
+    """
+    inputs = _inputs(weights, strain / weights["scale"])
+    value_1, slope_1, _ = swish(inputs.z @ weights["weight_1"].T + weights["bias_1"])
+    value_2, slope_2, _ = swish(value_1 @ weights["weight_2"].T + weights["bias_2"])
+    along = inputs.along.transpose(1, 2)
+    towards = ((along @ weights["weight_1"].T) * slope_1[:, None]) @ weights["weight_2"].T * slope_2[:, None]
+    value = value_2 @ weights["weight_3"].T - at_zero.value - inputs.z @ at_zero.slope.T
+    slope = towards @ weights["weight_3"].T - along @ at_zero.slope.T
+    linear, unit = weights["linear"], weights["unit"]
+    slope = slope / weights["scale"][:, None] * unit
+    return strain @ linear.T + unit * value, linear + slope.transpose(1, 2)
+
+
+class TorchPotential:
+    """A potential network on a device.
+
+    Args:
+        weights: See `femops_equino.potential`.
+        device: A torch device.
+        precision: Of the evaluation.
+    """
+
+    def __init__(self, weights: Weights, device: torch.device | str, precision: Precision = "float64") -> None:
+        self._weights = as_tensors(weights, device, precision)
+        # The constants are found in double precision: in single they would not cancel at zero strain.
+        self._at_zero = Expansion(*as_tensors(expansion(weights)._asdict(), device, precision).values())
+
+    def evaluate(self, strain: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
+        """Return energy, stress and tangent as `evaluate_potential` does."""
+        kind = self._weights["linear"]
+        with torch.no_grad():
+            columns = torch.as_tensor(strain).to(kind.device, kind.dtype)
+            parts = [potential(self._weights, part, self._at_zero) for part in columns.split(_CHUNK)]
+        return tuple(torch.cat(one).cpu().numpy() for one in zip(*parts, strict=True))
+
+
+def _inputs(weights: Mapping[str, Tensor], x: Tensor) -> _Inputs:
+    metric = weights["metric"]
+    gram = metric.transpose(1, 2) @ metric
+    pulled = torch.einsum("kij,nj->nki", gram, x)
+    rho = torch.sqrt((pulled * x[:, None]).sum(2) + FLOOR**2)
+    turn = pulled / rho[..., None]
+    identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(len(x), -1, -1)
+    return _Inputs(torch.cat([x, rho - FLOOR], 1), torch.cat([identity, turn], 1), turn, rho, gram)

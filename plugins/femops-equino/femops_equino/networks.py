@@ -1,0 +1,87 @@
+"""The networks of the certified mode: trained on labels from the reduced model, run by fused kernels."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from femops.notation import Array
+from femops.rve.sampling import sobol
+from femops.surrogate import FitTask
+from femops_equino import potential
+from femops_equino.offline import Offline, solved
+from femops_equino.options import NetworkBlock
+from femops_equino.reduced import ReducedModel
+
+Weights = Mapping[str, Any]
+_NAMES = ("potential", "coefficients", "normal")
+
+
+def train(task: FitTask, found: Offline) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return the weights of all networks, their names before a dot, and their losses.
+
+    potential      W(E): the uncorrected path
+    coefficients   a(E): the first guess of the corrections
+    normal         stress normal to the plane, for the uncorrected path in plane strain
+    """
+    from femops.surrogate import torch_device  # torch takes seconds to import: only for training
+    from femops_equino.minimise import Schedule, Watch
+    from femops_equino.training import (
+        CoefficientLabels,
+        NetworkOptions,
+        PotentialLabels,
+        train_coefficients,
+        train_potential,
+    )
+
+    block: NetworkBlock = task.options.networks
+    device = str(torch_device("auto", 0))
+    schedule = Schedule(adam_steps=block.adam_steps, lbfgs_steps=block.lbfgs_steps)
+    options = NetworkOptions(width=block.width, schedule=schedule, seed=task.options.seed, device=device)
+    strain = sobol(task.low, task.high, block.labels, task.options.seed + 3)
+    labels = _labels(found.model, strain, solved(found.model, found.basis, strain))
+    zero = _labels(found.model, np.zeros((1, strain.shape[1])), np.zeros((1, found.model.n_modes)))
+
+    def watch(name: str) -> Watch:
+        return Watch(name, task.checkpoint, task.progress)
+
+    of_potential = PotentialLabels(strain, labels["energy"], labels["stress"], labels["tangent"])
+    of_coefficients = CoefficientLabels(strain, labels["a"], labels["sensitivity"], np.eye(found.model.n_modes))
+    trained = {
+        "potential": train_potential(zero["tangent"][0], of_potential, options, watch("potential")),
+        "coefficients": train_coefficients(found.basis.elastic, of_coefficients, options, watch("coefficients")),
+    }
+    if "normal" in labels:
+        of_normal = CoefficientLabels(strain, labels["normal"], labels["normal_slope"], np.eye(1))
+        trained["normal"] = train_coefficients(zero["normal_slope"][0], of_normal, options, watch("normal"))
+    weights = {f"{name}.{part}": one for name, net in trained.items() for part, one in net.weights.items()}
+    return weights, {name: net.losses for name, net in trained.items()}
+
+
+def stored(arrays: Mapping[str, Array], precision: potential.Precision) -> dict[str, potential.Network]:
+    """Return the networks of a trained model, ready for their kernels."""
+    networks = {}
+    for name in _NAMES:
+        weights = {key.partition(".")[2]: one for key, one in arrays.items() if key.startswith(f"{name}.")}
+        if weights:
+            networks[name] = potential.prepare(weights, precision)
+    return networks
+
+
+def _labels(model: ReducedModel, strain: Array, a: Array) -> dict[str, Array]:
+    """Return energy, stress, tangent and sensitivities at minima of the reduced energy."""
+    n_s, n_e = strain.shape[1], model.n_e
+    z = model.extended(strain, a)
+    gradient, hessian = model.derivatives(z)
+    sensitivity = -np.linalg.solve(hessian[:, n_e:, n_e:], hessian[:, n_e:, :n_e])
+    tangent = hessian[:, :n_e, :n_e] + np.einsum("nri,nrj->nij", hessian[:, n_e:, :n_e], sensitivity)
+    labels = {
+        "a": a,
+        "energy": model.energy(z),
+        "stress": gradient[:, :n_s],
+        "tangent": 0.5 * (tangent + tangent.transpose(0, 2, 1))[:, :n_s, :n_s],
+        "sensitivity": sensitivity[:, :, :n_s],
+    }
+    if n_e > n_s:
+        labels |= {"normal": gradient[:, n_s:n_e], "normal_slope": tangent[:, n_s:n_e, :n_s]}
+    return labels

@@ -1,0 +1,226 @@
+"""Training of the certified mode: modes, cubatures and networks, in stages that are kept as they are reached."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from femops.notation import Array
+from femops.rve.sampling import sobol
+from femops.surrogate import FitTask
+from femops_equino import cubature
+from femops_equino.basis import Basis, Full, displacement_candidates, full, stress_candidates
+from femops_equino.certificate import Points, energy_gap, relative_error
+from femops_equino.options import EquiNOOptions
+from femops_equino.pod import ElasticRVE, decompose
+from femops_equino.reduced import ReducedModel
+
+MOST_EVALUATIONS = 12
+CONVERGED = 1e-14
+_ALPHA = 0.03
+_STRESS_PER_DISPLACEMENT = 1.5
+_SNAPSHOTS_AT_ONCE = 16
+_MODES_PER_STRAIN = 4
+
+
+@dataclass(frozen=True)
+class Offline:
+    """What the stages before the networks found.
+
+    Attributes:
+        basis: Modes.
+        full: The reduced model with all points.
+        model: The one with few points.
+        points: Points of the indicator.
+        states: Strains that points were chosen with, Mandel [-]. Shape (T, n_s).
+        lost: Lost parts of displacements and stresses over the number of modes, see `Modes`.
+        errors: Median stress error over the number of cubature points.
+    """
+
+    basis: Basis
+    full: Full
+    model: ReducedModel
+    points: Points
+    states: Array
+    lost: Mapping[str, Array]
+    errors: Mapping[int, float]
+
+    def to_arrays(self) -> dict[str, Array]:
+        """Return what a trained model keeps."""
+        return {
+            "modes.displacement": self.basis.displacement,
+            "modes.stress": self.basis.stress,
+            "modes.elastic": self.basis.elastic,
+            "states": self.states,
+            **self.model.to_arrays("model"),
+            **self.points.to_arrays(),
+            **self.full.exact.to_arrays(),
+        }
+
+
+def operators_of(task: FitTask) -> ElasticRVE:
+    """Return the elastic operators of the RVE."""
+    free = task.solver.solver.free
+    return ElasticRVE(task.rve, free.of, free.count)
+
+
+def offline(task: FitTask) -> Offline:
+    """Find modes and points.
+
+    Raises:
+        CaseError: A phase is neither linear nor `saturating`.
+    """
+    options: EquiNOOptions = task.options
+    operators = operators_of(task)
+    snapshots: Mapping[str, Any] = {name: task.snapshots[name] for name in _NEEDED}
+    snapshots = _greedy(task, operators, snapshots)
+    task.progress("modes", 0, 1)
+    basis, lost = _basis(task, operators, snapshots)
+    everything = full(task.rve, operators, basis)
+    task.progress("modes", 1, 1)
+    states = np.concatenate([snapshots["strain"], sobol(task.low, task.high, options.states, options.seed + 1)])
+    return _with_points(task, everything, basis, states, lost)
+
+
+def _with_points(task: FitTask, everything: Full, basis: Basis, states: Array, lost: Mapping[str, Array]) -> Offline:
+    z = everything.model.extended(states, solved(everything.model, basis, states))
+    model, errors = _cubature(task, everything, states, z)
+    return Offline(basis, everything, model, _indicator_points(task, everything, z), states, lost, errors)
+
+
+def extended(task: FitTask, basis: Basis, states: Array, strain: Array) -> Offline:
+    """Return the reduced model with modes added for exact solutions at some strains.
+
+    The first modes stay as they are, so that coefficients keep their meaning.
+
+    Args:
+        task: Solver, options and the extended range; its snapshots are not used.
+        basis: The modes so far.
+        states: The strains that points were chosen with so far. Shape (T, n_s).
+        strain: Where to learn. Shape (n, n_s).
+    """
+    operators, snapshots = operators_of(task), solve_snapshots(task, strain)
+    more, lost = _basis(task, operators, snapshots, basis)
+    everything = full(task.rve, operators, more)
+    on_the_way = [part * strain for part in (0.5, 0.75, 1.0)]
+    return _with_points(task, everything, more, np.concatenate([states, *on_the_way]), lost)
+
+
+_NEEDED = ("strain", "fluctuation", "sensitivity", "phase_stress", "phase_stress_sensitivity")
+
+
+def solved(model: ReducedModel, basis: Basis, strain: Array) -> Array:
+    """Return converged coefficients at strains (n, n_s). Shape (n, r)."""
+    return model.solve(strain, strain @ basis.elastic.T, MOST_EVALUATIONS, CONVERGED).coefficients
+
+
+def _basis(
+    task: FitTask, operators: ElasticRVE, snapshots: Mapping[str, Any], before: Basis | None = None
+) -> tuple[Basis, dict[str, Array]]:
+    """Return modes of snapshots, in addition to those before."""
+    options: EquiNOOptions = task.options
+    sensitivity = task.solver.solver.elastic_sensitivity
+    half = 0.5 * (task.high - task.low)
+    half = np.where(half > 0.0, half, half.max())
+    first = None if before is None else (before.displacement, before.stress)
+    largest = options.modes + (0 if first is None else _MODES_PER_STRAIN * len(snapshots["strain"]) + first[0].shape[1])
+    candidates = displacement_candidates(sensitivity, snapshots, half)
+    modes = decompose(*candidates, operators.displacement_gram, largest, options.tolerance, first and first[0])
+    n_stress = options.stress_modes or int(_STRESS_PER_DISPLACEMENT * modes.vectors.shape[1])
+    n_stress += 0 if first is None else max(first[1].shape[1] - n_stress, 0) + 2 * _MODES_PER_STRAIN
+    candidates = stress_candidates(operators, sensitivity, snapshots, half)
+    stresses = decompose(*candidates, operators.stress_gram, n_stress, 0.1 * options.tolerance, first and first[1])
+    elastic = operators.displacement_gram(modes.vectors, sensitivity)
+    lost = {"displacement": np.sqrt(modes.lost), "stress": np.sqrt(stresses.lost)}
+    return Basis(modes.vectors, stresses.vectors, elastic), lost
+
+
+def _greedy(task: FitTask, operators: ElasticRVE, snapshots: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Add snapshots where the certificate is worst, one after the other."""
+    options: EquiNOOptions = task.options
+    found: dict[str, Any] = dict(task.checkpoint.load("greedy") or {})
+    pool = (
+        sobol(task.low, task.high, options.pool, options.seed + 2) if options.greedy else np.zeros((0, len(task.low)))
+    )
+    for number in range(len(found.get("strain", ())), options.greedy):
+        task.progress("greedy snapshots", number, options.greedy)
+        basis, _ = _basis(task, operators, _joined(snapshots, found))
+        everything = full(task.rve, operators, basis)
+        a = solved(everything.model, basis, pool)
+        gap = energy_gap(everything.points, everything.exact, everything.model, pool, a)
+        error = relative_error(pool, gap.stress, gap, everything.exact.metric, "indicator")
+        worst = int(np.argmax(np.where(np.isfinite(error), error, np.inf)))
+        found = _joined(found, solve_snapshots(task, pool[worst : worst + 1]))
+        task.checkpoint.save("greedy", found)
+    if options.greedy:
+        task.progress("greedy snapshots", options.greedy, options.greedy)
+    return _joined(snapshots, found)
+
+
+def solve_snapshots(task: FitTask, strain: Array) -> dict[str, Any]:
+    """Solve for snapshots at strains (n, n_s)."""
+    parts = [task.solver.solve(strain[i : i + _SNAPSHOTS_AT_ONCE]) for i in range(0, len(strain), _SNAPSHOTS_AT_ONCE)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in _NEEDED}
+
+
+def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    if not one or not other:
+        return dict(one or other)
+    return {name: np.concatenate([one[name], other[name]]) for name in _NEEDED}
+
+
+def _cubature(task: FitTask, everything: Full, states: Array, z: Array) -> tuple[ReducedModel, dict[int, float]]:
+    """Choose points until the stress is good enough."""
+    options: EquiNOOptions = task.options
+    start = z[:, everything.model.n_e :]
+    truth = everything.model.solve(states, start, MOST_EVALUATIONS, CONVERGED).stress
+    size = np.linalg.norm(truth, axis=1)
+    errors: dict[int, float] = {}
+
+    def good_enough(chosen: Any, factor: Array) -> bool:
+        found = everything.model.sampled(chosen, factor).solve(states, start, MOST_EVALUATIONS, CONVERGED)
+        error = np.linalg.norm(found.stress - truth, axis=1)[size > 0.0] / size[size > 0.0]
+        errors[len(chosen)] = float(np.median(error))
+        return errors[len(chosen)] <= options.cubature_tolerance
+
+    def find() -> dict[str, Any]:
+        rows = cubature.rows(everything.model, z, _ALPHA, cubature.n_rows(options.points), options.seed)
+        return _sorted(cubature.choose(rows, options.points, good_enough, _watch(task, "cubature")))
+
+    found = _stage(task, "cubature", find)
+    if not errors:
+        good_enough(found["points"], found["factor"])
+    return everything.model.sampled(found["points"], found["factor"]), errors
+
+
+def _indicator_points(task: FitTask, everything: Full, z: Array) -> Points:
+    """Choose points that also give the fields and the admissible stress."""
+    options: EquiNOOptions = task.options
+
+    def find() -> dict[str, Any]:
+        n, extra = cubature.n_rows(options.certificate_points), everything.points.projection
+        rows = cubature.rows(everything.model, z[::2], 1.0, n, options.seed, extra)
+        watch = _watch(task, "indicator points")
+        return _sorted(cubature.choose(rows, options.certificate_points, lambda chosen, factor: False, watch))
+
+    found = _stage(task, "indicator", find)
+    return everything.points.sampled(found["points"], found["factor"])
+
+
+def _sorted(found: tuple[Any, Array]) -> dict[str, Any]:
+    order = np.argsort(found[0])
+    return {"points": found[0][order], "factor": found[1][order]}
+
+
+def _stage(task: FitTask, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what a stage found before, or do its work and keep it."""
+    found = task.checkpoint.load(name)
+    if found is None:
+        found = work()
+        task.checkpoint.save(name, found)
+    return found
+
+
+def _watch(task: FitTask, stage: str) -> Callable[[int, int], None]:
+    return lambda done, total: task.progress(stage, done, total)

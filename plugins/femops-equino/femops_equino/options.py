@@ -1,0 +1,65 @@
+"""What a study and a case may say about EquiNO."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from femops.surrogate import SurrogateOptions, SurrogateParameters
+
+
+class NetworkBlock(BaseModel):
+    """Training of the networks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    labels: int = Field(1500, gt=0, description="solutions of the reduced model to learn from")
+    width: int = Field(32, gt=0, description="units of both hidden layers")
+    adam_steps: int = Field(400, ge=0)
+    lbfgs_steps: int = Field(800, ge=0)
+
+
+class OriginalBlock(BaseModel):
+    """Training of the published networks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    adam_steps: int = Field(10000, ge=0)
+    lbfgs_steps: int = Field(800, ge=0)
+    collocation: int = Field(256, gt=0, description="strains at which the mismatch is made small")
+
+
+class EquiNOOptions(SurrogateOptions):
+    """The `surrogate` block of a study.
+
+    certified   modes in energy norms, empirical cubature, Newton corrections, certificate; networks learn from it
+    original    two networks for the coefficients of displacement and stress modes, trained on their mismatch
+    """
+
+    law: Literal["equino"] = "equino"
+    mode: Literal["certified", "original"] = "certified"
+    modes: int = Field(32, gt=0, description="largest number of displacement modes")
+    stress_modes: int | None = Field(None, gt=0, description="largest number; by default 1.5 times as many")
+    tolerance: float = Field(
+        0.06, gt=0, lt=1, description="part of the snapshots' nonlinear fields, in the energy norm, to lose"
+    )
+    points: int = Field(160, gt=0, description="largest number of cubature points")
+    cubature_tolerance: float = Field(2e-5, gt=0, description="median relative error of the stress from cubature")
+    certificate_points: int = Field(240, gt=0, description="points of the indicator")
+    states: int = Field(128, gt=0, description="reduced solutions, beside the snapshots, to choose points with")
+    greedy: int = Field(0, ge=0, description="further snapshots, each where the certificate is worst")
+    pool: int = Field(64, gt=0, description="strains that greedy snapshots are chosen among")
+    networks: NetworkBlock | None = Field(
+        NetworkBlock(), description="null trains none; start: zero and last need none"
+    )
+    original: OriginalBlock = OriginalBlock()
+
+
+class EquiNOParameters(SurrogateParameters):
+    """A trained EquiNO in a case."""
+
+    law: Literal["equino"] = "equino"
+    corrections: int | Literal["auto"] = Field(
+        "auto", description="Newton corrections; 0 takes the potential network, auto corrects to `tolerance`"
+    )
+    tolerance: float = Field(1e-9, gt=0, description="Newton decrement, relative to the work, where auto stops")
+    start: Literal["last", "network", "zero"] = Field("last", description="first guess of the corrections")

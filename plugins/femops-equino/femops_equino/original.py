@@ -1,0 +1,288 @@
+"""EquiNO as it was published: two networks, for displacement and stress coefficients, trained without labels.
+
+Eivazi, Tröger, Wittek, Hartmann, Rausch, J. Comput. Phys. 554 (2026) 114745, arXiv 2504.07976. The fluctuation is
+Φ_u a(E) and the stress Φ_σ b(E), which is in equilibrium for any b; the loss is what is missing from the phases' law,
+
+    ∫ |σ(E + BΦ_u a) − Φ_σ b|² dV, in the norm of the phases' elastic compliance or as a plain square.
+
+Linear phases enter by an exact quadratic form of (E, a, b); the others by points that are drawn once, likelier where
+modes are large, and weighted so that the expected sum is the integral.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from femops.notation import Array
+from femops.phases import Phase
+from femops.surrogate.torch_library import Tensor, torch
+from femops_equino.minimise import Loss, Schedule, Watch, minimise
+from femops_equino.potential import Weights, swish
+
+_NETWORKS = ("displacement", "stress")
+
+
+@dataclass(frozen=True)
+class OriginalProblem:
+    """What the networks are trained on.
+
+    Attributes:
+        strain_modes: BΦ_u [-]. Shape (n_s, n_points, n_displacement_modes).
+        stress_modes: Φ_σ [stress]. Shape (n_s, n_points, n_stress_modes).
+        weight: Quadrature weights [volume]. Shape (n_points,).
+        volume: Volume of the RVE.
+        phases: Elastic phases.
+        points_of_phase: The points of each.
+        strain: Collocation strains, Mandel [-]. Shape (n, n_s).
+        displacement_unit: Usual size of each displacement coefficient. Shape (n_displacement_modes,).
+        stress_unit: Usual size of each stress coefficient. Shape (n_stress_modes,).
+    """
+
+    strain_modes: Array
+    stress_modes: Array
+    weight: Array
+    volume: float
+    phases: tuple[Phase, ...]
+    points_of_phase: tuple[slice, ...]
+    strain: Array
+    displacement_unit: Array
+    stress_unit: Array
+
+
+@dataclass(frozen=True)
+class OriginalOptions:
+    """How to build and train the networks.
+
+    Attributes:
+        width: Units of a hidden layer.
+        depth: Hidden layers.
+        n_points: Points drawn in each nonlinear phase.
+        norm: Of the mismatch: `energy` (elastic compliance) or `plain`.
+        schedule: See `Schedule`.
+        seed: Of first weights, points and batches.
+        device: Of the training.
+    """
+
+    width: int = 64
+    depth: int = 4
+    n_points: int = 300
+    norm: Literal["energy", "plain"] = "energy"
+    schedule: Schedule = field(default_factory=lambda: Schedule(adam_steps=10000, lbfgs_steps=800, batch=32))
+    seed: int = 0
+    device: torch.device | str = "cpu"
+
+
+@dataclass(frozen=True)
+class OriginalTrained:
+    """Trained networks.
+
+    Attributes:
+        weights: For `evaluate_original`.
+        losses: Loss at every step; 1 is the square of the elastic stress.
+    """
+
+    weights: dict[str, npt.NDArray[Any]]
+    losses: Array
+
+
+@dataclass(frozen=True)
+class OriginalResponse:
+    """Answer of the networks.
+
+    Attributes:
+        displacement: a. Shape (n, n_displacement_modes).
+        stress_coefficients: b. Shape (n, n_stress_modes).
+        stress: Homogenized stress ⟨Φ_σ⟩ b [stress]. Shape (n, n_s).
+        tangent: Its derivative, not symmetric [stress]. Shape (n, n_s, n_s).
+    """
+
+    displacement: Array
+    stress_coefficients: Array
+    stress: Array
+    tangent: Array
+
+
+class _Part(NamedTuple):
+    """Drawn points of a phase: strain modes, stress modes and stress in the norm's root, with the weights' root."""
+
+    phase: Phase
+    strain_modes: Tensor
+    stress_modes: Tensor
+    root: Tensor
+    weight: Tensor
+
+
+class _Stress(torch.autograd.Function):
+    """The stress of a phase, differentiated by the phase's own tangent."""
+
+    @staticmethod
+    def forward(ctx: Any, strain: Tensor, phase: Phase) -> Tensor:
+        answer = phase.respond(strain, strain.new_zeros(0, *strain.shape[1:]))
+        ctx.save_for_backward(answer.tangent)
+        return answer.stress
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (tangent,) = ctx.saved_tensors
+        return (tangent * gradient[:, None]).sum(0), None
+
+
+def train_original(problem: OriginalProblem, options: OriginalOptions, watch: Watch) -> OriginalTrained:
+    """Train both networks on the constitutive mismatch.
+
+    Args:
+        problem: See `OriginalProblem`.
+        options: See `OriginalOptions`.
+        watch: Where to report.
+    """
+    rng = np.random.default_rng(options.seed)
+    fixed: dict[str, npt.NDArray[Any]] = {
+        "scale": np.abs(problem.strain).max(0),
+        "displacement/unit": problem.displacement_unit,
+        "stress/unit": problem.stress_unit,
+        "mean_stress_modes": np.einsum("g,sgm->sm", problem.weight, problem.stress_modes) / problem.volume,
+    }
+    start = {
+        f"{name}/{key}": one
+        for name in _NETWORKS
+        for key, one in _initial(rng, len(fixed["scale"]), len(fixed[f"{name}/unit"]), options).items()
+    }
+    loss = _mismatch(problem, options, rng, fixed)
+    trained, losses = minimise(
+        {name: torch.as_tensor(one).to(options.device) for name, one in start.items()},
+        loss,
+        len(problem.strain),
+        options.schedule,
+        options.seed,
+        watch,
+    )
+    return OriginalTrained({**fixed, **{name: one.cpu().numpy() for name, one in trained.items()}}, losses)
+
+
+def evaluate_original(weights: Weights, strain: Array) -> OriginalResponse:
+    """Evaluate trained networks.
+
+    Args:
+        weights: Of `train_original`.
+        strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
+    """
+    displacement, _ = _network(weights, "displacement", strain)
+    coefficients, sensitivity = _network(weights, "stress", strain)
+    mean = weights["mean_stress_modes"]
+    return OriginalResponse(
+        displacement, coefficients, coefficients @ mean.T, np.einsum("sm,ntm->nst", mean, sensitivity, optimize=True)
+    )
+
+
+def _initial(rng: np.random.Generator, n_in: int, n_out: int, options: OriginalOptions) -> dict[str, Array]:
+    sizes = [n_in, *[options.width] * options.depth, n_out]
+    weights = {}
+    for k, (before, after) in enumerate(pairwise(sizes)):
+        weights[f"weight_{k}"] = rng.standard_normal((after, before)) * np.sqrt(2.0 / before)
+        weights[f"bias_{k}"] = np.zeros(after)
+    return weights
+
+
+def _depth(weights: Mapping[str, Any], name: str) -> int:
+    return sum(key.startswith(f"{name}/weight_") for key in weights)
+
+
+def _values(weights: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
+    depth = _depth(weights, name)
+    for k in range(depth):
+        x = x @ weights[f"{name}/weight_{k}"].T + weights[f"{name}/bias_{k}"]
+        x = torch.nn.functional.silu(x) if k < depth - 1 else x
+    return x * weights[f"{name}/unit"]
+
+
+def _network(weights: Weights, name: str, strain: Array) -> tuple[Array, Array]:
+    """Return the outputs (n, n_out) and their derivatives (n, n_s, n_out)."""
+    x, depth = strain / weights["scale"], _depth(weights, name)
+    along = np.broadcast_to(np.diag(1.0 / weights["scale"]), (len(x), *[x.shape[1]] * 2))
+    for k in range(depth):
+        weight = weights[f"{name}/weight_{k}"]
+        x, along = x @ weight.T + weights[f"{name}/bias_{k}"], along @ weight.T
+        if k < depth - 1:
+            x, slope, _ = swish(x)
+            along = along * slope[:, None]
+    return x * weights[f"{name}/unit"], along * weights[f"{name}/unit"]
+
+
+def _mismatch(problem: OriginalProblem, options: OriginalOptions, rng: np.random.Generator, fixed: Weights) -> Loss:
+    n_s, size = problem.strain.shape[1], sum(len(fixed[f"{name}/unit"]) for name in _NETWORKS)
+    quadratic, parts, elastic = np.zeros((n_s + size, n_s + size)), [], 0.0
+    for phase, points in zip(problem.phases, problem.points_of_phase, strict=True):
+        tangent = np.asarray(phase.respond(np.zeros((n_s, 1)), np.zeros((0, 1))).tangent)[:, :, 0]
+        root = np.linalg.inv(np.linalg.cholesky(tangent)) if options.norm == "energy" else np.eye(n_s)
+        weight = problem.weight[points]
+        elastic += float(weight.sum() * ((problem.strain @ (root @ tangent).T) ** 2).sum(1).mean())
+        if phase.linear:
+            quadratic += _quadratic(problem, points, tangent, root)
+        else:
+            parts.append(_drawn(problem, points, phase, (tangent, root), options, rng))
+    constants = {name: torch.as_tensor(one).to(options.device) for name, one in fixed.items()}
+    form, strains = (torch.as_tensor(one).to(options.device) for one in (quadratic, problem.strain))
+
+    def loss(trained: Mapping[str, Tensor], rows: Tensor | None) -> Tensor:
+        weights = {**constants, **trained}
+        strain = strains if rows is None else strains[rows]
+        a, b = (_values(weights, name, strain / constants["scale"]) for name in _NETWORKS)
+        every = torch.cat([strain, a, b], dim=1)
+        total = ((every @ form) * every).sum()
+        for part in parts:
+            total = total + _sampled(part, strain, a, b)
+        return total / (len(strain) * elastic)
+
+    return loss
+
+
+def _quadratic(problem: OriginalProblem, points: slice, tangent: Array, root: Array) -> Array:
+    """Return the mismatch of a linear phase as a quadratic form of (E, a, b)."""
+    strain, stress = problem.strain_modes[:, points], problem.stress_modes[:, points]
+    n_s, n_points, _ = strain.shape
+    identity = np.broadcast_to(np.eye(n_s)[:, None], (n_s, n_points, n_s))
+    of_strain = np.tensordot(root @ tangent, np.concatenate([identity, strain], axis=2), axes=1)
+    whole = np.concatenate([of_strain, -np.tensordot(root, stress, axes=1)], axis=2)
+    whole = whole * np.sqrt(problem.weight[points])[None, :, None]
+    flat = whole.reshape(n_s * n_points, -1)
+    return np.asarray(flat.T @ flat)
+
+
+def _drawn(
+    problem: OriginalProblem,
+    points: slice,
+    phase: Phase,
+    norm: tuple[Array, Array],
+    options: OriginalOptions,
+    rng: np.random.Generator,
+) -> _Part:
+    """Draw points of a phase: half by weight, half by leverage, which is how much of any one field they can hold."""
+    tangent, root = norm
+    strain, stress = problem.strain_modes[:, points], problem.stress_modes[:, points]
+    weight = problem.weight[points]
+    whole = np.concatenate([np.tensordot(root @ tangent, strain, axes=1), np.tensordot(root, stress, axes=1)], axis=2)
+    flat = (whole * np.sqrt(weight)[None, :, None]).reshape(-1, whole.shape[2])
+    sizes = np.linalg.norm(flat, axis=0)
+    left, values, _ = np.linalg.svd(flat[:, sizes > 0.0] / sizes[sizes > 0.0], full_matrices=False)
+    kept = left[:, values > 1e-8 * values[0]].reshape(*whole.shape[:2], -1)
+    leverage = (kept**2).sum((0, 2))
+    chance = 0.5 * (weight / weight.sum() + leverage / leverage.sum())
+    n_points = min(options.n_points, len(weight))
+    rows = rng.choice(len(weight), n_points, p=chance / chance.sum())
+    share = np.sqrt(weight[rows] / (n_points * chance[rows]))
+    arrays = strain[:, rows], np.tensordot(root, stress[:, rows], axes=1) * share[:, None], root, share
+    return _Part(phase, *(torch.as_tensor(np.ascontiguousarray(one)).to(options.device) for one in arrays))
+
+
+def _sampled(part: _Part, strain: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Return the weighted sum of the squared mismatch over drawn points and strains."""
+    n_s, n_points, _ = part.strain_modes.shape
+    local = (part.strain_modes.reshape(n_s * n_points, -1) @ a.T).view(n_s, n_points, -1) + strain.T[:, None]
+    stress = _Stress.apply(local, part.phase)
+    of_law = (part.root @ stress.reshape(n_s, -1)).view(n_s, n_points, -1) * part.weight[:, None]
+    of_modes = (part.stress_modes.reshape(n_s * n_points, -1) @ b.T).view(n_s, n_points, -1)
+    return ((of_law - of_modes) ** 2).sum()

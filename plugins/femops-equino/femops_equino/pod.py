@@ -1,0 +1,118 @@
+"""Proper orthogonal decomposition in energy norms.
+
+Displacement modes are orthonormal in the norm of the stiffness K₀ of the unstrained RVE, stress modes in that of its
+elastic compliance, Σ w σ : D₀⁻¹ : σ / |Ω|. The elastic fields of the unit strains are always the first modes, so that
+the reduced model is exact for small strains; what the snapshots and their sensitivities add to them is decomposed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from femops.notation import Array
+from femops.rve.spec import RVE
+
+Gram = Callable[[Array, Array], Array]
+
+_DEPENDENT = 1e-10
+
+
+@dataclass(frozen=True)
+class Modes:
+    """Orthonormal modes.
+
+    Attributes:
+        vectors: One column per mode. Shape (n, n_modes).
+        lost: Part of the snapshots' squared norm that the first k modes miss, for k = 0, 1, …; relative to their whole
+            squared norm, elastic part included. Shape (n_candidates + 1,).
+    """
+
+    vectors: Array
+    lost: Array
+
+
+class ElasticRVE:
+    """The unstrained RVE: what the norms are made of.
+
+    Args:
+        rve: The RVE.
+        free: Free dof of each displacement component, −1 where it is fixed. Shape (n_nodes · dim,).
+        n_free: Number of free dofs.
+    """
+
+    def __init__(self, rve: RVE, free: Array, n_free: int) -> None:
+        d = rve.discretisation
+        self.n_s, self.volume = d.n_s, d.volume
+        self.gradient = d.gradient(free, slice(0, len(d.mesh.cells)), n_free)
+        self.weight = d.weight.ravel()
+        self.tangent = np.empty((self.n_s, self.n_s, d.n_points))
+        for position, phase in enumerate(rve.phases):
+            part = d.points_of_phase(position)
+            zero = np.zeros((self.n_s, part.stop - part.start))
+            self.tangent[:, :, part] = phase.respond(zero, np.zeros((0, zero.shape[1]))).tangent
+        self.compliance = np.linalg.inv(self.tangent.transpose(2, 0, 1)).transpose(1, 2, 0)
+        self.stiffness = (self.gradient.T @ self._weighted(self.tangent) @ self.gradient / self.volume).tocsr()
+
+    def displacement_gram(self, left: Array, right: Array) -> Array:
+        """Return leftᵀ K₀ right / |Ω| of displacements (n_free, ·)."""
+        return np.asarray(left.T @ (self.stiffness @ right))
+
+    def stress_gram(self, left: Array, right: Array) -> Array:
+        """Return ⟨left : D₀⁻¹ : right⟩ of stresses (n_s · n_points, ·)."""
+        return np.asarray(left.T @ self.strain_of(right) * (1.0 / self.volume))
+
+    def strain_of(self, stress: Array) -> Array:
+        """Return w D₀⁻¹ : σ of stresses (n_s · n_points, ·)."""
+        fields = stress.reshape(self.n_s, -1, stress.shape[1])
+        weighted = self.compliance * self.weight
+        return np.einsum("stg,tgk->sgk", weighted, fields, optimize=True).reshape(stress.shape)
+
+    def stress_of(self, strain: Array) -> Array:
+        """Return D₀ : ε of strains (n_s · n_points, ·)."""
+        fields = strain.reshape(self.n_s, -1, strain.shape[1])
+        return np.einsum("stg,tgk->sgk", self.tangent, fields, optimize=True).reshape(strain.shape)
+
+    def _weighted(self, tensor: Array) -> sp.csr_array:
+        blocks = [[sp.diags_array(self.weight * tensor[s, t]) for t in range(self.n_s)] for s in range(self.n_s)]
+        return sp.block_array(blocks).tocsr()
+
+
+def decompose(
+    elastic: Array, fields: Array, gram: Gram, largest: int, tolerance: float, before: Array | None = None
+) -> Modes:
+    """Return the elastic modes, or the modes so far, and those that the fields add to them.
+
+    Args:
+        elastic: Fields of the unit strains. Shape (n, n_s).
+        fields: Fields to represent, one column each, already scaled by how much they count. Shape (n, n_fields).
+        gram: The inner product.
+        largest: Largest number of modes, the first ones included.
+        tolerance: Relative norm of the fields that may be lost; the modes end where it is reached.
+        before: Orthonormal modes so far; they stay the first ones. Shape (n, n_before).
+    """
+    first = _orthonormal(elastic, gram) if before is None else before
+    coefficients = gram(first, fields)
+    rest = fields - first @ coefficients
+    matrix = gram(rest, rest)
+    values, vectors = np.linalg.eigh(0.5 * (matrix + matrix.T))
+    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    whole = max(values.sum() + (coefficients**2).sum(), np.finfo(float).tiny)
+    left = np.maximum(values.sum() - np.concatenate([[0.0], np.cumsum(values)]), 0.0) / whole
+    lost = np.concatenate([[1.0] * first.shape[1], left])
+    wanted = min(int(np.count_nonzero(lost > tolerance**2)), largest) - first.shape[1]
+    n_added = min(max(wanted, 0), int(np.count_nonzero(values > _DEPENDENT**2 * whole)))
+    added = rest @ (vectors[:, :n_added] / np.sqrt(values[:n_added]))
+    added -= first @ gram(first, added)
+    if not n_added:
+        return Modes(first, lost)
+    return Modes(np.concatenate([first, _orthonormal(added, gram)], axis=1), lost)
+
+
+def _orthonormal(vectors: Array, gram: Gram) -> Array:
+    """Return vectors made orthonormal; twice, for round-off."""
+    for _ in range(2):
+        factor = np.linalg.cholesky(gram(vectors, vectors))
+        vectors = np.linalg.solve(factor, vectors.T).T
+    return np.ascontiguousarray(vectors)

@@ -1,0 +1,63 @@
+"""EquiNO as a surrogate: training, and the law of a trained model."""
+
+import time
+from typing import Any
+
+from femops.law import CertifiedLaw
+from femops.surrogate import Fit, FitTask, TrainedModel
+from femops_equino import networks
+from femops_equino.law import EquiNOLaw
+from femops_equino.offline import offline
+from femops_equino.options import EquiNOOptions, EquiNOParameters
+
+
+def fit(task: FitTask) -> Fit:
+    """Train; see `EquiNOOptions`.
+
+    Raises:
+        CaseError: A phase is neither linear nor `saturating`.
+    """
+    options: EquiNOOptions = task.options
+    if options.mode == "original":
+        from femops_equino.published import fit_original
+
+        return fit_original(task)
+    begin = time.perf_counter()
+    found = offline(task)
+    seconds = {"seconds_reduction": time.perf_counter() - begin}
+    weights: dict[str, Any] = {}
+    losses: dict[str, Any] = {}
+    if options.networks is not None:
+        weights, losses = networks.train(task, found)
+        seconds["seconds_networks"] = time.perf_counter() - begin - seconds["seconds_reduction"]
+    arrays = {
+        **found.to_arrays(),
+        **weights,
+    }
+    metrics = {
+        "displacement_modes": found.basis.displacement.shape[1],
+        "stress_modes": found.basis.stress.shape[1],
+        "cubature_points": len(found.model.projection),
+        "indicator_points": len(found.points.model.projection),
+        "cubature_stress_error": min(found.errors.values(), default=0.0),
+        **seconds,
+    }
+    curves = {
+        "Lost by the modes": found.lost,
+        "Stress error of the cubature": {"median": list(found.errors.values())},
+        **({"Loss": losses} if losses else {}),
+    }
+    return Fit(arrays, {"mode": options.mode, "options": options.model_dump(mode="json")}, metrics, curves)
+
+
+def as_law(model: TrainedModel, parameters: EquiNOParameters) -> CertifiedLaw:
+    """Return the law of a trained model.
+
+    Raises:
+        CaseError: The model lacks what the parameters ask for.
+    """
+    if model.settings["mode"] == "original":
+        from femops_equino.published import OriginalLaw
+
+        return OriginalLaw(model, parameters)
+    return EquiNOLaw(model, parameters)

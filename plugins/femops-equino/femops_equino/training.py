@@ -1,0 +1,175 @@
+"""Training of the potential network and of the coefficient network on labels."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from femops.notation import Array
+from femops.surrogate.torch_library import Tensor, torch
+from femops_equino import network
+from femops_equino.minimise import Loss, Schedule, Watch, minimise
+from femops_equino.potential import expansion
+
+Weights = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """How to build and train a network.
+
+    Attributes:
+        width: Units of both hidden layers.
+        n_norms: Norms of the strain among the inputs; their metrics are trained.
+        schedule: See `Schedule`.
+        derivative_weight: Weight of the labels' derivatives: of the tangent, or of the sensitivities.
+        seed: Of first weights and random parts.
+        device: Of the training.
+    """
+
+    width: int = 32
+    n_norms: int = 2
+    schedule: Schedule = field(default_factory=Schedule)
+    derivative_weight: float = 0.5
+    seed: int = 0
+    device: torch.device | str = "cpu"
+
+
+@dataclass(frozen=True)
+class PotentialLabels:
+    """Labels of a potential network.
+
+    Attributes:
+        strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
+        energy: W [stress]. Shape (n,).
+        stress: dW/dE [stress]. Shape (n, n_s).
+        tangent: d²W/dE² [stress]. Shape (n, n_s, n_s).
+    """
+
+    strain: Array
+    energy: Array
+    stress: Array
+    tangent: Array
+
+
+@dataclass(frozen=True)
+class CoefficientLabels:
+    """Labels of a coefficient network.
+
+    Attributes:
+        strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
+        values: Coefficients. Shape (n, n_out).
+        sensitivity: Their derivatives. Shape (n, n_out, n_s).
+        metric: The error of coefficients is √(Δa·metric·Δa). Shape (n_out, n_out).
+    """
+
+    strain: Array
+    values: Array
+    sensitivity: Array
+    metric: Array
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network.
+
+    Attributes:
+        weights: See `femops_equino.potential`.
+        losses: Loss at every step.
+    """
+
+    weights: Weights
+    losses: Array
+
+
+def train_potential(linear: Array, labels: PotentialLabels, options: NetworkOptions, watch: Watch) -> Trained:
+    """Train a scalar potential on energy, stress and tangent.
+
+    The loss is the sum of the mean square errors of energy, stress and tangent relative to their mean squares, stress
+    and tangent in the metric of the elastic stiffness.
+
+    Args:
+        linear: C0, the tangent at zero strain [stress]. Shape (n_s, n_s).
+        labels: See `PotentialLabels`.
+        options: See `NetworkOptions`.
+        watch: Where to report.
+    """
+    strain = labels.strain
+    nonlinear = labels.energy - 0.5 * np.einsum("ni,ij,nj->n", strain, linear, strain)
+    unit = max(float(np.abs(nonlinear).mean()), 1e-9 * float(np.abs(labels.energy).mean()))
+    start = network.initial_weights(
+        linear, np.abs(strain).max(0), np.array(unit), options.width, options.n_norms, options.seed
+    )
+    fixed = network.as_tensors(start, options.device)
+    loss = _potential_loss(fixed, _tensors(labels, options.device), options.derivative_weight)
+    return _train(start, fixed, loss, len(strain), options, watch)
+
+
+def train_coefficients(linear: Array, labels: CoefficientLabels, options: NetworkOptions, watch: Watch) -> Trained:
+    """Train coefficients on their values and sensitivities.
+
+    The loss is the mean square error of the values, in the given metric and relative to the mean square of the values,
+    and the same of the sensitivities.
+
+    Args:
+        linear: A0, the sensitivity at zero strain. Shape (n_out, n_s).
+        labels: See `CoefficientLabels`.
+        options: See `NetworkOptions`.
+        watch: Where to report.
+    """
+    nonlinear = labels.values - labels.strain @ linear.T
+    unit = np.sqrt((nonlinear**2).mean(0))
+    unit = np.maximum(unit, 1e-6 * max(float(unit.max()), 1e-300))
+    scale = np.abs(labels.strain).max(0)
+    start = network.initial_weights(linear, scale, unit, options.width, options.n_norms, options.seed)
+    fixed = network.as_tensors(start, options.device)
+    loss = _coefficient_loss(fixed, _tensors(labels, options.device), options.derivative_weight)
+    return _train(start, fixed, loss, len(labels.strain), options, watch)
+
+
+def _train(
+    start: Weights, fixed: Mapping[str, Tensor], loss: Loss, n_labels: int, options: NetworkOptions, watch: Watch
+) -> Trained:
+    trained = {name: fixed[name] for name in network.TRAINED}
+    found, losses = minimise(trained, loss, n_labels, options.schedule, options.seed, watch)
+    return Trained({**start, **{name: one.cpu().numpy() for name, one in found.items()}}, losses)
+
+
+def _tensors(labels: PotentialLabels | CoefficientLabels, device: torch.device | str) -> dict[str, Tensor]:
+    return {name: torch.as_tensor(one, dtype=torch.float64).to(device) for name, one in vars(labels).items()}
+
+
+def _potential_loss(fixed: Mapping[str, Tensor], labels: Mapping[str, Tensor], weight: float) -> Loss:
+    whiten = torch.linalg.inv(torch.linalg.cholesky(fixed["linear"]))
+    energy, stress = labels["energy"], labels["stress"] @ whiten.T
+    tangent = whiten @ labels["tangent"] @ whiten.T
+    sizes = (energy**2).mean(), (stress**2).sum(1).mean(), (tangent**2).sum((1, 2)).mean()
+
+    def loss(trained: Mapping[str, Tensor], rows: Tensor | None) -> Tensor:
+        part = slice(None) if rows is None else rows
+        weights = {**fixed, **trained}
+        found = network.potential(weights, labels["strain"][part], expansion(weights))
+        of_energy = ((found[0] - energy[part]) ** 2).mean() / sizes[0]
+        of_stress = ((found[1] @ whiten.T - stress[part]) ** 2).sum(1).mean() / sizes[1]
+        of_tangent = ((whiten @ found[2] @ whiten.T - tangent[part]) ** 2).sum((1, 2)).mean() / sizes[2]
+        return of_energy + of_stress + weight * of_tangent
+
+    return loss
+
+
+def _coefficient_loss(fixed: Mapping[str, Tensor], labels: Mapping[str, Tensor], weight: float) -> Loss:
+    root = torch.linalg.cholesky(labels["metric"])
+    values, sensitivity = labels["values"] @ root, root.T @ labels["sensitivity"]
+    sizes = (values**2).sum(1).mean(), (sensitivity**2).sum((1, 2)).mean()
+
+    def loss(trained: Mapping[str, Tensor], rows: Tensor | None) -> Tensor:
+        part = slice(None) if rows is None else rows
+        weights = {**fixed, **trained}
+        found = network.coefficients(weights, labels["strain"][part], expansion(weights))
+        of_values = ((found[0] @ root - values[part]) ** 2).sum(1).mean() / sizes[0]
+        of_sensitivity = ((root.T @ found[1] - sensitivity[part]) ** 2).sum((1, 2)).mean() / sizes[1]
+        return of_values + weight * of_sensitivity
+
+    return loss

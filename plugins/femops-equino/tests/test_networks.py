@@ -1,0 +1,241 @@
+"""The networks of the EquiNO plugin: derivatives, linear limits, training, and going on after a stop."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from femops_equino import network, original  # noqa: E402
+from femops_equino.minimise import Schedule, Watch  # noqa: E402
+from femops_equino.potential import (  # noqa: E402
+    evaluate_coefficients,
+    evaluate_potential,
+    expansion,
+    prepare,
+)
+from femops_equino.training import (  # noqa: E402
+    CoefficientLabels,
+    NetworkOptions,
+    PotentialLabels,
+    train_coefficients,
+    train_potential,
+)
+
+from femops.phases.elastic import Elastic  # noqa: E402
+from femops.phases.saturating import Saturating  # noqa: E402
+
+MATRIX = Saturating(4780.0, 50.0, 0.06)
+SHORT = NetworkOptions(width=8, n_norms=1, schedule=Schedule(adam_steps=20, lbfgs_steps=20, batch=32, save_every=10))
+
+
+class Memory:
+    """A checkpoint in memory."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def load(self, name):
+        return self.kept.get(name)
+
+    def save(self, name, arrays):
+        self.kept[name] = {key: np.array(one) for key, one in arrays.items()}
+
+
+class StoppedError(Exception):
+    pass
+
+
+def quiet(stage, done, total, note=""):
+    pass
+
+
+def watch(memory=None, progress=quiet):
+    return Watch("network", memory or Memory(), progress)
+
+
+def spd(n, seed=0):
+    root = np.random.default_rng(seed).standard_normal((n, n))
+    return 1000.0 * (root @ root.T + np.eye(n))
+
+
+def strains(n, n_s, seed=1):
+    return np.random.default_rng(seed).uniform(-0.04, 0.04, (n, n_s))
+
+
+def random_potential(n_s, width=10, n_norms=2):
+    return network.initial_weights(spd(n_s), np.full(n_s, 0.04), np.array(3.0), width, n_norms, seed=3)
+
+
+def random_coefficients(n_s, n_out=7):
+    linear = np.random.default_rng(5).standard_normal((n_out, n_s))
+    return network.initial_weights(linear, np.full(n_s, 0.04), np.linspace(0.5, 2.0, n_out), 12, 2, seed=4)
+
+
+def matrix_labels(n, seed=1):
+    strain = strains(n, 3, seed)
+    answer = MATRIX.respond(strain.T, np.zeros((0, n)))
+    return PotentialLabels(strain, MATRIX.energy(strain.T, None), answer.stress.T, answer.tangent.transpose(2, 0, 1))
+
+
+def matrix_stiffness():
+    return MATRIX.respond(np.zeros((3, 1)), np.zeros((0, 1))).tangent[:, :, 0]
+
+
+def derivative(values, variable):
+    return torch.stack([torch.autograd.grad(one.sum(), variable, create_graph=True)[0] for one in values.T], dim=1)
+
+
+@pytest.mark.parametrize("n_s", [3, 6])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-12), ("float32", 2e-5)])
+def test_kernel_gives_the_derivatives_that_autograd_gives(n_s, precision, tolerance):
+    weights, strain = random_potential(n_s), strains(150, n_s)
+    tensors, variable = network.as_tensors(weights), torch.tensor(strain, requires_grad=True)
+    energy, *_ = network.potential(tensors, variable, expansion(tensors))
+    (stress,) = torch.autograd.grad(energy.sum(), variable, create_graph=True)
+    expected = [one.detach().numpy() for one in (energy, stress, derivative(stress, variable))]
+    for got, wanted in zip(evaluate_potential(prepare(weights, precision), strain), expected, strict=True):
+        assert got.dtype == precision
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_potential_in_torch_gives_what_the_kernel_gives(device):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no accelerator")
+    weights, strain = random_potential(3), strains(70, 3)
+    found = network.TorchPotential(weights, device).evaluate(strain)
+    for got, wanted in zip(found, evaluate_potential(prepare(weights), strain), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-11 * np.abs(wanted).max())
+
+
+def test_points_do_not_depend_on_their_neighbours():
+    net, strain = prepare(random_potential(3)), strains(131, 3)
+    whole = evaluate_potential(net, strain)
+    for got, wanted in zip(evaluate_potential(net, strain[97:100]), whole, strict=True):
+        np.testing.assert_array_equal(got, wanted[97:100])
+    assert [len(one) for one in evaluate_potential(net, strain[:0])] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("n_s", [3, 6])
+def test_any_potential_is_exactly_linear_elastic_at_zero_strain(n_s):
+    weights = random_potential(n_s)
+    energy, stress, tangent = evaluate_potential(prepare(weights), np.zeros((1, n_s)))
+    np.testing.assert_allclose(tangent[0], weights["linear"], rtol=1e-10)
+    assert abs(energy[0]) < 1e-12 and np.abs(stress).max() < 1e-10
+
+
+@pytest.mark.parametrize("n_out", [1, 7])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-12), ("float32", 2e-5)])
+def test_coefficient_kernel_gives_what_torch_gives(precision, tolerance, n_out):
+    weights, strain = random_coefficients(3, n_out), strains(150, 3)
+    tensors = network.as_tensors(weights)
+    wanted = network.coefficients(tensors, torch.tensor(strain), expansion(tensors))[0].numpy()
+    got = evaluate_coefficients(prepare(weights, precision), strain, n_out)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
+
+
+def test_sensitivities_are_derivatives_of_the_coefficients_and_exact_at_zero_strain():
+    weights = random_coefficients(6)
+    tensors, variable = network.as_tensors(weights), torch.tensor(strains(20, 6), requires_grad=True)
+    values, sensitivity = network.coefficients(tensors, variable, expansion(tensors))
+    np.testing.assert_allclose(sensitivity.detach(), derivative(values, variable).detach(), rtol=1e-9, atol=1e-9)
+    _, at_zero = network.coefficients(tensors, torch.zeros(1, 6, dtype=torch.float64), expansion(tensors))
+    np.testing.assert_allclose(at_zero[0], weights["linear"], rtol=1e-10, atol=1e-10)
+
+
+def test_trained_potential_reproduces_the_saturating_law():
+    options = NetworkOptions(width=16, schedule=Schedule(adam_steps=200, lbfgs_steps=200, batch=128))
+    trained = train_potential(matrix_stiffness(), matrix_labels(400), options, watch())
+    unseen = matrix_labels(200, seed=2)
+    _, stress, tangent = evaluate_potential(prepare(trained.weights), unseen.strain)
+    wrong = np.linalg.norm(stress - unseen.stress, axis=1) / np.linalg.norm(unseen.stress, axis=1)
+    off = np.linalg.norm(tangent - unseen.tangent, axis=(1, 2)) / np.linalg.norm(unseen.tangent, axis=(1, 2))
+    assert np.median(wrong) < 2e-4
+    assert np.median(off) < 1e-3
+    assert np.linalg.eigvalsh(tangent).min() > 0.0
+
+
+def test_trained_coefficients_reproduce_a_smooth_map():
+    matrix = np.array([[1.0, 0.5, 0.0], [0.0, 1.0, -1.0]]) / 0.04
+
+    def labels(n, seed):
+        strain = strains(n, 3, seed)
+        values = np.sinh(strain @ matrix.T)
+        return CoefficientLabels(strain, values, np.cosh(strain @ matrix.T)[:, :, None] * matrix, np.diag([1.0, 2.0]))
+
+    options = NetworkOptions(width=16, schedule=Schedule(adam_steps=200, lbfgs_steps=200, batch=128))
+    trained = train_coefficients(matrix, labels(500, 1), options, watch())
+    unseen = labels(200, 2)
+    assert np.linalg.norm(unseen.strain @ matrix.T - unseen.values) > 0.1 * np.linalg.norm(unseen.values)
+    found = evaluate_coefficients(prepare(trained.weights), unseen.strain, 2)
+    assert np.linalg.norm(found - unseen.values) < 2e-3 * np.linalg.norm(unseen.values)
+
+
+@pytest.mark.parametrize("stop_at", [10, 30])
+def test_training_that_was_stopped_ends_with_the_same_weights_as_one_that_was_not(stop_at):
+    def stopping(stage, done, total, note=""):
+        if done == stop_at:
+            raise StoppedError
+
+    labels, memory = matrix_labels(64), Memory()
+    whole = train_potential(matrix_stiffness(), labels, SHORT, watch())
+    with pytest.raises(StoppedError):
+        train_potential(matrix_stiffness(), labels, SHORT, watch(memory, stopping))
+    resumed = train_potential(matrix_stiffness(), labels, SHORT, watch(memory))
+    np.testing.assert_array_equal(resumed.losses, whole.losses)
+    for name, one in whole.weights.items():
+        np.testing.assert_array_equal(resumed.weights[name], one, err_msg=name)
+
+
+def layered_problem():
+    """Two layers in series, whose exact fields are constant in each: one strain mode per component that may jump.
+
+    Layers normal to x: ε_22 is common, σ_11 and σ_12 are. The fluctuation strains are (+1, −1) in ε_11 and ε_12, the
+    stress modes constant σ_11, constant σ_12 and σ_22 of each layer.
+    """
+    strain_modes, stress_modes = np.zeros((3, 2, 2)), np.zeros((3, 2, 4))
+    for k, row in enumerate((0, 2)):
+        strain_modes[row, :, k] = 1.0, -1.0
+        stress_modes[row, :, k] = 1.0
+    stress_modes[1, 0, 2] = stress_modes[1, 1, 3] = 1.0
+    return original.OriginalProblem(
+        strain_modes,
+        stress_modes,
+        weight=np.array([0.5, 0.5]),
+        volume=1.0,
+        phases=(Elastic(5000.0, 1500.0), MATRIX),
+        points_of_phase=(slice(0, 1), slice(1, 2)),
+        strain=strains(128, 3),
+        displacement_unit=np.full(2, 0.02),
+        stress_unit=np.array([150.0, 30.0, 150.0, 150.0]),
+    )
+
+
+@pytest.mark.parametrize("norm", ["energy", "plain"])
+def test_mismatch_of_a_laminate_leads_to_its_exact_fields(norm):
+    problem = layered_problem()
+    schedule = Schedule(adam_steps=300, lbfgs_steps=300, batch=32)
+    options = original.OriginalOptions(width=16, depth=2, n_points=4, norm=norm, schedule=schedule)
+    weights = original.train_original(problem, options, watch()).weights
+    strain = strains(50, 3, seed=2)
+    answer = original.evaluate_original(weights, strain)
+    jump = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]) @ answer.displacement.T
+    state = np.zeros((0, 50))
+    first, second = (
+        phase.respond(strain.T + sign * jump, state).stress
+        for phase, sign in zip(problem.phases, (1.0, -1.0), strict=True)
+    )
+    size = np.abs(first).max()
+    assert np.abs((first - second)[[0, 2]]).max() < 0.03 * size
+    np.testing.assert_allclose(answer.stress, 0.5 * (first + second).T, rtol=0, atol=0.02 * size)
+
+
+def test_tangent_of_the_published_networks_is_the_derivative_of_their_stress():
+    schedule = Schedule(adam_steps=2, lbfgs_steps=0, batch=8)
+    options = original.OriginalOptions(width=8, n_points=2, schedule=schedule)
+    weights = original.train_original(layered_problem(), options, watch()).weights
+    strain, step = strains(5, 3), 1e-6
+    tangent = original.evaluate_original(weights, strain).tangent
+    for k, change in enumerate(step * np.eye(3)):
+        ahead, behind = (original.evaluate_original(weights, strain + sign * change).stress for sign in (1.0, -1.0))
+        np.testing.assert_allclose(tangent[:, :, k], (ahead - behind) / (2.0 * step), rtol=1e-6, atol=1e-4)
