@@ -116,6 +116,8 @@ def choose(
                 progress(checked, largest)
             if good_enough(np.array(chosen), factor):
                 break
+    if progress is not None:
+        progress(largest, largest)
     return np.array(chosen, dtype=np.int64), factor
 
 

@@ -32,7 +32,8 @@ def newton(
     """Minimise W(E, a) over a by Newton's method; return the number of evaluations, summed over points.
 
     Each evaluation ends with a step in a; stress and tangent are those of the last evaluation, the stress corrected by
-    the adjoint to second order, the tangent condensed. A block of points ends where every relative decrement is small.
+    the adjoint to second order, the tangent condensed. A point is finished where its relative decrement is small; its
+    answer does not depend on the other points of its block.
 
     Args:
         macro: E, shape (n, n_e).
@@ -55,6 +56,7 @@ def newton(
     hessian = np.zeros((m * (m + 1) // 2, lanes), dtype)
     gap = np.zeros(lanes, dtype)
     work = _workspace(projection.shape[1], m, lanes, dtype)
+    done = np.zeros(lanes, np.bool_)
     evaluations = 0
     for first in range(0, n, lanes):
         here = min(lanes, n - first)
@@ -64,24 +66,30 @@ def newton(
                 z[i, lane] = macro[point, i]
             for i in range(r):
                 z[n_e + i, lane] = start[point, i]
-        for _ in range(largest):
+        for lane in range(lanes):
+            done[lane] = lane >= here
+        for step in range(largest):
             _evaluate(z, quadratic, projection, squares, parameters, gradient, hessian, work)
             _condense(z, gradient, hessian, gap, work[4], n_e)
-            evaluations += here
-            worst = gap[0]
-            for lane in range(lanes):
-                worst = max(worst, gap[lane])
-            if worst <= tolerance:
+            open_lanes = 0
+            for lane in range(here):
+                if done[lane]:
+                    continue
+                evaluations += 1
+                if step + 1 < largest and not gap[lane] <= tolerance:
+                    open_lanes += 1
+                    continue
+                done[lane] = True
+                point = first + lane
+                for i in range(n_e):
+                    stress[point, i] = gradient[i, lane]
+                    for j in range(n_e):
+                        tangent[point, i, j] = hessian[_at(max(i, j), min(i, j)), lane]
+                for i in range(r):
+                    coefficients[point, i] = z[n_e + i, lane]
+                decrement[point] = gap[lane]
+            if open_lanes == 0:
                 break
-        for lane in range(here):
-            point = first + lane
-            for i in range(n_e):
-                stress[point, i] = gradient[i, lane]
-                for j in range(n_e):
-                    tangent[point, i, j] = hessian[_at(max(i, j), min(i, j)), lane]
-            for i in range(r):
-                coefficients[point, i] = z[n_e + i, lane]
-            decrement[point] = gap[lane]
     return evaluations
 
 
