@@ -3,25 +3,22 @@
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 import femops
 from femops.case import Case, case_schema, load_case
+from femops.cli_progress import Steps, bars, stages
 from femops.cli_reports import report_comparison, report_training, report_trust
 from femops.errors import CaseError, NotConverged
 from femops.parallel import on_root
 from femops.plugins import installed_laws
-from femops.surrogate.base import Progress as StageProgress
 
-Watch = Callable[[int, float, int, float], None]
 INPUT_ERROR, NOT_CONVERGED, INTERRUPTED = 2, 3, 130
 
 app = typer.Typer(
@@ -54,8 +51,8 @@ def run(
     comm = MPI.COMM_WORLD
     loaded = load_case(case, tuple(overrides or ()))
     folder = output or Path("results") / case.stem
-    with _progress(loaded, comm) as watch:
-        summary = run_case(loaded, case, folder, comm, watch)
+    with bars(console, comm) as shown:
+        summary = run_case(loaded, case, folder, comm, Steps(shown, loaded), stages(shown))
     if comm.rank == 0:
         picture = _draw(loaded, case, folder)
         _report(loaded, summary, folder, picture)
@@ -70,8 +67,8 @@ def check(case: CaseFile, overrides: Overrides = None) -> None:
 
     comm = MPI.COMM_WORLD
     loaded = load_case(case, tuple(overrides or ()))
-    with console.status("building meshes and laws"):
-        ready = prepare(loaded, case, comm)
+    with bars(console, comm) as shown:
+        ready = prepare(loaded, case, comm, training=stages(shown))
     n_qp = comm.allreduce(ready.problem.quadrature.n_points)
     laws = ", ".join(parameters.law for parameters in loaded.laws().values())
     console.print(
@@ -163,15 +160,9 @@ def sample(
 
     comm = MPI.COMM_WORLD
     loaded = load_study(study, tuple(overrides or ()))
-    left = TimeRemainingColumn(elapsed_when_finished=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), left)
-    with Progress(*columns, console=console, disable=comm.rank != 0, speed_estimate_period=3600.0) as progress:
-        task = progress.add_task("setting up", total=None)
-
-        def watch(done: int, total: int) -> None:
-            progress.update(task, description=f"{done}/{total} snapshots", completed=done, total=total)
-
-        report = sample_study(loaded, study, output or Path("results") / study.stem, comm, watch)
+    with bars(console, comm) as shown:
+        stage = partial(stages(shown), "snapshots")
+        report = sample_study(loaded, study, output or Path("results") / study.stem, comm, stage)
     console.print(
         f"{report.solved} snapshots solved in {report.seconds:.1f} s, {report.found} found; they are in {report.file}",
         soft_wrap=True,
@@ -192,8 +183,8 @@ def train(
 
     comm = MPI.COMM_WORLD
     loaded = load_study(study, tuple(overrides or ()))
-    with _stages(comm) as progress:
-        report = train_study(loaded, study, output, comm, progress)
+    with bars(console, comm) as shown:
+        report = train_study(loaded, study, output, comm, stages(shown))
     if report.found:
         console.print(f"Already trained: {report.model}", soft_wrap=True)
     report_training(console, report.metrics)
@@ -211,16 +202,19 @@ def compare(
     """Solve a case with two laws and tell how far apart they end and how long they take; also under mpirun."""
     from mpi4py import MPI
 
-    from femops.compare import PICTURE, REPORT
+    from femops.compare import PICTURE, REPORT, Display
     from femops.compare import compare as compare_laws
 
     folder, comm = output or Path("results") / f"{case.stem}_compare", MPI.COMM_WORLD
 
-    def shown(side: str, loaded: Case) -> AbstractContextManager[Watch | None]:
-        console.print(f"solving with the {side}")
-        return _progress(loaded, comm)
+    with bars(console, comm) as shown:
 
-    report = compare_laws(case, tuple(overrides or ()), (law, reference), folder, comm, shown)
+        def steps(side: str, loaded: Case) -> Steps:
+            shown.console.print(f"solving with the {side}")
+            return Steps(shown, loaded)
+
+        display = Display(stages(shown), steps)
+        report = compare_laws(case, tuple(overrides or ()), (law, reference), folder, comm, display)
     report_comparison(console, report)
     console.print(f"Report: {folder / REPORT}; picture: {folder / PICTURE}", soft_wrap=True)
 
@@ -230,44 +224,6 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
     if version:
         console.print(femops.__version__)
         raise typer.Exit
-
-
-@contextmanager
-def _progress(case: Case, comm: Any) -> Iterator[Watch | None]:
-    """Show a bar over the steps on rank 0."""
-    if comm.rank != 0:
-        yield None
-        return
-    ends = [0.0, *case.steps.ends()]
-    text, state = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[state]"))
-    with Progress(SpinnerColumn(), text, BarColumn(), state, TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task("setting up", total=len(ends) - 1, state="")
-
-        def watch(step: int, t: float, iteration: int, residual: float) -> None:
-            part = (t - ends[step - 1]) / (ends[step] - ends[step - 1])
-            done = step - 1 + (part if residual <= case.solver.rtol else 0.0)
-            now = f"t = {t:.4g}, iteration {iteration}, residual {residual:.1e}"
-            progress.update(task, description=f"step {step}/{len(ends) - 1}", completed=done, state=now)
-
-        yield watch
-
-
-@contextmanager
-def _stages(comm: Any) -> Iterator[StageProgress]:
-    """Show a bar for each stage of a training on rank 0."""
-    text, note = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[note]"))
-    left = TimeRemainingColumn(elapsed_when_finished=True)
-    columns = (SpinnerColumn(), text, BarColumn(), TextColumn("{task.percentage:>3.0f} %"), left, note)
-    with Progress(*columns, console=console, disable=comm.rank != 0, speed_estimate_period=3600.0) as progress:
-        tasks = {"": progress.add_task("setting up", total=None, note="")}
-
-        def watch(stage: str, done: int, total: int, note: str = "") -> None:
-            progress.update(tasks[""], visible=False)
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(stage, total=total, note="")
-            progress.update(tasks[stage], completed=done, total=total, note=note)
-
-        yield watch
 
 
 def _draw(case: Case, path: Path, folder: Path) -> Path | None:

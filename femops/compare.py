@@ -1,7 +1,6 @@
 """The story of `femops compare`: one case solved with two laws, and how far apart the solutions are."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,8 @@ from femops.output.comparison import Curve, draw_comparison
 from femops.output.tables import write_json
 from femops.parallel import on_root
 from femops.run import Run, Watch, prepare, solve
+from femops.surrogate.base import Progress
 from femops.surrogate.store import read_manifest
-
-Shown = Callable[[str, Case], AbstractContextManager[Watch | None]]
-"""Shows the progress of one side, which is `law` or `reference`."""
 
 REPORT, PICTURE = "compare.json", "compare.png"
 _LAW_PARTS = ("law", "certificate", "exact solves")
@@ -34,6 +31,19 @@ _TIMING = (
     "speedup_law compares law, certificate and exact solves, speedup_total all but set-up and output"
 )
 _MOST_CURVES = 3
+
+
+@dataclass(frozen=True)
+class Display:
+    """What shows the progress.
+
+    Attributes:
+        training: Called while a surrogate is trained that nobody has trained.
+        steps: Returns what is called with the iterations of one side, `law` or `reference`.
+    """
+
+    training: Progress
+    steps: Callable[[str, Case], Watch]
 
 
 @dataclass
@@ -65,7 +75,7 @@ class _Side:
 
 
 def compare(
-    path: Path, overrides: tuple[str, ...], laws: tuple[str, str], folder: Path, comm: MPI.Comm, shown: Shown
+    path: Path, overrides: tuple[str, ...], laws: tuple[str, str], folder: Path, comm: MPI.Comm, display: Display
 ) -> dict[str, Any]:
     """Solve a case with two laws, in one process and on one mesh, and compare the solutions; collective.
 
@@ -75,7 +85,7 @@ def compare(
         laws: The law to judge and the one that is right, see `Chooser.case_with`.
         folder: Where `compare.json`, `compare.png` and the results of both go.
         comm: The ranks that share the work.
-        shown: Shows the progress.
+        display: Shows the progress.
 
     Returns:
         The report, as it is written to `compare.json`; its fields are documented in the README.
@@ -84,15 +94,15 @@ def compare(
         CaseError: The case or a law cannot be used; the message names the option.
         NotConverged: A step failed with one of the laws.
     """
-    chooser = Chooser(path, overrides, folder, comm)
+    chooser = Chooser(path, overrides, folder, comm, display.training)
     judged, right = _prepared(chooser, laws)
     for side in (right, judged):
         side.run.timers.skip()  # what the other side took meanwhile
-        with shown(side.name, side.run.case) as watch:
-            try:
-                side.summary = solve(side.run, path, folder / side.name, watch, side.observe)
-            except NotConverged as error:
-                raise NotConverged(f"--{side.name} {side.given}: {error.what}", error.residuals) from error
+        watch = display.steps(side.name, side.run.case)
+        try:
+            side.summary = solve(side.run, path, folder / side.name, watch, side.observe)
+        except NotConverged as error:
+            raise NotConverged(f"--{side.name} {side.given}: {error.what}", error.residuals) from error
     comparer = Comparer(judged.run.problem)
     differences = [comparer(*pair) for pair in zip(judged.observations, right.observations, strict=True)]
     trained = [chooser.model_folder(one) for one in surrogates_of(judged.run.case).values()]
@@ -112,7 +122,8 @@ def _prepared(chooser: Chooser, laws: tuple[str, str]) -> tuple[_Side, _Side]:
     for name, given, case in (("law", laws[0], law), ("reference", laws[1], reference)):
         output = case.output.model_copy(update={"micro": [], "picture": None})  # the other law may not have them
         try:
-            run = prepare(case.model_copy(update={"output": output}), chooser.path, chooser.comm, mesh)
+            case = case.model_copy(update={"output": output})
+            run = prepare(case, chooser.path, chooser.comm, mesh, chooser.training)
         except CaseError as error:
             raise blamed(error, f"--{name}", given) from error
         mesh = run.problem.mesh

@@ -16,7 +16,7 @@ from femops.meshing.writing import write_mesh
 from femops.parallel import on_root
 from femops.plugins import rve_of_model
 from femops.run import move_files, resolved
-from femops.surrogate.base import SurrogateParameters
+from femops.surrogate.base import Progress, SurrogateParameters
 from femops.surrogate.store import read_manifest
 from femops.training import trained_model
 
@@ -37,12 +37,14 @@ class Chooser:
         overrides: Changes to it.
         folder: Where the mesh of a surrogate's RVE is written, if it has to be solved.
         comm: The ranks that work together.
+        training: Called while a surrogate is trained that nobody has trained.
     """
 
     path: Path
     overrides: tuple[str, ...]
     folder: Path
     comm: MPI.Comm
+    training: Progress
 
     def case_with(self, option: str, text: str, judged: Case | None = None) -> Case:
         """Return the case with the law that an option names; collective.
@@ -81,7 +83,7 @@ class Chooser:
         if parameters.model is not None:
             return self.path.parent / parameters.model
         assert parameters.study is not None
-        return trained_model(self.path.parent / parameters.study, parameters.law, self.comm)
+        return trained_model(self.path.parent / parameters.study, parameters.law, self.comm, self.training)
 
     def _material_of(self, other: Path) -> str:
         """Return the material of another case file, with paths relative to this one."""

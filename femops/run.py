@@ -28,7 +28,8 @@ from femops.output.results import Results, check_output
 from femops.output.tables import write_json
 from femops.parallel import on_root
 from femops.plugins import get_law
-from femops.training import trained_model
+from femops.surrogate.base import Progress
+from femops.training import silent, trained_model
 
 Watch = Callable[[int, float, int, float], None]
 Observe = Callable[[MacroProblem, StepReport], None]
@@ -53,7 +54,7 @@ class Run:
     timers: Timers
 
 
-def prepare(case: Case, path: Path, comm: MPI.Comm, mesh: MacroMesh | None = None) -> Run:
+def prepare(case: Case, path: Path, comm: MPI.Comm, mesh: MacroMesh | None = None, training: Progress = silent) -> Run:
     """Build everything that a case names, without solving it; collective.
 
     Every law is called once, so that what it compiles is part of the set-up and not of the law's time.
@@ -63,6 +64,7 @@ def prepare(case: Case, path: Path, comm: MPI.Comm, mesh: MacroMesh | None = Non
         path: Its file; relative paths start there.
         comm: The ranks that share the work.
         mesh: The macroscale mesh, if it is there already.
+        training: Called while a surrogate is trained that the case wants and nobody has trained.
 
     Raises:
         CaseError: The case cannot be built; the message names file and key.
@@ -72,7 +74,7 @@ def prepare(case: Case, path: Path, comm: MPI.Comm, mesh: MacroMesh | None = Non
         with timers.part("set-up"):
             if mesh is None:
                 mesh = macro_mesh(lambda: macro_tagged_mesh(case, path.parent), case.dim, comm)
-            laws = _laws(case, path.parent, mesh, comm)
+            laws = _laws(case, path.parent, comm, training)
             problem = MacroProblem(case, mesh, laws, timers)
             check_output(problem)
             check_points(problem)
@@ -81,11 +83,11 @@ def prepare(case: Case, path: Path, comm: MPI.Comm, mesh: MacroMesh | None = Non
     return Run(case, problem, timers)
 
 
-def _laws(case: Case, base: Path, mesh: MacroMesh, comm: MPI.Comm) -> dict[str, MaterialLaw]:
+def _laws(case: Case, base: Path, comm: MPI.Comm, training: Progress) -> dict[str, MaterialLaw]:
     laws = {}
     for name, parameters in case.laws().items():
         try:
-            trained = partial(trained_model, law=parameters.law, comm=comm)
+            trained = partial(trained_model, law=parameters.law, comm=comm, progress=training)
             laws[name] = get_law(parameters, LawContext(case.dim, base, comm, trained=trained))
         except CaseError as error:
             region = name if len(case.laws()) > 1 else ""
@@ -93,7 +95,9 @@ def _laws(case: Case, base: Path, mesh: MacroMesh, comm: MPI.Comm) -> dict[str, 
     return laws
 
 
-def run_case(case: Case, path: Path, folder: Path, comm: MPI.Comm, watch: Watch | None = None) -> dict[str, Any]:
+def run_case(
+    case: Case, path: Path, folder: Path, comm: MPI.Comm, watch: Watch | None = None, training: Progress = silent
+) -> dict[str, Any]:
     """Solve a case and write its results; collective.
 
     Args:
@@ -102,6 +106,7 @@ def run_case(case: Case, path: Path, folder: Path, comm: MPI.Comm, watch: Watch 
         folder: Where the results go; an earlier run there is replaced.
         comm: The ranks that share the work.
         watch: Called with step, time, iteration and residual.
+        training: See `prepare`.
 
     Returns:
         The summary.
@@ -110,7 +115,7 @@ def run_case(case: Case, path: Path, folder: Path, comm: MPI.Comm, watch: Watch 
         CaseError: The case cannot be built.
         NotConverged: A step failed; the results of the steps before are complete.
     """
-    return solve(prepare(case, path, comm), path, folder, watch)
+    return solve(prepare(case, path, comm, training=training), path, folder, watch)
 
 
 def solve(

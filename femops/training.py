@@ -154,13 +154,16 @@ def train(study: Study, path: Path, folder: Path | None, comm: Any, progress: Pr
     return carry_out(plan_training(study, path, folder, comm), comm, progress)
 
 
-def trained_model(path: Path, law: str, comm: Any, say: Callable[[str], None] = announce) -> Path:
+def trained_model(
+    path: Path, law: str, comm: Any, progress: Progress = silent, say: Callable[[str], None] = announce
+) -> Path:
     """Return the model folder of a study that a case refers to, which is trained first if it has to be; collective.
 
     Args:
         path: The study file.
         law: The surrogate that the case wants.
         comm: The ranks that share the work.
+        progress: Called while a training works.
         say: Tells the user that a training begins, and where it goes; called on the first rank.
 
     Raises:
@@ -172,7 +175,7 @@ def trained_model(path: Path, law: str, comm: Any, say: Callable[[str], None] = 
     plan = plan_training(study, path, None, comm)
     if on_root(comm, plan.finished) is None and comm.rank == 0:
         say(f"training {law} from {path} first; the model goes to {plan.folder / 'model'}")
-    return carry_out(plan, comm, silent).model
+    return carry_out(plan, comm, progress).model
 
 
 def carry_out(plan: Plan, comm: Any, progress: Progress) -> TrainReport:

@@ -20,7 +20,7 @@ FLOORS = [
     {"training"},
     {"run"},
     {"compare", "compare_laws"},
-    {"cli", "cli_reports"},
+    {"cli", "cli_progress", "cli_reports"},
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from femops.notation import Array
 from femops.phases import HyperelasticPhase
+from femops.phases.saturating import Saturating
 from femops.rve.spec import RVE
 from femops.surrogate.base import Arrays
 from femops_equino.certificate import Points, Quadratics
@@ -101,6 +102,7 @@ def full(rve: RVE, operators: ElasticRVE, basis: Basis) -> Full:
             strains = np.concatenate([-local, dual[:, part]], axis=2)
             gap += np.tensordot(stresses, strains, axes=([0, 1], [0, 1]))
             continue
+        assert isinstance(phase, Saturating)  # or the model could not have been built
         bulk = phase.K * np.tensordot(TRACE[d.dim], maps[:, part], axes=1) * weight[:, None]
         volumetric = np.tensordot(TRACE[d.dim][:n_s], dual[:, part], axes=1)
         projection += volumetric.T @ bulk
@@ -109,8 +111,8 @@ def full(rve: RVE, operators: ElasticRVE, basis: Basis) -> Full:
         nonlinear.append(np.arange(part.start, part.stop))
     where = np.concatenate([np.zeros(0, dtype=np.int64), *nonlinear])
     deviatoric = np.einsum("as,sgk->kga", DEVIATOR[d.dim][:, :n_s], dual[:, where])
-    arrays = (maps[:n_s, where], psi[:, where], deviatoric)
-    points = Points(*(np.ascontiguousarray(one) for one in arrays), tuple(phases), model)
+    strain, stress, deviatoric = (np.ascontiguousarray(one) for one in (maps[:n_s, where], psi[:, where], deviatoric))
+    points = Points(strain, stress, deviatoric, tuple(phases), model)
     metric = np.linalg.inv(_homogenized(elastic, basis.elastic, n_s, len(TRACE[d.dim])))
     return Full(model, points, Quadratics(projection, 0.5 * (gap + gap.T), elastic, 0.5 * (metric + metric.T)))
 

@@ -26,11 +26,13 @@ import numpy.typing as npt
 from femops.law import CertificateKind
 from femops.notation import Array
 from femops.phases import HyperelasticPhase
+from femops.phases.saturating import Saturating
 from femops.rve.spec import RVE
 from femops.surrogate import chunks
 from femops_equino.reduced import ReducedModel
 
 _FIELDS_AT_ONCE = 12
+_BYTES_AT_ONCE = 32e6  # about what caches hold
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class Points:
         cuts = [np.searchsorted(points, (part.start, part.stop)) for part, _ in self.phases]
         phases = tuple((slice(int(a), int(b)), phase) for (a, b), (_, phase) in zip(cuts, self.phases, strict=True))
         arrays = (self.strain[:, points], self.stress[:, points], self.projection[:, points])
-        return Points(*(np.ascontiguousarray(one) for one in arrays), phases, self.model.sampled(points, factor))
+        strain, stress, projection = (np.ascontiguousarray(one) for one in arrays)
+        return Points(strain, stress, projection, phases, self.model.sampled(points, factor))
 
     def to_arrays(self) -> dict[str, Array]:
         """Return what the store keeps."""
@@ -68,11 +71,11 @@ class Points:
     def from_arrays(arrays: Mapping[str, Array], rve: RVE) -> "Points":
         """Return what was stored for an RVE."""
         stops = [int(stop) for stop in arrays["points.stops"]]
-        nonlinear = [phase for phase in rve.phases if not phase.linear]
+        nonlinear = [phase for phase in rve.phases if isinstance(phase, Saturating)]
         ranges = [slice(a, b) for a, b in pairwise([0, *stops])]
         phases = tuple(zip(ranges, nonlinear, strict=True))
-        fields = (arrays[f"points.{name}"] for name in ("strain", "stress", "projection"))
-        return Points(*fields, phases, ReducedModel.from_arrays("points.model", arrays))
+        strain, stress, projection = (arrays[f"points.{name}"] for name in ("strain", "stress", "projection"))
+        return Points(strain, stress, projection, phases, ReducedModel.from_arrays("points.model", arrays))
 
     @property
     def bytes_of_one(self) -> int:
@@ -155,7 +158,7 @@ def energy_gap(points: Points, exact: Quadratics, solver: ReducedModel, strain: 
     """
     parts = [
         _gap(points, exact, solver, strain[part], coefficients[part])
-        for part in chunks(len(strain), points.bytes_of_one)
+        for part in chunks(len(strain), points.bytes_of_one, _BYTES_AT_ONCE)
     ] or [_gap(points, exact, solver, strain, coefficients)]
     names = ("energy", "stress", "stiffening", "coefficients")
     return Gap(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))

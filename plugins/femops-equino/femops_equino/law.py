@@ -75,7 +75,9 @@ class EquiNOLaw:
         self._networks = networks.stored(arrays, parameters.precision)
         self._exact = ExactRVE(model.rve)
         if not self._networks and (parameters.corrections == 0 or parameters.start == "network"):
-            raise CaseError("the model has no networks; expected corrections and start: last or zero", key="start")
+            raise CaseError(
+                "the model has no networks; expected corrections and start: auto, last or zero", key="start"
+            )
 
     def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
         """Return the response of the reduced RVE; see `MaterialLaw.evaluate`."""
@@ -178,9 +180,11 @@ class EquiNOLaw:
 
     def _start(self, strain: Array, state: Array) -> Array:
         elastic = strain @ self.basis.elastic.T
-        if self.parameters.start == "network":
-            guess = potential.evaluate_coefficients(self._networks["coefficients"], strain, self._n_learned)
-            elastic[:, : self._n_learned] = guess  # modes that enrichment has added since start elastic
+        if self._networks and self.parameters.start in ("auto", "network"):
+            inside = np.clip(strain, self.low, self.high)  # the network knows nothing of what is outside
+            guess = potential.evaluate_coefficients(self._networks["coefficients"], inside, self._n_learned)
+            rest = elastic - inside @ self.basis.elastic.T
+            elastic[:, : self._n_learned] = guess + rest[:, : self._n_learned]  # modes learned later start elastic
             return elastic
         return elastic if self.parameters.start == "zero" else elastic + state[:, strain.shape[1] :]
 

@@ -143,6 +143,34 @@ class TorchPotential:
         return tuple(torch.cat(one).cpu().numpy() for one in zip(*parts, strict=True))
 
 
+class TorchCoefficients:
+    """A coefficient network on a device.
+
+    Args:
+        weights: See `femops_equino.potential`.
+        device: A torch device.
+        precision: Of the evaluation.
+    """
+
+    def __init__(self, weights: Weights, device: torch.device | str, precision: Precision = "float64") -> None:
+        self._weights = as_tensors(weights, device, precision)
+        self._at_zero = Expansion(*as_tensors(expansion(weights)._asdict(), device, precision).values())
+
+    def evaluate(self, strain: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the coefficients as `evaluate_coefficients` does."""
+        weights, at_zero = self._weights, self._at_zero
+        kind = weights["linear"]
+        values = []
+        with torch.no_grad():
+            for part in torch.as_tensor(strain).to(kind.device, kind.dtype).split(_CHUNK):
+                z = _inputs(weights, part / weights["scale"]).z
+                value_1 = swish(z @ weights["weight_1"].T + weights["bias_1"])[0]
+                value_2 = swish(value_1 @ weights["weight_2"].T + weights["bias_2"])[0]
+                value = value_2 @ weights["weight_3"].T - at_zero.value - z @ at_zero.slope.T
+                values.append(part @ weights["linear"].T + weights["unit"] * value)
+        return torch.cat(values).cpu().numpy()
+
+
 def _inputs(weights: Mapping[str, Tensor], x: Tensor) -> _Inputs:
     metric = weights["metric"]
     gram = metric.transpose(1, 2) @ metric

@@ -61,5 +61,7 @@ class EquiNOParameters(SurrogateParameters):
     corrections: int | Literal["auto"] = Field(
         "auto", description="Newton corrections; 0 takes the potential network, auto corrects to `tolerance`"
     )
-    tolerance: float = Field(1e-9, gt=0, description="Newton decrement, relative to the work, where auto stops")
-    start: Literal["last", "network", "zero"] = Field("last", description="first guess of the corrections")
+    tolerance: float = Field(1e-6, gt=0, description="Newton decrement, relative to the work, where auto stops")
+    start: Literal["auto", "network", "last", "zero"] = Field(
+        "auto", description="first guess of the corrections; auto takes the network, or the last step if there is none"
+    )

@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from femops.notation import Array
+from femops.rve.discretisation import Indices
 from femops.rve.spec import RVE
 
 Gram = Callable[[Array, Array], Array]
@@ -42,7 +43,7 @@ class ElasticRVE:
         n_free: Number of free dofs.
     """
 
-    def __init__(self, rve: RVE, free: Array, n_free: int) -> None:
+    def __init__(self, rve: RVE, free: Indices, n_free: int) -> None:
         d = rve.discretisation
         self.n_s, self.volume = d.n_s, d.volume
         self.gradient = d.gradient(free, slice(0, len(d.mesh.cells)), n_free)

@@ -101,13 +101,19 @@ class ReducedModel:
         n, n_s = strain.shape
         macro = np.zeros((n, self.n_e), dtype)
         macro[:, :n_s] = strain
-        shapes = [(n, self.n_modes), (n, self.n_e), (n, self.n_e, self.n_e), (n,)]
-        a, stress, tangent, decrement = answer = tuple(np.empty(shape, dtype) for shape in shapes)
-        control = (largest, tolerance, _LANES)
+        a, stress = np.empty((n, self.n_modes), dtype), np.empty((n, self.n_e), dtype)
+        tangent, decrement = np.empty((n, self.n_e, self.n_e), dtype), np.empty(n, dtype)
+        control, answer = (largest, tolerance, _LANES), (a, stress, tangent, decrement)
         total = kernels.newton(macro, np.ascontiguousarray(start, dtype), self._compiled(dtype), control, answer)
         stress_33 = stress[:, n_s].astype(np.float64) if self.dim == 2 else None
-        wide = (one.astype(np.float64) for one in (a, stress[:, :n_s], tangent[:, :n_s, :n_s]))
-        return ReducedSolution(*wide, stress_33, decrement.astype(np.float64), total / max(n, 1))
+        return ReducedSolution(
+            a.astype(np.float64),
+            stress[:, :n_s].astype(np.float64),
+            tangent[:, :n_s, :n_s].astype(np.float64),
+            stress_33,
+            decrement.astype(np.float64),
+            total / max(n, 1),
+        )
 
     def derivatives(self, z: Array) -> tuple[Array, Array]:
         """Return gradient (n, m) and Hessian (n, m, m) of the energy at z (n, m)."""

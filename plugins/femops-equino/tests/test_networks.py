@@ -13,6 +13,7 @@ from femops_equino.potential import (  # noqa: E402
     expansion,
     prepare,
 )
+from femops_equino.published_networks import evaluate_original  # noqa: E402
 from femops_equino.training import (  # noqa: E402
     CoefficientLabels,
     NetworkOptions,
@@ -218,7 +219,7 @@ def test_mismatch_of_a_laminate_leads_to_its_exact_fields(norm):
     options = original.OriginalOptions(width=16, depth=2, n_points=4, norm=norm, schedule=schedule)
     weights = original.train_original(problem, options, watch()).weights
     strain = strains(50, 3, seed=2)
-    answer = original.evaluate_original(weights, strain)
+    answer = evaluate_original(weights, strain)
     jump = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]) @ answer.displacement.T
     state = np.zeros((0, 50))
     first, second = (
@@ -235,7 +236,7 @@ def test_tangent_of_the_published_networks_is_the_derivative_of_their_stress():
     options = original.OriginalOptions(width=8, n_points=2, schedule=schedule)
     weights = original.train_original(layered_problem(), options, watch()).weights
     strain, step = strains(5, 3), 1e-6
-    tangent = original.evaluate_original(weights, strain).tangent
+    tangent = evaluate_original(weights, strain).tangent
     for k, change in enumerate(step * np.eye(3)):
-        ahead, behind = (original.evaluate_original(weights, strain + sign * change).stress for sign in (1.0, -1.0))
+        ahead, behind = (evaluate_original(weights, strain + sign * change).stress for sign in (1.0, -1.0))
         np.testing.assert_allclose(tangent[:, :, k], (ahead - behind) / (2.0 * step), rtol=1e-6, atol=1e-4)

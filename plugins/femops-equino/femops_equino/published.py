@@ -1,0 +1,220 @@
+"""EquiNO as it was published, as a surrogate: plain snapshots, modes in L2 norms, two networks, no corrections.
+
+Modes are those of a proper orthogonal decomposition of the fluctuations and, apart from them, of the stresses, with
+quadrature weights. Every mode is a combination of snapshots, so that displacements stay periodic and stresses in
+equilibrium; the same combination of the snapshots' S_33 gives the stress normal to the plane.
+
+ε = E + BΦ_u a and σ = Φ_σ b are admissible, so that with η² = ⟨ψ(ε) + ψ*(σ) − σ : ε⟩ and S_σ = ⟨σ⟩, for every H,
+
+    S_σ : (E + H) − ⟨ψ*(σ)⟩ ≤ W(E + H) ≤ W(E) + S : H + ½ H : C : H,       W(E) ≤ ⟨ψ(ε)⟩,      S_σ : E = ⟨σ : ε⟩,
+
+with the tangent C at zero strain, where the phases are stiffest. Hence (S_σ − S) : H ≤ η² + ½ H : C : H, and the best H
+gives ‖S_σ − S‖ ≤ √2 η in the norm of C⁻¹.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import NoReturn
+
+import numpy as np
+
+from femops.errors import CaseError
+from femops.law import CertificateKind, Kinematics, LawResponse
+from femops.notation import Array
+from femops.phases import HyperelasticPhase
+from femops.rve.micro import MicroFields, micro_fields
+from femops.rve.sampling import sobol
+from femops.rve.spec import RVE
+from femops.surrogate import ExactRVE, Fit, FitTask, TrainedModel, chunks
+from femops.surrogate.exact import check_elastic
+from femops_equino.certificate import Gap, relative_error
+from femops_equino.offline import operators_of
+from femops_equino.options import EquiNOOptions, EquiNOParameters
+from femops_equino.pod import ElasticRVE
+from femops_equino.published_modes import PublishedModes, published_modes
+from femops_equino.published_networks import OriginalResponse, evaluate_original
+
+_MODES = 16
+_NETWORKS = "networks."
+_FIELDS_AT_ONCE = 12
+_BYTES_AT_ONCE = 32e6  # about what caches hold
+
+
+def fit_original(task: FitTask) -> Fit:
+    """Train the published networks; see `EquiNOOptions`, whose `modes` and `stress_modes` are 16 here by default.
+
+    Raises:
+        CaseError: A phase has a memory.
+    """
+    check_elastic(task.rve)
+    options: EquiNOOptions = task.options
+    begin = time.perf_counter()
+    n_modes = options.modes if "modes" in options.model_fields_set else _MODES
+    found = published_modes(task, n_modes, options.stress_modes or n_modes)
+    seconds = {"seconds_reduction": time.perf_counter() - begin}
+    operators = operators_of(task)
+    weights, losses = _train(task, operators, found)
+    seconds["seconds_networks"] = time.perf_counter() - begin - seconds["seconds_reduction"]
+    arrays = {
+        "modes.displacement": found.displacement,
+        "modes.stress": found.stress,
+        "modes.normal": found.normal,
+        "metric": _metric(operators, task.solver.solver.elastic_sensitivity),
+        **{_NETWORKS + name: one for name, one in weights.items()},
+    }
+    metrics = {"displacement_modes": len(found.displacement.T), "stress_modes": len(found.stress.T), **seconds}
+    settings = {"mode": options.mode, "options": options.model_dump(mode="json")}
+    return Fit(arrays, settings, metrics, {"Lost by the modes": found.lost, "Loss": {"mismatch": losses}})
+
+
+def _train(task: FitTask, operators: ElasticRVE, found: PublishedModes) -> tuple[Mapping[str, Array], Array]:
+    """Return the weights of both networks and their losses."""
+    from femops.surrogate import torch_device  # torch takes seconds to import: only for training
+    from femops_equino.minimise import Schedule, Watch
+    from femops_equino.original import OriginalOptions, OriginalProblem, train_original
+
+    options: EquiNOOptions = task.options
+    d = task.rve.discretisation
+    problem = OriginalProblem(
+        (operators.gradient @ found.displacement).reshape(d.n_s, d.n_points, -1),
+        found.stress.reshape(d.n_s, d.n_points, -1),
+        operators.weight,
+        operators.volume,
+        task.rve.phases,
+        tuple(d.points_of_phase(position) for position in range(len(task.rve.phases))),
+        sobol(task.low, task.high, options.original.collocation, options.seed + 3),
+        found.displacement_unit,
+        found.stress_unit,
+    )
+    schedule = Schedule(options.original.adam_steps, options.original.lbfgs_steps, batch=32)
+    settings = OriginalOptions(schedule=schedule, seed=options.seed, device=str(torch_device("auto", 0)))
+    trained = train_original(problem, settings, Watch("mismatch", task.checkpoint, task.progress))
+    return trained.weights, trained.losses
+
+
+def _metric(operators: ElasticRVE, sensitivity: Array) -> Array:
+    """Return the inverse of the homogenized tangent at zero strain."""
+    n_s, weight = operators.n_s, operators.weight
+    unit = operators.gradient @ sensitivity + np.repeat(np.eye(n_s), len(weight), axis=0)
+    fields = (unit * np.tile(weight, n_s)[:, None], operators.stress_of(unit))
+    metric = np.linalg.inv(fields[0].T @ fields[1] / operators.volume)
+    return np.asarray(0.5 * (metric + metric.T))
+
+
+class OriginalLaw:
+    """The published EquiNO as a law; it has no state and no corrections.
+
+    Args:
+        model: The trained model.
+        parameters: How to run it.
+
+    Attributes:
+        metric: The norm of stresses in which errors are certified: √(s · metric · s). Shape (n_s, n_s).
+
+    Raises:
+        CaseError: Corrections are asked for.
+    """
+
+    kinematics = Kinematics.SMALL_STRAIN
+    n_state = 0
+
+    def __init__(self, model: TrainedModel, parameters: EquiNOParameters) -> None:
+        if parameters.corrections not in ("auto", 0):
+            problem = f"{parameters.corrections} given, but mode original has no corrections; expected 0 or auto"
+            raise CaseError(problem, key="corrections")
+        self.trained, self.parameters = model, parameters
+        self.rve: RVE = model.rve
+        self.dim = model.rve.discretisation.dim
+        self.low, self.high = model.low, model.high
+        self.state_fields: Mapping[str, slice] = {}
+        self.metric = np.asarray(model.arrays["metric"])
+        self.displacement, self.stress = (
+            np.asarray(model.arrays[f"modes.{one}"]) for one in ("displacement", "stress")
+        )
+        self._normal = np.asarray(model.arrays["modes.normal"])
+        self._weights = {
+            name.removeprefix(_NETWORKS): one.astype(parameters.precision)
+            for name, one in model.arrays.items()
+            if name.startswith(_NETWORKS)
+        }
+        self._exact = ExactRVE(model.rve)
+
+    def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
+        """Return the response of the networks; see `MaterialLaw.evaluate`."""
+        found = self._networks(strain)
+        valid = ((strain >= self.low) & (strain <= self.high)).all(axis=1)
+        stress, tangent = (np.ascontiguousarray(one, dtype=np.float64) for one in (found.stress, found.tangent))
+        stress_33 = found.stress_coefficients @ self._normal if self.dim == 2 else None
+        return LawResponse(stress, tangent, np.zeros((len(strain), 0)), stress_33, None, valid)
+
+    def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
+        """Return the bound, for both kinds; it needs all quadrature points. See `CertifiedLaw.certify`."""
+        if not all(isinstance(phase, HyperelasticPhase) for phase in self.rve.phases):
+            return np.full(len(strain), np.inf)
+        found = self._networks(strain)
+        n_s, n_points, _ = self._strain_modes.shape
+        parts = chunks(len(strain), 8 * n_s * n_points * _FIELDS_AT_ONCE, _BYTES_AT_ONCE)
+        energy = [self._gap(strain[one], found.displacement[one], found.stress_coefficients[one]) for one in parts]
+        eta = np.concatenate([np.zeros(0), *energy])
+        gap = Gap(eta, found.stress, np.ones(len(strain)), found.displacement)
+        return relative_error(strain, response.stress, gap, self.metric, "bound")
+
+    def solve_exactly(self, strain: Array, state: Array, dt: float) -> LawResponse:
+        """Solve the RVE itself, from the fluctuation of the network."""
+        coefficients = self._networks(strain).displacement
+        answer = self._exact.solve(strain, lambda part: coefficients[part] @ self.displacement.T)
+        zeros = np.zeros((len(strain), 0)), answer.stress_33, np.zeros(len(strain))
+        return LawResponse(answer.stress, answer.tangent, *zeros)
+
+    def enriched(self, strain: Array) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            CaseError: Always: other modes would need other networks.
+        """
+        raise CaseError("mode original cannot learn on the way; expected enrich: false or mode certified", key="enrich")
+
+    def fields(self, strain: Array) -> tuple[Array, Array]:
+        """Return the networks' fluctuations (n_free, n) and in-plane stresses (n_s, n_points, n)."""
+        found = self._networks(strain)
+        d = self.rve.discretisation
+        stress = self.stress @ found.stress_coefficients.T
+        return self.displacement @ found.displacement.T, stress.reshape(d.n_s, d.n_points, -1)
+
+    def micro_fields(self, strain: Array, state: Array) -> MicroFields:
+        """Return the fields inside the RVE of one point: the networks' fluctuation and in-plane stress.
+
+        Args:
+            strain: Macroscale strain, Mandel. Shape (n_s,).
+            state: State of the point. Shape (0,).
+        """
+        fluctuation, stress = self.fields(strain[None])
+        solver, weight = self._exact.solver, self.rve.discretisation.weight
+        history = [one[:, :, 0] for one in solver.virgin_history(1)]
+        fields = micro_fields(self.rve, solver, strain, fluctuation[:, 0], history)
+        mean = weight / weight.sum(axis=1, keepdims=True)
+        return replace(fields, stress=np.einsum("cq,scq->cs", mean, stress.reshape(len(strain), *weight.shape)))
+
+    def _networks(self, strain: Array) -> OriginalResponse:
+        return evaluate_original(self._weights, strain.astype(self.parameters.precision))
+
+    @cached_property
+    def _strain_modes(self) -> Array:
+        """BΦ_u. Shape (n_s, n_points, n_modes)."""
+        d, free = self.rve.discretisation, self._exact.solver.free
+        gradient = d.gradient(free.of, slice(0, len(d.mesh.cells)), free.count)
+        return np.asarray((gradient @ self.displacement).reshape(d.n_s, d.n_points, -1))
+
+    def _gap(self, strain: Array, a: Array, b: Array) -> Array:
+        """Return η² of some points."""
+        d = self.rve.discretisation
+        local = np.tensordot(self._strain_modes, a, axes=([2], [1])) + strain.T[:, None]
+        stress = (self.stress @ b.T).reshape(local.shape)
+        density = -(stress * local).sum(0)
+        for position, phase in enumerate(self.rve.phases):
+            if isinstance(phase, HyperelasticPhase):
+                part = d.points_of_phase(position)
+                density[part] += phase.energy(local[:, part], None) + phase.complementary_energy(stress[:, part])
+        return np.asarray(d.weight.ravel() @ density / d.volume)

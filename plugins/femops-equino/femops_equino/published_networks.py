@@ -1,0 +1,61 @@
+"""The published networks at run time, without torch: coefficients, stress and tangent in numpy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from femops.notation import Array
+from femops_equino.potential import Weights, swish
+
+
+@dataclass(frozen=True)
+class OriginalResponse:
+    """Answer of the networks.
+
+    Attributes:
+        displacement: a. Shape (n, n_displacement_modes).
+        stress_coefficients: b. Shape (n, n_stress_modes).
+        stress: Homogenized stress ⟨Φ_σ⟩ b [stress]. Shape (n, n_s).
+        tangent: Its derivative, not symmetric [stress]. Shape (n, n_s, n_s).
+    """
+
+    displacement: Array
+    stress_coefficients: Array
+    stress: Array
+    tangent: Array
+
+
+def evaluate_original(weights: Weights, strain: Array) -> OriginalResponse:
+    """Evaluate trained networks.
+
+    Args:
+        weights: Of `femops_equino.original.train_original`.
+        strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
+    """
+    displacement, _ = _network(weights, "displacement", strain)
+    coefficients, sensitivity = _network(weights, "stress", strain)
+    mean = weights["mean_stress_modes"]
+    return OriginalResponse(
+        displacement, coefficients, coefficients @ mean.T, np.einsum("sm,ntm->nst", mean, sensitivity, optimize=True)
+    )
+
+
+def network_depth(weights: Mapping[str, Any], name: str) -> int:
+    """Return the number of layers of a network."""
+    return sum(key.startswith(f"{name}/weight_") for key in weights)
+
+
+def _network(weights: Weights, name: str, strain: Array) -> tuple[Array, Array]:
+    """Return the outputs (n, n_out) and their derivatives (n, n_s, n_out)."""
+    x, depth = strain / weights["scale"], network_depth(weights, name)
+    x = np.concatenate([x, np.zeros_like(x, shape=(1, x.shape[1]))])
+    along = np.broadcast_to(np.diag(1.0 / weights["scale"]), (len(x), *[x.shape[1]] * 2))
+    for k in range(depth):
+        weight = weights[f"{name}/weight_{k}"]
+        x, along = x @ weight.T + weights[f"{name}/bias_{k}"], along @ weight.T
+        if k < depth - 1:
+            x, slope, _ = swish(x)
+            along = along * slope[:, None]
+    return (x[:-1] - x[-1]) * weights[f"{name}/unit"], along[:-1] * weights[f"{name}/unit"]

@@ -1,0 +1,222 @@
+"""Errors of EquiNO on the RVEs of its paper: fields and stress, as published and as femops has it, with times.
+
+100 Sobol strains to learn from and 100 others to judge by. Relative L2 errors of a field are ‖found − exact‖ / ‖exact‖
+over the quadrature points of the RVE, medians over the strains. Exact is the RVE solved to 1e-10. `published_*` are
+the figures of arXiv 2504.07976 (median test sample). `original_*` has its modes and networks; `certified16_*` has
+16 + 24 modes, `certified_*` what femops chooses by default, and `few_*` the same from the first 16 snapshots. `full`
+sums over all quadrature points, `cubature` is the law as it runs. Fields of the certified mode are those with all
+points. Learning and judging are timed in the same process.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from femops_equino.law import EquiNOLaw
+from femops_equino.options import EquiNOOptions, EquiNOParameters
+from femops_equino.published import OriginalLaw
+from femops_equino.published_modes import displacement_at_points
+from femops_equino.surrogate import as_law, fit
+
+import femops
+from femops import notation
+from femops.law import LawResponse
+from femops.notation import Array
+from femops.rve.sampling import sobol
+from femops.rve.snapshots import SnapshotSolver
+from femops.rve.solver import SolverOptions
+from femops.surrogate import FitTask, TrainedModel
+
+N_SNAPSHOTS, N_FEW, N_UNSEEN, AT_ONCE = 100, 16, 100, 16
+MOST_EVALUATIONS, CONVERGED = 12, 1e-14
+LIMIT = 0.04
+PHASES: dict[str, dict[str, Any]] = {
+    "matrix": {"law": "saturating", "K": 4780.0, "alpha1": 50.0, "alpha2": 0.06},
+    "fibre": {"law": "elastic", "K": 43452.381, "G": 29918.033},
+}
+FIELDS = ("ux", "uy", "sxx", "syy", "sxy")
+PUBLISHED = {
+    "rve1": (0.0147, 0.0084, 0.0068, 0.0093, 0.0464),
+    "rve2": (0.0070, 0.0080, 0.0141, 0.0154, 0.0636),
+    "rve3": (0.0092, 0.0324, 0.0070, 0.0058, 0.0635),
+}
+
+
+class _Forgetful:
+    """A checkpoint that keeps nothing."""
+
+    def load(self, name: str) -> None:
+        """Return nothing."""
+
+    def save(self, name: str, arrays: Mapping[str, Any]) -> None:
+        """Keep nothing."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The RVE solved at unseen strains.
+
+    Attributes:
+        name: Of the RVE.
+        solver: What solved it.
+        strain: Shape (n, n_s).
+        stress: Homogenized. Shape (n, n_s).
+        tangent: Shape (n, n_s, n_s).
+        fields: See `fields_of`.
+    """
+
+    name: str
+    solver: SnapshotSolver
+    strain: Array
+    stress: Array
+    tangent: Array
+    fields: Mapping[str, Array]
+
+
+def measure(name: str, geometry: Mapping[str, Any], options: Mapping[str, str]) -> dict[str, Any]:
+    """Train and judge everything on one RVE.
+
+    Args:
+        name: Of the RVE.
+        geometry: Its generator.
+        options: Not used.
+    """
+    nested: Any = femops.load_law({"law": "nested", "rve": {**geometry, "phases": PHASES}})
+    d = nested.rve.discretisation
+    result: dict[str, Any] = {"elements": len(d.mesh.cells), "volume_fraction": d.volume_fraction(0)}
+    solver = SnapshotSolver(nested.rve, SolverOptions(rtol=1e-10))
+    high = LIMIT * np.array([1.0, 1.0, 0.5]) * notation.weights(2)
+    begin = time.perf_counter()
+    snapshots = _solved(solver, sobol(-high, high, N_SNAPSHOTS, 1))
+    result["seconds_snapshots"] = time.perf_counter() - begin
+    truth = _truth(name, solver, sobol(-high, high, N_UNSEEN, 2))
+    result.update({f"published_{field}": value for field, value in zip(FIELDS, PUBLISHED[name], strict=True)})
+
+    def train(law: EquiNOOptions, n: int = N_SNAPSHOTS) -> tuple[Any, Mapping[str, float]]:
+        some = {key: values[:n] for key, values in snapshots.items()}
+        found = fit(FitTask(some, nested.rve, solver, law, -high, high, _Forgetful(), lambda *_: None))
+        model = TrainedModel(found.arrays, found.settings, nested.rve, -high, high)
+        return as_law(model, EquiNOParameters.model_validate({"model": "here"})), found.metrics
+
+    runs: dict[str, tuple[EquiNOOptions, int]] = {
+        "original": (EquiNOOptions(mode="original"), N_SNAPSHOTS),
+        "certified16": (EquiNOOptions(modes=16, stress_modes=24, tolerance=1e-9, networks=None), N_SNAPSHOTS),
+        "certified": (EquiNOOptions(), N_SNAPSHOTS),
+        "few": (EquiNOOptions(networks=None), N_FEW),
+    }
+    for run, (law_options, n) in runs.items():
+        law, metrics = train(law_options, n)
+        found = _judged_original(law, truth) if run == "original" else _judged_certified(law, truth)
+        result.update({f"{run}_{key}": value for key, value in {**metrics, **found}.items()})
+        part = result["seconds_snapshots"] * n / N_SNAPSHOTS
+        result[f"{run}_seconds"] = part + sum(value for key, value in metrics.items() if key.startswith("seconds_"))
+    return result
+
+
+def _solved(solver: SnapshotSolver, strain: Array) -> dict[str, Array]:
+    parts = [solver.solve(strain[i : i + AT_ONCE]) for i in range(0, len(strain), AT_ONCE)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _truth(name: str, solver: SnapshotSolver, strain: Array) -> Truth:
+    solved = _solved(solver, strain)
+    stress = np.moveaxis(solved["phase_stress"], 0, -1)
+    fields = fields_of(solver, strain, solved["fluctuation"].T, stress)
+    return Truth(name, solver, strain, solved["stress"], solved["tangent"], fields)
+
+
+def fields_of(solver: SnapshotSolver, strain: Array, fluctuation: Array, stress: Array) -> dict[str, Array]:
+    """Return fields at the quadrature points by name: wx, wy (fluctuation), ux, uy (all of it), sxx, syy, sxy.
+
+    Args:
+        solver: The RVE's.
+        strain: Shape (n, n_s).
+        fluctuation: Shape (n_free, n).
+        stress: Shape (n_s, n_points, n).
+    """
+    d = solver.rve.discretisation
+    w = displacement_at_points(solver.rve, solver.solver.full_fluctuation(fluctuation))
+    x = d.points.reshape(-1, 2) - 0.5 * sum(d.mesh.bounds)
+    u = w + np.einsum("nij,gj->ign", notation.to_tensor(strain), x)
+    return dict(zip(("wx", "wy", "ux", "uy", "sxx", "syy", "sxy"), [*w, *u, *stress], strict=True))
+
+
+def _field_errors(truth: Truth, found: Mapping[str, Array]) -> dict[str, float]:
+    """Return the median relative error of each field, and how many times it is below the published one."""
+    weight, errors = truth.solver.rve.discretisation.weight.ravel(), {}
+    for name, exact in truth.fields.items():
+        squared = weight @ (found[name] - exact) ** 2 / (weight @ exact**2)
+        errors[name] = float(np.median(np.sqrt(squared)))
+    published = zip(FIELDS, PUBLISHED[truth.name], strict=True)
+    return {**errors, **{f"{name}_below_published": value / errors[name] for name, value in published}}
+
+
+def _spread(name: str, found: Array, exact: Array) -> dict[str, float]:
+    axes = tuple(range(1, exact.ndim))
+    error = np.sqrt(((found - exact) ** 2).sum(axes) / (exact**2).sum(axes))
+    return {f"{name}_median": float(np.median(error)), f"{name}_max": float(error.max())}
+
+
+def _judged_original(law: OriginalLaw, truth: Truth) -> dict[str, float]:
+    answer = law.evaluate(truth.strain, np.zeros((N_UNSEEN, 0)), 1.0)
+    fluctuation, stress = law.fields(truth.strain)
+    return {
+        **_spread("stress", answer.stress, truth.stress),
+        **_spread("tangent", answer.tangent, truth.tangent),
+        **_field_errors(truth, fields_of(truth.solver, truth.strain, fluctuation, stress)),
+        **_certificates(law, truth, answer),
+    }
+
+
+def _judged_certified(law: EquiNOLaw, truth: Truth) -> dict[str, float]:
+    answer = law.evaluate(truth.strain, np.zeros((N_UNSEEN, law.n_state)), 1.0)
+    start = truth.strain @ law.basis.elastic.T
+    full = law.full.model.solve(truth.strain, start, MOST_EVALUATIONS, CONVERGED)
+    return {
+        **_spread("stress_full", full.stress, truth.stress),
+        **_spread("stress_cubature", answer.stress, truth.stress),
+        **_spread("tangent_full", full.tangent, truth.tangent),
+        **_spread("tangent_cubature", answer.tangent, truth.tangent),
+        **_field_errors(truth, _reduced_fields(law, truth, full.coefficients)),
+        **_certificates(law, truth, answer),
+    }
+
+
+def _reduced_fields(law: EquiNOLaw, truth: Truth, coefficients: Array) -> dict[str, Array]:
+    d, strain = law.rve.discretisation, truth.strain
+    fluctuation = law.basis.displacement @ coefficients.T
+    local = (law.operators.gradient @ fluctuation).reshape(d.n_s, d.n_points, -1) + strain.T[:, None]
+    stress = np.empty_like(local)
+    for position, phase in enumerate(law.rve.phases):
+        part = d.points_of_phase(position)
+        stress[:, part] = phase.respond(local[:, part], np.zeros((0, *local[0, part].shape))).stress
+    return fields_of(truth.solver, strain, fluctuation, stress)
+
+
+def _certificates(law: Any, truth: Truth, answer: LawResponse) -> dict[str, float]:
+    """Return how many times the bound is above the error, and how often it is not."""
+    bound = law.certify(truth.strain, answer, "bound")
+    wrong, size = (
+        np.sqrt(np.einsum("ns,st,nt->n", one, law.metric, one)) for one in (answer.stress - truth.stress, answer.stress)
+    )
+    ratio = bound * size / wrong
+    return {"bound_over_error_median": float(np.median(ratio)), "bound_violations": int((ratio < 1.0).sum())}
+
+
+def _circles(mesh_size: float, *circles: tuple[float, float, float]) -> dict[str, Any]:
+    found = [{"center": [x, y], "radius": radius} for x, y, radius in circles]
+    return {"circles": {"circles": found, "mesh_size": mesh_size, "cell": "quad8"}}
+
+
+ELLIPSE = {"center": [0.0, 0.0], "semi_axes": [0.350, 0.175], "angle": 30.0}
+GEOMETRIES: dict[str, dict[str, Any]] = {
+    "rve1": _circles(0.0201, (0.0, 0.0, 0.2959), (-0.5, -0.5, 0.2959)),
+    "rve2": {"ellipses": {"ellipses": [ELLIPSE], "mesh_size": 0.0244, "cell": "quad8"}},
+    "rve3": _circles(0.0263, (-0.25, 0.25, 0.10), (0.25, 0.15, 0.15), (0.0, -0.25, 0.10)),
+}
+PROBLEMS: dict[str, Callable[[Mapping[str, str]], dict[str, Any]]] = {
+    name: partial(measure, name, geometry) for name, geometry in GEOMETRIES.items()
+}
