@@ -67,7 +67,7 @@ def check(case: CaseFile, overrides: Overrides = None) -> None:
 
     comm = MPI.COMM_WORLD
     loaded = load_case(case, tuple(overrides or ()))
-    with bars(console, comm) as shown:
+    with bars(console, comm, transient=True) as shown:
         ready = prepare(loaded, case, comm, training=stages(shown))
     n_qp = comm.allreduce(ready.problem.quadrature.n_points)
     laws = ", ".join(parameters.law for parameters in loaded.laws().values())

@@ -12,16 +12,18 @@ from femops.surrogate.base import Progress as StageProgress
 
 
 @contextmanager
-def bars(console: Console, comm: Any) -> Iterator[Progress]:
+def bars(console: Console, comm: Any, *, transient: bool = False) -> Iterator[Progress]:
     """Show bars on rank 0, below each other; until the first one begins, say that things are being set up.
 
     Args:
         console: Where to show them.
         comm: The ranks that work.
+        transient: Whether they vanish at the end.
     """
     text, note = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[note]"))
     columns = (SpinnerColumn(), text, BarColumn(), TimeRemainingColumn(elapsed_when_finished=True), note)
-    with Progress(*columns, console=console, disable=comm.rank != 0, speed_estimate_period=3600.0) as shown:
+    settings: dict[str, Any] = {"disable": comm.rank != 0, "transient": transient, "speed_estimate_period": 3600.0}
+    with Progress(*columns, console=console, **settings) as shown:
         shown.add_task("setting up", total=None, note="")
         yield shown
 

@@ -212,7 +212,10 @@ def _fitted(plan: Plan, sampled: SampleReport, progress: Progress, seconds: dict
         options = plan.study.surrogate
         task = FitTask(snapshots, plan.rve, solver, options, plan.low, plan.high, checkpoint, progress)
         # Through the same packing in both cases, so that an interrupted training gives the same model.
-        packed = packed_fit(plan.spec.fit(task))
+        try:
+            packed = packed_fit(plan.spec.fit(task))
+        except CaseError as error:
+            raise error.within(file=plan.path) from error
         checkpoint.save("finished_fit", packed)
         fit = unpacked_fit(packed)
     seconds["fit"] = checkpoint.seconds

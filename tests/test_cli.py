@@ -215,7 +215,7 @@ def test_the_schema_accepts_the_shipped_cases_and_refuses_a_misspelt_one(path: P
 def test_something_moves_during_a_long_set_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, slow: str
 ) -> None:
-    def sleepy(*_: object) -> None:
+    def sleepy(*_: object, **__: object) -> None:
         time.sleep(0.6)
         raise CaseError("woke up")
 

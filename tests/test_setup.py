@@ -13,19 +13,40 @@ def test_uv_and_pip_are_given_the_same_versions() -> None:
     assert [line for line in lines if not line.startswith("#")] == project["tool"]["uv"]["constraint-dependencies"]
 
 
+def _name(requirement: str) -> str:
+    return re.split(r"[<>=;\s]", requirement)[0]
+
+
 def test_every_requirement_has_an_exact_version() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    projects = [
+        tomllib.loads(file.read_text()) for file in (ROOT / "pyproject.toml", *ROOT.glob("plugins/*/pyproject.toml"))
+    ]
     pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
-    wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
-    assert {re.split(r"[<>=;\s]", one)[0] for one in wanted} <= pinned
+    wanted = {_name(one) for project in projects for one in project["project"]["dependencies"]}
+    wanted |= {_name(one) for one in projects[0]["dependency-groups"]["dev"]}
+    assert wanted - {project["project"]["name"] for project in projects} <= pinned
+
+
+def test_a_clone_is_installed_with_its_plugins() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    plugins = {path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml")}
+    assert plugins <= set(project["dependency-groups"]["dev"])
+    assert {name: {"workspace": True} for name in plugins} == project["tool"]["uv"]["sources"]
+    assert all(f"plugins/{name}" in (ROOT / "README.md").read_text() for name in plugins)
+
+
+def test_femops_itself_needs_no_torch() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "torch" not in {_name(one) for one in project["dependencies"]}
 
 
 def test_ci_runs_the_commands_of_the_readme() -> None:
-    commands = re.findall(r"^    (uv run .*)$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    start = (ROOT / "README.md").read_text().partition("## Start")[2]
+    commands = re.findall(r"^    (uv run .*)$", start, flags=re.MULTILINE)[:3]
+    runs = ["uv run femops run cases/cook_nested.yaml", "uv run femops run cases/cook_equino.yaml"]
+    assert commands == [*runs, "uv run pytest"]
     script = (ROOT / ".ci" / "run").read_text()
-    assert commands[:2] == ["uv run femops run cases/cook_nested.yaml", "uv run pytest"]
-    for command in commands[:2]:
-        assert command in script
+    assert all(command in script for command in commands)
 
 
 def test_no_file_names_a_registry() -> None:

@@ -15,7 +15,8 @@ from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import SolverOptions
 from femops.rve.spec import RVE
 from femops.surrogate import ExactRVE, FitTask, TrainedModel
-from femops_equino import networks, potential
+from femops_equino import networks, spline
+from femops_equino.accelerator import accelerator
 from femops_equino.basis import Basis, Full, full
 from femops_equino.certificate import Gap, Points, Quadratics, energy_gap, relative_error
 from femops_equino.offline import extended
@@ -53,7 +54,7 @@ class EquiNOLaw:
         metric: The norm of stresses in which errors are certified: √(s · metric · s). Shape (n_s, n_s).
 
     Raises:
-        CaseError: Networks are asked for that were not trained.
+        CaseError: Networks or a spline are asked for that were not trained, or a device that there is not.
     """
 
     kinematics = Kinematics.SMALL_STRAIN
@@ -71,13 +72,11 @@ class EquiNOLaw:
         self.metric = self.exact_parts.metric
         self.n_state = len(self.low) + self.model.n_modes
         self.state_fields: Mapping[str, slice] = {}
-        self._n_learned = len(arrays["coefficients.weight_3"]) if "coefficients.weight_3" in arrays else 0
-        self._networks = networks.stored(arrays, parameters.precision)
+        self._device: Any = accelerator(parameters.device)
+        self._networks = networks.stored(arrays, parameters.precision, self._device)
+        self._spline = spline.stored(arrays, parameters.precision) if parameters.potential == "spline" else None
         self._exact = ExactRVE(model.rve)
-        if not self._networks and (parameters.corrections == 0 or parameters.start == "network"):
-            raise CaseError(
-                "the model has no networks; expected corrections and start: auto, last or zero", key="start"
-            )
+        self._check()
 
     def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
         """Return the response of the reduced RVE; see `MaterialLaw.evaluate`."""
@@ -169,6 +168,26 @@ class EquiNOLaw:
         """The reduced model with all quadrature points; built when it is first needed."""
         return full(self.trained.rve, self.operators, self.basis)
 
+    def _check(self) -> None:
+        parameters = self.parameters
+        if parameters.potential == "spline":
+            if self._spline is None:
+                problem = "the model has no spline; expected network, or a study with surrogate.spline: 17"
+                raise CaseError(problem, key="potential")
+            if parameters.device == "cuda":
+                raise CaseError("'cuda' given, but a spline runs on the CPU; expected auto or cpu", key="device")
+        needed = parameters.start == "network" or (parameters.corrections == 0 and self._spline is None)
+        if needed and not self._networks:
+            problem = "the model has no networks; expected corrections and start: auto, last or zero"
+            raise CaseError(problem, key="start")
+
+    @cached_property
+    def _on_device(self) -> Any:
+        """The reduced model on the accelerator."""
+        from femops_equino.torch_newton import TorchNewton  # imports torch
+
+        return TorchNewton(self.model, self._device, self.parameters.precision)
+
     def _solve(self, strain: Array, state: Array) -> ReducedSolution:
         """Correct a first guess."""
         corrections = self.parameters.corrections
@@ -176,15 +195,18 @@ class EquiNOLaw:
         largest = _MOST_CORRECTIONS if corrections in ("auto", 0) else int(corrections)
         tolerance = self.parameters.tolerance if automatic or corrections == 0 else 0.0
         start = self._start(strain, state)
+        if self._device is not None:
+            return self._on_device.solve(strain, start, largest, tolerance)
         return self.model.solve(strain, start, largest, tolerance, self.parameters.precision)
 
     def _start(self, strain: Array, state: Array) -> Array:
         elastic = strain @ self.basis.elastic.T
         if self._networks and self.parameters.start in ("auto", "network"):
             inside = np.clip(strain, self.low, self.high)  # the network knows nothing of what is outside
-            guess = potential.evaluate_coefficients(self._networks["coefficients"], inside, self._n_learned)
+            guess = self._networks["coefficients"](inside)
             rest = elastic - inside @ self.basis.elastic.T
-            elastic[:, : self._n_learned] = guess + rest[:, : self._n_learned]  # modes learned later start elastic
+            n_learned = guess.shape[1]
+            elastic[:, :n_learned] = guess + rest[:, :n_learned]  # modes learned later start elastic
             return elastic
         return elastic if self.parameters.start == "zero" else elastic + state[:, strain.shape[1] :]
 
@@ -192,10 +214,15 @@ class EquiNOLaw:
         return np.concatenate([strain, coefficients - strain @ self.basis.elastic.T], axis=1)
 
     def _uncorrected(self, strain: Array, valid: Any) -> LawResponse:
-        _, stress, tangent = potential.evaluate_potential(self._networks["potential"], strain)
         stress_33 = None
-        if self.dim == 2:
-            stress_33 = potential.evaluate_coefficients(self._networks["normal"], strain, 1)[:, 0].astype(np.float64)
+        if self._spline is not None:
+            _, stress, tangent, stress_33 = spline.evaluate(self._spline, strain)
+        else:
+            _, stress, tangent = self._networks["potential"](strain)
+            if self.dim == 2:
+                stress_33 = self._networks["normal"](strain)[:, 0]
+        if stress_33 is not None:
+            stress_33 = stress_33.astype(np.float64)
         state = np.zeros((len(strain), self.n_state))
         error = np.zeros(len(strain))
         return LawResponse(stress.astype(np.float64), tangent.astype(np.float64), state, stress_33, error, valid)

@@ -1,6 +1,7 @@
 """The networks of the certified mode: trained on labels from the reduced model, run by fused kernels."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -58,14 +59,36 @@ def train(task: FitTask, found: Offline) -> tuple[dict[str, Array], dict[str, Ar
     return weights, {name: net.losses for name, net in trained.items()}
 
 
-def stored(arrays: Mapping[str, Array], precision: potential.Precision) -> dict[str, potential.Network]:
-    """Return the networks of a trained model, ready for their kernels."""
-    networks = {}
+def stored(
+    arrays: Mapping[str, Array], precision: potential.Precision, device: Any = None
+) -> dict[str, Callable[[Array], Any]]:
+    """Return the networks of a trained model, as functions of strains (n, n_s).
+
+    `potential` returns energy, stress and tangent, the others their outputs (n, n_out), all in their precision.
+
+    Args:
+        arrays: Those of the trained model.
+        precision: Of the evaluation.
+        device: A torch device; None takes the kernels.
+    """
+    networks: dict[str, Callable[[Array], Any]] = {}
     for name in _NAMES:
         weights = {key.partition(".")[2]: one for key, one in arrays.items() if key.startswith(f"{name}.")}
         if weights:
-            networks[name] = potential.prepare(weights, precision)
+            networks[name] = _on_device(name, weights, precision, device)
     return networks
+
+
+def _on_device(name: str, weights: Weights, precision: potential.Precision, device: Any) -> Callable[[Array], Any]:
+    if device is not None:
+        from femops_equino import network  # imports torch
+
+        kind = network.TorchPotential if name == "potential" else network.TorchCoefficients
+        return kind(weights, device, precision).evaluate
+    ready = potential.prepare(weights, precision)
+    if name == "potential":
+        return partial(potential.evaluate_potential, ready)
+    return partial(potential.evaluate_coefficients, ready, n_out=len(weights["weight_3"]))
 
 
 def _labels(model: ReducedModel, strain: Array, a: Array) -> dict[str, Array]:

@@ -1,7 +1,7 @@
 """Training of the certified mode: modes, cubatures and networks, in stages that are kept as they are reached."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from femops.notation import Array
 from femops.rve.sampling import sobol
 from femops.surrogate import FitTask
-from femops_equino import cubature
+from femops_equino import cubature, spline
 from femops_equino.basis import Basis, Full, displacement_candidates, full, stress_candidates
 from femops_equino.certificate import Points, energy_gap, relative_error
 from femops_equino.options import EquiNOOptions
@@ -36,6 +36,7 @@ class Offline:
         states: Strains that points were chosen with, Mandel [-]. Shape (T, n_s).
         lost: Lost parts of displacements and stresses over the number of modes, see `Modes`.
         errors: Median stress error over the number of cubature points.
+        spline: Arrays of the spline, if there is one.
     """
 
     basis: Basis
@@ -45,6 +46,7 @@ class Offline:
     states: Array
     lost: Mapping[str, Array]
     errors: Mapping[int, float]
+    spline: Mapping[str, Array] = field(default_factory=dict)
 
     def to_arrays(self) -> dict[str, Array]:
         """Return what a trained model keeps."""
@@ -56,6 +58,7 @@ class Offline:
             **self.model.to_arrays("model"),
             **self.points.to_arrays(),
             **self.full.exact.to_arrays(),
+            **self.spline,
         }
 
 
@@ -69,9 +72,11 @@ def offline(task: FitTask) -> Offline:
     """Find modes and points.
 
     Raises:
-        CaseError: A phase is neither linear nor `saturating`.
+        CaseError: A phase is neither linear nor `saturating`, or a spline is asked for in 3D.
     """
     options: EquiNOOptions = task.options
+    if options.spline is not None:
+        spline.check(task.rve.discretisation.dim, task.low, task.high)
     operators = operators_of(task)
     snapshots: Mapping[str, Any] = {name: task.snapshots[name] for name in _NEEDED}
     snapshots = _greedy(task, operators, snapshots)
@@ -80,7 +85,15 @@ def offline(task: FitTask) -> Offline:
     everything = full(task.rve, operators, basis)
     task.progress("modes", 1, 1)
     states = np.concatenate([snapshots["strain"], sobol(task.low, task.high, options.states, options.seed + 1)])
-    return _with_points(task, everything, basis, states, lost)
+    found = _with_points(task, everything, basis, states, lost)
+    return found if options.spline is None else replace(found, spline=_spline(task, found))
+
+
+def _spline(task: FitTask, found: Offline) -> dict[str, Array]:
+    def solve(strain: Array) -> Array:
+        return solved(found.model, found.basis, strain)
+
+    return spline.interpolate(found.model, solve, task.low, task.high, task.options.spline)
 
 
 def _with_points(task: FitTask, everything: Full, basis: Basis, states: Array, lost: Mapping[str, Array]) -> Offline:

@@ -1,8 +1,8 @@
 """What a study and a case may say about EquiNO."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from femops.surrogate import SurrogateOptions, SurrogateParameters
 
@@ -51,6 +51,9 @@ class EquiNOOptions(SurrogateOptions):
     networks: NetworkBlock | None = Field(
         NetworkBlock(), description="null trains none; start: zero and last need none"
     )
+    spline: int | None = Field(
+        None, ge=8, le=33, description="nodes along each strain of a spline of the energy; plane strain only"
+    )
     original: OriginalBlock = OriginalBlock()
 
 
@@ -59,9 +62,18 @@ class EquiNOParameters(SurrogateParameters):
 
     law: Literal["equino"] = "equino"
     corrections: int | Literal["auto"] = Field(
-        "auto", description="Newton corrections; 0 takes the potential network, auto corrects to `tolerance`"
+        "auto", description="Newton corrections; 0 takes the potential, auto corrects to `tolerance`"
+    )
+    potential: Literal["network", "spline"] = Field(
+        "network", description="the energy that corrections: 0 takes; a spline has to be trained with spline: 17"
     )
     tolerance: float = Field(1e-6, gt=0, description="Newton decrement, relative to the work, where auto stops")
     start: Literal["auto", "network", "last", "zero"] = Field(
         "auto", description="first guess of the corrections; auto takes the network, or the last step if there is none"
     )
+
+    @model_validator(mode="after")
+    def _spline_is_used(self) -> Self:
+        if self.potential == "spline" and self.corrections != 0:
+            raise ValueError("potential: spline given with corrections, expected corrections: 0")
+        return self

@@ -112,6 +112,9 @@ class OriginalLaw:
 
     Attributes:
         metric: The norm of stresses in which errors are certified: √(s · metric · s). Shape (n_s, n_s).
+        displacement: Φ_u at the free dofs. Shape (n_free, n_displacement_modes).
+        stress: Φ_σ at the quadrature points. Shape (n_s · n_points, n_stress_modes).
+        weights: Of the networks.
 
     Raises:
         CaseError: Corrections are asked for.
@@ -134,7 +137,7 @@ class OriginalLaw:
             np.asarray(model.arrays[f"modes.{one}"]) for one in ("displacement", "stress")
         )
         self._normal = np.asarray(model.arrays["modes.normal"])
-        self._weights = {
+        self.weights = {
             name.removeprefix(_NETWORKS): one.astype(parameters.precision)
             for name, one in model.arrays.items()
             if name.startswith(_NETWORKS)
@@ -198,7 +201,7 @@ class OriginalLaw:
         return replace(fields, stress=np.einsum("cq,scq->cs", mean, stress.reshape(len(strain), *weight.shape)))
 
     def _networks(self, strain: Array) -> OriginalResponse:
-        return evaluate_original(self._weights, strain.astype(self.parameters.precision))
+        return evaluate_original(self.weights, strain.astype(self.parameters.precision))
 
     @cached_property
     def _strain_modes(self) -> Array:

@@ -5,6 +5,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from femops.phases.elastic import Elastic  # noqa: E402
+from femops.phases.saturating import Saturating  # noqa: E402
 from femops_equino import network, original  # noqa: E402
 from femops_equino.minimise import Schedule, Watch  # noqa: E402
 from femops_equino.potential import (  # noqa: E402
@@ -21,9 +23,6 @@ from femops_equino.training import (  # noqa: E402
     train_coefficients,
     train_potential,
 )
-
-from femops.phases.elastic import Elastic  # noqa: E402
-from femops.phases.saturating import Saturating  # noqa: E402
 
 MATRIX = Saturating(4780.0, 50.0, 0.06)
 SHORT = NetworkOptions(width=8, n_norms=1, schedule=Schedule(adam_steps=20, lbfgs_steps=20, batch=32, save_every=10))

@@ -1,0 +1,72 @@
+"""One small trained EquiNO for all tests, and the nested solve that it stands in for."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+from mpi4py import MPI
+from small_rves import PHASES, RANGE, RVE, SPHERE
+
+from femops import load_law
+from femops.rve.sampling import sobol
+from femops.study import load_study
+from femops.training import train
+
+
+def _trained(folder, kinematics, rve, count, surrogate):
+    """Train, and return study file, model folder and metrics."""
+    sampling = {"method": "sobol", "count": count, "seed": 1, "range": RANGE}
+    study = {"kinematics": kinematics, "rve": rve, "sampling": sampling, "surrogate": {"law": "equino", **surrogate}}
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump({**study, "validation": {**sampling, "count": 8, "seed": 2}}))
+    report = train(load_study(path), path, folder / "out", MPI.COMM_SELF)
+    return SimpleNamespace(path=path, model=report.model, metrics=report.metrics, rve=rve)
+
+
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory):
+    """A trained model in plane strain, with networks."""
+    networks = {"labels": 200, "width": 8, "adam_steps": 80, "lbfgs_steps": 80}
+    options = {"modes": 12, "points": 140, "certificate_points": 120, "states": 32, "networks": networks}
+    return _trained(tmp_path_factory.mktemp("plane"), "plane_strain", RVE, 16, options)
+
+
+@pytest.fixture(scope="session")
+def solid(tmp_path_factory):
+    """A trained model in 3D, without networks."""
+    options = {"modes": 24, "points": 120, "certificate_points": 120, "states": 16, "networks": None}
+    rve = {"spheres": SPHERE, "phases": PHASES}
+    return _trained(tmp_path_factory.mktemp("solid"), "solid", rve, 12, options)
+
+
+@pytest.fixture(scope="session")
+def law(plane):
+    """The trained law with its default parameters."""
+    return load_law(plane.model)
+
+
+def _judge(rve, dim, n, seed):
+    """Return unseen strains inside the range and as many outside it, with the answer of the nested solve."""
+    nested = load_law({"law": "nested", "rve": rve, "solver": {"rtol": 1e-11}}, dim=dim)
+    corner = np.full(3 if dim == 2 else 6, RANGE)
+    far = sobol(-0.1 / RANGE * corner, 0.1 / RANGE * corner, n, seed + 1)
+    strain = np.concatenate([sobol(-corner, corner, n, seed), far])
+    return SimpleNamespace(
+        nested=nested,
+        strain=strain,
+        inside=slice(0, n),
+        answer=nested.evaluate(strain, np.zeros((2 * n, nested.n_state)), 1.0),
+    )
+
+
+@pytest.fixture(scope="session")
+def truth():
+    """200 unseen strains and their nested solutions, half of them beyond the training range."""
+    return _judge(RVE, 2, 100, 11)
+
+
+@pytest.fixture(scope="session")
+def solid_truth(solid):
+    """20 unseen strains in 3D and their nested solutions."""
+    return _judge(solid.rve, 3, 10, 11)

@@ -1,0 +1,29 @@
+"""RVEs that are small enough for tests."""
+
+import numpy as np
+
+RANGE = 0.03
+PHASES = {
+    "matrix": {"law": "saturating", "K": 4780.0, "alpha1": 50.0, "alpha2": 0.06},
+    "fibre": {"law": "elastic", "K": 43452.381, "G": 29918.033},
+}
+CIRCLES = [
+    {"center": [-0.25, 0.25], "radius": 0.10},
+    {"center": [0.25, 0.15], "radius": 0.15},
+    {"center": [0.0, -0.25], "radius": 0.10},
+]
+RVE = {"circles": {"circles": CIRCLES, "mesh_size": 0.12, "cell": "quad8"}, "phases": PHASES}
+SPHERE = {"spheres": [{"center": [0.1, 0.0, 0.05], "radius": 0.3}], "mesh_size": 0.4, "cell": "tetra"}
+
+
+class Memory:
+    """A checkpoint in memory."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def load(self, name):
+        return self.kept.get(name)
+
+    def save(self, name, arrays):
+        self.kept[name] = {key: np.array(one) for key, one in arrays.items()}

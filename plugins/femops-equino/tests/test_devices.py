@@ -1,0 +1,140 @@
+"""EquiNO in batched torch gives what its kernels give; torch is imported only where there is an accelerator."""
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from small_rves import RANGE
+
+from femops import CaseError, load_law
+
+torch = pytest.importorskip("torch")
+
+from femops_equino import accelerator, law, networks  # noqa: E402
+from femops_equino.reduced import DEVIATOR, TRACE, ReducedModel  # noqa: E402
+from femops_equino.torch_newton import TorchNewton  # noqa: E402
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def needs(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no accelerator")
+
+
+def random_model(dim: int) -> ReducedModel:
+    rng, r, n_c = np.random.default_rng(3), 7, 13
+    m = len(TRACE[dim]) + r
+    root = rng.standard_normal((m, m))
+    projection = rng.standard_normal((n_c, len(DEVIATOR[dim]), m))
+    weight = rng.uniform(0.5, 1.5, n_c) / n_c
+    parameters = np.stack([weight, rng.uniform(30.0, 60.0, n_c), rng.uniform(0.03, 0.1, n_c)], axis=1)
+    return ReducedModel(20.0 * root @ root.T, projection, parameters)
+
+
+def strains(n: int, dim: int = 2) -> Any:
+    strain = np.random.default_rng(1).uniform(-RANGE, RANGE, (n, 3 if dim == 2 else 6))
+    strain[0] = 0.0
+    return strain
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-10), ("float32", 1e-4)])
+@pytest.mark.parametrize("largest", [1, 3])
+def test_corrections_in_torch_give_what_the_kernel_gives(device, dim, precision, tolerance, largest):
+    needs(device)
+    model, strain = random_model(dim), strains(150, dim)
+    start = 0.3 * np.random.default_rng(2).uniform(-RANGE, RANGE, (150, model.n_modes))
+    wanted = model.solve(strain, start, largest, 0.0, precision)
+    found = TorchNewton(model, device, precision).solve(strain, start, largest, 0.0)
+    for name in ("coefficients", "stress", "tangent", *(["stress_33"] if dim == 2 else [])):
+        expected = getattr(wanted, name)
+        atol = tolerance * np.abs(expected).max()
+        np.testing.assert_allclose(getattr(found, name), expected, rtol=0, atol=atol, err_msg=name)
+    assert (found.stress_33 is None) == (dim == 3)
+    if largest == 1:  # later decrements are the rounding errors of this one
+        np.testing.assert_allclose(found.decrement[1:], wanted.decrement[1:], rtol=100 * tolerance)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_points_finish_one_by_one_as_in_the_kernel_and_in_chunks_of_any_size(device, monkeypatch):
+    needs(device)
+    model, strain = random_model(2), strains(150) * np.linspace(0.0, 3.0, 150)[:, None]
+    start = np.zeros((150, model.n_modes))
+    wanted = model.solve(strain, start, 12, 1e-6)
+    assert 1.5 < wanted.evaluations < 11.0  # some points end earlier than others
+    monkeypatch.setattr("femops_equino.torch_newton._BUDGET", 1e5)
+    found = TorchNewton(model, device).solve(strain, start, 12, 1e-6)
+    assert found.evaluations == wanted.evaluations
+    np.testing.assert_allclose(found.coefficients, wanted.coefficients, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found.stress, wanted.stress, rtol=0, atol=1e-10 * np.abs(wanted.stress).max())
+    assert TorchNewton(model, device).solve(strain[:0], start[:0], 3, 0.0).stress.shape == (0, 3)
+
+
+def test_an_energy_that_is_not_convex_is_no_answer():
+    model = random_model(2)
+    concave = ReducedModel(-1e3 * model.quadratic, model.projection, model.parameters)
+    found = TorchNewton(concave, "cpu").solve(strains(3), np.zeros((3, model.n_modes)), 2, 0.0)
+    assert np.isnan(found.stress).all() and np.isnan(found.decrement).all()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "parameters", [{}, {"corrections": 2, "start": "zero"}, {"corrections": 2, "start": "last"}, {"corrections": 0}]
+)
+@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-10), ("float32", 1e-4)])
+def test_the_law_on_a_device_is_the_law_of_the_kernels(plane, monkeypatch, device, parameters, precision, tolerance):
+    needs(device)
+    given = {"law": "equino", "model": str(plane.model), "precision": precision, **parameters}
+    kernels = load_law({**given, "device": "cpu"})
+    monkeypatch.setattr(law, "accelerator", lambda asked: torch.device(device))
+    on_device = load_law(given)
+    strain = strains(40)
+    state = 1e-4 * np.random.default_rng(4).standard_normal((40, kernels.n_state))
+    wanted, found = kernels.evaluate(strain, state, 1.0), on_device.evaluate(strain, state, 1.0)
+    for name in ("stress", "tangent", "state", "stress_33"):
+        expected, got = getattr(wanted, name), getattr(found, name)
+        assert got.dtype == np.float64
+        np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * np.abs(expected).max(), err_msg=name)
+
+
+def test_networks_on_a_device_are_those_of_the_kernels(plane):
+    arrays, strain = load_law(plane.model).trained.arrays, strains(20)
+    kernels = networks.stored(arrays, "float64")
+    in_torch = networks.stored(arrays, "float64", torch.device("cpu"))
+    assert set(kernels) == set(in_torch) == {"potential", "coefficients", "normal"}
+    for name in ("coefficients", "normal"):
+        expected = kernels[name](strain)
+        atol = 1e-11 * np.abs(expected).max()
+        np.testing.assert_allclose(in_torch[name](strain), expected, rtol=0, atol=atol)
+
+
+def test_without_a_driver_auto_takes_the_kernels_and_cuda_is_refused(monkeypatch):
+    monkeypatch.setattr(accelerator, "_DRIVER", "libno_such_driver.so.1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert accelerator.accelerator("auto") is None
+    assert accelerator.accelerator("cpu") is None
+    with pytest.raises(CaseError, match="device: 'cuda' given, but torch finds no GPU"):
+        accelerator.accelerator("cuda")
+
+
+def test_with_a_driver_auto_takes_the_gpu_that_torch_finds(monkeypatch):
+    monkeypatch.setattr(accelerator, "_driver", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert accelerator.accelerator("auto") == torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # a driver of a machine without its GPU
+    assert accelerator.accelerator("auto") is None
+
+
+def test_the_law_on_the_cpu_imports_no_torch():
+    program = (
+        "import sys, femops, femops_equino.law, femops_equino.accelerator as one\n"
+        "one._driver = lambda: False\n"
+        "assert one.accelerator('auto') is one.accelerator('cpu') is None\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,0 +1,214 @@
+"""The certified mode: its law keeps the contract, is close to the nested solve, and knows how close."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from femops import CaseError, load_law
+from femops.checks import check_law
+
+PATHS = [
+    {},
+    {"corrections": "auto", "start": "last"},
+    {"corrections": "auto", "start": "zero"},
+    {"corrections": "auto", "start": "network"},
+    {"corrections": 0},
+]
+
+
+def virgin(law, n):
+    return np.zeros((n, law.n_state))
+
+
+def answer_of(law, strain):
+    return law.evaluate(strain, virgin(law, len(strain)), 1.0)
+
+
+def norms(stress, metric):
+    return np.sqrt(np.einsum("ns,st,nt->n", stress, metric, stress))
+
+
+def relative(values, truth):
+    axes = tuple(range(1, truth.ndim))
+    return np.sqrt(((values - truth) ** 2).sum(axes) / (truth**2).sum(axes))
+
+
+def loaded(plane, parameters):
+    return load_law({"law": "equino", "model": str(plane.model), **parameters})
+
+
+@pytest.mark.parametrize("parameters", PATHS, ids=str)
+def test_the_law_keeps_the_contract(plane, parameters):
+    check_law(loaded(plane, parameters))
+
+
+def test_stress_and_tangent_are_those_of_the_nested_solve(law, truth):
+    inside = truth.inside
+    ours, theirs = answer_of(law, truth.strain[inside]), truth.answer
+    error = relative(ours.stress, theirs.stress[inside])
+    assert np.median(error) < 1e-4 and error.max() < 2e-3
+    assert relative(ours.tangent, theirs.tangent[inside]).max() < 1e-3
+    normal = theirs.stress_33[inside]
+    assert np.abs(ours.stress_33 - normal).max() < 1e-4 * np.abs(normal).max()
+    np.testing.assert_allclose(ours.tangent, ours.tangent.transpose(0, 2, 1), rtol=0, atol=1e-10 * 43452.0)
+    assert ours.valid.all() and not answer_of(law, truth.strain[100:]).valid.all()
+
+
+def test_networks_without_corrections_come_close_and_are_symmetric(plane, truth):
+    ours, theirs = answer_of(loaded(plane, {"corrections": 0}), truth.strain[truth.inside]), truth.answer
+    assert np.median(relative(ours.stress, theirs.stress[truth.inside])) < 0.02
+    assert np.median(np.abs(ours.stress_33 / theirs.stress_33[truth.inside] - 1.0)) < 0.02
+    np.testing.assert_array_equal(ours.tangent, ours.tangent.transpose(0, 2, 1))
+
+
+def test_the_elastic_limit_is_that_of_the_nested_solve(law, truth):
+    tiny = 1e-10 * np.eye(3)
+    exact = truth.nested.evaluate(tiny, np.zeros((3, truth.nested.n_state)), 1.0)
+    z = law.full.model.extended(tiny, tiny @ law.basis.elastic.T)
+    assert (
+        relative(law.full.model.solve(tiny, z[:, law.full.model.n_e :], 3, 1e-14).tangent, exact.tangent).max() < 1e-8
+    )
+    assert relative(answer_of(law, tiny).tangent, exact.tangent).max() < 2e-4  # what the cubature leaves
+
+
+@pytest.mark.parametrize("parameters", [{}, {"corrections": 1}, {"corrections": 0}], ids=str)
+def test_the_bound_is_never_below_the_error(plane, truth, parameters):
+    law = loaded(plane, parameters)
+    ours = answer_of(law, truth.strain)
+    error = norms(ours.stress - truth.answer.stress, law.metric) / norms(ours.stress, law.metric)
+    bound = law.certify(truth.strain, ours, "bound")
+    assert np.isfinite(bound).all()
+    assert (bound >= error - 1e-9).all()
+    assert np.median(bound[truth.inside]) < 0.1
+
+
+def test_the_indicator_is_of_the_size_of_the_error(plane, truth):
+    law = loaded(plane, {"corrections": "auto"})
+    strain = truth.strain[truth.inside]
+    ours = answer_of(law, strain)
+    error = norms(ours.stress - truth.answer.stress[truth.inside], law.metric) / norms(ours.stress, law.metric)
+    ratio = law.certify(strain, ours, "indicator") / error
+    assert 0.2 < np.median(ratio) < 5.0
+    assert ratio.min() > 0.1
+
+
+def test_the_energy_lies_between_its_bounds(law, truth):
+    strain = truth.strain[95:105]
+    t, weight = np.polynomial.legendre.leggauss(14)
+    along = (0.5 * (t + 1.0))[:, None, None] * strain
+    stress = truth.nested.evaluate(along.reshape(-1, 3), np.zeros((140, truth.nested.n_state)), 1.0).stress
+    energy = np.einsum("t,tns,ns->n", 0.5 * weight, stress.reshape(14, 10, 3), strain)
+    lower, upper = law.energy_bounds(strain, answer_of(law, strain))
+    slack = 1e-9 * energy
+    assert (lower - slack <= energy).all() and (energy <= upper + slack).all()
+    assert ((upper - lower) < 0.02 * energy)[:5].all()
+
+
+def test_the_exact_solve_is_the_nested_one(law, truth):
+    strain = truth.strain[90:110]
+    ours = law.solve_exactly(strain, virgin(law, 20), 1.0)
+    for name in ("stress", "tangent", "stress_33"):
+        theirs = getattr(truth.answer, name)[90:110]
+        assert np.abs(getattr(ours, name) - theirs).max() < 1e-7 * np.abs(theirs).max(), name
+    assert ours.state.shape == (20, law.n_state) and (ours.error == 0.0).all()
+
+
+def test_a_law_learns_from_exact_solutions_and_its_old_states_stay_good(law, truth):
+    known, new = (
+        truth.strain[truth.inside][:20],
+        np.array([[0.01, -0.01, 0.1], [0.02, 0.03, 0.06], [0.06, -0.06, 0.01]]),
+    )
+    exact = truth.nested.evaluate(new, virgin(truth.nested, 3), 1.0).stress
+    before = answer_of(law, known)
+    learned = law.enriched(new)
+    assert learned.n_state > law.n_state
+    padded = np.zeros((20, learned.n_state))
+    padded[:, : law.n_state] = before.state
+    after = learned.evaluate(known, padded, 1.0)
+    change = relative(after.stress, before.stress)
+    assert np.median(change) < 2e-4 and change.max() < 4e-3
+    errors = [relative(answer_of(one, new).stress, exact) for one in (law, learned)]
+    assert errors[1].max() < 0.3 * errors[0].max()
+    errors = [
+        relative(one.full.model.solve(new, new @ one.basis.elastic.T, 12, 1e-14).stress, exact)
+        for one in (law, learned)
+    ]
+    assert (errors[1] < 0.5 * errors[0]).all()  # without the cubature, of every strain
+    assert answer_of(learned, new).valid.all()
+    check_law(learned)
+
+
+def test_networks_alone_cannot_learn(plane, truth):
+    with pytest.raises(CaseError, match=r"corrections: a potential cannot learn .* expected corrections with enrich"):
+        loaded(plane, {"corrections": 0}).enriched(truth.strain[:1])
+
+
+def test_fields_inside_the_rve_are_those_of_the_nested_solve(law, truth):
+    strain = truth.strain[3]
+    ours = law.micro_fields(strain, virgin(law, 1)[0])
+    theirs = truth.nested.micro_fields(strain, np.zeros(truth.nested.n_state))
+    for name, allowed in (("displacement", 5e-3), ("fluctuation", 3e-2), ("strain", 2e-2), ("stress", 2e-2)):
+        one, other = getattr(ours, name), getattr(theirs, name)
+        assert np.linalg.norm(one - other) < allowed * np.linalg.norm(other), name
+    mean = np.abs(theirs.stress_33).max()
+    assert np.abs(ours.stress_33 - theirs.stress_33).max() < 0.02 * mean
+
+
+def test_modes_are_orthonormal_in_energy_and_hold_elasticity_first(law):
+    basis, operators = law.basis, law.operators
+    np.testing.assert_allclose(
+        operators.displacement_gram(basis.displacement, basis.displacement), np.eye(12), rtol=0, atol=1e-10
+    )
+    np.testing.assert_allclose(operators.stress_gram(basis.stress, basis.stress), np.eye(18), rtol=0, atol=1e-10)
+    elastic = law._exact.solver.elastic_sensitivity
+    size = np.abs(basis.elastic).max()
+    assert np.abs(basis.elastic[3:]).max() < 1e-9 * size and np.linalg.matrix_rank(basis.elastic[:3]) == 3
+    np.testing.assert_allclose(basis.displacement @ basis.elastic, elastic, rtol=0, atol=1e-9 * np.abs(elastic).max())
+
+
+@pytest.mark.parametrize("model", ["model", "indicator"])
+def test_weights_of_the_cubature_are_positive_and_fill_the_matrix(law, model):
+    found = law.model if model == "model" else law.points.model
+    weight = found.parameters[:, 0]
+    assert (weight > 0.0).all()
+    assert weight.sum() == pytest.approx(law.full.model.parameters[:, 0].sum(), rel=0.05)
+    assert len(weight) < len(law.full.model.parameters) / 10
+
+
+def test_a_law_in_3d_keeps_contract_and_bound(solid, solid_truth):
+    law = load_law(solid.model)
+    assert law.dim == 3
+    check_law(law)
+    ours, theirs, inside = answer_of(law, solid_truth.strain), solid_truth.answer, solid_truth.inside
+    assert relative(ours.stress, theirs.stress)[inside].max() < 2e-3
+    assert relative(ours.tangent, theirs.tangent)[inside].max() < 2e-2
+    error = norms(ours.stress - theirs.stress, law.metric) / norms(ours.stress, law.metric)
+    assert (law.certify(solid_truth.strain, ours, "bound") >= error - 1e-9).all()
+
+
+def test_a_model_without_networks_says_what_it_can_do(solid):
+    for parameters in ({"corrections": 0}, {"start": "network"}):
+        with pytest.raises(CaseError, match="start: the model has no networks; expected corrections and start: "):
+            load_law({"law": "equino", "model": str(solid.model), **parameters}, dim=3)
+
+
+def test_a_trained_law_runs_without_torch(plane):
+    code = (
+        "import sys, numpy, femops, femops_equino\n"
+        "assert 'torch' not in sys.modules\n"
+        "for more in ({}, {'start': 'network'}, {'corrections': 0}):\n"
+        f"    law = femops.load_law({{'law': 'equino', 'model': {str(plane.model)!r}, 'device': 'cpu', **more}})\n"
+        "    answer = law.evaluate(numpy.full((2, 3), 0.01), numpy.zeros((2, law.n_state)), 1.0)\n"
+        "    law.certify(numpy.full((2, 3), 0.01), answer, 'indicator')\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_single_precision_is_close_to_double(plane, law, truth):
+    strain = truth.strain[truth.inside]
+    ours = answer_of(loaded(plane, {"precision": "float32", "tolerance": 1e-6}), strain)
+    assert relative(ours.stress, answer_of(law, strain).stress).max() < 1e-4
+    assert ours.stress.dtype == np.float64

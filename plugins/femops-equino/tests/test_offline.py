@@ -1,0 +1,159 @@
+"""Training of the certified mode: reproducible, resumable, stored without loss; what it cannot learn is refused."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+from mpi4py import MPI
+from small_rves import PHASES, RVE, Memory
+
+from femops import CaseError, load_law
+from femops.case import load_case
+from femops.plugins import law_parameters
+from femops.run import run_case
+from femops.rve.sampling import sobol
+from femops.rve.snapshots import SnapshotSolver
+from femops.rve.solver import SolverOptions
+from femops.surrogate import FitTask, TrainedModel
+from femops.surrogate.store import Origin, write_model
+from femops_equino.options import EquiNOOptions, EquiNOParameters
+from femops_equino.surrogate import as_law, fit
+
+COARSE = {"circles": {"circles": [{"center": [0.1, 0.05], "radius": 0.3}], "mesh_size": 0.3, "cell": "triangle"}}
+HIGH = np.full(3, 0.02)
+OPTIONS = EquiNOOptions(
+    modes=6,
+    points=16,
+    certificate_points=20,
+    states=8,
+    greedy=2,
+    pool=8,
+    networks={"labels": 32, "width": 4, "adam_steps": 6, "lbfgs_steps": 4},
+)
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def base():
+    rve = load_law({"law": "nested", "rve": {**COARSE, "phases": PHASES}}).rve
+    solver = SnapshotSolver(rve, SolverOptions(rtol=1e-10))
+    snapshots = solver.solve(sobol(-HIGH, HIGH, 6, 1))
+    return FitTask(snapshots, rve, solver, OPTIONS, -HIGH, HIGH, Memory(), lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def whole(base):
+    """Every report of an uninterrupted fit, and what it found."""
+    told = []
+    found = fit(replace(base, checkpoint=Memory(), progress=lambda stage, done, *_: told.append((stage, done))))
+    return told, found
+
+
+def same(one, other):
+    assert set(one) == set(other)
+    for name, values in one.items():
+        np.testing.assert_array_equal(values, other[name], err_msg=name)
+
+
+def test_the_same_seed_gives_the_same_model_and_another_one_does_not(base, whole):
+    same(fit(replace(base, checkpoint=Memory())).arrays, whole[1].arrays)
+    other = fit(replace(base, checkpoint=Memory(), options=OPTIONS.model_copy(update={"seed": 1, "networks": None})))
+    assert not np.array_equal(other.arrays["states"], whole[1].arrays["states"])
+
+
+@pytest.mark.parametrize("stage", ["greedy snapshots", "cubature", "indicator points", "potential", "coefficients"])
+def test_a_fit_that_was_stopped_ends_in_the_same_model(base, whole, stage):
+    told, expected = whole
+    last = max(number for number, (name, _) in enumerate(told) if name == stage)
+    memory, count = Memory(), iter(range(last + 1))
+
+    def stopping(*_):
+        if next(count) == last:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        fit(replace(base, checkpoint=memory, progress=stopping))
+    assert memory.kept
+    same(fit(replace(base, checkpoint=memory)).arrays, expected.arrays)
+
+
+def test_a_stored_model_answers_as_before(base, whole, tmp_path):
+    found = whole[1]
+    model = TrainedModel(found.arrays, json.loads(json.dumps(found.settings)), base.rve, base.low, base.high)
+    law = as_law(model, EquiNOParameters(model="here"))
+    phases = {name: law_parameters(mapping) for name, mapping in PHASES.items()}
+    write_model(tmp_path / "model", model, phases, Origin("equino", "none"))
+    stored = load_law(tmp_path / "model")
+    strain = sobol(-HIGH, HIGH, 9, 5)
+    one, other = (each.evaluate(strain, np.zeros((9, each.n_state)), 1.0) for each in (law, stored))
+    for name in ("stress", "tangent", "state", "stress_33", "error"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+    for kind in ("bound", "indicator"):
+        np.testing.assert_array_equal(law.certify(strain, one, kind), stored.certify(strain, other, kind))
+
+
+class Unrelated:
+    """A hyperelastic phase that is no kin of any phase of femops."""
+
+    linear = False
+
+    def __init__(self, phase):
+        self.respond, self.state_fields = phase.respond, phase.state_fields
+
+
+def test_phases_that_cannot_be_reduced_are_refused_in_one_line(base):
+    phases = tuple(one if one.linear else Unrelated(one) for one in base.rve.phases)
+    task = replace(base, rve=replace(base.rve, phases=phases), checkpoint=Memory())
+    with pytest.raises(CaseError, match=r"rve\.phases\.matrix: the law Unrelated given, expected linear") as caught:
+        fit(task)
+    assert "\n" not in str(caught.value)
+
+
+def test_phases_with_a_memory_are_refused_in_one_line(tmp_path):
+    from femops.study import load_study
+    from femops.training import train
+
+    matrix = {"law": "j2", "E": 4000.0, "nu": 0.35, "yield_stress": 30.0, "hardening": 200.0}
+    sampling = {"method": "sobol", "count": 4, "range": 0.01}
+    rve = {**COARSE, "phases": {**PHASES, "matrix": matrix}}
+    path = tmp_path / "study.yaml"
+    study = {"kinematics": "plane_strain", "rve": rve, "sampling": sampling, "surrogate": {"law": "equino"}}
+    path.write_text(yaml.safe_dump(study))
+    with pytest.raises(CaseError, match=r"study\.yaml: rve\.phases\.matrix: has a memory, expected elastic"):
+        train(load_study(path), path, tmp_path / "out", MPI.COMM_SELF)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_leaves_the_training_range_is_solved_exactly_there(plane, tmp_path):
+    case = {
+        "kinematics": "plane_strain",
+        "mesh": {"box": {"size": [1.0, 1.0], "cells": [2, 2], "cell": "quadrilateral"}},
+        "supports": {"left": {"ux": 0.0, "uy": 0.0}},
+        "loads": {"right": {"displacement": {"ux": "0.06 * t"}}},
+        "steps": {"count": 3, "end": 1.0},
+        "quantities": {
+            "corner": {"displacement": "uy", "at": [1.0, 1.0]},
+            "pull": {"reaction": "left", "component": "x"},
+        },
+        "output": {"picture": None},
+    }
+    summaries = {}
+    laws = {
+        "equino": {"law": "equino", "model": str(plane.model)},
+        "nested": {"law": "nested", "rve": RVE},
+    }
+    for name, law in laws.items():
+        trust = {"trust": {"tolerance": 1e-2, "on_violation": "solve"}} if name == "equino" else {}
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({**case, "material": law, **trust}))
+        summaries[name] = run_case(load_case(path), path, tmp_path / name, MPI.COMM_SELF)
+    statistics = summaries["equino"]["law_statistics"]
+    assert statistics["solved_because"]["out_of_range"] > 0
+    assert statistics["points_solved_exactly"] < statistics["points_evaluated"]
+    for name, value in summaries["nested"]["quantities"].items():
+        assert summaries["equino"]["quantities"][name] == pytest.approx(value, rel=1e-4), name

@@ -1,0 +1,141 @@
+"""EquiNO as published, as a surrogate: modes, admissible fields, the law's contract, a bound that holds."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from femops import CaseError, load_law
+from femops.checks import check_law
+from femops.law import CertifiedLaw
+from femops.rve.sampling import sobol
+from femops.rve.snapshots import SnapshotSolver
+from femops.rve.solver import SolverOptions
+from femops.surrogate import FitTask, TrainedModel
+from femops_equino.options import EquiNOOptions, EquiNOParameters
+from femops_equino.published_modes import displacement_at_points, published_modes
+from femops_equino.surrogate import as_law, fit
+
+RVE = {
+    "circles": {"circles": [{"center": [0.1, 0.05], "radius": 0.3}], "mesh_size": 0.2, "cell": "quad8"},
+    "phases": {
+        "matrix": {"law": "saturating", "K": 4780.0, "alpha1": 50.0, "alpha2": 0.06},
+        "fibre": {"law": "elastic", "K": 43452.381, "G": 29918.033},
+    },
+}
+HIGH = np.full(3, 0.02)
+UNSEEN = sobol(-HIGH, HIGH, 16, 5)
+OPTIONS = EquiNOOptions(
+    mode="original", modes=5, stress_modes=6, original={"adam_steps": 600, "lbfgs_steps": 200, "collocation": 64}
+)
+PARAMETERS = {"model": "here"}
+
+
+class Forgetful:
+    """A checkpoint that keeps nothing."""
+
+    def load(self, name):
+        return None
+
+    def save(self, name, arrays):
+        pass
+
+
+@pytest.fixture(scope="module")
+def task():
+    rve = load_law({"law": "nested", "rve": RVE}).rve
+    solver = SnapshotSolver(rve, SolverOptions(rtol=1e-11))
+    snapshots = solver.solve(sobol(-HIGH, HIGH, 16, 1))
+    return FitTask(snapshots, rve, solver, OPTIONS, -HIGH, HIGH, Forgetful(), lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def model(task):
+    found = fit(task)
+    return TrainedModel(found.arrays, found.settings, task.rve, -HIGH, HIGH)
+
+
+@pytest.fixture(scope="module")
+def law(model):
+    return as_law(model, EquiNOParameters.model_validate(PARAMETERS))
+
+
+def answer_of(law, strain):
+    return law.evaluate(strain, np.zeros((len(strain), 0)), 1.0)
+
+
+def test_modes_are_orthonormal_by_quadrature_and_represent_the_snapshots(task):
+    modes = published_modes(task, 100, 100)
+    d = task.rve.discretisation
+    weight = d.weight.ravel()
+    displacement = displacement_at_points(task.rve, task.solver.solver.full_fluctuation(modes.displacement))
+    stress = modes.stress.reshape(d.n_s, d.n_points, -1)
+    for fields in (displacement, stress):
+        gram = np.einsum("g,igk,igl->kl", weight, fields, fields)
+        np.testing.assert_allclose(gram, np.eye(len(gram)), rtol=0, atol=1e-8)
+    snapshot = task.snapshots["phase_stress"]
+    b = np.einsum("g,sgk,isg->ik", weight, stress, snapshot)
+    np.testing.assert_allclose(b @ modes.stress.T, snapshot.reshape(len(b), -1), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(b @ modes.normal, task.snapshots["stress_33"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(np.sqrt((b**2).mean(0)), modes.stress_unit, rtol=1e-6)
+
+
+def test_the_law_keeps_the_contract(law):
+    assert isinstance(law, CertifiedLaw)
+    check_law(law, strain_scale=0.015)
+    outside = answer_of(law, np.array([[0.0, 0.0, 0.0], [0.021, 0.0, 0.0]]))
+    assert outside.valid.tolist() == [True, False]
+
+
+def test_single_precision_changes_no_more_than_its_digits(model, law):
+    single = as_law(model, EquiNOParameters.model_validate({**PARAMETERS, "precision": "float32"}))
+    ours, theirs = answer_of(single, UNSEEN), answer_of(law, UNSEEN)
+    assert 0.0 < np.abs(ours.stress - theirs.stress).max() < 1e-4 * np.abs(theirs.stress).max()
+    assert ours.stress.dtype == ours.stress_33.dtype == np.float64
+
+
+def test_stresses_are_in_equilibrium_for_any_coefficients(task, law):
+    rng, d = np.random.default_rng(0), task.rve.discretisation
+    stress = law.stress @ (rng.standard_normal((law.stress.shape[1], 4)) * law.weights["stress/unit"][:, None])
+    free = task.solver.solver.free
+    gradient = d.gradient(free.of, slice(0, len(d.mesh.cells)), free.count)
+    weighted = stress * np.tile(d.weight.ravel(), d.n_s)[:, None]
+    assert np.abs(gradient.T @ weighted).max() < 1e-9 * (np.abs(gradient.T) @ np.abs(weighted)).max()
+
+
+def test_bound_of_the_error_holds_inside_and_outside_the_range_and_is_useful_inside(law):
+    for strain, useful in ((UNSEEN, True), (2.0 * UNSEEN, False)):
+        answer = answer_of(law, strain)
+        exact = law.solve_exactly(strain, np.zeros((len(strain), 0)), 1.0)
+        size, error = (
+            np.sqrt(np.einsum("ns,st,nt->n", one, law.metric, one))
+            for one in (answer.stress, answer.stress - exact.stress)
+        )
+        bound = law.certify(strain, answer, "bound")
+        assert (bound >= error / size).all()
+        if useful:
+            assert np.median(error / size) < 0.03
+            assert np.median(bound) < 20.0 * np.median(error / size)
+
+
+def test_stress_of_another_law_is_bounded_too(law):
+    answer = answer_of(law, UNSEEN)
+    exact = law.solve_exactly(UNSEEN, np.zeros((len(UNSEEN), 0)), 1.0)
+    answer.stress[:] = 1.5 * exact.stress
+    assert (law.certify(UNSEEN, answer, "bound") >= 1.0 / 3.0).all()
+
+
+def test_fields_inside_the_rve_belong_to_the_stress(law):
+    d = law.rve.discretisation
+    answer, fields = answer_of(law, UNSEEN[:1]), law.micro_fields(UNSEEN[0], np.zeros(0))
+    cells = d.weight.sum(axis=1) / d.volume
+    np.testing.assert_allclose(cells @ fields.stress, answer.stress[0], rtol=1e-9)
+    np.testing.assert_allclose(cells @ fields.strain, UNSEEN[0], rtol=1e-9)
+    np.testing.assert_allclose(cells @ fields.stress_33, answer.stress_33[0], rtol=0.05)
+
+
+def test_what_the_mode_cannot_do_is_said(model, law):
+    with pytest.raises(CaseError, match="mode original has no corrections"):
+        as_law(model, EquiNOParameters.model_validate({**PARAMETERS, "corrections": 2}))
+    with pytest.raises(CaseError, match="cannot learn on the way"):
+        law.enriched(UNSEEN)
