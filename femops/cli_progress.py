@@ -22,7 +22,8 @@ def bars(console: Console, comm: Any, *, transient: bool = False) -> Iterator[Pr
     """
     text, note = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[note]"))
     columns = (SpinnerColumn(), text, BarColumn(), TimeRemainingColumn(elapsed_when_finished=True), note)
-    settings: dict[str, Any] = {"disable": comm.rank != 0, "transient": transient, "speed_estimate_period": 3600.0}
+    hidden = comm.rank != 0 or (transient and not console.is_interactive)
+    settings: dict[str, Any] = {"disable": hidden, "transient": transient, "speed_estimate_period": 3600.0}
     with Progress(*columns, console=console, **settings) as shown:
         shown.add_task("setting up", total=None, note="")
         yield shown

@@ -12,13 +12,24 @@ from mpi4py import MPI
 
 from femops.case import load_case
 from femops.run import run_case
+from femops.study import load_study
 
 ROOT = Path(__file__).parents[1]
 CASES = sorted((ROOT / "cases").glob("*.yaml"))
+TWINS = [path for path in CASES if "equino" in path.stem]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to run in, so that the model of a study is there for all its cases once it is trained."""
+    return tmp_path_factory.mktemp("trained")
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_case_gives_its_pinned_numbers(path: Path, tmp_path: Path) -> None:
+def test_case_gives_its_pinned_numbers(
+    path: Path, tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained)
     case = load_case(path)
     assert case.quantities, "a shipped case pins at least one number"
     summary = run_case(case, path, tmp_path, MPI.COMM_WORLD)
@@ -26,6 +37,36 @@ def test_case_gives_its_pinned_numbers(path: Path, tmp_path: Path) -> None:
     for name, quantity in case.quantities.items():
         assert quantity.expected is not None
         assert summary["quantities"][name] == pytest.approx(quantity.expected, rel=quantity.rtol), name
+
+
+@pytest.mark.parametrize("path", TWINS, ids=lambda path: path.stem)
+def test_surrogate_and_nested_law_solve_the_same_case_and_pin_the_same_number(path: Path) -> None:
+    case, twin = load_case(path), load_case(path.with_stem(path.stem.replace("equino", "nested")))
+    block = twin.material["everywhere"].rve
+    for parameters in case.laws().values():
+        study = load_study(path.parent / parameters.study)
+        assert study.rve == block
+    for name in ("kinematics", "mesh", "order", "supports", "loads"):
+        assert getattr(case, name) == getattr(twin, name), name
+    assert case.steps.ends()[-1] == twin.steps.ends()[-1]
+    assert set(case.quantities) == set(twin.quantities)
+    for name, quantity in case.quantities.items():
+        assert quantity.expected == pytest.approx(twin.quantities[name].expected, rel=1e-4), name
+
+
+def test_cases_leave_the_training_range_and_learn_on_the_way(
+    tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained)
+    solved = {}
+    for enrich in (True, False):
+        path = ROOT / "cases" / "l_profile_equino.yaml"
+        case = load_case(path, (f"trust.enrich={str(enrich).lower()}",))
+        statistics = run_case(case, path, tmp_path / str(enrich), MPI.COMM_WORLD)["law_statistics"]
+        assert statistics["points_out_of_range"] > 0
+        assert bool(statistics["enrichments"]) == enrich
+        solved[enrich] = statistics["points_solved_exactly"]
+    assert solved[True] < 0.9 * solved[False]
 
 
 PARALLEL = {

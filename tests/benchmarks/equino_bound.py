@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 from benchmarks import equino_models as models
-from femops_equino.law import EquiNOLaw
-from femops_equino.options import EquiNOParameters
 
 from femops.law import LawResponse
 from femops.notation import Array
+from femops_equino.law import EquiNOLaw
+from femops_equino.options import EquiNOParameters
 
 _COUNT = 300
 _OUTSIDE = 2.5

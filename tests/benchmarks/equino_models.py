@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from femops_equino.options import EquiNOOptions
-from femops_equino.surrogate import fit
 
 from femops import load_law
 from femops.notation import Array
@@ -15,6 +13,8 @@ from femops.rve.sampling import Sampling, bounds, load_paths
 from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import SolverOptions
 from femops.surrogate import FitTask, TrainedModel
+from femops_equino.options import EquiNOOptions
+from femops_equino.surrogate import fit
 
 PHASES = {
     "matrix": {"law": "saturating", "K": 4780.0, "alpha1": 50.0, "alpha2": 0.06},

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 from benchmarks import equino_models as models
-from femops_equino.law import EquiNOLaw
-from femops_equino.options import EquiNOParameters
 
 from femops.law import LawResponse, MaterialLaw
 from femops.notation import Array
 from femops.surrogate import TrainedModel
+from femops_equino.law import EquiNOLaw
+from femops_equino.options import EquiNOParameters
 
 _N_POINTS = 16384
 _N_NESTED = 64

@@ -24,73 +24,54 @@ _FLAGS = {"contract", "reassoc", "nsz", "arcp"}
 @njit(cache=True, fastmath=_FLAGS)
 def newton(
     macro: Array,
-    start: Array,
+    points: Array,
     model: tuple[Array, Array, Array, Array],
-    control: tuple[int, float, int],
+    lanes: int,
     answer: tuple[Array, Array, Array, Array],
-) -> int:
-    """Minimise W(E, a) over a by Newton's method; return the number of evaluations, summed over points.
+) -> None:
+    """Take one step of Newton's method in a at some points, and answer with what is known before it.
 
-    Each evaluation ends with a step in a; stress and tangent are those of the last evaluation, the stress corrected by
-    the adjoint to second order, the tangent condensed. A point is finished where its relative decrement is small; its
-    answer does not depend on the other points of its block.
+    The stress is corrected by the adjoint, which makes its error second order in that of a; the tangent is condensed.
+    The answer of a point does not depend on the others.
 
     Args:
         macro: E, shape (n, n_e).
-        start: First a, shape (n, r).
+        points: Numbers of the points to treat, in ascending order.
         model: Q, shape (m, m); P, shape (C, n_d, m); lower triangles of PᵀP row by row, shape (C, m (m + 1) / 2);
             ω, α₁, α₂, shape (C, 3). C is a multiple of GROUP and m = n_e + r.
-        control: Most evaluations of a point (1 or more), relative decrement that ends them, points of a block.
-        answer: Written: a after the last step, shape (n, r); stress, shape (n, n_e); tangent, shape (n, n_e, n_e);
-            decrement gᵀ K⁻¹ g of the last evaluation relative to S : E, shape (n,).
+        lanes: Points of a block.
+        answer: a, shape (n, r), which is read and written; written: stress, shape (n, n_e); tangent, shape
+            (n, n_e, n_e); decrement gᵀ K⁻¹ g relative to S : E, shape (n,).
     """
     quadratic, projection, squares, parameters = model
-    largest, tolerance, lanes = control
     coefficients, stress, tangent, decrement = answer
-    n, n_e = macro.shape
-    r = start.shape[1]
-    m = n_e + r
+    n_e, r = macro.shape[1], coefficients.shape[1]
+    m, n = n_e + r, len(points)
     dtype = macro.dtype
     z = np.zeros((m, lanes), dtype)
     gradient = np.zeros((m, lanes), dtype)
     hessian = np.zeros((m * (m + 1) // 2, lanes), dtype)
     gap = np.zeros(lanes, dtype)
     work = _workspace(projection.shape[1], m, lanes, dtype)
-    done = np.zeros(lanes, np.bool_)
-    evaluations = 0
     for first in range(0, n, lanes):
         here = min(lanes, n - first)
         for lane in range(lanes):
-            point = first + min(lane, here - 1)
+            point = points[first + min(lane, here - 1)]
             for i in range(n_e):
                 z[i, lane] = macro[point, i]
             for i in range(r):
-                z[n_e + i, lane] = start[point, i]
-        for lane in range(lanes):
-            done[lane] = lane >= here
-        for step in range(largest):
-            _evaluate(z, quadratic, projection, squares, parameters, gradient, hessian, work)
-            _condense(z, gradient, hessian, gap, work[4], n_e)
-            open_lanes = 0
-            for lane in range(here):
-                if done[lane]:
-                    continue
-                evaluations += 1
-                if step + 1 < largest and not gap[lane] <= tolerance:
-                    open_lanes += 1
-                    continue
-                done[lane] = True
-                point = first + lane
-                for i in range(n_e):
-                    stress[point, i] = gradient[i, lane]
-                    for j in range(n_e):
-                        tangent[point, i, j] = hessian[_at(max(i, j), min(i, j)), lane]
-                for i in range(r):
-                    coefficients[point, i] = z[n_e + i, lane]
-                decrement[point] = gap[lane]
-            if open_lanes == 0:
-                break
-    return evaluations
+                z[n_e + i, lane] = coefficients[point, i]
+        _evaluate(z, quadratic, projection, squares, parameters, gradient, hessian, work)
+        _condense(z, gradient, hessian, gap, work[4], n_e)
+        for lane in range(here):
+            point = points[first + lane]
+            for i in range(n_e):
+                stress[point, i] = gradient[i, lane]
+                for j in range(n_e):
+                    tangent[point, i, j] = hessian[_at(max(i, j), min(i, j)), lane]
+            for i in range(r):
+                coefficients[point, i] = z[n_e + i, lane]
+            decrement[point] = gap[lane]
 
 
 @njit(cache=True, fastmath=_FLAGS)

@@ -39,7 +39,7 @@ def train(task: FitTask, found: Offline) -> tuple[dict[str, Array], dict[str, Ar
     device = str(torch_device("auto", 0))
     schedule = Schedule(adam_steps=block.adam_steps, lbfgs_steps=block.lbfgs_steps)
     options = NetworkOptions(width=block.width, schedule=schedule, seed=task.options.seed, device=device)
-    strain = sobol(task.low, task.high, block.labels, task.options.seed + 3)
+    strain = _strains(task, block.labels)
     labels = _labels(found.model, strain, solved(found.model, found.basis, strain))
     zero = _labels(found.model, np.zeros((1, strain.shape[1])), np.zeros((1, found.model.n_modes)))
 
@@ -57,6 +57,13 @@ def train(task: FitTask, found: Offline) -> tuple[dict[str, Array], dict[str, Ar
         trained["normal"] = train_coefficients(zero["normal_slope"][0], of_normal, options, watch("normal"))
     weights = {f"{name}.{part}": one for name, net in trained.items() for part, one in net.weights.items()}
     return weights, {name: net.losses for name, net in trained.items()}
+
+
+def _strains(task: FitTask, count: int) -> Array:
+    """Return strains to learn from: half of them in the range, half on rays to its points, so that small ones are many."""
+    strain = sobol(task.low, task.high, count, task.options.seed + 3)
+    strain[::2] *= np.linspace(0.02, 1.0, len(strain[::2]))[:, None]
+    return strain
 
 
 def stored(

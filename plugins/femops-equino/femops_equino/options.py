@@ -67,7 +67,7 @@ class EquiNOParameters(SurrogateParameters):
     potential: Literal["network", "spline"] = Field(
         "network", description="the energy that corrections: 0 takes; a spline has to be trained with spline: 17"
     )
-    tolerance: float = Field(1e-6, gt=0, description="Newton decrement, relative to the work, where auto stops")
+    tolerance: float = Field(1e-4, gt=0, description="Newton decrement, relative to the work, where auto stops")
     start: Literal["auto", "network", "last", "zero"] = Field(
         "auto", description="first guess of the corrections; auto takes the network, or the last step if there is none"
     )

@@ -101,10 +101,16 @@ class ReducedModel:
         n, n_s = strain.shape
         macro = np.zeros((n, self.n_e), dtype)
         macro[:, :n_s] = strain
-        a, stress = np.empty((n, self.n_modes), dtype), np.empty((n, self.n_e), dtype)
+        a, stress = np.array(start, dtype), np.empty((n, self.n_e), dtype)
         tangent, decrement = np.empty((n, self.n_e, self.n_e), dtype), np.empty(n, dtype)
-        control, answer = (largest, tolerance, _LANES), (a, stress, tangent, decrement)
-        total = kernels.newton(macro, np.ascontiguousarray(start, dtype), self._compiled(dtype), control, answer)
+        unfinished, evaluations = np.arange(n), 0
+        for _ in range(largest):
+            answer = (a, stress, tangent, decrement)
+            kernels.newton(macro, unfinished, self._compiled(dtype), _LANES, answer)
+            evaluations += len(unfinished)
+            unfinished = unfinished[~(decrement[unfinished] <= tolerance)]
+            if not len(unfinished):
+                break
         stress_33 = stress[:, n_s].astype(np.float64) if self.dim == 2 else None
         return ReducedSolution(
             a.astype(np.float64),
@@ -112,7 +118,7 @@ class ReducedModel:
             tangent[:, :n_s, :n_s].astype(np.float64),
             stress_33,
             decrement.astype(np.float64),
-            total / max(n, 1),
+            evaluations / max(n, 1),
         )
 
     def derivatives(self, z: Array) -> tuple[Array, Array]:

@@ -13,6 +13,8 @@ from femops_equino import network
 from femops_equino.minimise import Loss, Schedule, Watch, minimise
 from femops_equino.potential import expansion
 
+_SMALL = 0.1
+
 Weights = dict[str, npt.NDArray[Any]]
 
 
@@ -88,7 +90,7 @@ def train_potential(linear: Array, labels: PotentialLabels, options: NetworkOpti
     """Train a scalar potential on energy, stress and tangent.
 
     The loss is the sum of the mean square errors of energy, stress and tangent relative to their mean squares, stress
-    and tangent in the metric of the elastic stiffness.
+    and tangent in the metric of the elastic stiffness. Errors at small strains count more, see `_relative`.
 
     Args:
         linear: C0, the tangent at zero strain [stress]. Shape (n_s, n_s).
@@ -145,30 +147,38 @@ def _potential_loss(fixed: Mapping[str, Tensor], labels: Mapping[str, Tensor], w
     whiten = torch.linalg.inv(torch.linalg.cholesky(fixed["linear"]))
     energy, stress = labels["energy"], labels["stress"] @ whiten.T
     tangent = whiten @ labels["tangent"] @ whiten.T
-    sizes = (energy**2).mean(), (stress**2).sum(1).mean(), (tangent**2).sum((1, 2)).mean()
+    relative = _relative(labels["strain"])
+    sizes = (relative**2 * energy**2).mean(), (relative * (stress**2).sum(1)).mean(), (tangent**2).sum((1, 2)).mean()
 
     def loss(trained: Mapping[str, Tensor], rows: Tensor | None) -> Tensor:
         part = slice(None) if rows is None else rows
         weights = {**fixed, **trained}
         found = network.potential(weights, labels["strain"][part], expansion(weights))
-        of_energy = ((found[0] - energy[part]) ** 2).mean() / sizes[0]
-        of_stress = ((found[1] @ whiten.T - stress[part]) ** 2).sum(1).mean() / sizes[1]
+        of_energy = (relative[part] ** 2 * (found[0] - energy[part]) ** 2).mean() / sizes[0]
+        of_stress = (relative[part] * ((found[1] @ whiten.T - stress[part]) ** 2).sum(1)).mean() / sizes[1]
         of_tangent = ((whiten @ found[2] @ whiten.T - tangent[part]) ** 2).sum((1, 2)).mean() / sizes[2]
         return of_energy + of_stress + weight * of_tangent
 
     return loss
 
 
+def _relative(strain: Tensor) -> Tensor:
+    """Return weights that make errors count relative to the strain, down to a tenth of the range. Shape (n,)."""
+    squared = ((strain / strain.abs().amax(0)) ** 2).sum(1)
+    return 1.0 / (squared + _SMALL**2)
+
+
 def _coefficient_loss(fixed: Mapping[str, Tensor], labels: Mapping[str, Tensor], weight: float) -> Loss:
     root = torch.linalg.cholesky(labels["metric"])
     values, sensitivity = labels["values"] @ root, root.T @ labels["sensitivity"]
-    sizes = (values**2).sum(1).mean(), (sensitivity**2).sum((1, 2)).mean()
+    relative = _relative(labels["strain"])
+    sizes = (relative * (values**2).sum(1)).mean(), (sensitivity**2).sum((1, 2)).mean()
 
     def loss(trained: Mapping[str, Tensor], rows: Tensor | None) -> Tensor:
         part = slice(None) if rows is None else rows
         weights = {**fixed, **trained}
         found = network.coefficients(weights, labels["strain"][part], expansion(weights))
-        of_values = ((found[0] @ root - values[part]) ** 2).sum(1).mean() / sizes[0]
+        of_values = (relative[part] * ((found[0] @ root - values[part]) ** 2).sum(1)).mean() / sizes[0]
         of_sensitivity = ((root.T @ found[1] - sensitivity[part]) ** 2).sum((1, 2)).mean() / sizes[1]
         return of_values + weight * of_sensitivity
 
