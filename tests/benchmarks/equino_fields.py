@@ -5,7 +5,8 @@ over the quadrature points of the RVE, medians over the strains. Exact is the RV
 the figures of arXiv 2504.07976 (median test sample), which does not say whether they are of the whole displacement
 (`ux`) or of its fluctuation (`wx`). `original_*` has its modes and networks; `certified16_*` has 16 + 24 modes,
 `certified_*` what femops chooses by default, and `few_*` the same from the first 16 snapshots. `full` sums over all
-quadrature points, `cubature` is the law as it runs. Fields of the certified mode are those with all points. Learning
+quadrature points, `cubature` is the law as it runs. Fields of the certified mode
+are those with all points, the stress that of its stress modes, as for the original. Learning
 and judging are timed in the same process; `*_seconds` is all that a law took, its snapshots included.
 """
 
@@ -16,28 +17,20 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from benchmarks import equino_models as models
 
-import femops
 from femops import notation
 from femops.law import LawResponse
 from femops.notation import Array
-from femops.rve.sampling import sobol
-from femops.rve.snapshots import SnapshotSolver
-from femops.rve.solver import SolverOptions
-from femops.surrogate import FitTask, TrainedModel
+from femops.rve.law import NestedLaw
 from femops_equino.law import EquiNOLaw
 from femops_equino.options import EquiNOOptions, EquiNOParameters, OriginalBlock
 from femops_equino.published import OriginalLaw
 from femops_equino.published_modes import displacement_at_points
-from femops_equino.surrogate import as_law, fit
+from femops_equino.surrogate import as_law
 
-N_SNAPSHOTS, N_FEW, N_UNSEEN, AT_ONCE = 100, 16, 100, 16
+N_SNAPSHOTS, N_FEW, N_UNSEEN = 100, 16, 100
 MOST_EVALUATIONS, CONVERGED = 12, 1e-14
-LIMIT = 0.04
-PHASES: dict[str, dict[str, Any]] = {
-    "matrix": {"law": "saturating", "K": 4780.0, "alpha1": 50.0, "alpha2": 0.06},
-    "fibre": {"law": "elastic", "K": 43452.381, "G": 29918.033},
-}
 FIELDS = ("ux", "uy", "sxx", "syy", "sxy")
 PUBLISHED = {
     "rve1": (0.0147, 0.0084, 0.0068, 0.0093, 0.0464),
@@ -46,23 +39,13 @@ PUBLISHED = {
 }
 
 
-class _Forgetful:
-    """A checkpoint that keeps nothing."""
-
-    def load(self, name: str) -> None:
-        """Return nothing."""
-
-    def save(self, name: str, arrays: Mapping[str, Any]) -> None:
-        """Keep nothing."""
-
-
 @dataclass(frozen=True)
 class Truth:
     """The RVE solved at unseen strains.
 
     Attributes:
         name: Of the RVE.
-        solver: What solved it.
+        nested: What solved it.
         strain: Shape (n, n_s).
         stress: Homogenized. Shape (n, n_s).
         tangent: Shape (n, n_s, n_s).
@@ -70,37 +53,33 @@ class Truth:
     """
 
     name: str
-    solver: SnapshotSolver
+    nested: NestedLaw
     strain: Array
     stress: Array
     tangent: Array
     fields: Mapping[str, Array]
 
 
-def measure(name: str, geometry: Mapping[str, Any], options: Mapping[str, str]) -> dict[str, Any]:
+def measure(name: str, options: Mapping[str, str]) -> dict[str, Any]:
     """Train and judge everything on one RVE.
 
     Args:
         name: Of the RVE.
-        geometry: Its generator.
         options: Not used.
     """
-    nested: Any = femops.load_law({"law": "nested", "rve": {**geometry, "phases": PHASES}})
+    nested = models.nested(name)
     d = nested.rve.discretisation
     result: dict[str, Any] = {"elements": len(d.mesh.cells), "volume_fraction": d.volume_fraction(0)}
-    solver = SnapshotSolver(nested.rve, SolverOptions(rtol=1e-10))
-    high = LIMIT * np.array([1.0, 1.0, 0.5]) * notation.weights(2)
     begin = time.perf_counter()
-    snapshots = _solved(solver, sobol(-high, high, N_SNAPSHOTS, 1))
+    snapshots = models.snapshots(nested, models.strains(N_SNAPSHOTS, 1))
     result["seconds_snapshots"] = time.perf_counter() - begin
-    truth = _truth(name, solver, sobol(-high, high, N_UNSEEN, 2))
+    truth = _truth(name, nested, models.strains(N_UNSEEN, 2))
     result.update({f"published_{field}": value for field, value in zip(FIELDS, PUBLISHED[name], strict=True)})
 
     def train(law: EquiNOOptions, n: int = N_SNAPSHOTS) -> tuple[Any, Mapping[str, float]]:
         some = {key: values[:n] for key, values in snapshots.items()}
-        found = fit(FitTask(some, nested.rve, solver, law, -high, high, _Forgetful(), lambda *_: None))
-        model = TrainedModel(found.arrays, found.settings, nested.rve, -high, high)
-        return as_law(model, EquiNOParameters.model_validate({"model": "here"})), found.metrics
+        model, metrics = models.fitted(nested, some, law)
+        return as_law(model, EquiNOParameters.model_validate({"model": "here"})), metrics
 
     runs: dict[str, tuple[EquiNOOptions, int]] = {
         "original": (EquiNOOptions(mode="original", original=OriginalBlock(lbfgs_steps=3000)), N_SNAPSHOTS),
@@ -117,29 +96,24 @@ def measure(name: str, geometry: Mapping[str, Any], options: Mapping[str, str]) 
     return result
 
 
-def _solved(solver: SnapshotSolver, strain: Array) -> dict[str, Array]:
-    parts = [solver.solve(strain[i : i + AT_ONCE]) for i in range(0, len(strain), AT_ONCE)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _truth(name: str, solver: SnapshotSolver, strain: Array) -> Truth:
-    solved = _solved(solver, strain)
+def _truth(name: str, nested: NestedLaw, strain: Array) -> Truth:
+    solved = models.snapshots(nested, strain)
     stress = np.moveaxis(solved["phase_stress"], 0, -1)
-    fields = fields_of(solver, strain, solved["fluctuation"].T, stress)
-    return Truth(name, solver, strain, solved["stress"], solved["tangent"], fields)
+    fields = fields_of(nested, strain, solved["fluctuation"].T, stress)
+    return Truth(name, nested, strain, solved["stress"], solved["tangent"], fields)
 
 
-def fields_of(solver: SnapshotSolver, strain: Array, fluctuation: Array, stress: Array) -> dict[str, Array]:
+def fields_of(nested: NestedLaw, strain: Array, fluctuation: Array, stress: Array) -> dict[str, Array]:
     """Return fields at the quadrature points by name: wx, wy (fluctuation), ux, uy (all of it), sxx, syy, sxy.
 
     Args:
-        solver: The RVE's.
+        nested: The RVE's.
         strain: Shape (n, n_s).
         fluctuation: Shape (n_free, n).
         stress: Shape (n_s, n_points, n).
     """
-    d = solver.rve.discretisation
-    w = displacement_at_points(solver.rve, solver.solver.full_fluctuation(fluctuation))
+    d = nested.rve.discretisation
+    w = displacement_at_points(nested.rve, nested.solver.full_fluctuation(fluctuation))
     x = d.points.reshape(-1, 2) - 0.5 * sum(d.mesh.bounds)
     u = w + np.einsum("nij,gj->ign", notation.to_tensor(strain), x)
     return dict(zip(("wx", "wy", "ux", "uy", "sxx", "syy", "sxy"), [*w, *u, *stress], strict=True))
@@ -147,7 +121,7 @@ def fields_of(solver: SnapshotSolver, strain: Array, fluctuation: Array, stress:
 
 def _field_errors(truth: Truth, found: Mapping[str, Array]) -> dict[str, float]:
     """Return the median relative error of each field, and how many times it is below the published one."""
-    weight, errors = truth.solver.rve.discretisation.weight.ravel(), {}
+    weight, errors = truth.nested.rve.discretisation.weight.ravel(), {}
     for name, exact in truth.fields.items():
         squared = weight @ (found[name] - exact) ** 2 / (weight @ exact**2)
         errors[name] = float(np.median(np.sqrt(squared)))
@@ -167,7 +141,7 @@ def _judged_original(law: OriginalLaw, truth: Truth) -> dict[str, float]:
     return {
         **_spread("stress", answer.stress, truth.stress),
         **_spread("tangent", answer.tangent, truth.tangent),
-        **_field_errors(truth, fields_of(truth.solver, truth.strain, fluctuation, stress)),
+        **_field_errors(truth, fields_of(truth.nested, truth.strain, fluctuation, stress)),
         **_certificates(law, truth, answer),
     }
 
@@ -181,20 +155,9 @@ def _judged_certified(law: EquiNOLaw, truth: Truth) -> dict[str, float]:
         **_spread("stress_cubature", answer.stress, truth.stress),
         **_spread("tangent_full", full.tangent, truth.tangent),
         **_spread("tangent_cubature", answer.tangent, truth.tangent),
-        **_field_errors(truth, _reduced_fields(law, truth, full.coefficients)),
+        **_field_errors(truth, fields_of(truth.nested, truth.strain, *law.fields(truth.strain))),
         **_certificates(law, truth, answer),
     }
-
-
-def _reduced_fields(law: EquiNOLaw, truth: Truth, coefficients: Array) -> dict[str, Array]:
-    d, strain = law.rve.discretisation, truth.strain
-    fluctuation = law.basis.displacement @ coefficients.T
-    local = (law.operators.gradient @ fluctuation).reshape(d.n_s, d.n_points, -1) + strain.T[:, None]
-    stress = np.empty_like(local)
-    for position, phase in enumerate(law.rve.phases):
-        part = d.points_of_phase(position)
-        stress[:, part] = phase.respond(local[:, part], np.zeros((0, *local[0, part].shape))).stress
-    return fields_of(truth.solver, strain, fluctuation, stress)
 
 
 def _certificates(law: Any, truth: Truth, answer: LawResponse) -> dict[str, float]:
@@ -207,17 +170,6 @@ def _certificates(law: Any, truth: Truth, answer: LawResponse) -> dict[str, floa
     return {"bound_over_error_median": float(np.median(ratio)), "bound_violations": int((ratio < 1.0).sum())}
 
 
-def _circles(mesh_size: float, *circles: tuple[float, float, float]) -> dict[str, Any]:
-    found = [{"center": [x, y], "radius": radius} for x, y, radius in circles]
-    return {"circles": {"circles": found, "mesh_size": mesh_size, "cell": "quad8"}}
-
-
-ELLIPSE = {"center": [0.0, 0.0], "semi_axes": [0.350, 0.175], "angle": 30.0}
-GEOMETRIES: dict[str, dict[str, Any]] = {
-    "rve1": _circles(0.0201, (0.0, 0.0, 0.2959), (-0.5, -0.5, 0.2959)),
-    "rve2": {"ellipses": {"ellipses": [ELLIPSE], "mesh_size": 0.0244, "cell": "quad8"}},
-    "rve3": _circles(0.0263, (-0.25, 0.25, 0.10), (0.25, 0.15, 0.15), (0.0, -0.25, 0.10)),
-}
 PROBLEMS: dict[str, Callable[[Mapping[str, str]], dict[str, Any]]] = {
-    name: partial(measure, name, geometry) for name, geometry in GEOMETRIES.items()
+    name: partial(measure, name) for name in models.RVES
 }

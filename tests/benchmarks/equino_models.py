@@ -73,11 +73,16 @@ def snapshots(law: NestedLaw, strain: Array) -> dict[str, Any]:
 
 def train(law: NestedLaw, given: Mapping[str, Any], **options: Any) -> TrainedModel:
     """Return an EquiNO model of an RVE, trained on snapshots."""
+    return fitted(law, given, EquiNOOptions.model_validate({"law": "equino", **options}))[0]
+
+
+def fitted(
+    law: NestedLaw, given: Mapping[str, Any], options: EquiNOOptions
+) -> tuple[TrainedModel, Mapping[str, float]]:
+    """Return an EquiNO model of an RVE, trained on snapshots, and the figures of its training."""
     low, high = bounds(_sampling(2, 0), 2)
-    wanted = EquiNOOptions.model_validate({"law": "equino", **options})
-    task = FitTask(given, law.rve, _solver(law), wanted, low, high, _Checkpoint(), lambda *_: None)
-    found = fit(task)
-    return TrainedModel(found.arrays, found.settings, law.rve, low, high)
+    found = fit(FitTask(given, law.rve, _solver(law), options, low, high, _Checkpoint(), lambda *_: None))
+    return TrainedModel(found.arrays, found.settings, law.rve, low, high), found.metrics
 
 
 def relative(values: Array, truth: Array) -> Array:

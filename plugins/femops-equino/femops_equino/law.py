@@ -139,18 +139,42 @@ class EquiNOLaw:
         return EquiNOLaw(replace(self.trained, arrays=arrays, low=low, high=high), self.parameters)
 
     def micro_fields(self, strain: Array, state: Array) -> MicroFields:
-        """Return the fields inside the RVE of one point, from the reduced model with all quadrature points.
+        """Return the fields inside the RVE of one point; see `fields`.
 
         Args:
             strain: Macroscale strain, Mandel. Shape (n_s,).
             state: State of the point. Shape (n_state,).
         """
-        start = self._solve(strain[None], state[None]).coefficients
-        a = self.full.model.solve(strain[None], start, _MOST_CORRECTIONS, _CONVERGED).coefficients[0]
+        fluctuation, stress = self.fields(strain[None])
         solver = self._exact.solver
-        return micro_fields(
-            self.rve, solver, strain, self.basis.displacement @ a, [one[:, :, 0] for one in solver.virgin_history(1)]
-        )
+        history = [one[:, :, 0] for one in solver.virgin_history(1)]
+        fields = micro_fields(self.rve, solver, strain, fluctuation[:, 0], history)
+        weight = self.rve.discretisation.weight
+        of_cells = stress[:, :, 0].reshape(len(stress), *weight.shape)
+        return replace(fields, stress=np.einsum("cq,scq->cs", weight / weight.sum(axis=1, keepdims=True), of_cells))
+
+    def fields(self, strain: Array) -> tuple[Array, Array]:
+        """Return fields of the RVE, from the reduced model with all quadrature points.
+
+        The stress is the one of the stress modes, which is in equilibrium and closer to that of the RVE than the one
+        that the phases answer to the strain.
+
+        Args:
+            strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
+
+        Returns:
+            Fluctuation at the free dofs [length], shape (n_free, n), and stress at the quadrature points [stress],
+            shape (n_s, n_points, n).
+        """
+        a = self.full.model.solve(strain, strain @ self.basis.elastic.T, _MOST_CORRECTIONS, _CONVERGED).coefficients
+        fluctuation = self.basis.displacement @ a.T
+        local = (self.operators.gradient @ fluctuation).reshape(strain.shape[1], -1, len(strain)) + strain.T[:, None]
+        stress = np.empty_like(local)
+        for position, phase in enumerate(self.rve.phases):
+            part = self.rve.discretisation.points_of_phase(position)
+            stress[:, part] = phase.respond(local[:, part], np.zeros((0, *local[0, part].shape))).stress
+        b = self.operators.stress_gram(self.basis.stress, stress.reshape(-1, len(strain)))
+        return fluctuation, (self.basis.stress @ b).reshape(local.shape)
 
     @property
     def rve(self) -> RVE:

@@ -60,7 +60,7 @@ def train(task: FitTask, found: Offline) -> tuple[dict[str, Array], dict[str, Ar
 
 
 def _strains(task: FitTask, count: int) -> Array:
-    """Return strains to learn from: half of them in the range, half on rays to its points, so that small ones are many."""
+    """Return strains to learn from: half of them in the range, half on rays to its points, for the small ones."""
     strain = sobol(task.low, task.high, count, task.options.seed + 3)
     strain[::2] *= np.linspace(0.02, 1.0, len(strain[::2]))[:, None]
     return strain

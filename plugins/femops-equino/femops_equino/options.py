@@ -40,7 +40,7 @@ class EquiNOOptions(SurrogateOptions):
     modes: int = Field(32, gt=0, description="largest number of displacement modes")
     stress_modes: int | None = Field(None, gt=0, description="largest number; by default 1.5 times as many")
     tolerance: float = Field(
-        0.06, gt=0, lt=1, description="part of the snapshots' nonlinear fields, in the energy norm, to lose"
+        0.05, gt=0, lt=1, description="part of the snapshots' nonlinear fields, in the energy norm, to lose"
     )
     points: int = Field(160, gt=0, description="largest number of cubature points")
     cubature_tolerance: float = Field(2e-5, gt=0, description="median relative error of the stress from cubature")
