@@ -1,6 +1,7 @@
 """Who may import whom: the rules of the architecture, read from the syntax trees."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,13 @@ def test_heavy_packages_stay_in_their_rooms(path: Path) -> None:
 def test_only_public_names_of_dolfinx_are_used(path: Path) -> None:
     hidden = [name for name in _imports(path) if name.startswith("dolfinx") and "._" in name]
     assert not hidden
+
+
+@pytest.mark.parametrize("folder", ["femops", "plugins", "tests"])
+def test_torch_is_imported_in_one_place(folder: str) -> None:
+    direct = re.compile(r"""^\s*(import|from) torch\b|importorskip\(["']torch["']\)""", re.MULTILINE)
+    files = [path for path in (ROOT.parent / folder).rglob("*.py") if direct.search(path.read_text())]
+    assert files == [ROOT / "surrogate" / "torch_library.py"] * (folder == "femops")
 
 
 def test_every_room_has_its_floor() -> None:

@@ -289,7 +289,7 @@ def test_chunks_cover_a_batch_and_keep_to_their_budget() -> None:
 
 
 def test_ranks_take_the_gpus_in_turn_and_a_missing_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("femops.surrogate.torch_library").torch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [torch_device("auto", rank).index for rank in range(4)] == [0, 1, 0, 1]

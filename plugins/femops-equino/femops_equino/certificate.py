@@ -136,8 +136,8 @@ def relative_error(strain: Array, stress: Array, gap: Gap, metric: Array, kind: 
         metric: Shape (n_s, n_s).
         kind: `bound` or `indicator`.
     """
-    size = _norm(stress, metric)
-    away = _norm(stress - gap.stress, metric)
+    size = norm(stress, metric)
+    away = norm(stress - gap.stress, metric)
     eta = np.maximum(gap.energy, 0.0)
     work = 0.5 * np.einsum("ns,ns->n", stress, strain)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -203,5 +203,6 @@ def _derivative(points: Points, z: Array) -> tuple[Array, Array]:
     return z @ model.quadratic + np.tensordot(force, model.projection, axes=([0, 1], [0, 1])), force
 
 
-def _norm(stress: Array, metric: Array) -> Array:
+def norm(stress: Array, metric: Array) -> Array:
+    """Return √(s · metric · s) of stresses (n, n_s). Shape (n,)."""
     return np.sqrt(np.einsum("ns,st,nt->n", stress, metric, stress))

@@ -38,11 +38,17 @@ class Rows:
     total: Array
 
 
-def rows(full: ReducedModel, z: Array, alpha: float, count: int, seed: int, extra: Array | None = None) -> Rows:
+def rows(
+    full: ReducedModel, metric: Array, z: Array, alpha: float, count: int, seed: int, extra: Array | None = None
+) -> Rows:
     """Return a random sketch of the gradient's contributions at training states.
+
+    Stresses count in the norm of the metric, relative to the root of the work: soft modes of deformation, to which
+    the stress hardly answers, decide about displacements as much as stiff ones.
 
     Args:
         full: The model that sums over all points.
+        metric: The norm of stresses [1/stress]. Shape (n_s, n_s).
         z: Training states, minima of its energy. Shape (T, m).
         alpha: Weight of ∂W/∂a beside the total derivative with respect to E.
         count: Number of rows.
@@ -51,6 +57,9 @@ def rows(full: ReducedModel, z: Array, alpha: float, count: int, seed: int, extr
     """
     gradient, hessian = full.derivatives(z)
     n_e, n_points = full.n_e, len(full.projection)
+    root = np.zeros((n_e, n_e))
+    root[: len(metric), : len(metric)] = np.linalg.cholesky(metric)
+    root[len(metric) :, len(metric) :] = np.sqrt(metric.diagonal().mean())  # the stress normal to the plane
     rng = np.random.default_rng(seed)
     matrix = np.zeros((count, n_points))
     weight, alpha1, alpha2 = full.parameters.T
@@ -59,7 +68,7 @@ def rows(full: ReducedModel, z: Array, alpha: float, count: int, seed: int, extr
         sensitivity = -np.linalg.solve(k, curvature[n_e:, :n_e])
         stress = slope[:n_e] + sensitivity.T @ slope[n_e:]
         work = max(float(stress @ one[:n_e]), np.finfo(float).tiny)
-        total = np.concatenate([np.eye(n_e), sensitivity]) / max(np.linalg.norm(stress), np.finfo(float).tiny)
+        total = np.concatenate([np.eye(n_e), sensitivity]) @ (root / np.sqrt(work))
         alone = np.eye(len(one))[:, n_e:] * (alpha / np.sqrt(work * np.trace(k) / len(k)))
         wanted = np.concatenate([total, alone], axis=1)
         deviator = np.tensordot(full.projection, one, axes=1)

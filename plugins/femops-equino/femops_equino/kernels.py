@@ -13,6 +13,7 @@ import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
 from femops.notation import Array
@@ -24,7 +25,7 @@ _FLAGS = {"contract", "reassoc", "nsz", "arcp"}
 @njit(cache=True, fastmath=_FLAGS)
 def newton(
     macro: Array,
-    points: Array,
+    points: npt.NDArray[np.int64],
     model: tuple[Array, Array, Array, Array],
     lanes: int,
     answer: tuple[Array, Array, Array, Array],

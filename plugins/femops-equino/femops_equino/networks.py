@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from femops.notation import Array
-from femops.rve.sampling import sobol
 from femops.surrogate import FitTask
 from femops_equino import potential
-from femops_equino.offline import Offline, solved
+from femops_equino.offline import Offline, solved, strains_to_learn
 from femops_equino.options import NetworkBlock
 from femops_equino.reduced import ReducedModel
 
@@ -39,7 +38,7 @@ def train(task: FitTask, found: Offline) -> tuple[dict[str, Array], dict[str, Ar
     device = str(torch_device("auto", 0))
     schedule = Schedule(adam_steps=block.adam_steps, lbfgs_steps=block.lbfgs_steps)
     options = NetworkOptions(width=block.width, schedule=schedule, seed=task.options.seed, device=device)
-    strain = _strains(task, block.labels)
+    strain = strains_to_learn(task, block.labels, task.options.seed + 3)
     labels = _labels(found.model, strain, solved(found.model, found.basis, strain))
     zero = _labels(found.model, np.zeros((1, strain.shape[1])), np.zeros((1, found.model.n_modes)))
 
@@ -57,13 +56,6 @@ def train(task: FitTask, found: Offline) -> tuple[dict[str, Array], dict[str, Ar
         trained["normal"] = train_coefficients(zero["normal_slope"][0], of_normal, options, watch("normal"))
     weights = {f"{name}.{part}": one for name, net in trained.items() for part, one in net.weights.items()}
     return weights, {name: net.losses for name, net in trained.items()}
-
-
-def _strains(task: FitTask, count: int) -> Array:
-    """Return strains to learn from: half of them in the range, half on rays to its points, for the small ones."""
-    strain = sobol(task.low, task.high, count, task.options.seed + 3)
-    strain[::2] *= np.linspace(0.02, 1.0, len(strain[::2]))[:, None]
-    return strain
 
 
 def stored(

@@ -11,7 +11,7 @@ from femops.rve.sampling import sobol
 from femops.surrogate import FitTask
 from femops_equino import cubature, spline
 from femops_equino.basis import Basis, Full, displacement_candidates, full, stress_candidates
-from femops_equino.certificate import Points, energy_gap, relative_error
+from femops_equino.certificate import Points, energy_gap, norm, relative_error
 from femops_equino.options import EquiNOOptions
 from femops_equino.pod import ElasticRVE, decompose
 from femops_equino.reduced import ReducedModel
@@ -22,6 +22,7 @@ _ALPHA = 0.03
 _STRESS_PER_DISPLACEMENT = 1.5
 _SNAPSHOTS_AT_ONCE = 16
 _MODES_PER_STRAIN = 4
+_SMALLEST = 0.02
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def offline(task: FitTask) -> Offline:
     basis, lost = _basis(task, operators, snapshots)
     everything = full(task.rve, operators, basis)
     task.progress("modes", 1, 1)
-    states = np.concatenate([snapshots["strain"], sobol(task.low, task.high, options.states, options.seed + 1)])
+    states = np.concatenate([snapshots["strain"], strains_to_learn(task, options.states, options.seed + 1)])
     found = _with_points(task, everything, basis, states, lost)
     return found if options.spline is None else replace(found, spline=_spline(task, found))
 
@@ -94,6 +95,13 @@ def _spline(task: FitTask, found: Offline) -> dict[str, Array]:
         return solved(found.model, found.basis, strain)
 
     return spline.interpolate(found.model, solve, task.low, task.high, task.options.spline)
+
+
+def strains_to_learn(task: FitTask, count: int, seed: int) -> Array:
+    """Return strains (count, n_s), half of them in the range, half on rays to its points, for the small ones."""
+    strain = sobol(task.low, task.high, count, seed)
+    strain[::2] *= np.linspace(_SMALLEST, 1.0, len(strain[::2]))[:, None]
+    return strain
 
 
 def _with_points(task: FitTask, everything: Full, basis: Basis, states: Array, lost: Mapping[str, Array]) -> Offline:
@@ -117,6 +125,8 @@ def extended(task: FitTask, basis: Basis, states: Array, strain: Array) -> Offli
     more, lost = _basis(task, operators, snapshots, basis)
     everything = full(task.rve, operators, more)
     on_the_way = [part * strain for part in (0.5, 0.75, 1.0)]
+    points = int(task.options.points * everything.model.n_modes / basis.displacement.shape[1])
+    task = replace(task, options=task.options.model_copy(update={"points": points}))
     return _with_points(task, everything, more, np.concatenate([states, *on_the_way]), lost)
 
 
@@ -188,22 +198,28 @@ def _cubature(task: FitTask, everything: Full, states: Array, z: Array) -> tuple
     options: EquiNOOptions = task.options
     start = z[:, everything.model.n_e :]
     truth = everything.model.solve(states, start, MOST_EVALUATIONS, CONVERGED).stress
-    size = np.linalg.norm(truth, axis=1)
+    metric = everything.exact.metric
+    size = norm(truth, metric)
     errors: dict[int, float] = {}
 
     def good_enough(chosen: Any, factor: Array) -> bool:
         found = everything.model.sampled(chosen, factor).solve(states, start, MOST_EVALUATIONS, CONVERGED)
-        error = np.linalg.norm(found.stress - truth, axis=1)[size > 0.0] / size[size > 0.0]
+        error = norm(found.stress - truth, metric)[size > 0.0] / size[size > 0.0]
         errors[len(chosen)] = float(np.median(error))
         return errors[len(chosen)] <= options.cubature_tolerance
 
     def find() -> dict[str, Any]:
-        rows = cubature.rows(everything.model, z, _ALPHA, cubature.n_rows(options.points), options.seed)
+        rows = cubature.rows(everything.model, metric, z, _ALPHA, cubature.n_rows(options.points), options.seed)
         return _sorted(cubature.choose(rows, options.points, good_enough, _watch(task, "cubature")))
 
     found = _stage(task, "cubature", find)
     if not errors:
         good_enough(found["points"], found["factor"])
+    reached = min(errors.values(), default=0.0)
+    missed = reached > options.cubature_tolerance
+    note = f"{len(found['points'])} points, stress error {reached:.1e}"
+    more = f", above cubature_tolerance {options.cubature_tolerance:g}: allow more points" if missed else ""
+    task.progress("cubature", options.points, options.points, note + more)
     return everything.model.sampled(found["points"], found["factor"]), errors
 
 
@@ -213,7 +229,7 @@ def _indicator_points(task: FitTask, everything: Full, z: Array) -> Points:
 
     def find() -> dict[str, Any]:
         n, extra = cubature.n_rows(options.certificate_points), everything.points.projection
-        rows = cubature.rows(everything.model, z[::2], 1.0, n, options.seed, extra)
+        rows = cubature.rows(everything.model, everything.exact.metric, z[::2], 1.0, n, options.seed, extra)
         watch = _watch(task, "indicator points")
         return _sorted(cubature.choose(rows, options.certificate_points, lambda chosen, factor: False, watch))
 

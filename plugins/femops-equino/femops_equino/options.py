@@ -42,8 +42,10 @@ class EquiNOOptions(SurrogateOptions):
     tolerance: float = Field(
         0.05, gt=0, lt=1, description="part of the snapshots' nonlinear fields, in the energy norm, to lose"
     )
-    points: int = Field(160, gt=0, description="largest number of cubature points")
-    cubature_tolerance: float = Field(2e-5, gt=0, description="median relative error of the stress from cubature")
+    points: int = Field(240, gt=0, description="largest number of cubature points")
+    cubature_tolerance: float = Field(
+        2e-5, gt=0, description="median relative error of the stress from cubature, in the energy norm"
+    )
     certificate_points: int = Field(240, gt=0, description="points of the indicator")
     states: int = Field(128, gt=0, description="reduced solutions, beside the snapshots, to choose points with")
     greedy: int = Field(0, ge=0, description="further snapshots, each where the certificate is worst")

@@ -104,10 +104,10 @@ def decompose(
     lost = np.concatenate([[1.0] * first.shape[1], left])
     wanted = min(int(np.count_nonzero(lost > tolerance**2)), largest) - first.shape[1]
     n_added = min(max(wanted, 0), int(np.count_nonzero(values > _DEPENDENT**2 * whole)))
-    added = rest @ (vectors[:, :n_added] / np.sqrt(values[:n_added]))
-    added -= first @ gram(first, added)
     if not n_added:
         return Modes(first, lost)
+    added = rest @ (vectors[:, :n_added] / np.sqrt(values[:n_added]))
+    added -= first @ gram(first, added)
     return Modes(np.concatenate([first, _orthonormal(added, gram)], axis=1), lost)
 
 

@@ -9,12 +9,10 @@ import pytest
 from small_rves import RANGE
 
 from femops import CaseError, load_law
-
-torch = pytest.importorskip("torch")
-
-from femops_equino import accelerator, law, networks  # noqa: E402
-from femops_equino.reduced import DEVIATOR, TRACE, ReducedModel  # noqa: E402
-from femops_equino.torch_newton import TorchNewton  # noqa: E402
+from femops.surrogate.torch_library import torch
+from femops_equino import accelerator, law, networks
+from femops_equino.reduced import DEVIATOR, TRACE, ReducedModel
+from femops_equino.torch_newton import TorchNewton
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 

@@ -3,20 +3,19 @@
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-
-from femops.phases.elastic import Elastic  # noqa: E402
-from femops.phases.saturating import Saturating  # noqa: E402
-from femops_equino import network, original  # noqa: E402
-from femops_equino.minimise import Schedule, Watch  # noqa: E402
-from femops_equino.potential import (  # noqa: E402
+from femops.phases.elastic import Elastic
+from femops.phases.saturating import Saturating
+from femops.surrogate.torch_library import torch
+from femops_equino import network, original
+from femops_equino.minimise import Schedule, Watch
+from femops_equino.potential import (
     evaluate_coefficients,
     evaluate_potential,
     expansion,
     prepare,
 )
-from femops_equino.published_networks import evaluate_original  # noqa: E402
-from femops_equino.training import (  # noqa: E402
+from femops_equino.published_networks import evaluate_original
+from femops_equino.training import (
     CoefficientLabels,
     NetworkOptions,
     PotentialLabels,

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-
 from femops import CaseError, load_law
 from femops.checks import check_law
 from femops.law import CertifiedLaw
