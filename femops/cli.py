@@ -3,7 +3,6 @@
 import json
 import sys
 import traceback
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -161,8 +160,12 @@ def sample(
     comm = MPI.COMM_WORLD
     loaded = load_study(study, tuple(overrides or ()))
     with bars(console, comm) as shown:
-        stage = partial(stages(shown), "snapshots")
-        report = sample_study(loaded, study, output or Path("results") / study.stem, comm, stage)
+        stage = stages(shown)
+
+        def watch(done: int, total: int) -> None:
+            stage("snapshots", done, total, f"{done}/{total}")
+
+        report = sample_study(loaded, study, output or Path("results") / study.stem, comm, watch)
     console.print(
         f"{report.solved} snapshots solved in {report.seconds:.1f} s, {report.found} found; they are in {report.file}",
         soft_wrap=True,

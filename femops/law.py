@@ -84,9 +84,11 @@ class CertifiedLaw(MaterialLaw, Protocol):
 
     Attributes:
         metric: The norm of stresses in which errors are certified, √(s · metric · s). Shape (n_s, n_s).
+        learns: Whether `enriched` works; where it does not, cases with trust.enrich are refused.
     """
 
     metric: Array
+    learns: bool
 
     def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
         """Return the relative error of the stresses that the law answered.

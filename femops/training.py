@@ -127,7 +127,7 @@ def plan_training(study: Study, path: Path, folder: Path | None, comm: Any) -> P
     paths = study_paths(study, path, comm)
     low, high = bounds(study.sampling, study.dim)
     if study.sampling.run is not None:
-        low, high = paths.min((0, 1)), paths.max((0, 1))
+        low, high = np.minimum(paths.min((0, 1)), 0.0), np.maximum(paths.max((0, 1)), 0.0)  # every case starts at zero
     digest = _study_hash(study, spec, rve, paths)
     return Plan(
         study, path, spec, rve, paths, low, high, digest, folder or Path("results") / f"{path.stem}-{digest[:8]}"

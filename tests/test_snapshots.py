@@ -141,9 +141,10 @@ def test_snapshots_of_the_shipped_studies_are_those_of_the_nested_law(study: Pat
     rve = yaml.safe_load(study.read_text())["rve"]
     law = load_law({"law": "nested", "rve": rve, "solver": {"rtol": 1e-12}}, dim=loaded.dim, base=study.parent)
     fresh = law.evaluate(stored["strain"], np.zeros((3, law.n_state)), 1.0)
-    assert fresh.stress_33 is not None
     np.testing.assert_allclose(stored["stress"], fresh.stress, rtol=1e-8, atol=1e-8)
-    np.testing.assert_allclose(stored["stress_33"], fresh.stress_33, rtol=1e-8, atol=1e-8)
+    assert ("stress_33" in stored) == (loaded.dim == 2)
+    if fresh.stress_33 is not None:
+        np.testing.assert_allclose(stored["stress_33"], fresh.stress_33, rtol=1e-8, atol=1e-8)
     np.testing.assert_allclose(stored["tangent"], fresh.tangent, rtol=1e-7, atol=1e-5)
 
 
@@ -348,7 +349,7 @@ def test_strains_of_a_finished_run_are_sampled(tmp_path: Path, femops: Femops) -
     study = written(tmp_path, {**STUDY, "sampling": {"method": "run", "run": "run"}})
     code, printed, error = femops("sample", study, "--output", tmp_path / "all")
     assert (code, error) == (0, "")
-    assert "16/16 snapshots" in printed
+    assert "snapshots" in printed and "16/16" in printed
     assert "16 snapshots solved in" in printed
     tensor = np.asarray(pyvista.read(tmp_path / "run" / "points.vtp").point_data["strain"])
     expected = tensor[:, [0, 1, 3]] * [1, 1, np.sqrt(2)]

@@ -103,6 +103,7 @@ class ToyTraining:
 class ToyLaw:
     kinematics = Kinematics.SMALL_STRAIN
     n_state = 0
+    learns = True
 
     def __init__(self, model: TrainedModel, parameters: ToyParameters) -> None:
         self.model, self.parameters = model, parameters

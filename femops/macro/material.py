@@ -60,6 +60,11 @@ class Material:
         if self.trust is not None and self.trust.on_violation == "solve" and not self._certified:
             problem = "'solve' given, but no law of the case can solve its points exactly; expected stop or warn"
             raise CaseError(problem, key="trust.on_violation")
+        for region in self.regions:
+            certified = region.certified
+            if self.trust is not None and self.trust.enrich and certified is not None and not certified.learns:
+                problem = f"true given, but the law of {region.name} cannot learn; expected false"
+                raise CaseError(problem, key="trust.enrich")
         if self.trust is not None and self._certified:
             self.statistics.certificate = self.trust.certificate
         n_s = notation.n_strain(self.quadrature.dim)

@@ -13,6 +13,7 @@ from femops.surrogate.base import (
 from femops.surrogate.batching import chunks
 from femops.surrogate.devices import torch_device
 from femops.surrogate.exact import ExactResponse, ExactRVE
+from femops.surrogate.ranges import within
 
 __all__ = [
     "Checkpoint",
@@ -27,4 +28,5 @@ __all__ = [
     "TrainedModel",
     "chunks",
     "torch_device",
+    "within",
 ]

@@ -139,7 +139,7 @@ def relative_error(strain: Array, stress: Array, gap: Gap, metric: Array, kind: 
     size = norm(stress, metric)
     away = norm(stress - gap.stress, metric)
     eta = np.maximum(gap.energy, 0.0)
-    work = 0.5 * np.einsum("ns,ns->n", stress, strain)
+    work = np.maximum(0.5 * np.einsum("ns,ns->n", stress, strain), 0.0)  # negative work tells of no small error
     with np.errstate(divide="ignore", invalid="ignore"):
         error = (away + np.sqrt(2.0 * eta * gap.stiffening)) / size if kind == "bound" else away / size + eta / work
     error = np.where((size == 0.0) & (away == 0.0), 0.0, error)

@@ -80,7 +80,7 @@ def rows(
             shares = np.concatenate([shares, more])
         matrix += (rng.standard_normal((count, len(shares))) / np.sqrt(count)) @ shares
     total_sum = matrix.sum(axis=1)
-    volume = weight * (_VOLUME_WEIGHT * np.linalg.norm(total_sum) / weight.sum())
+    volume = weight * (_VOLUME_WEIGHT * np.linalg.norm(total_sum) / max(weight.sum(), np.finfo(float).tiny))
     matrix = np.vstack([matrix, volume])
     return Rows(matrix, matrix.sum(axis=1))
 

@@ -14,7 +14,7 @@ from femops.rve.micro import MicroFields, micro_fields
 from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import SolverOptions
 from femops.rve.spec import RVE
-from femops.surrogate import ExactRVE, FitTask, TrainedModel
+from femops.surrogate import ExactRVE, FitTask, TrainedModel, within
 from femops_equino import networks, spline
 from femops_equino.accelerator import accelerator
 from femops_equino.basis import Basis, Full, full
@@ -44,7 +44,7 @@ class EquiNOLaw:
 
     The state of a point is the strain of its last step and the coefficients of its modes there, less what they are in
     linear elasticity, so that zeros are the virgin state. `error` is the relative Newton decrement of the reduced
-    problem (zero without corrections); `certify` looks at the whole error.
+    problem (None without corrections); `certify` looks at the whole error.
 
     Args:
         model: The trained model.
@@ -52,6 +52,7 @@ class EquiNOLaw:
 
     Attributes:
         metric: The norm of stresses in which errors are certified: √(s · metric · s). Shape (n_s, n_s).
+        learns: Whether modes can be added; a potential alone cannot learn.
 
     Raises:
         CaseError: Networks or a spline are asked for that were not trained, or a device that there is not.
@@ -63,6 +64,7 @@ class EquiNOLaw:
         self.trained, self.parameters = model, parameters
         self.dim = model.rve.discretisation.dim
         self.low, self.high = model.low, model.high
+        self.learns = parameters.corrections != 0
         arrays = model.arrays
         names = ("displacement", "stress", "elastic")
         self.basis = Basis(*(np.asarray(arrays[f"modes.{name}"]) for name in names))
@@ -80,10 +82,12 @@ class EquiNOLaw:
 
     def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
         """Return the response of the reduced RVE; see `MaterialLaw.evaluate`."""
-        valid = ((strain >= self.low) & (strain <= self.high)).all(axis=1)
+        valid = within(strain, self.low, self.high)
         if self.parameters.corrections == 0:
             return self._uncorrected(strain, valid)
         found = self._solve(strain, state)
+        if self.parameters.corrections == "auto":  # what did not converge must not pass for an answer
+            valid &= found.decrement <= self.parameters.tolerance
         return LawResponse(
             found.stress,
             found.tangent,
@@ -248,8 +252,7 @@ class EquiNOLaw:
         if stress_33 is not None:
             stress_33 = stress_33.astype(np.float64)
         state = np.zeros((len(strain), self.n_state))
-        error = np.zeros(len(strain))
-        return LawResponse(stress.astype(np.float64), tangent.astype(np.float64), state, stress_33, error, valid)
+        return LawResponse(stress.astype(np.float64), tangent.astype(np.float64), state, stress_33, None, valid)
 
     def _gap(self, strain: Array, state: Array, kind: CertificateKind) -> Gap:
         """Return the energy gap of the fields that belong to a response."""

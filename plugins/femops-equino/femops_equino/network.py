@@ -52,6 +52,12 @@ def initial_weights(
     }
 
 
+def strain_scale(strain: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the largest absolute value of each component of strains (n, n_s), or of all where one is always zero."""
+    largest = np.abs(strain).max(axis=0)
+    return np.where(largest > 0.0, largest, largest.max())
+
+
 TRAINED = ("metric", "weight_1", "bias_1", "weight_2", "bias_2", "weight_3")
 """The weights that training changes."""
 

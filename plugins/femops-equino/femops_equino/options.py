@@ -1,6 +1,6 @@
 """What a study and a case may say about EquiNO."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -58,12 +58,24 @@ class EquiNOOptions(SurrogateOptions):
     )
     original: OriginalBlock = OriginalBlock()
 
+    @model_validator(mode="after")
+    def _used_by_the_mode(self) -> Self:
+        odd = sorted(self.model_fields_set - _OPTIONS_OF_ORIGINAL) if self.mode == "original" else []
+        if odd:
+            raise ValueError(f"{odd[0]} given, but mode original takes only modes, stress_modes and original")
+        if self.mode == "certified" and self.original != OriginalBlock():
+            raise ValueError("original given with mode certified, expected mode: original")
+        return self
+
+
+_OPTIONS_OF_ORIGINAL = {"law", "seed", "mode", "modes", "stress_modes", "original"}
+
 
 class EquiNOParameters(SurrogateParameters):
     """A trained EquiNO in a case."""
 
     law: Literal["equino"] = "equino"
-    corrections: int | Literal["auto"] = Field(
+    corrections: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto", description="Newton corrections; 0 takes the potential, auto corrects to `tolerance`"
     )
     potential: Literal["network", "spline"] = Field(

@@ -22,6 +22,7 @@ from femops.notation import Array
 from femops.phases import Phase
 from femops.surrogate.torch_library import Tensor, torch
 from femops_equino.minimise import Loss, Schedule, Watch, minimise
+from femops_equino.network import strain_scale
 from femops_equino.potential import Weights
 from femops_equino.published_networks import network_depth
 
@@ -126,7 +127,7 @@ def train_original(problem: OriginalProblem, options: OriginalOptions, watch: Wa
     """
     rng = np.random.default_rng(options.seed)
     fixed: dict[str, npt.NDArray[Any]] = {
-        "scale": np.abs(problem.strain).max(0),
+        "scale": strain_scale(problem.strain),
         "displacement/unit": problem.displacement_unit,
         "stress/unit": problem.stress_unit,
         "mean_stress_modes": np.einsum("g,sgm->sm", problem.weight, problem.stress_modes) / problem.volume,

@@ -17,7 +17,7 @@ from femops.rve.spec import RVE
 
 Gram = Callable[[Array, Array], Array]
 
-_DEPENDENT = 1e-10
+_DEPENDENT = 1e-7  # round-off of the squares is 1e-16
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def decompose(
         tolerance: Relative norm of the fields that may be lost; the modes end where it is reached.
         before: Orthonormal modes so far; they stay the first ones. Shape (n, n_before).
     """
-    first = _orthonormal(elastic, gram) if before is None else before
+    first = _independent(elastic, gram) if before is None else before
     coefficients = gram(first, fields)
     rest = fields - first @ coefficients
     matrix = gram(rest, rest)
@@ -109,6 +109,15 @@ def decompose(
     added = rest @ (vectors[:, :n_added] / np.sqrt(values[:n_added]))
     added -= first @ gram(first, added)
     return Modes(np.concatenate([first, _orthonormal(added, gram)], axis=1), lost)
+
+
+def _independent(vectors: Array, gram: Gram) -> Array:
+    """Return orthonormal vectors of the same span; in a laminate, say, some unit strains share their fluctuation."""
+    values, mixed = np.linalg.eigh(gram(vectors, vectors))
+    kept = values > _DEPENDENT**2 * values.max(initial=0.0)
+    if kept.all():
+        return _orthonormal(vectors, gram)
+    return _orthonormal(vectors @ (mixed[:, kept] / np.sqrt(values[kept])), gram)
 
 
 def _orthonormal(vectors: Array, gram: Gram) -> Array:

@@ -23,11 +23,12 @@ import numpy as np
 from femops.errors import CaseError
 from femops.law import CertificateKind, Kinematics, LawResponse
 from femops.notation import Array
-from femops.phases import HyperelasticPhase
+from femops.phases import HyperelasticPhase, Phase
+from femops.phases.saturating import Saturating
 from femops.rve.micro import MicroFields, micro_fields
 from femops.rve.sampling import sobol
 from femops.rve.spec import RVE
-from femops.surrogate import ExactRVE, Fit, FitTask, TrainedModel, chunks
+from femops.surrogate import ExactRVE, Fit, FitTask, TrainedModel, chunks, within
 from femops.surrogate.exact import check_elastic
 from femops_equino.certificate import Gap, relative_error
 from femops_equino.offline import operators_of
@@ -94,6 +95,11 @@ def _train(task: FitTask, operators: ElasticRVE, found: PublishedModes) -> tuple
     return trained.weights, trained.losses
 
 
+def _stiffest_at_zero(phase: Phase) -> bool:
+    """Return whether the proof above covers a phase; other convex ones may stiffen."""
+    return isinstance(phase, HyperelasticPhase) and (phase.linear or isinstance(phase, Saturating))
+
+
 def _metric(operators: ElasticRVE, sensitivity: Array) -> Array:
     """Return the inverse of the homogenized tangent at zero strain."""
     n_s, weight = operators.n_s, operators.weight
@@ -101,6 +107,21 @@ def _metric(operators: ElasticRVE, sensitivity: Array) -> Array:
     fields = (unit * np.tile(weight, n_s)[:, None], operators.stress_of(unit))
     metric = np.linalg.inv(fields[0].T @ fields[1] / operators.volume)
     return np.asarray(0.5 * (metric + metric.T))
+
+
+def _check(parameters: EquiNOParameters) -> None:
+    """Refuse what the mode would not heed."""
+    if parameters.corrections not in ("auto", 0):
+        problem = f"{parameters.corrections} given, but mode original has no corrections; expected 0 or auto"
+        raise CaseError(problem, key="corrections")
+    heeded = {"potential": ("network",), "start": ("auto",), "device": ("auto", "cpu")}
+    for key, expected in heeded.items():
+        given = getattr(parameters, key)
+        if given not in expected:
+            problem = f"{given!r} given, but mode original has networks on the CPU only"
+            raise CaseError(f"{problem}; expected {' or '.join(expected)}", key=key)
+    if "tolerance" in parameters.model_fields_set:
+        raise CaseError("given, but mode original has no corrections that could stop there", key="tolerance")
 
 
 class OriginalLaw:
@@ -112,21 +133,21 @@ class OriginalLaw:
 
     Attributes:
         metric: The norm of stresses in which errors are certified: √(s · metric · s). Shape (n_s, n_s).
+        learns: False; other modes would need other networks.
         displacement: Φ_u at the free dofs. Shape (n_free, n_displacement_modes).
         stress: Φ_σ at the quadrature points. Shape (n_s · n_points, n_stress_modes).
         weights: Of the networks.
 
     Raises:
-        CaseError: Corrections are asked for.
+        CaseError: Something is asked for that only mode certified has.
     """
 
     kinematics = Kinematics.SMALL_STRAIN
     n_state = 0
+    learns = False
 
     def __init__(self, model: TrainedModel, parameters: EquiNOParameters) -> None:
-        if parameters.corrections not in ("auto", 0):
-            problem = f"{parameters.corrections} given, but mode original has no corrections; expected 0 or auto"
-            raise CaseError(problem, key="corrections")
+        _check(parameters)
         self.trained, self.parameters = model, parameters
         self.rve: RVE = model.rve
         self.dim = model.rve.discretisation.dim
@@ -147,14 +168,14 @@ class OriginalLaw:
     def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
         """Return the response of the networks; see `MaterialLaw.evaluate`."""
         found = self._networks(strain)
-        valid = ((strain >= self.low) & (strain <= self.high)).all(axis=1)
+        valid = within(strain, self.low, self.high)
         stress, tangent = (np.ascontiguousarray(one, dtype=np.float64) for one in (found.stress, found.tangent))
         stress_33 = found.stress_coefficients @ self._normal if self.dim == 2 else None
         return LawResponse(stress, tangent, np.zeros((len(strain), 0)), stress_33, None, valid)
 
     def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
         """Return the bound, for both kinds; it needs all quadrature points. See `CertifiedLaw.certify`."""
-        if not all(isinstance(phase, HyperelasticPhase) for phase in self.rve.phases):
+        if not all(_stiffest_at_zero(phase) for phase in self.rve.phases):
             return np.full(len(strain), np.inf)
         found = self._networks(strain)
         n_s, n_points, _ = self._strain_modes.shape

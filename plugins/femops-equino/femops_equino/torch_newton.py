@@ -118,7 +118,7 @@ class TorchNewton:
 
     def _derivatives(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradient (n, m) and the lower triangle (n, m (m + 1) / 2) of the Hessian."""
-        d = (z @ self._projection.T).view(len(z), self._n_d, -1)
+        d = (z @ self._projection.T).view(len(z), self._n_d, len(self._weight))
         norm = torch.sqrt((d * d).sum(1) + _SMALLEST)
         secant = self._alpha1 / (self._alpha2 + norm)
         scale = -self._weight * secant * secant / (self._alpha1 * norm)

@@ -102,7 +102,7 @@ def train_potential(linear: Array, labels: PotentialLabels, options: NetworkOpti
     nonlinear = labels.energy - 0.5 * np.einsum("ni,ij,nj->n", strain, linear, strain)
     unit = max(float(np.abs(nonlinear).mean()), 1e-9 * float(np.abs(labels.energy).mean()))
     start = network.initial_weights(
-        linear, np.abs(strain).max(0), np.array(unit), options.width, options.n_norms, options.seed
+        linear, network.strain_scale(strain), np.array(unit), options.width, options.n_norms, options.seed
     )
     fixed = network.as_tensors(start, options.device)
     loss = _potential_loss(fixed, _tensors(labels, options.device), options.derivative_weight)
@@ -124,7 +124,7 @@ def train_coefficients(linear: Array, labels: CoefficientLabels, options: Networ
     nonlinear = labels.values - labels.strain @ linear.T
     unit = np.sqrt((nonlinear**2).mean(0))
     unit = np.maximum(unit, 1e-6 * max(float(unit.max()), 1e-300))
-    scale = np.abs(labels.strain).max(0)
+    scale = network.strain_scale(labels.strain)
     start = network.initial_weights(linear, scale, unit, options.width, options.n_norms, options.seed)
     fixed = network.as_tensors(start, options.device)
     loss = _coefficient_loss(fixed, _tensors(labels, options.device), options.derivative_weight)
@@ -164,7 +164,8 @@ def _potential_loss(fixed: Mapping[str, Tensor], labels: Mapping[str, Tensor], w
 
 def _relative(strain: Tensor) -> Tensor:
     """Return weights that make errors count relative to the strain, down to a tenth of the range. Shape (n,)."""
-    squared = ((strain / strain.abs().amax(0)) ** 2).sum(1)
+    largest = strain.abs().amax(0)
+    squared = ((strain / torch.where(largest > 0.0, largest, largest.amax())) ** 2).sum(1)
     return 1.0 / (squared + _SMALL**2)
 
 
