@@ -19,6 +19,7 @@ from femops.rve.spec import MeshFile
 from femops.validation import NestedError, numbers, shown
 
 EVERYWHERE = "everywhere"
+_SINGLE_RTOL = 1e-6  # single precision of a law keeps residuals above 3e-7 of the forces
 
 
 class _Block(BaseModel):
@@ -261,6 +262,14 @@ class Case(_Block):
         for key, at in self.points():
             if len(at) != self.dim:
                 _refuse(f"{at} given, expected {self.dim} coordinates", key)
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_below_tolerance(self) -> Self:
+        single = any(getattr(law, "precision", None) == "float32" for law in self.laws().values())
+        if single and self.solver.rtol < _SINGLE_RTOL:
+            problem = f"{self.solver.rtol:g} given, but precision: float32 rounds above it; expected at least 1e-6"
+            _refuse(problem, "solver.rtol")
         return self
 
     @model_validator(mode="after")

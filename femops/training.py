@@ -32,7 +32,7 @@ from femops.surrogate.checkpoint import FileCheckpoint, packed_fit, unpacked_fit
 from femops.surrogate.exact import check_elastic
 from femops.surrogate.files import plain
 from femops.surrogate.snapshots import StoredSnapshots
-from femops.surrogate.store import STORE_INTERFACE, Origin, read_manifest, write_model
+from femops.surrogate.store import STORE_INTERFACE, Origin, checked_arrays, read_manifest, write_model
 
 _VALIDATION_COUNT = 100
 _SAME_STRAIN = 1e-12
@@ -90,6 +90,7 @@ class Plan:
         model = self.folder / "model"
         try:
             manifest = read_manifest(model)
+            checked_arrays(model, manifest)
         except CaseError:  # nothing that can be used: the training writes it anew
             return None
         return manifest.metrics if manifest.study == self.hash else None

@@ -78,6 +78,14 @@ def arrays_of(report: TrainReport) -> bytes:
     return (report.model / "model.safetensors").read_bytes()
 
 
+def test_a_damaged_model_is_trained_again_instead_of_found(toy: ToyTraining) -> None:
+    first = trained()
+    (first.model / "model.safetensors").write_bytes(b"damaged")
+    again = trained()
+    assert not again.found
+    assert load_law(again.model).dim == 2
+
+
 def test_a_training_leaves_model_metrics_and_pictures(toy: ToyTraining) -> None:
     report = trained()
     names = {path.name for path in report.folder.iterdir()}

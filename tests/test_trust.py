@@ -88,6 +88,13 @@ def test_the_toy_keeps_the_contract_of_certified_laws() -> None:
     assert not isinstance(load_law(SATURATING), CertifiedLaw)
 
 
+def test_a_law_that_cannot_learn_is_refused_before_anything_is_solved() -> None:
+    stubborn = Detuned()
+    stubborn.learns = False
+    with pytest.raises(CaseError, match=r"trust\.enrich: true given, but the law of everywhere cannot learn"):
+        problem_of(stubborn, {"on_violation": "solve", "enrich": True})
+
+
 @pytest.mark.parametrize("law", [Detuned(stated=True), Detuned(), Detuned(limit=1e-12)], ids=["error", "cert", "range"])
 def test_solving_every_point_gives_the_answer_of_the_truth(law: Detuned) -> None:
     problem, truth = problem_of(law, solving(1e-15)), problem_of(load_law(SATURATING), None)

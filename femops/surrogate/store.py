@@ -182,6 +182,18 @@ def read_model(folder: Path, manifest: Manifest, stored_phase: StoredPhase) -> T
     Raises:
         CaseError: The arrays are damaged or missing, or the RVE that they describe is not the one trained for.
     """
+    arrays = safetensors.numpy.load(checked_arrays(folder, manifest))
+    rve = _stored_rve(folder, manifest.rve, arrays, stored_phase)
+    own = {name.removeprefix(_MODEL): values for name, values in arrays.items() if name.startswith(_MODEL)}
+    return TrainedModel(own, manifest.settings, rve, np.array(manifest.low), np.array(manifest.high))
+
+
+def checked_arrays(folder: Path, manifest: Manifest) -> bytes:
+    """Return the content of the file of arrays.
+
+    Raises:
+        CaseError: It is missing or damaged.
+    """
     file = present(folder) / ARRAYS
     try:
         data = file.read_bytes()
@@ -189,10 +201,7 @@ def read_model(folder: Path, manifest: Manifest, stored_phase: StoredPhase) -> T
         raise CaseError(f"cannot be read ({error.strerror}); train the model again", file=file) from error
     if hashlib.sha256(data).hexdigest() != manifest.sha256:
         raise CaseError("is damaged (its checksum is not that of the manifest); train the model again", file=file)
-    arrays = safetensors.numpy.load(data)
-    rve = _stored_rve(folder, manifest.rve, arrays, stored_phase)
-    own = {name.removeprefix(_MODEL): values for name, values in arrays.items() if name.startswith(_MODEL)}
-    return TrainedModel(own, manifest.settings, rve, np.array(manifest.low), np.array(manifest.high))
+    return data
 
 
 def _stored_rve(

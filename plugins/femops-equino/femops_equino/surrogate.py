@@ -3,6 +3,9 @@
 import time
 from typing import Any
 
+import numpy as np
+
+from femops.errors import CaseError
 from femops.law import CertifiedLaw
 from femops.surrogate import Fit, FitTask, TrainedModel
 from femops_equino import networks
@@ -10,13 +13,16 @@ from femops_equino.law import EquiNOLaw
 from femops_equino.offline import offline
 from femops_equino.options import EquiNOOptions, EquiNOParameters
 
+_NOTHING = 1e-9  # of the macroscale displacement
+
 
 def fit(task: FitTask) -> Fit:
     """Train; see `EquiNOOptions`.
 
     Raises:
-        CaseError: A phase is neither linear nor `saturating`.
+        CaseError: A phase is neither linear nor `saturating`, or nothing fluctuates in the RVE.
     """
+    _check_fluctuation(task)
     options: EquiNOOptions = task.options
     if options.mode == "original":
         from femops_equino.published import fit_original
@@ -48,6 +54,14 @@ def fit(task: FitTask) -> Fit:
         **({"Loss": losses} if losses else {}),
     }
     return Fit(arrays, {"mode": options.mode, "options": options.model_dump(mode="json")}, metrics, curves)
+
+
+def _check_fluctuation(task: FitTask) -> None:
+    """Refuse an RVE whose modes would be round-off."""
+    lower, upper = task.rve.discretisation.mesh.bounds
+    size = np.abs(task.snapshots["strain"]).max() * (upper - lower).max()
+    if np.abs(task.snapshots["fluctuation"]).max() <= _NOTHING * size:
+        raise CaseError("is homogeneous, expected fluctuations to learn; use the law of its phase instead", key="rve")
 
 
 def as_law(model: TrainedModel, parameters: EquiNOParameters) -> CertifiedLaw:

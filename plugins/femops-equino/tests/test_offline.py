@@ -157,3 +157,55 @@ def test_a_run_that_leaves_the_training_range_is_solved_exactly_there(plane, tmp
     assert statistics["points_solved_exactly"] < statistics["points_evaluated"]
     for name, value in summaries["nested"]["quantities"].items():
         assert summaries["equino"]["quantities"][name] == pytest.approx(value, rel=1e-4), name
+
+
+SMALL = OPTIONS.model_copy(update={"greedy": 0})
+LINEAR = {**PHASES, "matrix": {"law": "elastic", "E": 4000.0, "nu": 0.3}}
+SATURATING = {**PHASES, "fibre": {"law": "saturating", "K": 9000.0, "alpha1": 120.0, "alpha2": 0.03}}
+LAYERS = {"laminate": {"phases": [["matrix", 0.6], ["fibre", 0.4]], "mesh_size": 0.2}, "phases": PHASES}
+
+
+def fitted(rve, high):
+    built = load_law({"law": "nested", "rve": rve}).rve
+    solver = SnapshotSolver(built, SolverOptions(rtol=1e-10))
+    task = FitTask(solver.solve(sobol(-high, high, 6, 1)), built, solver, SMALL, -high, high, Memory(), lambda *_: None)
+    found = fit(task)
+    return TrainedModel(found.arrays, found.settings, built, -high, high)
+
+
+@pytest.mark.parametrize(
+    ("rve", "high"),
+    [
+        ({**COARSE, "phases": LINEAR}, HIGH),
+        ({**COARSE, "phases": SATURATING}, HIGH),
+        ({**COARSE, "phases": PHASES, "boundary": "kinematic"}, HIGH),
+        ({**COARSE, "phases": PHASES, "boundary": "static"}, HIGH),
+        ({**COARSE, "phases": PHASES}, np.array([0.02, 0.0, 0.0])),
+        (LAYERS, HIGH),
+    ],
+    ids=["no nonlinear phase", "two nonlinear phases", "kinematic", "static", "uniaxial range", "laminate"],
+)
+def test_the_bound_holds_for_every_kind_of_rve_and_range(rve, high):
+    model = fitted(rve, high)
+    strain = sobol(-high, high, 8, 3)
+    for corrections in ("auto", 0):
+        law = as_law(model, EquiNOParameters(model="here", corrections=corrections))
+        virgin = np.zeros((8, law.n_state))
+        ours, exact = law.evaluate(strain, virgin, 1.0), law.solve_exactly(strain, virgin, 1.0)
+        assert law.evaluate(strain + 1e-14, virgin, 1.0).valid.all()  # round-off of the macroscale
+        size, error = (
+            np.sqrt(np.einsum("ns,st,nt->n", one, law.metric, one)) for one in (ours.stress, ours.stress - exact.stress)
+        )
+        assert (error / size).max() < (0.01 if corrections else 0.3)
+        assert (law.certify(strain, ours, "bound") >= error / size - 1e-8).all()
+
+
+def test_an_rve_without_fluctuations_is_refused():
+    rve = {"homogeneous": {"phase": "matrix"}, "phases": {"matrix": PHASES["matrix"]}}
+    with pytest.raises(CaseError, match="rve: is homogeneous, expected fluctuations to learn"):
+        fitted(rve, HIGH)
+
+
+def test_negative_corrections_are_refused():
+    with pytest.raises(ValueError, match="corrections"):
+        EquiNOParameters(model="here", corrections=-1)

@@ -135,5 +135,11 @@ def test_fields_inside_the_rve_belong_to_the_stress(law):
 def test_what_the_mode_cannot_do_is_said(model, law):
     with pytest.raises(CaseError, match="mode original has no corrections"):
         as_law(model, EquiNOParameters.model_validate({**PARAMETERS, "corrections": 2}))
+    odd = [{"device": "cuda"}, {"start": "last"}, {"tolerance": 1e-3}, {"potential": "spline", "corrections": 0}]
+    for more in odd:
+        with pytest.raises(CaseError, match=f"^{next(iter(more))}: .*given, but mode original has "):
+            as_law(model, EquiNOParameters.model_validate({**PARAMETERS, **more}))
+    with pytest.raises(ValueError, match="spline given, but mode original takes only"):
+        EquiNOOptions(mode="original", spline=9)
     with pytest.raises(CaseError, match="cannot learn on the way"):
         law.enriched(UNSEEN)
