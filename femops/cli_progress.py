@@ -6,9 +6,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from femops.case import Case
 from femops.surrogate.base import Progress as StageProgress
+
+_WIDEST_BAR, _BESIDE_THE_BAR = 40, 70  # a name, the time, and the usual note; longer ones are wrapped
 
 
 @contextmanager
@@ -20,8 +23,10 @@ def bars(console: Console, comm: Any, *, transient: bool = False) -> Iterator[Pr
         comm: The ranks that work.
         transient: Whether they vanish at the end.
     """
-    text, note = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[note]"))
-    columns = (SpinnerColumn(), text, BarColumn(), TimeRemainingColumn(elapsed_when_finished=True), note)
+    text = TextColumn("{task.description}", markup=False)
+    note = TextColumn("{task.fields[note]}", markup=False, table_column=Column())
+    bar = BarColumn(max(5, min(_WIDEST_BAR, console.width - _BESIDE_THE_BAR)))
+    columns = (SpinnerColumn(), text, bar, TimeRemainingColumn(elapsed_when_finished=True), note)
     hidden = comm.rank != 0 or (transient and not console.is_interactive)
     settings: dict[str, Any] = {"disable": hidden, "transient": transient, "speed_estimate_period": 3600.0}
     with Progress(*columns, console=console, **settings) as shown:

@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from mpi4py import MPI
 from rich.console import Console
 
 import femops
 from femops import cli
 from femops.case import Case, case_schema
+from femops.cli_progress import bars, stages
 from femops.errors import CaseError
 from femops.output.picture import read_step
 from femops.plugins import installed_laws
@@ -304,3 +306,11 @@ def test_errors_on_two_ranks_end_both_and_are_printed_once(
     assert done.stderr.count("femops: ") == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_note_beside_a_bar_is_shown_in_full_on_a_narrow_terminal() -> None:
+    text, note = StringIO(), "240 points, stress error 6.1e-05, above cubature_tolerance 2e-05: allow more points"
+    with bars(Console(file=text, width=80), MPI.COMM_SELF) as shown:
+        stages(shown)("cubature", 240, 240, note)
+    assert all(word in text.getvalue().split() for word in note.split())
+    assert "cubature " in text.getvalue()

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from femops import CaseError, load_law
+from femops.case import load_case
 from femops.checks import check_law
 
 CONVERGED = {"corrections": "auto", "tolerance": 1e-9}
@@ -217,3 +219,10 @@ def test_single_precision_is_close_to_double(plane, law, truth):
     ours = answer_of(loaded(plane, {"precision": "float32", "tolerance": 1e-6}), strain)
     assert relative(ours.stress, answer_of(law, strain).stress).max() < 1e-4
     assert ours.stress.dtype == np.float64
+
+
+def test_a_tolerance_below_the_round_off_of_single_precision_is_refused():
+    case, single = Path(__file__).parents[3] / "cases" / "cook_equino.yaml", "material.precision=float32"
+    with pytest.raises(CaseError, match=r"solver\.rtol: 1e-08 given, but precision: float32 .* expected at least 1e-6"):
+        load_case(case, (single,))
+    assert load_case(case, (single, "solver.rtol=1e-6")).solver.rtol == 1e-6
