@@ -1,9 +1,13 @@
 """The command line. Exit codes: 0 done, 2 the input must be mended, 3 the solution did not converge."""
 
 import json
+import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -279,10 +283,33 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(_guarded(arguments))
 
 
+@contextmanager
+def _noted_interrupts() -> Iterator[list[int]]:
+    """Yield a list that every Ctrl-C enters before it raises KeyboardInterrupt.
+
+    Extensions may turn that into an error of their own: ctypes does where it converts arguments.
+    """
+    noted: list[int] = []
+    previous = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        signal.default_int_handler(number, frame)
+
+    if previous is signal.default_int_handler:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
 def _guarded(arguments: list[str] | None) -> int:
     """Run a command; turn the two errors of femops into one line and an exit code."""
+    interrupts: list[int] = []
     try:
-        code = app(args=arguments, standalone_mode=False) or 0
+        with _noted_interrupts() as interrupts:
+            code = app(args=arguments, standalone_mode=False) or 0
     except CaseError as error:
         return _fail(f"femops: {error}", INPUT_ERROR)
     except NotConverged as error:
@@ -293,7 +320,9 @@ def _guarded(arguments: list[str] | None) -> int:
         if hasattr(error, "format_message"):
             message = error.format_message()
             return _fail(f"femops: {message}", INPUT_ERROR) if message else INPUT_ERROR
-        return _abort()
+        if not interrupts:
+            return _abort()
+        code = INTERRUPTED
     if code == INTERRUPTED:  # typer may turn Ctrl-C into this code
         return _fail("femops: interrupted; the files of the finished steps are complete", INTERRUPTED)
     return int(code)

@@ -252,6 +252,23 @@ def test_an_interrupt_leaves_complete_files_of_the_finished_steps(tmp_path: Path
     assert not list(folder.glob(".*"))
 
 
+def test_an_interrupt_that_an_extension_turns_into_an_error_is_still_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def converted(*_: object, **__: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise TypeError("argument 1: KeyboardInterrupt") from None
+
+    monkeypatch.setattr("femops.run.prepare", converted)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["run", str(written(tmp_path, BLOCK)), "--output", str(tmp_path / "results")])
+    assert ended.value.code == cli.INTERRUPTED
+    assert capsys.readouterr().err.startswith("femops: interrupted")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def wait_for(file: Path, child: subprocess.Popen[str]) -> None:
     until = time.monotonic() + 120
     while not file.exists():

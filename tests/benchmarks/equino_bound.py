@@ -8,6 +8,7 @@ from benchmarks import equino_models as models
 
 from femops.law import LawResponse
 from femops.notation import Array
+from femops_equino.certificate import norm
 from femops_equino.law import EquiNOLaw
 from femops_equino.options import EquiNOParameters
 
@@ -32,7 +33,7 @@ def _run(name: str, options: dict[str, str]) -> dict[str, Any]:
 
 
 def _certificates(law: EquiNOLaw, strain: Array, answer: LawResponse, truth: LawResponse) -> dict[str, float]:
-    error = _norm(answer.stress - truth.stress, law.metric) / _norm(answer.stress, law.metric)
+    error = norm(answer.stress - truth.stress, law.metric) / norm(answer.stress, law.metric)
     found: dict[str, float] = {"strains": len(strain), **models.spread("error", error)}
     for kind in ("bound", "indicator"):
         law.certify(strain[:1], LawResponse(answer.stress[:1], answer.tangent[:1], answer.state[:1]), kind)
@@ -47,10 +48,6 @@ def _certificates(law: EquiNOLaw, strain: Array, answer: LawResponse, truth: Law
     bound = law.certify(strain, answer, "bound")
     found["violations"] = int((bound < error - _ROUND_OFF).sum())
     return found
-
-
-def _norm(stress: Array, metric: Array) -> Array:
-    return np.asarray(np.sqrt(np.einsum("ns,st,nt->n", stress, metric, stress)))
 
 
 PROBLEMS = {name: lambda options, name=name: _run(name, options) for name in models.RVES}

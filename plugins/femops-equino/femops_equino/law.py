@@ -236,7 +236,11 @@ class EquiNOLaw:
             n_learned = guess.shape[1]
             elastic[:, :n_learned] = guess + rest[:, :n_learned]  # modes learned later start elastic
             return elastic
-        return elastic if self.parameters.start == "zero" else elastic + state[:, strain.shape[1] :]
+        return elastic if self.parameters.start == "zero" else self._coefficients(strain, state)
+
+    def _coefficients(self, strain: Array, state: Array) -> Array:
+        """Return the coefficients that a state gives at strains; the inverse of `_state`."""
+        return strain @ self.basis.elastic.T + state[:, strain.shape[1] :]
 
     def _state(self, strain: Array, coefficients: Array) -> Array:
         return np.concatenate([strain, coefficients - strain @ self.basis.elastic.T], axis=1)
@@ -259,6 +263,6 @@ class EquiNOLaw:
         if self.parameters.corrections == 0:  # a potential has no fields: those of the reduced model do
             coefficients = self._solve(strain, state).coefficients
         else:
-            coefficients = strain @ self.basis.elastic.T + state[:, strain.shape[1] :]
+            coefficients = self._coefficients(strain, state)
         points = self.full.points if kind == "bound" else self.points
         return energy_gap(points, self.exact_parts, self.model, strain, coefficients)

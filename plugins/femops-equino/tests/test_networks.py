@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from small_rves import Memory
 
 from femops.phases.elastic import Elastic
 from femops.phases.saturating import Saturating
@@ -25,19 +26,6 @@ from femops_equino.training import (
 
 MATRIX = Saturating(4780.0, 50.0, 0.06)
 SHORT = NetworkOptions(width=8, n_norms=1, schedule=Schedule(adam_steps=20, lbfgs_steps=20, batch=32, save_every=10))
-
-
-class Memory:
-    """A checkpoint in memory."""
-
-    def __init__(self):
-        self.kept = {}
-
-    def load(self, name):
-        return self.kept.get(name)
-
-    def save(self, name, arrays):
-        self.kept[name] = {key: np.array(one) for key, one in arrays.items()}
 
 
 class StoppedError(Exception):
