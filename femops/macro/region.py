@@ -164,7 +164,7 @@ class Region:
         """Find the points in doubt; an answer or an error that is no number is the worst of all."""
         if not solvable:
             self._check_finite(response)
-        invalid = ~np.all([_finite(values) for values in _arrays(response).values()], axis=0)
+        invalid = ~np.logical_and.reduce([_finite(values) for values in _arrays(response).values()])
         if response.valid is not None:
             out_of_range = ~np.asarray(response.valid, dtype=bool)
             counts.out_of_range += int(out_of_range.sum())
@@ -213,7 +213,8 @@ def _arrays(response: LawResponse) -> Mapping[str, Array]:
 
 def _finite(values: Array) -> Any:
     """Return where all numbers of a point are finite. Shape (n_points,)."""
-    return np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    finite = np.isfinite(values)
+    return np.ones(len(values), dtype=bool) if finite.all() else finite.reshape(len(values), -1).all(axis=1)
 
 
 def _taken(response: LawResponse, own: Any, error: Array) -> LawResponse:
