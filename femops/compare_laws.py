@@ -16,7 +16,7 @@ from femops.meshing.writing import write_mesh
 from femops.parallel import on_root
 from femops.plugins import rve_of_model
 from femops.run import move_files, resolved
-from femops.surrogate.base import Progress, SurrogateParameters
+from femops.surrogate.base import FamilyParameters, Progress, SurrogateParameters
 from femops.surrogate.store import read_manifest
 from femops.training import trained_model
 
@@ -104,6 +104,9 @@ class Chooser:
         if EVERYWHERE in surrogates:
             material = {EVERYWHERE: material}
         for name, parameters in surrogates.items():
+            if isinstance(parameters, FamilyParameters) and parameters.rve is not None:
+                material[name] = {"law": NESTED, "rve": material[name]["rve"]}  # the case describes it already
+                continue
             mesh = self.folder / f"rve_{name}.msh"
             write = partial(_nested_law, self.model_folder(parameters), mesh, self.path)
             material[name] = on_root(self.comm, write)
@@ -124,8 +127,9 @@ def _flow(material: Any) -> str:
 
 def _nested_law(model: Path, mesh: Path, path: Path) -> dict[str, Any]:
     """Return the nested law of a model's RVE, whose mesh is written."""
-    stored = read_manifest(model).rve
     rve = rve_of_model(model)
+    stored = read_manifest(model).rve
+    assert stored is not None
     try:
         mesh.parent.mkdir(parents=True, exist_ok=True)
         write_mesh(rve.discretisation.mesh, mesh)

@@ -2,8 +2,11 @@
 
 from femops.surrogate.base import (
     Checkpoint,
+    FamilyParameters,
+    FamilyTask,
     Fit,
     FitTask,
+    ProblemTask,
     Progress,
     SurrogateOptions,
     SurrogateParameters,
@@ -19,8 +22,11 @@ __all__ = [
     "Checkpoint",
     "ExactRVE",
     "ExactResponse",
+    "FamilyParameters",
+    "FamilyTask",
     "Fit",
     "FitTask",
+    "ProblemTask",
     "Progress",
     "SurrogateOptions",
     "SurrogateParameters",

@@ -1,6 +1,6 @@
 """What a surrogate plugin provides, and what it is given to do it with."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from femops.law import CertifiedLaw, LawParameters
 from femops.notation import Array
 from femops.rve.snapshots import SnapshotSolver
-from femops.rve.spec import RVE
+from femops.rve.spec import RVE, RVEParameters
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -39,6 +39,12 @@ class SurrogateParameters(LawParameters):
         if (self.model is None) == (self.study is None):
             raise ValueError("expected exactly one of model (a folder) and study (a file)")
         return self
+
+
+class FamilyParameters(SurrogateParameters):
+    """Base of a surrogate that serves many RVEs: which one it stands in for here."""
+
+    rve: RVEParameters | None = Field(None, description="the RVE to stand in for, as that of the nested law")
 
 
 class Checkpoint(Protocol):
@@ -87,6 +93,48 @@ class FitTask:
 
 
 @dataclass(frozen=True)
+class FamilyTask:
+    """What a fit to a family of RVEs works on.
+
+    Attributes:
+        rves: The RVEs, built when they are asked for.
+        snapshots: Their solutions, one row for each RVE; see `femops.rve.family_store`.
+        options: The plugin's options.
+        dim: 2 (plane strain) or 3.
+        low: Lower corner of the training range, Mandel [-], shape (n_s,); zeros where all phases are linear.
+        high: Upper corner. Shape (n_s,).
+        checkpoint: Where to keep what an interrupted fit needs to go on.
+        progress: Called while the fit works.
+    """
+
+    rves: Sequence[RVE]
+    snapshots: Arrays
+    options: Any
+    dim: int
+    low: Array
+    high: Array
+    checkpoint: Checkpoint
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class ProblemTask:
+    """What a fit to a problem of the plugin's own works on; it makes its own data and judges itself.
+
+    Attributes:
+        problem: The `problem` block of the study.
+        options: The plugin's options.
+        checkpoint: Where to keep what an interrupted fit needs to go on.
+        progress: Called while the fit works.
+    """
+
+    problem: Any
+    options: Any
+    checkpoint: Checkpoint
+    progress: Progress
+
+
+@dataclass(frozen=True)
 class Fit:
     """What a fit found; arrays and settings say everything about the trained surrogate.
 
@@ -110,7 +158,7 @@ class TrainedModel:
     Attributes:
         arrays: See `Fit`.
         settings: See `Fit`.
-        rve: The RVE that it was trained for.
+        rve: The RVE that it was trained for; of a model of a family, the one that the case names.
         low: Lower corner of the training range, Mandel [-]. Shape (n_s,).
         high: Upper corner. Shape (n_s,).
     """
@@ -126,20 +174,28 @@ class TrainedModel:
 class SurrogateSpec:
     """A surrogate that can be trained by a study and named in a case file.
 
+    It trains on whatever it has a fit for: one RVE, a family of them, or problems of its own.
+
     Attributes:
         name: The value of `law:`, in the study's `surrogate` block and in cases.
         summary: One line for `femops plugins`.
         options: pydantic model of the `surrogate` block.
-        parameters: pydantic model of the law in a case.
-        fit: Trains.
+        parameters: pydantic model of the law in a case; a `FamilyParameters` where it trains on families.
+        fit: Trains on one RVE.
         as_law: Makes the law of a trained model from its parameters in a case.
         version: Raised when models that were trained before are of no use any more; they are then trained again.
+        fit_family: Trains on a family of RVEs.
+        problem: pydantic model of the `problem` block of a study.
+        fit_problem: Trains on such a problem.
     """
 
     name: str
     summary: str
     options: type[SurrogateOptions]
     parameters: type[SurrogateParameters]
-    fit: Callable[[FitTask], Fit]
+    fit: Callable[[FitTask], Fit] | None
     as_law: Callable[[TrainedModel, Any], CertifiedLaw]
     version: int = 1
+    fit_family: Callable[[FamilyTask], Fit] | None = None
+    problem: type[BaseModel] | None = None
+    fit_problem: Callable[[ProblemTask], Fit] | None = None

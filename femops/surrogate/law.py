@@ -1,13 +1,16 @@
 """From the mapping in a case to the law of a trained surrogate."""
 
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from femops.errors import CaseError
 from femops.law import CertifiedLaw, LawContext
 from femops.parallel import on_every_rank
-from femops.rve.spec import RVE
-from femops.surrogate.base import SurrogateParameters, SurrogateSpec
-from femops.surrogate.store import StoredPhase, read_manifest, read_model
+from femops.rve.spec import RVE, build_rve
+from femops.surrogate.base import FamilyParameters, SurrogateParameters, SurrogateSpec, TrainedModel
+from femops.surrogate.store import Manifest, StoredPhase, read_fit, read_manifest, read_model
 
 
 def surrogate_law(
@@ -33,9 +36,35 @@ def surrogate_law(
         if manifest.dim != context.dim:
             problem = f"the model is {manifest.dim}D ({manifest.kinematics}), expected {context.dim}D"
             raise CaseError(problem, file=folder)
-        return spec.as_law(read_model(folder, manifest, stored_phase), parameters)
+        own = _rve_of_case(parameters, manifest, context)
+        if own is None:
+            return spec.as_law(read_model(folder, manifest, stored_phase), parameters)
+        fit = read_fit(folder, manifest)
+        low, high = np.array(manifest.low), np.array(manifest.high)
+        return spec.as_law(TrainedModel(fit.arrays, fit.settings, own, low, high), parameters)
 
     return on_every_rank(context.comm, load)
+
+
+def _rve_of_case(parameters: SurrogateParameters, manifest: Manifest, context: LawContext) -> RVE | None:
+    """Return the RVE that the case gives to a model of a family; None for a model that has its own.
+
+    Raises:
+        CaseError: The case gives one to a model that has its own, or none to one that has not.
+    """
+    given = parameters.rve if isinstance(parameters, FamilyParameters) else None
+    if manifest.problem is not None:
+        raise CaseError("the model solves a problem of its own; expected one of an RVE or a family", key="model")
+    if manifest.rve is not None:
+        if given is not None:
+            raise CaseError("given, but the model was trained for one RVE, which it brings along", key="rve")
+        return None
+    if given is None:
+        raise CaseError("missing; expected the RVE, since the model was trained for a family of them", key="rve")
+    try:
+        return build_rve(given, replace(context, comm=None))
+    except CaseError as error:
+        raise error.within(key="rve") from error
 
 
 def model_folder(parameters: SurrogateParameters, context: LawContext) -> Path:

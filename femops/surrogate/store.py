@@ -1,7 +1,8 @@
 """The model folder of a trained surrogate: `manifest.json` and `model.safetensors`.
 
 It is self-contained: the arrays of the surrogate and the mesh of its RVE are in `model.safetensors`, everything else,
-the parameters of the phases among it, in the manifest. Nothing in it can be executed.
+the parameters of the phases among it, in the manifest. A model of a family of RVEs or of a problem holds the block of
+the study that describes it instead of an RVE. Nothing in it can be executed.
 """
 
 import datetime
@@ -25,7 +26,7 @@ from femops.rve.boundary import Boundary
 from femops.rve.discretisation import discretise
 from femops.rve.snapshots import content_hash
 from femops.rve.spec import RVE, RVEParameters
-from femops.surrogate.base import TrainedModel
+from femops.surrogate.base import Fit, TrainedModel
 from femops.surrogate.files import new_folder, packed, plain, present, write_bytes
 from femops.validation import first_error
 
@@ -34,6 +35,8 @@ STORE_INTERFACE = 1
 
 MANIFEST, ARRAYS = "manifest.json", "model.safetensors"
 _MODEL, _BOUNDARY, _POINTS, _CELLS = "model/", "rve/boundary/", "rve/points", "rve/cells"
+
+_KINEMATICS = {2: "plane_strain", 3: "solid"}
 
 StoredPhase = Callable[[Mapping[str, Any]], tuple[LawParameters, Phase]]
 """Makes a phase from its parameters as they are written in a manifest."""
@@ -86,9 +89,11 @@ class Manifest(BaseModel):
     units: str
     kinematics: Literal["plane_strain", "solid"]
     notation: Literal["mandel"]
-    low: list[float]
-    high: list[float]
-    rve: StoredRVE
+    low: list[float] = []
+    high: list[float] = []
+    rve: StoredRVE | None = None
+    family: dict[str, Any] | None = None
+    problem: dict[str, Any] | None = None
     seed: int
     settings: dict[str, Any]
     metrics: dict[str, Any]
@@ -102,40 +107,55 @@ class Manifest(BaseModel):
         return 2 if self.kinematics == "plane_strain" else 3
 
 
-def write_model(folder: Path, model: TrainedModel, phases: Mapping[str, LawParameters], origin: Origin) -> None:
-    """Write a model folder in one piece; a kill leaves the old one or the new one.
+def write_model(folder: Path, origin: Origin, model: TrainedModel, phases: Mapping[str, LawParameters]) -> None:
+    """Write the model folder of a surrogate of one RVE; a kill leaves the old one or the new one.
 
     Args:
         folder: The model folder; an older one is replaced.
+        origin: Where the model comes from.
         model: The trained surrogate.
         phases: Parameters of the phases of its RVE, by name.
-        origin: Where it comes from.
     """
     rve = model.rve.discretisation
-    arrays = {
-        **{_MODEL + name: values for name, values in model.arrays.items()},
+    mesh = {
         _POINTS: rve.mesh.points,
         _CELLS: rve.mesh.cells,
         **{_BOUNDARY + name: facets for name, facets in rve.mesh.boundaries.items()},
     }
-    data = packed(arrays)
+    stored = {
+        "hash": content_hash(model.rve, _rve_parameters(model.rve.boundary, phases)),
+        "boundary": model.rve.boundary,
+        "cell": rve.mesh.kind.name,
+        "phases": {name: phases[name].model_dump(mode="json") for name in rve.phases},
+        "cells_of_phase": {
+            name: (part.start, part.stop) for name, part in zip(rve.phases, rve.cells_of_phase, strict=True)
+        },
+    }
+    subject = {"kinematics": _KINEMATICS[rve.dim], "low": model.low, "high": model.high, "rve": stored}
+    _write(folder, origin, Fit(model.arrays, model.settings), subject, mesh)
+
+
+def write_subject_model(folder: Path, origin: Origin, fit: Fit, dim: int, subject: Mapping[str, Any]) -> None:
+    """Write the model folder of a surrogate of a family or a problem; a kill leaves the old one or the new one.
+
+    Args:
+        folder: The model folder; an older one is replaced.
+        origin: Where the model comes from.
+        fit: The trained surrogate.
+        dim: 2 (plane strain) or 3.
+        subject: `family` or `problem` with the block of the study; of a family also `low` and `high`.
+    """
+    _write(folder, origin, fit, {"kinematics": _KINEMATICS[dim], **subject}, {})
+
+
+def _write(folder: Path, origin: Origin, fit: Fit, subject: Mapping[str, Any], mesh: Mapping[str, Any]) -> None:
+    data = packed({**{_MODEL + name: values for name, values in fit.arrays.items()}, **mesh})
     manifest = {
         "interface": STORE_INTERFACE,
         **asdict(origin),
-        "kinematics": "plane_strain" if rve.dim == 2 else "solid",
         "notation": "mandel",
-        "low": model.low,
-        "high": model.high,
-        "rve": {
-            "hash": content_hash(model.rve, _rve_parameters(model.rve.boundary, phases)),
-            "boundary": model.rve.boundary,
-            "cell": rve.mesh.kind.name,
-            "phases": {name: phases[name].model_dump(mode="json") for name in rve.phases},
-            "cells_of_phase": {
-                name: (part.start, part.stop) for name, part in zip(rve.phases, rve.cells_of_phase, strict=True)
-            },
-        },
-        "settings": model.settings,
+        **subject,
+        "settings": fit.settings,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "sha256": hashlib.sha256(data).hexdigest(),
     }
@@ -172,7 +192,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_model(folder: Path, manifest: Manifest, stored_phase: StoredPhase) -> TrainedModel:
-    """Read a trained surrogate and build its RVE.
+    """Read a surrogate of one RVE and build its RVE.
 
     Args:
         folder: The model folder.
@@ -180,12 +200,27 @@ def read_model(folder: Path, manifest: Manifest, stored_phase: StoredPhase) -> T
         stored_phase: Makes the phases.
 
     Raises:
-        CaseError: The arrays are damaged or missing, or the RVE that they describe is not the one trained for.
+        CaseError: The arrays are damaged or missing, or the RVE that they describe is not the one trained for, or
+            there is none.
     """
     arrays = safetensors.numpy.load(checked_arrays(folder, manifest))
+    if manifest.rve is None:
+        raise CaseError("holds a model without an RVE of its own; expected one of a single RVE", file=folder)
     rve = _stored_rve(folder, manifest.rve, arrays, stored_phase)
-    own = {name.removeprefix(_MODEL): values for name, values in arrays.items() if name.startswith(_MODEL)}
-    return TrainedModel(own, manifest.settings, rve, np.array(manifest.low), np.array(manifest.high))
+    return TrainedModel(_own(arrays), manifest.settings, rve, np.array(manifest.low), np.array(manifest.high))
+
+
+def read_fit(folder: Path, manifest: Manifest) -> Fit:
+    """Read the arrays and settings of a trained surrogate.
+
+    Raises:
+        CaseError: The arrays are damaged or missing.
+    """
+    return Fit(_own(safetensors.numpy.load(checked_arrays(folder, manifest))), manifest.settings)
+
+
+def _own(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    return {name.removeprefix(_MODEL): values for name, values in arrays.items() if name.startswith(_MODEL)}
 
 
 def checked_arrays(folder: Path, manifest: Manifest) -> bytes:

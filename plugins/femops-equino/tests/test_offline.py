@@ -87,7 +87,7 @@ def test_a_stored_model_answers_as_before(base, whole, tmp_path):
     model = TrainedModel(found.arrays, json.loads(json.dumps(found.settings)), base.rve, base.low, base.high)
     law = as_law(model, EquiNOParameters(model="here"))
     phases = {name: law_parameters(mapping) for name, mapping in PHASES.items()}
-    write_model(tmp_path / "model", model, phases, Origin("equino", "none"))
+    write_model(tmp_path / "model", Origin("equino", "none"), model, phases)
     stored = load_law(tmp_path / "model")
     strain = sobol(-HIGH, HIGH, 9, 5)
     one, other = (each.evaluate(strain, np.zeros((9, each.n_state)), 1.0) for each in (law, stored))
