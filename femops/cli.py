@@ -155,11 +155,11 @@ def sample(
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the snapshots; default results/STUDY.")] = None,
 ) -> None:
-    """Solve the RVE of a study at its strains and store snapshots; goes on where it was stopped, also under mpirun."""
+    """Solve the RVE or the family of a study and store that; goes on where it was stopped, also under mpirun."""
     from mpi4py import MPI
 
+    from femops.sample import sample as sample_study
     from femops.study import load_study
-    from femops.study import sample as sample_study
 
     comm = MPI.COMM_WORLD
     loaded = load_study(study, tuple(overrides or ()))

@@ -73,8 +73,20 @@ def report_training(console: Console, metrics: Mapping[str, Any]) -> None:
         console: Where to print.
         metrics: The content of `metrics.json`.
     """
+    if "validation" in metrics:
+        _report_validation(console, metrics)
+    spent = ", ".join(f"{name} {_number(value)} s" for name, value in metrics["seconds"].items() if value is not None)
+    snapshots = f"; {metrics['snapshots']} snapshots" if "snapshots" in metrics else ""
+    console.print(f"Time of the training: {spent}{snapshots}.", soft_wrap=True)
+    if metrics["fit"]:
+        fit = ", ".join(f"{name} {_number(value)}" for name, value in metrics["fit"].items())
+        console.print(f"Fit: {fit}.", soft_wrap=True)
+
+
+def _report_validation(console: Console, metrics: Mapping[str, Any]) -> None:
     judged = metrics["validation"]
-    table = Table("relative error", "median", "95 %", "largest", title=f"at {judged['count']} unseen strains")
+    unseen = f"at {judged['count']} unseen {metrics.get('unseen', 'strains')}"
+    table = Table("relative error", "median", "95 %", "largest", title=unseen)
     rows = {name: judged[name] for name in ("stress", "tangent")}
     rows |= {
         f"{name} / error of stress": judged[name]["effectivity"] for name in ("bound", "indicator") if name in judged
@@ -83,12 +95,9 @@ def report_training(console: Console, metrics: Mapping[str, Any]) -> None:
         table.add_row(name, *(_number(spread[part]) for part in ("median", "p95", "max")))
     console.print(table)
     if "bound" in judged:
-        console.print(f"The bound is violated at {judged['bound']['violations']} of these strains.")
-    time = metrics["seconds_per_point"]
-    law, nested = (f"{1e6 * time[name]:.3g} µs" for name in ("law", "nested"))
-    console.print(f"Time of a point: {law}, nested {nested}, ratio {time['ratio']:.3g}.")
-    spent = ", ".join(f"{name} {_number(value)} s" for name, value in metrics["seconds"].items() if value is not None)
-    console.print(f"Time of the training: {spent}; {metrics['snapshots']} snapshots.", soft_wrap=True)
-    if metrics["fit"]:
-        fit = ", ".join(f"{name} {_number(value)}" for name, value in metrics["fit"].items())
-        console.print(f"Fit: {fit}.", soft_wrap=True)
+        console.print(f"The bound is violated at {judged['bound']['violations']} of them.")
+    for name, what in (("seconds_per_point", "a point"), ("seconds_per_rve", "an RVE, from its mesh to its stiffness")):
+        if name in metrics:
+            time = metrics[name]
+            law, nested = (f"{1e6 * time[side]:.3g} µs" for side in ("law", "nested"))
+            console.print(f"Time of {what}: {law}, nested {nested}, ratio {time['ratio']:.3g}.", soft_wrap=True)

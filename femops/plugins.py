@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pluggy
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from femops import hookspecs
 from femops.errors import CaseError
@@ -109,6 +109,25 @@ def surrogate_options(mapping: Mapping[str, Any]) -> SurrogateOptions:
         raise first_error(error) from error
 
 
+def surrogate_problem(law: str, mapping: object) -> BaseModel:
+    """Validate the `problem` block of a study.
+
+    Args:
+        law: The surrogate.
+        mapping: The block.
+
+    Raises:
+        CaseError: The surrogate brings no problems along, or a key is unknown, missing or out of range.
+    """
+    model = surrogate_spec(law).problem
+    if model is None:
+        raise CaseError(f"given, but {law!r} brings no problems along; expected rve")
+    try:
+        return model.model_validate(mapping)
+    except ValidationError as error:
+        raise first_error(error) from error
+
+
 def rve_of_model(folder: Path) -> RVE:
     """Return the RVE that the model in a folder was trained for, for example to solve it instead of the model.
 
@@ -125,6 +144,17 @@ def get_law(parameters: LawParameters, context: LawContext) -> MaterialLaw:
         CaseError: The law does not fit its surroundings, for example the dimension.
     """
     return law_spec(parameters.law).build(parameters, replace(context, phase=_get_phase))
+
+
+def rve_context(dim: int, base: Path = Path(), comm: Any = None) -> LawContext:
+    """Return the surroundings in which `femops.rve.spec.build_rve` builds RVEs of the installed phases.
+
+    Args:
+        dim: 2 (plane strain) or 3.
+        base: Folder that relative paths start from.
+        comm: MPI communicator whose ranks build the same RVE; None for a single process.
+    """
+    return LawContext(dim, base, comm, phase=_get_phase)
 
 
 def _get_phase(parameters: LawParameters) -> Any:

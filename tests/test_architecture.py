@@ -17,6 +17,7 @@ FLOORS = [
     {"rve", "surrogate"},
     {"builtin", "plugins"},
     {"case", "case_reading", "case_meshes", "study"},
+    {"sample"},
     {"macro", "output"},
     {"training"},
     {"run"},

@@ -21,8 +21,9 @@ def made(name: str, **keys) -> TaggedMesh:
     return generate(GENERATORS[name].model_validate(keys))
 
 
-def circle(x: float, y: float, radius: float, **more) -> dict:
-    return {"center": [x, y], "radius": radius, **more}
+def circle(*center_and_radius: float, **more) -> dict:
+    *center, radius = center_and_radius
+    return {"center": center, "radius": radius, **more}
 
 
 RVE1 = {"circles": [circle(0, 0, 0.2959), circle(0.5, 0.5, 0.2959)]}
@@ -39,6 +40,8 @@ SPECS = [
     *(("laminate", {"phases": [["a", 0.3], ["b", 0.7]], "axis": 1, "mesh_size": 0.3, "cell": cell})
       for cell in (*PLANAR, *SOLID)),
     *(("homogeneous", {"dim": 2 if cell in PLANAR else 3, "cells": 3, "cell": cell}) for cell in (*PLANAR, *SOLID)),
+    *(("voxels", {"inclusions": [circle(*[0.4] * (2 if cell in PLANAR else 3), 0.3)], "cells": 4, "cell": cell})
+      for cell in (*PLANAR, *SOLID)),
     *(("spheres", {"spheres": [{"center": [0.45, 0.45, 0.1], "radius": 0.3}], "mesh_size": 0.25, "cell": cell})
       for cell in SOLID[:2]),
     *(("random_spheres", {"count": 4, "volume_fraction": 0.25, "mesh_size": 0.25, "cell": cell})

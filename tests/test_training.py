@@ -18,7 +18,8 @@ from toy_surrogate import ToyLaw, ToyTraining, installed_toy
 from femops import CaseError, cli, load_law, notation
 from femops.rve.sampling import bounds
 from femops.rve.snapshots import SnapshotSolver
-from femops.study import load_study, sample, study_schema
+from femops.sample import sample
+from femops.study import load_study, study_schema
 from femops.training import TrainReport, default_validation, train, trained_model
 
 BIN = Path(sys.executable).parent
@@ -303,7 +304,7 @@ def test_the_schema_of_studies_knows_the_options_of_surrogates() -> None:
 
 def test_training_on_the_strains_of_a_run_takes_their_range(monkeypatch: pytest.MonkeyPatch) -> None:
     strain = 0.01 * np.random.default_rng(5).uniform(-1, 0.5, (40, 3))
-    monkeypatch.setattr("femops.study.strains_of_run", lambda *_: strain)
+    monkeypatch.setattr("femops.sample.strains_of_run", lambda *_: strain)
     report = trained(sampling={"method": "run", "run": "somewhere"}, validation=None)
     manifest = json.loads((report.model / "manifest.json").read_text())
     np.testing.assert_array_equal(manifest["low"], strain.min(0))

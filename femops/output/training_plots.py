@@ -25,20 +25,28 @@ def draw_curves(folder: Path, title: str, curves: Mapping[str, npt.ArrayLike]) -
         title: Heading, for example `loss`.
         curves: Values by legend entry.
     """
-    figure, axes = _axes(title, "step", title)
+    figure, axes = _axes(title, "index", "")
     for name, values in curves.items():
         axes.plot(_positive(np.asarray(values, dtype=np.float64)), label=name)
     axes.set_yscale("log")
     return _saved(figure, axes, folder / f"{re.sub(r'[^a-z0-9]+', '_', title.lower()).strip('_') or 'curve'}.png")
 
 
-def draw_errors(folder: Path, strain: Array, errors: Mapping[str, Array]) -> Path:
-    """Draw relative errors over the norm of the strain into `error_over_strain.png`. Shape (n,) each."""
-    figure, axes = _axes("Errors at strains that the training did not see", "|E|", "relative error")
+def draw_errors(folder: Path, over: str, where: Array, errors: Mapping[str, Array]) -> Path:
+    """Draw relative errors over what they may depend on into `error_over_...png`.
+
+    Args:
+        folder: Where the picture goes.
+        over: `strain` for the norms of strains, or another word for the axis.
+        where: Values on the axis. Shape (n,).
+        errors: Errors by legend entry. Shape (n,) each.
+    """
+    axis = "|E|" if over == "strain" else over
+    figure, axes = _axes("Errors at what the training did not see", axis, "relative error")
     for name, values in errors.items():
-        axes.plot(strain, _positive(values), ".", label=name)
+        axes.plot(where, _positive(values), ".", label=name)
     axes.set_yscale("log")
-    return _saved(figure, axes, folder / "error_over_strain.png")
+    return _saved(figure, axes, folder / f"error_over_{over.replace(' ', '_')}.png")
 
 
 def draw_certificates(folder: Path, error: Array, certificates: Mapping[str, Array]) -> Path:

@@ -5,38 +5,25 @@ All cells are centred at the origin; the regions of the mesh are the phases; inc
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from femops.errors import CaseError
 from femops.meshing.box import grid
 from femops.meshing.cells import CELLS, AnyCell, PlanarCell, SimplexCell
 from femops.meshing.tagged import TaggedMesh
-from femops.notation import Array
-
-VOID = "void"
-PhaseName = Annotated[str, Field(min_length=1)]
-Size = PositiveFloat | list[PositiveFloat]
-Point2 = tuple[float, float]
-Point3 = tuple[float, float, float]
+from femops.rve.periodic_cell import VOID, Cell, Model, PhaseName, Point2, Point3, edges, grid_lines
+from femops.rve.voxels import Voxels, voxel_mesh
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class _Cell(_Model):
-    size: Size = Field(1.0, description="Edge lengths of the cell [length]; one number for all of them.")
-
-
-class _Matrix(_Cell):
+class _Matrix(Cell):
     mesh_size: PositiveFloat = Field(description="Edge length of the finite elements [length].")
     matrix: PhaseName = Field("matrix", description="Phase around the inclusions.")
 
 
-class Ball(_Model):
+class Ball(Model):
     """A circle or a sphere; `center` has as many coordinates as the cell has dimensions."""
 
     radius: PositiveFloat
@@ -55,7 +42,7 @@ class Sphere(Ball):
     center: Point3
 
 
-class Ellipse(_Model):
+class Ellipse(Model):
     """An elliptic inclusion."""
 
     center: Point2
@@ -107,7 +94,7 @@ class RandomSpheres(_Random):
     cell: SimplexCell = "tetra10"
 
 
-class Laminate(_Cell):
+class Laminate(Cell):
     """Layers perpendicular to an axis; a structured mesh."""
 
     phases: list[tuple[PhaseName, PositiveFloat]] = Field(
@@ -118,7 +105,7 @@ class Laminate(_Cell):
     cell: AnyCell = "quad8"
 
 
-class Homogeneous(_Cell):
+class Homogeneous(Cell):
     """One phase; a structured mesh."""
 
     phase: PhaseName = "matrix"
@@ -127,7 +114,7 @@ class Homogeneous(_Cell):
     cell: AnyCell | None = Field(None, description="Default: quad or hexahedron.")
 
 
-Generator = Circles | Ellipses | Spheres | RandomCircles | RandomSpheres | Laminate | Homogeneous
+Generator = Circles | Ellipses | Spheres | RandomCircles | RandomSpheres | Laminate | Homogeneous | Voxels
 
 GENERATORS: dict[str, type[Generator]] = {
     "circles": Circles,
@@ -137,6 +124,7 @@ GENERATORS: dict[str, type[Generator]] = {
     "random_spheres": RandomSpheres,
     "laminate": Laminate,
     "homogeneous": Homogeneous,
+    "voxels": Voxels,
 }
 
 
@@ -156,6 +144,8 @@ def generate(spec: Generator) -> TaggedMesh:
         mesh = _laminate(spec)
     elif isinstance(spec, Homogeneous):
         mesh = _homogeneous(spec)
+    elif isinstance(spec, Voxels):
+        mesh = voxel_mesh(spec)
     else:
         mesh = _with_inclusions(spec)
     for name in _phases(spec):
@@ -170,7 +160,7 @@ def _with_inclusions(spec: Circles | Ellipses | Spheres | RandomCircles | Random
 
     if spec.matrix == VOID:
         raise CaseError("the matrix is void; expected a phase, since only inclusions may be holes", key="matrix")
-    extent = _extent(spec.size, CELLS[spec.cell].dim)
+    extent = edges(spec.size, CELLS[spec.cell].dim)
     if isinstance(spec, _Random):
         centres, radius = pack(extent, spec.count, spec.volume_fraction, spec.min_gap, spec.seed)
         inclusions = [Inclusion(centre, np.full(len(extent), radius), 0.0, spec.phase) for centre in centres]
@@ -189,7 +179,7 @@ def _with_inclusions(spec: Circles | Ellipses | Spheres | RandomCircles | Random
 
 def _laminate(spec: Laminate) -> TaggedMesh:
     dim = CELLS[spec.cell].dim
-    extent = _extent(spec.size, dim)
+    extent = edges(spec.size, dim)
     fractions = np.array([fraction for _, fraction in spec.phases])
     if abs(fractions.sum() - 1.0) > 1e-9:
         raise CaseError(f"the thickness fractions add up to {fractions.sum():g}; expected 1", key="phases")
@@ -201,7 +191,7 @@ def _laminate(spec: Laminate) -> TaggedMesh:
     ends[-1] = 0.5 * extent[spec.axis]
     starts = [np.linspace(a, b, n + 1)[:-1] for a, b, n in zip(ends[:-1], ends[1:], layers, strict=True)]
     counts = np.maximum(1, np.rint(extent / spec.mesh_size)).astype(int)
-    axes = _centred(extent, counts)
+    axes = grid_lines(extent, counts.tolist())
     axes[spec.axis] = np.concatenate([*starts, ends[-1:]])
     mesh = grid(axes, spec.cell)
     middles = mesh.points[mesh.cells, spec.axis].mean(axis=1)
@@ -218,22 +208,8 @@ def _homogeneous(spec: Homogeneous) -> TaggedMesh:
     cell = spec.cell or ("quad" if spec.dim == 2 else "hexahedron")
     if CELLS[cell].dim != spec.dim:
         raise CaseError(f"cell '{cell}' with dim {spec.dim}; expected a {spec.dim}D cell", key="cell")
-    counts = np.full(spec.dim, spec.cells) if isinstance(spec.cells, int) else np.array(spec.cells)
-    if len(counts) != spec.dim:
-        raise CaseError(f"{len(counts)} cell counts; expected {spec.dim}", key="cells")
-    mesh = grid(_centred(_extent(spec.size, spec.dim), counts), cell)
+    mesh = grid(grid_lines(edges(spec.size, spec.dim), spec.cells), cell)
     return replace(mesh, regions={spec.phase: mesh.regions["domain"]}, boundaries={})
-
-
-def _centred(extent: Array, counts: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> list[Array]:
-    return [np.linspace(-0.5 * length, 0.5 * length, int(n) + 1) for length, n in zip(extent, counts, strict=True)]
-
-
-def _extent(size: float | list[float], dim: int) -> Array:
-    extent = np.full(dim, size, dtype=np.float64) if isinstance(size, (int, float)) else np.array(size)
-    if len(extent) != dim:
-        raise CaseError(f"{len(extent)} lengths for a {dim}D cell; expected one number or {dim}", key="size")
-    return extent
 
 
 def _phases(spec: Generator) -> set[str]:
@@ -242,6 +218,8 @@ def _phases(spec: Generator) -> set[str]:
         return {name for name, _ in spec.phases}
     if isinstance(spec, Homogeneous):
         return {spec.phase}
+    if isinstance(spec, Voxels):
+        return set(spec.phases)
     if isinstance(spec, _Random):
         named = {spec.phase}
     elif isinstance(spec, Ellipses):

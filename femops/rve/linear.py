@@ -5,6 +5,7 @@ PARDISO of the MKL where it installs, MUMPS through PETSc everywhere else.
 
 import ctypes
 import sys
+from functools import cache
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -64,6 +65,14 @@ def linear_solver(name: LinearSolverName, pattern: sp.csr_array) -> LinearSolver
         return MumpsSolver(pattern)
 
 
+@cache
+def _mkl() -> Any:
+    """Return the MKL; the search for it takes longer than an RVE."""
+    from pypardiso import PyPardisoSolver
+
+    return PyPardisoSolver().libmkl
+
+
 class PardisoSolver:
     """MKL PARDISO, Cholesky, one symbolic phase for all systems.
 
@@ -72,9 +81,7 @@ class PardisoSolver:
     """
 
     def __init__(self, pattern: sp.csr_array) -> None:
-        from pypardiso import PyPardisoSolver
-
-        self._pardiso = PyPardisoSolver().libmkl["pardiso"]  # indexing makes a function of our own, without argtypes
+        self._pardiso = _mkl()["pardiso"]  # indexing makes a function of our own, without argtypes
         self._pardiso.restype = None
         self._n = int(pattern.shape[0])
         self._indptr = pattern.indptr.astype(np.int32)

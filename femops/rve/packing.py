@@ -54,7 +54,7 @@ def pack(extent: Array, count: int, volume_fraction: float, min_gap: float | Non
             f"no packing of {count} inclusions with volume fraction {volume_fraction:g} and gaps of "
             f"{distance - 2 * radius:.3g} was found; expected a smaller volume_fraction or min_gap"
         )
-    return _shifted(centres, extent, radius), radius
+    return away_from_faces(centres, extent, np.full_like(centres, radius)), radius
 
 
 def periodic_offsets(extent: Array, reach: int = 1) -> Array:
@@ -93,11 +93,21 @@ def _relaxed(centres: Array, extent: Array, distance: float) -> Array | None:
     return None
 
 
-def _shifted(centres: Array, extent: Array, radius: float) -> Array:
-    """Centre the cell at the origin with each face in the middle of the largest gap between touching positions."""
+def away_from_faces(centres: Array, extent: Array, reach: Array) -> Array:
+    """Centre the cell at the origin with each face in the middle of the largest gap between touching positions.
+
+    Args:
+        centres: Centres of the inclusions [length]. Shape (n, dim).
+        extent: Edge lengths of the cell [length]. Shape (dim,).
+        reach: Half the edges of their bounding boxes [length]. Shape (n, dim).
+
+    Returns:
+        Centres in the cell centred at the origin [length]. Shape (n, dim).
+    """
     shifted = np.empty_like(centres)
     for axis, length in enumerate(extent):
-        touching = np.sort(np.mod(np.concatenate([centres[:, axis] - radius, centres[:, axis] + radius]), length))
+        ends = np.concatenate([centres[:, axis] - reach[:, axis], centres[:, axis] + reach[:, axis]])
+        touching = np.sort(np.mod(ends, length))
         gaps = np.diff(touching, append=touching[0] + length)
         face = touching[gaps.argmax()] + 0.5 * gaps.max()
         shifted[:, axis] = np.mod(centres[:, axis] - face, length) - 0.5 * length

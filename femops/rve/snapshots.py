@@ -21,6 +21,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,24 @@ class SnapshotSolver:
         return np.concatenate(stress, axis=1), np.concatenate(sensitivity, axis=1)
 
 
+@dataclass(frozen=True)
+class StoreKind:
+    """What a store holds, in the words of its file names and messages.
+
+    Attributes:
+        name: What a row is, in the plural.
+        of: What they all belong to.
+        differs: What is different where they belong to another one.
+    """
+
+    name: str
+    of: str
+    differs: str
+
+
+SNAPSHOTS = StoreKind("snapshots", "RVE", "mesh, phases or boundary")
+
+
 class SnapshotStore:
     """Snapshots of one RVE in `snapshots.h5`, and in `snapshots-ROW.h5` those added since the last `fold`.
 
@@ -157,23 +176,24 @@ class SnapshotStore:
     Args:
         folder: Where the files are; made if it is missing.
         rve: Content hash of the RVE.
+        kind: What the rows are, if they are not snapshots of an RVE.
 
     Raises:
         CaseError: The folder holds snapshots of another RVE, or files that are not snapshots, or cannot be written.
     """
 
-    def __init__(self, folder: Path, rve: str) -> None:
-        self.folder, self.rve = folder, rve
-        self.file = folder / "snapshots.h5"
+    def __init__(self, folder: Path, rve: str, kind: StoreKind = SNAPSHOTS) -> None:
+        self.folder, self.rve, self.kind = folder, rve, kind
+        self.file = folder / f"{kind.name}.h5"
         self._parts: list[tuple[int, int, Path]] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for partial in folder.glob(f"{_PARTIAL}snapshots*.h5"):
+            for partial in folder.glob(f"{_PARTIAL}{kind.name}*.h5"):
                 partial.unlink()
         except OSError as error:
-            raise CaseError(f"snapshots cannot be written there ({error.strerror})", file=folder) from error
+            raise CaseError(f"{kind.name} cannot be written there ({error.strerror})", file=folder) from error
         files = [self.file] if self.file.exists() else []
-        for file in [*files, *sorted(folder.glob("snapshots-*.h5"))]:
+        for file in [*files, *sorted(folder.glob(f"{kind.name}-*.h5"))]:
             start, stop = self._rows_of(file)
             if start < self.count:
                 file.unlink()
@@ -187,6 +207,14 @@ class SnapshotStore:
         """Number of snapshots."""
         return self._parts[-1][1] if self._parts else 0
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the fields; none if there are no snapshots."""
+        if not self._parts:
+            return []
+        with h5py.File(self._parts[0][2]) as file:
+            return _names(file)
+
     def append(self, fields: Fields) -> None:
         """Add snapshots: all of them, or none if it fails.
 
@@ -194,7 +222,7 @@ class SnapshotStore:
             fields: Arrays with one row per snapshot; the same names at every call.
         """
         start, rows = self.count, len(next(iter(fields.values())))
-        final = self.folder / f"snapshots-{start:09d}.h5"
+        final = self.folder / f"{self.kind.name}-{start:09d}.h5"
         temporary = final.with_name(_PARTIAL + final.name)
         with h5py.File(temporary, "w") as file:
             file.attrs.update(rve=self.rve, interface=RVE_INTERFACE, start=start)
@@ -241,15 +269,16 @@ class SnapshotStore:
 
     def _rows_of(self, path: Path) -> tuple[int, int]:
         """Return the first row of a file and the one after its last."""
+        kind = self.kind
         try:
             with h5py.File(path) as file:
-                rve, start, rows = str(file.attrs["rve"]), int(file.attrs["start"]), len(file["strain"])
-        except (OSError, KeyError) as error:
-            raise CaseError("is not a file of snapshots that femops wrote", file=path) from error
+                rve, start, rows = str(file.attrs["rve"]), int(file.attrs["start"]), len(file[_names(file)[0]])
+        except (OSError, KeyError, IndexError) as error:
+            raise CaseError(f"is not a file of {kind.name} that femops wrote", file=path) from error
         if rve != self.rve:
             raise CaseError(
-                f"holds snapshots of another RVE ({rve[:12]}, this one is {self.rve[:12]}); "
-                "mesh, phases or boundary differ; choose another folder with --output",
+                f"holds {kind.name} of another {kind.of} ({rve[:12]}, this one is {self.rve[:12]}); "
+                f"{kind.differs} differ; choose another folder with --output",
                 file=path,
             )
         return start, start + rows

@@ -25,6 +25,7 @@ from femops.rve.geometry import (
     Spheres,
     generate,
 )
+from femops.rve.voxels import Voxels
 from femops.validation import NestedError, shown
 
 
@@ -51,6 +52,27 @@ class MeshFile(BaseModel):
         return read_mesh(base / self.file, self.tags, self.cell_array)
 
 
+def valid_phases(phases: dict[str, Any], info: ValidationInfo) -> dict[str, LawParameters]:
+    """Validate the constituent laws of a block that is being validated.
+
+    Args:
+        phases: A mapping as in a case file, or valid parameters, for each phase.
+        info: What pydantic hands to the validator; its context holds the installed laws.
+    """
+    valid = {}
+    for name, mapping in phases.items():
+        if isinstance(mapping, LawParameters):
+            valid[name] = mapping
+            continue
+        if not isinstance(mapping, Mapping):
+            raise NestedError(CaseError(f"{shown(mapping)} given, expected a law with its parameters", key=name))
+        try:
+            valid[name] = (info.context or {})["law_parameters"](mapping)
+        except CaseError as error:
+            raise NestedError(error.within(key=name)) from error
+    return valid
+
+
 class RVEParameters(BaseModel):
     """The `rve` block of a case or study: a mesh or one generator, a boundary condition and the phases."""
 
@@ -64,25 +86,14 @@ class RVEParameters(BaseModel):
     spheres: Spheres | None = None
     random_spheres: RandomSpheres | None = None
     homogeneous: Homogeneous | None = None
+    voxels: Voxels | None = None
     boundary: Boundary = "periodic"
     phases: dict[str, Any] = Field(min_length=1, description="constituent law of each phase")
 
     @field_validator("phases", mode="after")
     @classmethod
     def _valid_phases(cls, phases: dict[str, Any], info: ValidationInfo) -> dict[str, LawParameters]:
-        validate = (info.context or {})["law_parameters"]
-        valid = {}
-        for name, mapping in phases.items():
-            if isinstance(mapping, LawParameters):
-                valid[name] = mapping
-                continue
-            if not isinstance(mapping, Mapping):
-                raise NestedError(CaseError(f"{shown(mapping)} given, expected a law with its parameters", key=name))
-            try:
-                valid[name] = validate(mapping)
-            except CaseError as error:
-                raise NestedError(error.within(key=name)) from error
-        return valid
+        return valid_phases(phases, info)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -1,6 +1,7 @@
 """How far a surrogate is from the nested solve, and how far it thinks it is."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ class Accuracy:
     The certificates hold in the norm of the law, and so does the error that they are compared with.
 
     Attributes:
-        strain: Norms of the strains [-]. Shape (n,).
+        over: What the errors are drawn over: norms of the strains [-], or volume fractions [-]. Shape (n,).
         stress: Relative errors of the stress [-]. Shape (n,).
         tangent: Relative errors of the tangent [-]. Shape (n,).
         bound: What the law says that its error is at most, shape (n,); None if it says nothing.
@@ -32,17 +33,30 @@ class Accuracy:
         certified: Relative errors of the stress in the norm of the law. Shape (n,).
     """
 
-    strain: Array
+    over: Array
     stress: Array
     tangent: Array
     bound: Array | None
     indicator: Array | None
     certified: Array
 
+    @staticmethod
+    def joined(parts: Sequence["Accuracy"], over: Array) -> "Accuracy":
+        """Return several as one.
+
+        Args:
+            parts: They state the same certificates.
+            over: What all their errors are drawn over. Shape (n,).
+        """
+        names = ("stress", "tangent", "bound", "indicator", "certified")
+        stated = [name for name in names if getattr(parts[0], name) is not None]
+        values = {name: np.concatenate([getattr(part, name) for part in parts]) for name in stated}
+        return Accuracy(**{**dict.fromkeys(names), "over": over, **values})  # type: ignore[arg-type]
+
     def figures(self) -> dict[str, Any]:
         """Return median, 95 % and largest values, and how the certificates compare with the errors."""
         figures: dict[str, Any] = {
-            "count": len(self.strain),
+            "count": len(self.over),
             "stress": _spread(self.stress),
             "tangent": _spread(self.tangent),
         }

@@ -4,6 +4,7 @@ Its nodes are those of the mesh with periodic images made one. They are numbered
 followed by the one node that the solver pins, so that fields go over to it and back without a search.
 """
 
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +15,11 @@ from femops.notation import Array
 from femops.rve.boundary import free_dofs
 from femops.rve.discretisation import Discretisation, Indices
 from femops.rve.spec import RVE
+
+
+def common_order(rve: Discretisation) -> Indices:
+    """Return the cells in an order that does not depend on their phases: by their nodes. Shape (n_cells,)."""
+    return np.lexsort(rve.mesh.cells.T[::-1])
 
 
 class PeriodicSpace:
@@ -43,6 +49,36 @@ class PeriodicSpace:
         first = free.of[::dim]
         self.node_of: Indices = np.where(first < 0, free.count // dim, first // dim)
         self.cells: Indices = self.node_of[mesh.cells]
+
+    @classmethod
+    def shared(cls, rve: RVE) -> "PeriodicSpace":
+        """Return the space of all RVEs with the nodes and cells of this one, whichever phases they give the cells.
+
+        Its cells are in an order of their own, see `phase_of_cell`.
+        """
+        old, order = rve.discretisation, common_order(rve.discretisation)
+        mesh = replace(old.mesh, cells=old.mesh.cells[order], regions={"all": np.arange(len(order))})
+        arrays = {name: getattr(old, name)[order] for name in ("strain_operator", "weight", "points")}
+        common = replace(old, mesh=mesh, phases=("all",), cells_of_phase=(slice(0, len(order)),), **arrays)
+        return cls(replace(rve, discretisation=common))
+
+    def phase_of_cell(self, rve: RVE) -> Indices:
+        """Return the position in `rve.phases` of the phase of each cell of this space. Shape (n_cells,).
+
+        Raises:
+            CaseError: The RVE has another mesh.
+        """
+        theirs, ours = rve.discretisation, self.discretisation
+        counts = [part.stop - part.start for part in theirs.cells_of_phase]
+        phase = np.repeat(np.arange(len(counts)), counts)
+        order, target = common_order(theirs), common_order(ours)
+        a, b = theirs.mesh, ours.mesh
+        same_nodes = a.points.shape == b.points.shape and np.allclose(a.points, b.points)
+        if not same_nodes or not np.array_equal(a.cells[order], b.cells[target]):
+            raise CaseError("the meshes of two RVEs differ, expected one mesh for all", key="rve")
+        found = np.empty_like(phase)
+        found[target] = phase[order]
+        return found
 
     @property
     def n_dofs(self) -> int:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from femops.errors import CaseError
 from femops.law import LawParameters
 from femops.meshing import CELLS, TaggedMesh
+from femops.notation import Array
 from femops.phases import Phase
 from femops.rve.boundary import Boundary
 from femops.rve.discretisation import discretise
@@ -87,7 +88,7 @@ class Manifest(BaseModel):
     study: str
     title: str
     units: str
-    kinematics: Literal["plane_strain", "solid"]
+    kinematics: Literal["plane_strain", "solid"] | None = None
     notation: Literal["mandel"]
     low: list[float] = []
     high: list[float] = []
@@ -103,7 +104,7 @@ class Manifest(BaseModel):
 
     @property
     def dim(self) -> int:
-        """2 in plane strain, 3 for solids."""
+        """2 in plane strain, 3 for solids and problems."""
         return 2 if self.kinematics == "plane_strain" else 3
 
 
@@ -135,17 +136,26 @@ def write_model(folder: Path, origin: Origin, model: TrainedModel, phases: Mappi
     _write(folder, origin, Fit(model.arrays, model.settings), subject, mesh)
 
 
-def write_subject_model(folder: Path, origin: Origin, fit: Fit, dim: int, subject: Mapping[str, Any]) -> None:
-    """Write the model folder of a surrogate of a family or a problem; a kill leaves the old one or the new one.
+def write_family_model(
+    folder: Path, origin: Origin, fit: Fit, family: Mapping[str, Any], dim: int, low: Array, high: Array
+) -> None:
+    """Write the model folder of a surrogate of a family of RVEs; a kill leaves the old one or the new one.
 
     Args:
         folder: The model folder; an older one is replaced.
         origin: Where the model comes from.
         fit: The trained surrogate.
+        family: The `family` block of the study.
         dim: 2 (plane strain) or 3.
-        subject: `family` or `problem` with the block of the study; of a family also `low` and `high`.
+        low: Lower corner of the training range, Mandel [-]. Shape (n_s,).
+        high: Upper corner. Shape (n_s,).
     """
-    _write(folder, origin, fit, {"kinematics": _KINEMATICS[dim], **subject}, {})
+    _write(folder, origin, fit, {"kinematics": _KINEMATICS[dim], "low": low, "high": high, "family": family}, {})
+
+
+def write_problem_model(folder: Path, origin: Origin, fit: Fit, problem: Mapping[str, Any]) -> None:
+    """Write the model folder of a surrogate of a problem of the plugin's own; see `write_family_model`."""
+    _write(folder, origin, fit, {"problem": problem}, {})
 
 
 def _write(folder: Path, origin: Origin, fit: Fit, subject: Mapping[str, Any], mesh: Mapping[str, Any]) -> None:

@@ -10,7 +10,9 @@ from femops.parallel import on_root
 from femops.plugins import surrogate_spec
 from femops.study import Study, load_study
 from femops.surrogate.base import Progress
+from femops.training.family import plan_family
 from femops.training.plan import Plan, TrainReport
+from femops.training.problem import plan_problem
 from femops.training.rve import default_validation, plan_rve
 
 __all__ = [
@@ -49,6 +51,10 @@ def plan_training(study: Study, path: Path, folder: Path | None, comm: Any) -> P
     if study.surrogate is None:
         raise CaseError("missing, expected the surrogate to train and its options", file=path, key="surrogate")
     spec = surrogate_spec(study.surrogate.law)
+    if study.problem is not None:
+        return plan_problem(study, path, spec, folder)
+    if study.family is not None:
+        return plan_family(study, path, spec, folder)
     return plan_rve(study, path, spec, folder, comm)
 
 

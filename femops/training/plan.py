@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -55,6 +55,7 @@ class Plan(ABC):
         spec: The surrogate.
         hash: Tells trainings apart: a digest of the study, of what its files hold and of interface versions.
         folder: Where everything goes.
+        errors_over: What errors are drawn over.
     """
 
     study: Study
@@ -62,6 +63,8 @@ class Plan(ABC):
     spec: SurrogateSpec
     hash: str
     folder: Path
+
+    errors_over: ClassVar[str] = "strain"
 
     @abstractmethod
     def train(self, comm: Any, progress: Progress) -> dict[str, Any]:
@@ -144,7 +147,7 @@ class Plan(ABC):
             for title, curves in fit.curves.items():
                 draw_curves(self.folder, title, curves)
             if judged is not None:
-                _draw(self.folder, judged)
+                _draw(self.folder, judged, self.errors_over)
             write_json(self.folder / "metrics.json", everything)
             write_model(self.folder / "model", origin)
             self.checkpoint().clear()
@@ -176,8 +179,8 @@ def folder_of(folder: Path | None, path: Path, digest: str) -> Path:
     return folder or Path("results") / f"{path.stem}-{digest[:8]}"
 
 
-def _draw(folder: Path, judged: Accuracy) -> None:
-    draw_errors(folder, judged.strain, {"stress": judged.stress, "tangent": judged.tangent})
+def _draw(folder: Path, judged: Accuracy, over: str) -> None:
+    draw_errors(folder, over, judged.over, {"stress": judged.stress, "tangent": judged.tangent})
     said = {"bound": judged.bound, "indicator": judged.indicator}
     certificates = {name: values for name, values in said.items() if values is not None}
     if certificates:

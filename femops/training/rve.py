@@ -18,7 +18,8 @@ from femops.rve.sampling import Sampling, bounds
 from femops.rve.snapshots import SnapshotSolver, SnapshotStore, content_hash
 from femops.rve.solver import SolverOptions
 from femops.rve.spec import RVE
-from femops.study import SampleReport, Study, solve_snapshots, study_paths, study_rve
+from femops.sample import SampleReport, solve_snapshots, study_paths, study_rve
+from femops.study import Study
 from femops.surrogate.accuracy import accuracy, speed
 from femops.surrogate.base import Checkpoint, Fit, FitTask, Progress, SurrogateSpec, TrainedModel
 from femops.surrogate.exact import check_elastic

@@ -1,0 +1,255 @@
+"""Families of microstructures: the `family` block of a study, and the random microstructures that it stands for."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import gamma, pi
+from typing import Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationInfo, field_validator, model_validator
+
+from femops.errors import CaseError
+from femops.law import LawParameters
+from femops.meshing.cells import CELLS, AnyCell
+from femops.notation import Array
+from femops.phases.elastic import ElasticParameters
+from femops.rve.boundary import Boundary
+from femops.rve.packing import away_from_faces
+from femops.rve.periodic_cell import Cell, Model, edges
+from femops.rve.placing import place
+from femops.rve.snapshots import RVE_INTERFACE
+from femops.rve.spec import RVEParameters, valid_phases
+from femops.validation import NestedError
+
+Pair = tuple[float, float]
+MATRIX, FIBRE = "matrix", "fibre"
+_DRAWS = 100
+
+
+class FamilyMesh(Model):
+    """The meshes of a family: one grid for all, or a mesh of each that follows its inclusions."""
+
+    cells: PositiveInt | None = Field(None, description="grid cells along each axis")
+    mesh_size: float | None = Field(None, gt=0, description="edge length of elements that follow the inclusions")
+    cell: AnyCell | None = Field(None, description="default quad or hexahedron on a grid, otherwise triangle or tetra")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.cells is None) == (self.mesh_size is None):
+            raise ValueError("expected exactly one of cells (a grid) and mesh_size (meshes that follow the inclusions)")
+        return self
+
+
+class FamilyInclusions(Model):
+    """How the inclusions of a family are drawn; ranges are [lowest, highest] and drawn from uniformly."""
+
+    shape: Literal["circles", "ellipses", "spheres"]
+    number: tuple[PositiveInt, PositiveInt]
+    volume_fraction: Pair
+    spread: float = Field(0.0, ge=0, lt=1, description="sizes vary by ± this part around their mean [-]")
+    aspect: Pair | None = Field(None, description="ratio of the semi-axes of ellipses [-]")
+    min_gap: NonNegativeFloat | None = Field(
+        None, description="smallest distance between surfaces [length]; default 0 on a grid, otherwise mesh_size / 2"
+    )
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Self:
+        _check_range("number", self.number, 1.0)
+        _check_range("volume_fraction", self.volume_fraction, 0.0, 1.0)
+        if (self.aspect is None) == (self.shape == "ellipses"):
+            raise NestedError(CaseError("expected with shape ellipses, and only there", key="aspect"))
+        _check_range("aspect", self.aspect or (1.0, 1.0), 1.0)
+        return self
+
+    @property
+    def dim(self) -> int:
+        """2, or 3 for spheres."""
+        return 3 if self.shape == "spheres" else 2
+
+
+class Family(Cell):
+    """A family of microstructures: inclusions of the phase `fibre` in the phase `matrix`."""
+
+    count: PositiveInt = Field(description="number of microstructures; more of them keep the first ones")
+    validation: PositiveInt = Field(64, description="number of further microstructures to judge a surrogate by")
+    seed: int = Field(0, ge=0)
+    mesh: FamilyMesh
+    inclusions: FamilyInclusions
+    boundary: Boundary = "periodic"
+    phases: dict[str, Any] = Field(description="constituent law of each phase")
+    contrast: dict[str, Pair] = Field(
+        default_factory=dict,
+        description="range of a factor on the moduli of an elastic phase, drawn log-uniformly, by phase",
+    )
+
+    @property
+    def dim(self) -> int:
+        """2 (plane strain) or 3."""
+        return self.inclusions.dim
+
+    @property
+    def hash(self) -> str:
+        """What tells families apart: a digest of everything but the numbers of microstructures."""
+        data = [RVE_INTERFACE, self.model_dump(mode="json", exclude={"count", "validation"})]
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+    @field_validator("phases", mode="after")
+    @classmethod
+    def _valid_phases(cls, phases: dict[str, Any], info: ValidationInfo) -> dict[str, LawParameters]:
+        if set(phases) != {MATRIX, FIBRE}:
+            raise ValueError(f"{', '.join(phases) or 'none'} given, expected {MATRIX} and {FIBRE}")
+        return valid_phases(phases, info)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        for name, pair in self.contrast.items():
+            if not isinstance(self.phases.get(name), ElasticParameters):
+                raise NestedError(CaseError("expected the name of an elastic phase", key=f"contrast.{name}"))
+            _check_range(f"contrast.{name}", pair, 0.0)
+        try:
+            edges(self.size, self.dim)
+            _check_cell(self.mesh, self.inclusions)
+        except CaseError as error:
+            raise NestedError(error) from error
+        if self.mesh.mesh_size is not None and self.inclusions.min_gap == 0.0:
+            problem = "0 given, expected a positive number, since these meshes follow the inclusions"
+            raise NestedError(CaseError(problem, key="inclusions.min_gap"))
+        return self
+
+
+@dataclass(frozen=True)
+class Microstructure:
+    """A member of a family.
+
+    Attributes:
+        index: Its number in the family, from 0.
+        parameters: The RVE, as the `rve` block of a case would describe it.
+        number: Number of inclusions.
+        volume_fraction: Exact volume fraction of the inclusions [-]; that of a mesh differs a little.
+        contrast: Factor on the moduli of the phases that have a contrast [-].
+    """
+
+    index: int
+    parameters: RVEParameters
+    number: int
+    volume_fraction: float
+    contrast: Mapping[str, float] = field(default_factory=dict)
+
+
+def microstructure(family: Family, index: int) -> Microstructure:
+    """Draw a member of a family; it depends on the family and the index only, not on the count.
+
+    Number and volume fraction are drawn together with shapes and places, again where these do not fit, so that dense
+    ones are a little rarer than sparse ones.
+
+    Args:
+        family: The family.
+        index: Which one, from 0; it may be beyond the count.
+
+    Raises:
+        CaseError: No inclusions that fit were found.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence(family.seed, spawn_key=(index,)))
+    contrast = {name: float(np.exp(rng.uniform(*np.log(pair)))) for name, pair in sorted(family.contrast.items())}
+    try:
+        extent = edges(family.size, family.dim)
+        number, fraction, inclusions = _placed(family, extent, rng)
+    except CaseError as error:
+        raise error.within(key="family") from error
+    phases = {
+        name: _scaled(phase, contrast[name]) if name in contrast else phase for name, phase in family.phases.items()
+    }
+    generator = _generator(family, inclusions)
+    parameters = RVEParameters.model_validate({**generator, "boundary": family.boundary, "phases": phases})
+    return Microstructure(index, parameters, number, fraction, contrast)
+
+
+def _placed(family: Family, extent: Array, rng: np.random.Generator) -> tuple[int, float, list[dict[str, Any]]]:
+    """Return number, volume fraction and the inclusions as a case describes them."""
+    block, conforming = family.inclusions, family.mesh.mesh_size
+    min_gap = block.min_gap if block.min_gap is not None else 0.5 * (conforming or 0.0)
+    smallest = 0.5 * (extent.max() / family.mesh.cells if family.mesh.cells else 0.0)
+    for _ in range(_DRAWS):
+        number = int(rng.integers(block.number[0], block.number[1] + 1))
+        fraction = float(rng.uniform(*block.volume_fraction))
+        semi_axes, angles = _shapes(block, number, fraction * float(np.prod(extent)), rng)
+        frames = _frames(semi_axes, angles)
+        if semi_axes.min() < smallest:
+            continue
+        centres = place(rng, extent, frames, min_gap)
+        if centres is None:
+            continue
+        reach = np.linalg.norm(frames, axis=2)
+        centres = away_from_faces(centres, extent, reach) if conforming else centres - 0.5 * extent
+        return number, fraction, _as_in_a_case(centres, semi_axes, angles, ellipses=block.shape == "ellipses")
+    problem = f"{_DRAWS} draws gave no {block.shape} that are {min_gap:g} apart and not smaller than the cells"
+    expected = "expected a smaller volume_fraction, number, aspect or min_gap, or finer cells"
+    raise CaseError(f"{problem}; {expected}", key="inclusions")
+
+
+def _shapes(block: FamilyInclusions, number: int, volume: float, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Return semi-axes, large inclusions first, shape (number, dim), and angles [degrees], shape (number,)."""
+    dim = block.dim
+    sizes = np.sort(rng.uniform(1.0 - block.spread, 1.0 + block.spread, number))[::-1]
+    unit_ball = pi ** (dim / 2) / gamma(dim / 2 + 1)
+    sizes *= (volume / (unit_ball * (sizes**dim).sum())) ** (1.0 / dim)
+    if block.aspect is None:
+        return np.repeat(sizes[:, None], dim, axis=1), np.zeros(number)
+    stretch = np.sqrt(rng.uniform(*block.aspect, number))
+    return np.stack([sizes * stretch, sizes / stretch], axis=1), rng.uniform(0.0, 180.0, number)
+
+
+def _frames(semi_axes: Array, angles: Array) -> Array:
+    """Return the semi-axes as columns. Shape (n, dim, dim)."""
+    if semi_axes.shape[1] == 3:
+        return semi_axes[:, None, :] * np.eye(3)
+    cos, sin = np.cos(np.deg2rad(angles)), np.sin(np.deg2rad(angles))
+    return np.stack([np.stack([cos, -sin], 1), np.stack([sin, cos], 1)], 1) * semi_axes[:, None, :]
+
+
+def _as_in_a_case(centres: Array, semi_axes: Array, angles: Array, *, ellipses: bool) -> list[dict[str, Any]]:
+    if not ellipses:
+        return [
+            {"center": centre, "radius": radius}
+            for centre, radius in zip(centres.tolist(), semi_axes[:, 0].tolist(), strict=True)
+        ]
+    return [
+        {"center": centre, "semi_axes": axes, "angle": angle}
+        for centre, axes, angle in zip(centres.tolist(), semi_axes.tolist(), angles.tolist(), strict=True)
+    ]
+
+
+def _generator(family: Family, inclusions: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the generator of an `rve` block by its name."""
+    mesh, shape = family.mesh, family.inclusions.shape
+    common = {"size": family.size, "matrix": MATRIX}
+    if mesh.cells is not None:
+        return {"voxels": {**common, "cells": mesh.cells, "inclusions": inclusions, "cell": mesh.cell}}
+    cell = mesh.cell or ("triangle" if family.dim == 2 else "tetra")
+    return {shape: {**common, "mesh_size": mesh.mesh_size, shape: inclusions, "cell": cell}}
+
+
+def _check_cell(mesh: FamilyMesh, inclusions: FamilyInclusions) -> None:
+    if mesh.cell is None:
+        return
+    kind, dim = CELLS[mesh.cell], inclusions.dim
+    simplices = dim == 3 and mesh.mesh_size is not None  # gmsh fills a space with inclusions with tetrahedra only
+    if kind.dim != dim or (simplices and kind.shape != "tetrahedron"):
+        expected = "a tetrahedron" if simplices else f"a {dim}D cell"
+        raise CaseError(f"'{mesh.cell}' given with {inclusions.shape}, expected {expected}", key="mesh.cell")
+
+
+def _scaled(phase: ElasticParameters, factor: float) -> ElasticParameters:
+    """Return an elastic phase with its moduli times a factor; Poisson's ratio stays."""
+    moduli = {name: getattr(phase, name) for name in ("K", "G", "E")}
+    return phase.model_copy(update={name: factor * value for name, value in moduli.items() if value is not None})
+
+
+def _check_range(key: str, pair: tuple[float, float], least: float, below: float = np.inf) -> None:
+    low, high = pair
+    if not (least <= low <= high < below and low > 0.0):
+        start = f"{least:g} or more" if least else "above 0"
+        ends = f"{start} and below {below:g}" if np.isfinite(below) else start
+        raise NestedError(CaseError(f"{list(pair)} given, expected [lowest, highest], {ends}", key=key))
