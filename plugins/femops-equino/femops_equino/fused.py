@@ -1,13 +1,13 @@
-"""Fused kernels of the networks in `potential`: blocks of points, so that the innermost loops run over points.
+"""Fused kernels of `potential` and `adjoint`: blocks of points, so that the innermost loops run over points.
 
 Every array of a block has the points last; BLOCK is known when the kernels are compiled, and numba turns those
-loops into vector instructions. Names are those of `potential.Network`.
+loops into vector instructions. Names are those of `potential.Network` and `adjoint.Energy`.
 """
 
 import numba
 import numpy as np
 
-BLOCK = 64
+BLOCK = 128
 """Points of a block: small enough that its hidden layers stay in the second-level cache."""
 TILE = 4
 """The width of a network is a multiple of this."""
@@ -47,12 +47,18 @@ def _swish_row(exponential, u, value, slope, curvature):  # type: ignore[no-unty
 
 @_compiled
 def _affine(weight, bias, n_biased, x, y):  # type: ignore[no-untyped-def]
-    """Set y = weight x, plus the bias in the first `n_biased` columns; tiles of 4 × 4 weights stay in registers."""
+    """Set y = weight x, plus the bias in the first `n_biased` columns."""
+    for i in range(weight.shape[0]):
+        y[i] = 0.0
+        y[i, :n_biased] = bias[i]
+    _add_product(weight, x, y)
+
+
+@_compiled
+def _add_product(weight, x, y):  # type: ignore[no-untyped-def]
+    """Add weight x to y; tiles of 4 × 4 weights stay in registers."""
     for i in range(0, weight.shape[0], 4):
         y0, y1, y2, y3 = y[i], y[i + 1], y[i + 2], y[i + 3]
-        y[i : i + 4] = 0.0
-        for r in range(i, i + 4):
-            y[r, :n_biased] = bias[r]
         for j in range(0, weight.shape[1], 4):
             x0, x1, x2, x3 = x[j], x[j + 1], x[j + 2], x[j + 3]
             w00, w01, w02, w03 = weight[i, j], weight[i, j + 1], weight[i, j + 2], weight[i, j + 3]
@@ -262,33 +268,132 @@ def coefficients(net, strain, bits, power, values):  # type: ignore[no-untyped-d
     kind, exponential = strain.dtype, (net.exponential, bits, power)
     x, z = np.zeros((n_s, BLOCK), kind), np.empty((n_in, BLOCK), kind)
     turn, inverse = np.empty((n_norms, n_s, BLOCK), kind), np.empty((n_norms, BLOCK), kind)
-    layer, out = np.empty((width, BLOCK), kind), np.empty((width, BLOCK), kind)
-    last, unused = np.empty((net.weight_3.shape[0], BLOCK), kind), np.empty((2, BLOCK), kind)
-    u = np.empty(BLOCK, kind)
+    last, units = np.empty((net.weight_3.shape[0], BLOCK), kind), np.empty((5, width, BLOCK), kind)
     for start in range(0, strain.shape[0], BLOCK):
         count = _load(net, strain, start, x)
         _inputs(net, x, z, turn, inverse)
-        for h in range(width):
-            u[:] = net.bias_1[h]
-            for i in range(n_in):
-                weight = net.weight_1[h, i]
-                for p in range(BLOCK):
-                    u[p] += weight * z[i, p]
-            _swish_row(exponential, u, layer[h], unused[0], unused[1])
-        _affine(net.weight_2, net.bias_2, BLOCK, layer, out)
-        for h in range(width):
-            _swish_row(exponential, out[h], layer[h], unused[0], unused[1])
-        _affine(net.weight_3, net.value, 0, layer, last)
+        for i in range(n_s):
+            x[i] /= net.inverse_scale[i]
+        _values(net, exponential, x, z, units, last)
         for m in range(values.shape[1]):
-            last[m] -= net.value[m]
-            for i in range(n_in):
-                slope = net.slope[m, i]
-                for p in range(BLOCK):
-                    last[m, p] -= slope * z[i, p]
-            last[m] *= net.unit[m]
-            for i in range(n_s):
-                linear = net.linear[m, i] / net.inverse_scale[i]
-                for p in range(BLOCK):
-                    last[m, p] += linear * x[i, p]
             for p in range(count):
                 values[start + p, m] = last[m, p]
+
+
+@_compiled
+def _values(net, exponential, macro, z, units, last):  # type: ignore[no-untyped-def]
+    """Write a block of coefficients (n_out, block), and the slopes of both layers into `units` [1] and [3]."""
+    layer, slope_1, out, slope_2, unused = units[0], units[1], units[2], units[3], units[4]
+    for h in range(len(layer)):
+        out[h] = net.bias_1[h]
+        for i in range(z.shape[0]):
+            weight = net.weight_1[h, i]
+            for p in range(BLOCK):
+                out[h, p] += weight * z[i, p]
+        _swish_row(exponential, out[h], layer[h], slope_1[h], unused[h])
+    _affine(net.weight_2, net.bias_2, BLOCK, layer, out)
+    for h in range(len(layer)):
+        _swish_row(exponential, out[h], layer[h], slope_2[h], unused[h])
+    _affine(net.weight_3, net.value, 0, layer, last)
+    for m in range(len(last)):
+        last[m] -= net.value[m]
+        for i in range(z.shape[0]):
+            slope = net.slope[m, i]
+            for p in range(BLOCK):
+                last[m, p] -= slope * z[i, p]
+        last[m] *= net.unit[m]
+        for i in range(macro.shape[0]):
+            linear = net.linear[m, i]
+            for p in range(BLOCK):
+                last[m, p] += linear * macro[i, p]
+
+
+@_compiled
+def adjoint(net, model, strain, inside, bits, power, answer):  # type: ignore[no-untyped-def]
+    """Stress of `adjoint.Energy` at a network's coefficients, corrected by their derivatives, block by block."""
+    stress, decrement = answer
+    n_s, n_norms, (width, n_in), tall = strain.shape[1], net.gram.shape[0], net.weight_1.shape, len(net.weight_3)
+    kind, exponential = strain.dtype, (net.exponential, bits, power)
+    x, inputs = np.zeros((n_s, BLOCK), kind), np.empty((n_in, BLOCK), kind)
+    turn, inverse = np.empty((n_norms, n_s, BLOCK), kind), np.empty((n_norms, BLOCK), kind)
+    units, pulled = np.empty((5, width, BLOCK), kind), np.empty((n_in, BLOCK), kind)
+    z, force = np.zeros((len(model.quadratic), BLOCK), kind), np.empty((len(model.quadratic), BLOCK), kind)
+    sampled, scaled = np.empty((model.projection.shape[1], BLOCK), kind), np.empty((tall, BLOCK), kind)
+    gap, work = np.empty(BLOCK, kind), np.empty(BLOCK, kind)
+    a, macro, residual = z[:tall], z[tall : tall + n_s], force[:tall]
+    for start in range(0, strain.shape[0], BLOCK):
+        count = _load(net, inside, start, x)
+        for p in range(count):
+            for i in range(n_s):
+                macro[i, p] = strain[start + p, i]
+        _inputs(net, x, inputs, turn, inverse)
+        _values(net, exponential, macro, inputs, units, a)
+        _gradient(model, z, sampled, force)
+        _pull_back(net, residual, turn, units, scaled, pulled)
+        _add_product(model.linear, residual, force[tall:])
+        _affine(model.factor, net.value, 0, residual, scaled)
+        work[:] = 0.0
+        for i in range(stress.shape[1]):
+            along = force[tall + i]
+            for p in range(count):
+                if i < n_s and strain[start + p, i] == inside[start + p, i]:
+                    along[p] += pulled[i, p]
+                stress[start + p, i] = along[p]
+                work[p] += along[p] * z[tall + i, p]
+        gap[:] = 0.0
+        for m in range(tall):
+            for p in range(BLOCK):
+                gap[p] += scaled[m, p] * scaled[m, p]
+        for p in range(count):
+            decrement[start + p] = gap[p] / max(work[p], model.smallest[0])
+
+
+@_compiled
+def _gradient(model, z, sampled, force):  # type: ignore[no-untyped-def]
+    """Write the gradient of the reduced energy; `sampled` holds the deviators of the points of a group."""
+    _affine(model.quadratic, model.quadratic[0], 0, z, force)
+    n_d = sampled.shape[0] // model.parameters.shape[1]
+    norm = np.empty(BLOCK, z.dtype)
+    for group in range(len(model.projection)):
+        _affine(model.projection[group], z[0], 0, z, sampled)
+        for k in range(model.parameters.shape[1]):
+            weight, alpha2 = model.parameters[group, k, 0], model.parameters[group, k, 1]
+            norm[:] = 0.0
+            for row in range(k * n_d, (k + 1) * n_d):
+                for p in range(BLOCK):
+                    norm[p] += sampled[row, p] * sampled[row, p]
+            for p in range(BLOCK):
+                norm[p] = weight / (alpha2 + np.sqrt(norm[p]))
+            for row in range(k * n_d, (k + 1) * n_d):
+                for p in range(BLOCK):
+                    sampled[row, p] *= norm[p]
+        _add_product(model.transposed[group], sampled, force)
+
+
+@_compiled
+def _pull_back(net, values, turn, units, scaled, pulled):  # type: ignore[no-untyped-def]
+    """Write (d network/d E)ᵀ values, without the linear part, into the first rows of `pulled`; `units` is used up."""
+    slope_1, slope_2, back, transposed = units[1], units[3], units[0], units[2]
+    n_s = turn.shape[1]
+    for m in range(len(values)):
+        for p in range(BLOCK):
+            scaled[m, p] = net.unit[m] * values[m, p]
+    _affine(np.ascontiguousarray(net.weight_3.T), net.bias_2, 0, scaled, back)
+    back *= slope_2
+    _affine(np.ascontiguousarray(net.weight_2.T), net.bias_2, 0, back, transposed)
+    transposed *= slope_1
+    for i in range(len(pulled)):
+        pulled[i] = 0.0
+        for h in range(len(back)):
+            weight = net.weight_1[h, i]
+            for p in range(BLOCK):
+                pulled[i, p] += weight * transposed[h, p]
+        for m in range(len(values)):
+            slope = net.slope[m, i]
+            for p in range(BLOCK):
+                pulled[i, p] -= slope * scaled[m, p]
+    for i in range(n_s):
+        for k in range(turn.shape[0]):
+            for p in range(BLOCK):
+                pulled[i, p] += turn[k, i, p] * pulled[n_s + k, p]
+        pulled[i] *= net.inverse_scale[i]

@@ -17,6 +17,7 @@ from femops.rve.spec import RVE
 from femops.surrogate import ExactRVE, FitTask, TrainedModel, within
 from femops_equino import networks, spline
 from femops_equino.accelerator import accelerator
+from femops_equino.adjoint import Adjoint
 from femops_equino.basis import Basis, Full, full
 from femops_equino.certificate import Gap, Points, Quadratics, energy_gap, relative_error
 from femops_equino.offline import extended
@@ -42,9 +43,10 @@ class _Forgetful:
 class EquiNOLaw:
     """A reduced RVE with a certificate.
 
-    The state of a point is the strain of its last step and the coefficients of its modes there, less what they are in
-    linear elasticity, so that zeros are the virgin state. `error` is the relative Newton decrement of the reduced
-    problem (None without corrections); `certify` looks at the whole error.
+    The state of a point is what the coefficients of its modes were in its last step, less what they are in linear
+    elasticity, so that zeros are the virgin state; where networks alone answer there is none. `error` is the relative
+    Newton decrement of the reduced problem: an estimate with the adjoint, None of the potential. `certify` looks at
+    the whole error.
 
     Args:
         model: The trained model.
@@ -52,7 +54,7 @@ class EquiNOLaw:
 
     Attributes:
         metric: The norm of stresses in which errors are certified: √(s · metric · s). Shape (n_s, n_s).
-        learns: Whether modes can be added; a potential alone cannot learn.
+        learns: Whether modes can be added; networks alone cannot learn.
 
     Raises:
         CaseError: Networks or a spline are asked for that were not trained, or a device that there is not.
@@ -64,7 +66,7 @@ class EquiNOLaw:
         self.trained, self.parameters = model, parameters
         self.dim = model.rve.discretisation.dim
         self.low, self.high = model.low, model.high
-        self.learns = parameters.corrections != 0
+        self.learns = parameters.corrections not in (0, "adjoint")
         arrays = model.arrays
         names = ("displacement", "stress", "elastic")
         self.basis = Basis(*(np.asarray(arrays[f"modes.{name}"]) for name in names))
@@ -72,7 +74,7 @@ class EquiNOLaw:
         self.exact_parts = Quadratics.from_arrays(arrays)
         self.points = Points.from_arrays(arrays, model.rve)
         self.metric = self.exact_parts.metric
-        self.n_state = len(self.low) + self.model.n_modes
+        self.n_state = self.model.n_modes if self.learns else 0
         self.state_fields: Mapping[str, slice] = {}
         self._device: Any = accelerator(parameters.device)
         self._networks = networks.stored(arrays, parameters.precision, self._device)
@@ -85,6 +87,8 @@ class EquiNOLaw:
         valid = within(strain, self.low, self.high)
         if self.parameters.corrections == 0:
             return self._uncorrected(strain, valid)
+        if self.parameters.corrections == "adjoint":
+            return self._adjusted(strain, valid)
         found = self._solve(strain, state)
         if self.parameters.corrections == "auto":  # what did not converge must not pass for an answer
             valid &= found.decrement <= self.parameters.tolerance
@@ -130,10 +134,11 @@ class EquiNOLaw:
         """Return a law with modes added for exact solutions at some strains, and its range extended to them.
 
         Raises:
-            CaseError: The uncorrected path cannot learn.
+            CaseError: Networks alone cannot learn.
         """
-        if self.parameters.corrections == 0:
-            raise CaseError("a potential cannot learn on the way; expected corrections with enrich", key="corrections")
+        if not self.learns:
+            problem = f"{self.parameters.corrections} given, but networks cannot learn on the way"
+            raise CaseError(f"{problem}; expected auto or a number of corrections with enrich", key="corrections")
         low, high = np.minimum(self.low, strain.min(axis=0)), np.maximum(self.high, strain.max(axis=0))
         options = EquiNOOptions.model_validate(self.trained.settings["options"])
         solver = SnapshotSolver(self.rve, SolverOptions(rtol=_SNAPSHOT_RTOL))
@@ -204,10 +209,10 @@ class EquiNOLaw:
                 raise CaseError(problem, key="potential")
             if parameters.device == "cuda":
                 raise CaseError("'cuda' given, but a spline runs on the CPU; expected auto or cpu", key="device")
-        needed = parameters.start == "network" or (parameters.corrections == 0 and self._spline is None)
+        needed = parameters.start == "network" or not (self.learns or self._spline is not None)
         if needed and not self._networks:
-            problem = "the model has no networks; expected corrections and start: auto, last or zero"
-            raise CaseError(problem, key="start")
+            expected = "expected corrections: auto, 1, 2, ... with start: auto, last or zero"
+            raise CaseError(f"the model has no networks; {expected}", key="start")
 
     @cached_property
     def _on_device(self) -> Any:
@@ -216,12 +221,21 @@ class EquiNOLaw:
 
         return TorchNewton(self.model, self._device, self.parameters.precision)
 
+    @cached_property
+    def _adjoint(self) -> Any:
+        weights = networks.stored_weights(self.trained.arrays, "coefficients")
+        if self._device is None:
+            return Adjoint(weights, self.model, self.parameters.precision)
+        from femops_equino.torch_adjoint import TorchAdjoint  # imports torch
+
+        return TorchAdjoint(weights, self.model, self._device, self.parameters.precision)
+
     def _solve(self, strain: Array, state: Array) -> ReducedSolution:
         """Correct a first guess."""
         corrections = self.parameters.corrections
-        automatic = corrections == "auto"
-        largest = _MOST_CORRECTIONS if corrections in ("auto", 0) else int(corrections)
-        tolerance = self.parameters.tolerance if automatic or corrections == 0 else 0.0
+        counted = isinstance(corrections, int) and corrections > 0
+        largest = int(corrections) if counted else _MOST_CORRECTIONS
+        tolerance = 0.0 if counted else self.parameters.tolerance
         start = self._start(strain, state)
         if self._device is not None:
             return self._on_device.solve(strain, start, largest, tolerance)
@@ -236,14 +250,22 @@ class EquiNOLaw:
             n_learned = guess.shape[1]
             elastic[:, :n_learned] = guess + rest[:, :n_learned]  # modes learned later start elastic
             return elastic
-        return elastic if self.parameters.start == "zero" else self._coefficients(strain, state)
+        forgets = self.parameters.start == "zero" or not self.n_state
+        return elastic if forgets else self._coefficients(strain, state)
 
     def _coefficients(self, strain: Array, state: Array) -> Array:
         """Return the coefficients that a state gives at strains; the inverse of `_state`."""
-        return strain @ self.basis.elastic.T + state[:, strain.shape[1] :]
+        return strain @ self.basis.elastic.T + state
 
     def _state(self, strain: Array, coefficients: Array) -> Array:
-        return np.concatenate([strain, coefficients - strain @ self.basis.elastic.T], axis=1)
+        return (coefficients - strain @ self.basis.elastic.T)[:, : self.n_state]
+
+    def _adjusted(self, strain: Array, valid: Any) -> LawResponse:
+        """Return the stress of the reduced model, corrected by the adjoint, with the tangent of the potential."""
+        found = self._adjoint.evaluate(strain, np.clip(strain, self.low, self.high))
+        tangent = self._networks["potential"](strain)[2].astype(np.float64)
+        state = np.zeros((len(strain), 0))
+        return LawResponse(found.stress, tangent, state, found.stress_33, found.decrement, valid)
 
     def _uncorrected(self, strain: Array, valid: Any) -> LawResponse:
         stress_33 = None
@@ -255,13 +277,15 @@ class EquiNOLaw:
                 stress_33 = self._networks["normal"](strain)[:, 0]
         if stress_33 is not None:
             stress_33 = stress_33.astype(np.float64)
-        state = np.zeros((len(strain), self.n_state))
+        state = np.zeros((len(strain), 0))
         return LawResponse(stress.astype(np.float64), tangent.astype(np.float64), state, stress_33, None, valid)
 
     def _gap(self, strain: Array, state: Array, kind: CertificateKind) -> Gap:
         """Return the energy gap of the fields that belong to a response."""
         if self.parameters.corrections == 0:  # a potential has no fields: those of the reduced model do
             coefficients = self._solve(strain, state).coefficients
+        elif self.parameters.corrections == "adjoint":
+            coefficients = self._start(strain, state)
         else:
             coefficients = self._coefficients(strain, state)
         points = self.full.points if kind == "bound" else self.points

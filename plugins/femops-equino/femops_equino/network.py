@@ -126,7 +126,7 @@ def coefficients(weights: Mapping[str, Tensor], strain: Tensor, at_zero: Expansi
     return strain @ linear.T + unit * value, linear + slope.transpose(1, 2)
 
 
-def _on_device(
+def on_device(
     weights: Weights, device: torch.device | str, precision: Precision
 ) -> tuple[dict[str, Tensor], Expansion]:
     """Return weights and the expansion at zero strain, found in double precision: in single they would not cancel."""
@@ -144,7 +144,7 @@ class TorchPotential:
     """
 
     def __init__(self, weights: Weights, device: torch.device | str, precision: Precision = "float64") -> None:
-        self._weights, self._at_zero = _on_device(weights, device, precision)
+        self._weights, self._at_zero = on_device(weights, device, precision)
 
     def evaluate(self, strain: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
         """Return energy, stress and tangent as `evaluate_potential` does."""
@@ -165,7 +165,7 @@ class TorchCoefficients:
     """
 
     def __init__(self, weights: Weights, device: torch.device | str, precision: Precision = "float64") -> None:
-        self._weights, self._at_zero = _on_device(weights, device, precision)
+        self._weights, self._at_zero = on_device(weights, device, precision)
 
     def evaluate(self, strain: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the coefficients as `evaluate_coefficients` does."""

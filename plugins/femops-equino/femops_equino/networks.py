@@ -1,6 +1,7 @@
 """The networks of the certified mode: trained on labels from the reduced model, run by fused kernels."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -53,7 +54,8 @@ def train(task: FitTask, found: Offline) -> tuple[dict[str, Array], dict[str, Ar
     }
     if "normal" in labels:
         of_normal = CoefficientLabels(strain, labels["normal"], labels["normal_slope"], np.eye(1))
-        trained["normal"] = train_coefficients(zero["normal_slope"][0], of_normal, options, watch("normal"))
+        half = replace(options, width=-(-options.width // 2))  # one smooth number, that no iteration waits for
+        trained["normal"] = train_coefficients(zero["normal_slope"][0], of_normal, half, watch("normal"))
     weights = {f"{name}.{part}": one for name, net in trained.items() for part, one in net.weights.items()}
     return weights, {name: net.losses for name, net in trained.items()}
 
@@ -72,10 +74,15 @@ def stored(
     """
     networks: dict[str, Callable[[Array], Any]] = {}
     for name in _NAMES:
-        weights = {key.partition(".")[2]: one for key, one in arrays.items() if key.startswith(f"{name}.")}
+        weights = stored_weights(arrays, name)
         if weights:
             networks[name] = _on_device(name, weights, precision, device)
     return networks
+
+
+def stored_weights(arrays: Mapping[str, Array], name: str) -> dict[str, Array]:
+    """Return the weights of one network of a trained model; nothing if it was not trained."""
+    return {key.partition(".")[2]: one for key, one in arrays.items() if key.startswith(f"{name}.")}
 
 
 def _on_device(name: str, weights: Weights, precision: potential.Precision, device: Any) -> Callable[[Array], Any]:

@@ -75,8 +75,10 @@ class EquiNOParameters(SurrogateParameters):
     """A trained EquiNO in a case."""
 
     law: Literal["equino"] = "equino"
-    corrections: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="Newton corrections; 0 takes the potential, auto corrects to `tolerance`"
+    corrections: Annotated[int, Field(ge=0)] | Literal["auto", "adjoint"] = Field(
+        "auto",
+        description="Newton corrections; 0 takes the potential, auto corrects to `tolerance`, adjoint corrects the "
+        "stress alone",
     )
     potential: Literal["network", "spline"] = Field(
         "network", description="the energy that corrections: 0 takes; a spline has to be trained with spline: 17"
@@ -90,4 +92,10 @@ class EquiNOParameters(SurrogateParameters):
     def _spline_is_used(self) -> Self:
         if self.potential == "spline" and self.corrections != 0:
             raise ValueError("potential: spline given with corrections, expected corrections: 0")
+        return self
+
+    @model_validator(mode="after")
+    def _adjoint_starts_from_the_network(self) -> Self:
+        if self.corrections == "adjoint" and self.start not in ("auto", "network"):
+            raise ValueError(f"start: {self.start} given with corrections: adjoint, expected auto or network")
         return self

@@ -118,17 +118,28 @@ class TorchNewton:
 
     def _derivatives(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradient (n, m) and the lower triangle (n, m (m + 1) / 2) of the Hessian."""
-        d = (z @ self._projection.T).view(len(z), self._n_d, len(self._weight))
-        norm = torch.sqrt((d * d).sum(1) + _SMALLEST)
-        secant = self._alpha1 / (self._alpha2 + norm)
+        d, norm, secant = self._sampled(z)
         scale = -self._weight * secant * secant / (self._alpha1 * norm)
         secant = secant * self._weight
-        gradient = z @ self._quadratic + (d * secant[:, None]).flatten(1) @ self._projection
         bend = torch.stack([scale * d[:, a] * d[:, b] for a, b in self._pairs], 1)
         for place, (a, b) in enumerate(self._pairs):
             if a == b:
                 bend[:, place] += secant
-        return gradient, torch.addmm(self._packed, bend.flatten(1), self._products)
+        return self._gradient(z, d, secant), torch.addmm(self._packed, bend.flatten(1), self._products)
+
+    def gradient(self, z: Tensor) -> Tensor:
+        """Return the gradient (n, m) of the energy at z (n, m)."""
+        d, _, secant = self._sampled(z)
+        return self._gradient(z, d, secant * self._weight)
+
+    def _gradient(self, z: Tensor, d: Tensor, secant: Tensor) -> Tensor:
+        return z @ self._quadratic + (d * secant[:, None]).flatten(1) @ self._projection
+
+    def _sampled(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return deviators (n, n_d, C) at the sampled points, their norms and their secant moduli h (n, C)."""
+        d = (z @ self._projection.T).view(len(z), self._n_d, len(self._weight))
+        norm = torch.sqrt((d * d).sum(1) + _SMALLEST)
+        return d, norm, self._alpha1 / (self._alpha2 + norm)
 
 
 def _product(projection: Array, a: int, b: int) -> Array:

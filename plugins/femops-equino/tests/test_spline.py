@@ -117,7 +117,7 @@ def test_the_law_takes_the_spline_that_was_trained():
     strain = np.random.default_rng(1).uniform(-RANGE, RANGE, (50, 3))
     found = law.evaluate(strain, np.zeros((50, law.n_state)), 1.0)
     corrected = EquiNOLaw(model, EquiNOParameters(**given, tolerance=1e-12))
-    wanted = corrected.evaluate(strain, np.zeros((50, law.n_state)), 1.0)
+    wanted = corrected.evaluate(strain, np.zeros((50, corrected.n_state)), 1.0)
     for name, limit in (("stress", 3e-3), ("tangent", 2e-2), ("stress_33", 3e-3)):
         got, truth = getattr(found, name), getattr(wanted, name)
         np.testing.assert_allclose(got, truth, rtol=0, atol=limit * np.abs(truth).max(), err_msg=name)
