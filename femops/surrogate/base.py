@@ -183,6 +183,8 @@ class SurrogateSpec:
         parameters: pydantic model of the law in a case; a `FamilyParameters` where it trains on families.
         fit: Trains on one RVE.
         as_law: Makes the law of a trained model from its parameters in a case.
+        check: Refuses an RVE, options or a training range (low, high) that the fit could not use, before anything is
+            solved.
         version: Raised when models that were trained before are of no use any more; they are then trained again.
         fit_family: Trains on a family of RVEs.
         problem: pydantic model of the `problem` block of a study.
@@ -196,6 +198,7 @@ class SurrogateSpec:
     fit: Callable[[FitTask], Fit] | None
     as_law: Callable[[TrainedModel, Any], CertifiedLaw]
     version: int = 1
+    check: Callable[[RVE, Any, Array, Array], None] | None = None
     fit_family: Callable[[FamilyTask], Fit] | None = None
     problem: type[BaseModel] | None = None
     fit_problem: Callable[[ProblemTask], Fit] | None = None

@@ -130,6 +130,8 @@ def plan_rve(study: Study, path: Path, spec: SurrogateSpec, folder: Path | None,
         CaseError: The RVE cannot be built, or the surrogate does not take one.
     """
     assert study.sampling is not None and study.rve is not None
+    if spec.fit is None:
+        raise CaseError(f"given, but {spec.name!r} trains on families; expected family", file=path, key="rve")
     rve = study_rve(study, path, comm)
     try:
         check_elastic(rve)
@@ -141,6 +143,11 @@ def plan_rve(study: Study, path: Path, spec: SurrogateSpec, folder: Path | None,
     if study.sampling.run is not None:
         low, high = np.minimum(paths.min((0, 1)), 0.0), np.maximum(paths.max((0, 1)), 0.0)  # every case starts at zero
         of_files.append(paths)
+    if spec.check is not None:
+        try:
+            spec.check(rve, study.surrogate, low, high)
+        except CaseError as error:
+            raise error.within(file=path) from error
     digest = study_hash(study, spec, content_hash(rve, study.rve), *of_files)
     return RVEPlan(study, path, spec, digest, folder_of(folder, path, digest), rve, paths, low, high)
 

@@ -3,11 +3,11 @@
 from femops.hookspecs import hookimpl
 from femops.surrogate import SurrogateSpec
 from femops_equino.options import EquiNOOptions, EquiNOParameters
-from femops_equino.surrogate import as_law, fit
+from femops_equino.surrogate import as_law, check, fit
 
 
 @hookimpl
 def femops_surrogates() -> list[SurrogateSpec]:
     """Return the surrogate `equino`."""
     summary = "equilibrium neural operator: reduced RVE that certifies itself (surrogate)"
-    return [SurrogateSpec("equino", summary, EquiNOOptions, EquiNOParameters, fit, as_law)]
+    return [SurrogateSpec("equino", summary, EquiNOOptions, EquiNOParameters, fit, as_law, check=check)]

@@ -73,11 +73,9 @@ def offline(task: FitTask) -> Offline:
     """Find modes and points.
 
     Raises:
-        CaseError: A phase is neither linear nor `saturating`, or a spline is asked for in 3D.
+        CaseError: A phase is neither linear nor `saturating`.
     """
     options: EquiNOOptions = task.options
-    if options.spline is not None:
-        spline.check(task.rve.discretisation.dim, task.low, task.high)
     operators = operators_of(task)
     snapshots: Mapping[str, Any] = {name: task.snapshots[name] for name in _NEEDED}
     snapshots = _greedy(task, operators, snapshots)

@@ -211,6 +211,17 @@ def full_model(rve: RVE, elastic: ElasticRVE, modes: Array) -> tuple[ReducedMode
     return model, maps
 
 
+def check_phases(rve: RVE) -> None:
+    """Refuse phases whose energy a reduced model cannot hold.
+
+    Raises:
+        CaseError: A phase is neither linear nor `saturating`.
+    """
+    for name, phase in zip(rve.discretisation.phases, rve.phases, strict=True):
+        if not phase.linear:
+            _saturating(phase, name)
+
+
 def _linear_tangent(phase: object, dim: int) -> Array:
     """Return D of a linear phase; in plane strain with the row and column of 33."""
     n_s = len(TRACE[dim]) - (dim == 2)

@@ -7,11 +7,14 @@ import numpy as np
 
 from femops.errors import CaseError
 from femops.law import CertifiedLaw
+from femops.notation import Array
+from femops.rve.spec import RVE
 from femops.surrogate import Fit, FitTask, TrainedModel
-from femops_equino import networks
+from femops_equino import networks, spline
 from femops_equino.law import EquiNOLaw
 from femops_equino.offline import offline
 from femops_equino.options import EquiNOOptions, EquiNOParameters
+from femops_equino.reduced import check_phases
 
 _NOTHING = 1e-9  # of the macroscale displacement
 
@@ -20,7 +23,7 @@ def fit(task: FitTask) -> Fit:
     """Train; see `EquiNOOptions`.
 
     Raises:
-        CaseError: A phase is neither linear nor `saturating`, or nothing fluctuates in the RVE.
+        CaseError: Nothing fluctuates in the RVE; see also `check`.
     """
     _check_fluctuation(task)
     options: EquiNOOptions = task.options
@@ -54,6 +57,19 @@ def fit(task: FitTask) -> Fit:
         **({"Loss": losses} if losses else {}),
     }
     return Fit(arrays, {"mode": options.mode, "options": options.model_dump(mode="json")}, metrics, curves)
+
+
+def check(rve: RVE, options: EquiNOOptions, low: Array, high: Array) -> None:
+    """Refuse what `fit` could not use.
+
+    Raises:
+        CaseError: A phase is neither linear nor `saturating`, or a spline is asked for where there can be none.
+    """
+    if options.mode == "original":
+        return
+    check_phases(rve)
+    if options.spline is not None:
+        spline.check(rve.discretisation.dim, low, high)
 
 
 def _check_fluctuation(task: FitTask) -> None:

@@ -4,13 +4,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from mpi4py import MPI
 from pydantic import ValidationError
 from small_rves import RANGE, RVE, Memory
 
 from femops import CaseError, load_law
 from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import SolverOptions
+from femops.study import load_study
 from femops.surrogate import FitTask, TrainedModel
+from femops.training import plan_training
 from femops_equino import spline
 from femops_equino.law import EquiNOLaw
 from femops_equino.options import EquiNOOptions, EquiNOParameters
@@ -92,6 +96,19 @@ def test_spline_needs_plane_strain_and_a_range_of_some_width():
     with pytest.raises(CaseError, match=r"surrogate\.spline: a spline needs a range of all strains"):
         spline.check(2, np.array([-1.0, 0.0, -1.0]), np.array([1.0, 0.0, 1.0]))
     spline.check(2, LOW, HIGH)
+
+
+def test_a_spline_in_3d_is_refused_before_anything_is_solved(tmp_path):
+    study = {
+        "kinematics": "solid",
+        "rve": {"homogeneous": {"dim": 3}, "phases": {"matrix": {"law": "elastic", "K": 1.0, "G": 1.0}}},
+        "sampling": {"method": "sobol", "count": 2, "range": 0.01},
+        "surrogate": {"law": "equino", "spline": 17},
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    with pytest.raises(CaseError, match="a spline of six strains is out of reach"):
+        plan_training(load_study(path), path, tmp_path / "out", MPI.COMM_SELF)
 
 
 def test_a_spline_is_for_the_uncorrected_path_only():
