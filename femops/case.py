@@ -8,7 +8,7 @@ from typing import Any, Literal, NoReturn, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.json_schema import models_json_schema
 
-from femops.case_reading import load_validated
+from femops.case_reading import STUDY, load_validated
 from femops.errors import CaseError
 from femops.expressions import Value, value_at
 from femops.law import CertificateKind, LawParameters
@@ -341,7 +341,7 @@ def load_case(path: Path, overrides: tuple[str, ...] = ()) -> Case:
     Raises:
         CaseError: The file is missing or not valid; the message names file, key and what was expected.
     """
-    return load_validated(path, overrides, Case, case_schema)
+    return load_validated(path, overrides, Case, case_schema, STUDY)
 
 
 def case_schema() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The text of case and study files: YAML, changes to it from the command line, and its validation."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,27 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
+@dataclass(frozen=True)
+class OtherKind:
+    """A kind of file that is not expected, and how it is told.
+
+    Attributes:
+        name: What it is.
+        keys: Keys that only it has.
+        command: The command that takes it.
+    """
+
+    name: str
+    keys: frozenset[str]
+    command: str
+
+
+STUDY = OtherKind("study", frozenset({"sampling", "family", "problem", "surrogate"}), "femops train STUDY")
+CASE = OtherKind("case", frozenset({"material", "supports", "steps"}), "femops run CASE")
+
+
 def load_validated[M: BaseModel](
-    path: Path, overrides: tuple[str, ...], model: type[M], schema: Callable[[], dict[str, Any]]
+    path: Path, overrides: tuple[str, ...], model: type[M], schema: Callable[[], dict[str, Any]], other: OtherKind
 ) -> M:
     """Read a file, change it and validate it.
 
@@ -54,6 +74,7 @@ def load_validated[M: BaseModel](
         overrides: Changes, see `apply_override`.
         model: What the file has to be.
         schema: Makes the model's JSON Schema, to name the known key that an unknown one resembles.
+        other: The kind of file that is easily taken for this one.
 
     Raises:
         CaseError: The file is missing or not valid; the message names file, key and what was expected.
@@ -64,6 +85,8 @@ def load_validated[M: BaseModel](
     try:
         return model.model_validate(data, context={"law_parameters": law_parameters})
     except ValidationError as error:
+        if other.keys & data.keys():
+            raise CaseError(f"is a {other.name}; use it with: {other.command}", file=path) from error
         problem = first_error(error)
         if problem.problem == "unknown key":
             problem = with_suggestion(problem, data, schema())

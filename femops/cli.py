@@ -324,7 +324,9 @@ def _guarded(arguments: list[str] | None) -> int:
             return _abort()
         code = INTERRUPTED
     if code == INTERRUPTED:  # typer may turn Ctrl-C into this code
-        return _fail("femops: interrupted; the files of the finished steps are complete", INTERRUPTED)
+        resumes = bool({"train", "sample"} & set(arguments or sys.argv[1:2]))
+        kept = "run it again to go on" if resumes else "the files of the finished steps are complete"
+        return _fail(f"femops: interrupted; {kept}", INTERRUPTED)
     return int(code)
 
 

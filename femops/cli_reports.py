@@ -23,7 +23,7 @@ def report_trust(console: Console, statistics: dict[str, Any]) -> None:
         console.print(f"Warning: at {doubtful} of {evaluated} points a law doubted its own answer.")
     for one in statistics["enrichments"]:
         console.print(f"After step {one['step']} the law of {one['region']} learned {one['snapshots']} snapshots.")
-    if statistics["largest_error"] is not None:
+    if statistics["largest_error"]:  # zero where all answers are exact
         kind = statistics["certificate"] or "as stated by the law"
         console.print(f"Largest error of the answers used: {statistics['largest_error']:.1e} ({kind}).")
 

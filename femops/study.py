@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic.json_schema import models_json_schema
 
 from femops.case import case_schema
-from femops.case_reading import load_validated
+from femops.case_reading import CASE, load_validated
 from femops.errors import CaseError
 from femops.plugins import installed_surrogates, surrogate_options, surrogate_problem
 from femops.rve.family import Family
@@ -134,7 +134,7 @@ def load_study(path: Path, overrides: tuple[str, ...] = ()) -> Study:
     Raises:
         CaseError: The file is missing or not valid; the message names file, key and what was expected.
     """
-    return load_validated(path, overrides, Study, study_schema)
+    return load_validated(path, overrides, Study, study_schema, CASE)
 
 
 def study_schema() -> dict[str, Any]:

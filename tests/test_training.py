@@ -16,6 +16,7 @@ from mpi4py import MPI
 from toy_surrogate import ToyLaw, ToyTraining, installed_toy
 
 from femops import CaseError, cli, load_law, notation
+from femops.case import load_case
 from femops.rve.sampling import bounds
 from femops.rve.snapshots import SnapshotSolver
 from femops.sample import sample
@@ -332,3 +333,25 @@ def test_two_ranks_train_the_model_of_one(tmp_path: Path) -> None:
     one = safetensors.numpy.load(arrays_of(trained("one")))
     two = safetensors.numpy.load(Path("two/model/model.safetensors").read_bytes())
     np.testing.assert_allclose(two["model/weights"], one["model/weights"], rtol=1e-6, atol=1e-6)
+
+
+def test_a_study_is_told_from_a_case() -> None:
+    cases = Path(__file__).parents[1] / "cases"
+    with pytest.raises(CaseError, match="is a study; use it with: femops train STUDY"):
+        load_case(cases / "studies" / "rve3_equino.yaml")
+    with pytest.raises(CaseError, match="is a case; use it with: femops run CASE"):
+        load_study(cases / "cook_nested.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rve": None}, "expected exactly one of rve, family, problem; given: none"),
+        ({"problem": {}}, "problem: given, but 'toy' brings no problems along; expected rve"),
+        ({"sampling": None}, "sampling: missing, expected the strains to solve the RVE at"),
+        ({"kinematics": None}, "kinematics: missing"),
+    ],
+)
+def test_a_study_has_one_subject_and_all_that_belongs_to_it(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(CaseError, match=message):
+        load_study(study_file(changes))
