@@ -1,1 +1,0 @@
-"""SPON, the structure-preserving operator network on finite-element spaces, as a surrogate of femops."""
