@@ -1,0 +1,1 @@
+"""SPON, the structure-preserving operator network on finite-element spaces, as a surrogate of femops."""
