@@ -105,7 +105,7 @@ def compare(
             raise NotConverged(f"--{side.name} {side.given}: {error.what}", error.residuals) from error
     comparer = Comparer(judged.run.problem)
     differences = [comparer(*pair) for pair in zip(judged.observations, right.observations, strict=True)]
-    trained = [chooser.model_folder(one) for one in surrogates_of(judged.run.case).values()]
+    trained = {chooser.model_folder(one) for one in surrogates_of(judged.run.case).values()}
     offline = on_root(comm, lambda: sum(_offline_seconds(model) for model in trained))
     report = _report(judged, right, differences) | {"offline_seconds": offline}
     on_root(comm, lambda: _write(folder, report, judged, right, differences))

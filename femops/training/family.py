@@ -145,7 +145,6 @@ class FamilyPlan(Plan):
         rves, parts, spent = FamilyRVEs(self.unseen), [], np.zeros(2)
         strains = member_strains(self.study, self.unseen, unseen=True)
         for i, rve in enumerate(rves):
-            progress("judging", i, len(rves), "")
             strain = np.eye(len(self.low)) if strains is None else strains[i]
             begin = time.perf_counter()
             law = self.spec.as_law(TrainedModel(fit.arrays, fit.settings, rve, self.low, self.high), parameters)
@@ -156,6 +155,7 @@ class FamilyPlan(Plan):
             spent += middle - begin, time.perf_counter() - middle
             stress, tangent = (answer.stress, answer.tangent) if strains is None else _truth(truth, i)
             parts.append(accuracy(law, strain, stress, tangent))
+            progress("judging", i + 1, len(rves), "")
         law_seconds, nested_seconds = (spent / len(rves)).tolist()
         per_rve = {"law": law_seconds, "nested": nested_seconds, "ratio": nested_seconds / law_seconds}
         return Accuracy.joined(parts, np.repeat(truth["volume_fraction"], len(parts[0].over))), per_rve

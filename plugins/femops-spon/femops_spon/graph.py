@@ -1,0 +1,254 @@
+"""Finite-element graphs: nodes and cells with the exact operators between them, and nested levels of such graphs.
+
+A feature at the nodes is a finite-element function. A cell sees its mean and its mean gradient over the cell (times the
+cell's length, so that the size of the mesh does not matter); what the cells answer goes back by the transposes of the
+two. Images of periodic nodes are one node, so that no vector ever needs wrapping.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from femops.meshing.cells import CellKind
+from femops.notation import Array
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class FEGraph:
+    """Nodes and cells of a finite-element mesh.
+
+    Attributes:
+        cells: Nodes of each cell. Shape (n_cells, n_corners).
+        mean: Share of each node's value in the mean over a cell. Shape (n_cells, n_corners).
+        gradient: Mean gradient over a cell times its length [-]. Shape (n_cells, dim, n_corners).
+        volume: Volumes of the cells, in units of their mean [-]. Shape (n_cells,).
+        n_nodes: Number of nodes.
+        offset: Places of a cell's nodes from its centre over its length [-], where they are known. Shape (n_cells,
+            n_corners, dim).
+    """
+
+    cells: Indices
+    mean: Array
+    gradient: Array
+    volume: Array
+    n_nodes: int
+    offset: Array | None = None
+
+    @property
+    def dim(self) -> int:
+        """Dimension of space."""
+        return int(self.gradient.shape[1])
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self.cells)
+
+    @property
+    def node_volume(self) -> Array:
+        """Integral of the shape function of each node, in units of the mean cell. Shape (n_nodes,)."""
+        shares = self.mean * self.volume[:, None]
+        return np.bincount(self.cells.ravel(), weights=shares.ravel(), minlength=self.n_nodes)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of a hierarchy.
+
+    Attributes:
+        graph: Its graph.
+        prolongation: Its functions at the nodes of the next finer level; None on the finest. Shape (n_finer, n_nodes).
+        pooling: Means over its cells of values on the cells of the next finer level. Shape (n_cells, n_finer_cells).
+    """
+
+    graph: FEGraph
+    prolongation: sp.csr_array | None = None
+    pooling: sp.csr_array | None = None
+
+
+Hierarchy = tuple[Level, ...]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box of space.
+
+    Attributes:
+        lower: The corner that it starts at [length]. Shape (dim,).
+        size: Its lengths [length]. Shape (dim,).
+    """
+
+    lower: Array
+    size: Array
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Points in the cells of a mesh, for example those of its quadrature.
+
+    Attributes:
+        points: Coordinates [length]. Shape (n_cells, n_samples, dim).
+        weight: Volume that each stands for [volume]. Shape (n_cells, n_samples).
+    """
+
+    points: Array
+    weight: Array
+
+
+def fe_graph(points: Array, cells: Indices, kind: CellKind, nodes: Indices, n_nodes: int) -> FEGraph:
+    """Return the graph of a mesh.
+
+    Args:
+        points: Coordinates of the nodes of the mesh [length]. Shape (n_points, dim).
+        cells: Its cells. Shape (n_cells, n_corners).
+        kind: Kind of the cells.
+        nodes: Node of the graph for each node of the mesh; periodic images share one. Shape (n_points,).
+        n_nodes: Number of nodes of the graph.
+    """
+    reference, weight = kind.quadrature()
+    basis, slopes = kind.tabulate(reference)
+    jacobian = np.einsum("cni,qnj->cqij", points[cells], slopes)
+    measure = np.linalg.det(jacobian) * weight
+    volume = measure.sum(axis=1)
+    share = measure / volume[:, None]
+    gradient = np.einsum("cq,qnj,cqji->cin", share, slopes, np.linalg.inv(jacobian), optimize=True)
+    length = volume ** (1.0 / points.shape[1])
+    mean = share @ basis
+    offset = (points[cells] - points[cells].mean(axis=1, keepdims=True)) / length[:, None, None]
+    return FEGraph(nodes[cells], mean, gradient * length[:, None, None], volume / volume.mean(), n_nodes, offset)
+
+
+def graph_of_matrices(mean: sp.csr_array, gradient: sp.csr_array, volume: Array) -> FEGraph:
+    """Return the graph of operators that are given as matrices; their cells may have different numbers of nodes.
+
+    Args:
+        mean: Mean of a function over each cell. Shape (n_cells, n_nodes).
+        gradient: Mean gradient times the length of the cell, component by component. Shape (dim · n_cells, n_nodes).
+        volume: Volumes of the cells [volume]. Shape (n_cells,).
+    """
+    n_cells, n_nodes = mean.shape
+    parts = [sp.csr_array(mean), *(gradient[i : i + n_cells] for i in range(0, gradient.shape[0], n_cells))]
+    entries = sp.csr_array(sum((abs(part) for part in parts[1:]), start=abs(parts[0]))).tocoo()
+    where, used = grouped(entries.row, n_cells)
+    cells = entries.col[where].astype(np.int64)
+    lines = np.arange(n_cells)[:, None]
+    values = np.stack([sp.csr_array(part[lines, cells]).toarray() for part in parts]) * used
+    return FEGraph(cells, values[0], np.moveaxis(values[1:], 0, 1), volume / volume.mean(), n_nodes)
+
+
+def grouped(owner: npt.NDArray[Any], n: int) -> tuple[Indices, npt.NDArray[np.bool_]]:
+    """Return the positions of each owner's entries, and which of them are not there only to fill up.
+
+    Args:
+        owner: Owner of each entry, 0 to n − 1. Shape (n_entries,).
+        n: Number of owners.
+
+    Returns:
+        Two arrays (n, most entries of one owner).
+    """
+    order = np.argsort(owner, kind="stable")
+    count = np.bincount(owner, minlength=n)
+    first = np.cumsum(count) - count
+    column = np.arange(max(int(count.max(initial=0)), 1))
+    used = column < count[:, None]
+    return order[np.where(used, first[:, None] + column, 0)], used
+
+
+def grid_graph(counts: Sequence[int], size: Sequence[float]) -> FEGraph:
+    """Return the graph of a periodic grid of bilinear (3D: trilinear) cells; the first axis runs fastest.
+
+    Args:
+        counts: Number of cells, and so of nodes, along each axis.
+        size: Lengths of the grid [length].
+    """
+    dim, shape = len(counts), tuple(counts)
+    lower = np.stack(np.unravel_index(np.arange(np.prod(shape)), shape, order="F"), axis=-1)
+    corners = np.stack(np.unravel_index(np.arange(2**dim), (2,) * dim, order="F"), axis=-1)
+    where = (lower[:, None] + corners) % np.array(shape)
+    cells = np.ravel_multi_index(tuple(np.moveaxis(where, -1, 0)), shape, order="F").astype(np.int64)
+    edges = np.array(size) / np.array(shape)
+    slope = np.where(corners == 1, 1.0, -1.0) / (edges * 2 ** (dim - 1)) * np.prod(edges) ** (1.0 / dim)
+    mean = np.full(cells.shape, 0.5**dim)
+    gradient = np.tile(slope.T, (len(cells), 1, 1))
+    offset = np.tile((corners - 0.5) * edges / np.prod(edges) ** (1.0 / dim), (len(cells), 1, 1))
+    return FEGraph(cells, mean, gradient, np.ones(len(cells)), len(cells), offset)
+
+
+def interpolation(points: Array, counts: Indices, box: Box) -> sp.csr_array:
+    """Return the values of a periodic grid's functions at points, exact interpolation. Shape (n_points, n_grid_nodes).
+
+    Args:
+        points: Where [length]. Shape (n_points, dim).
+        counts: Number of cells of the grid along each axis. Shape (dim,).
+        box: The box that the grid fills.
+    """
+    dim, shape = len(counts), counts
+    place = (points - box.lower) / box.size * shape
+    cell = np.floor(place + 1e-9)
+    inside = np.clip(place - cell, 0.0, 1.0)
+    corners = np.stack(np.unravel_index(np.arange(2**dim), (2,) * dim, order="F"), axis=-1)
+    value = np.where(corners == 1, inside[:, None], 1.0 - inside[:, None]).prod(axis=-1)
+    where = (cell[:, None].astype(np.int64) + corners) % shape
+    column = np.ravel_multi_index(tuple(np.moveaxis(where, -1, 0)), tuple(counts), order="F")
+    row = np.repeat(np.arange(len(points)), 2**dim)
+    matrix = sp.coo_array((value.ravel(), (row, column.ravel())), shape=(len(points), int(shape.prod()))).tocsr()
+    matrix.data[np.abs(matrix.data) < 1e-12] = 0.0
+    matrix.eliminate_zeros()
+    return matrix
+
+
+def pooling(cell: Indices, weight: Array, n_coarse: int) -> sp.csr_array:
+    """Return means over coarse cells of values on fine cells.
+
+    Args:
+        cell: Coarse cell that each sample lies in. Shape (n_cells, n_samples).
+        weight: Volume of each sample. Shape (n_cells, n_samples).
+        n_coarse: Number of coarse cells; one without samples gets zeros.
+    """
+    fine = np.repeat(np.arange(len(cell)), cell.shape[1])
+    sums = sp.coo_array((weight.ravel(), (cell.ravel(), fine)), shape=(n_coarse, len(cell))).tocsr()
+    total: Array = np.asarray(sums.sum(axis=1)).ravel()
+    return (sp.diags_array(1.0 / np.where(total > 0.0, total, 1.0)) @ sums).tocsr()
+
+
+def periodic_hierarchy(finest: FEGraph, nodes: Array, samples: Samples, counts: Indices, box: Box) -> Hierarchy:
+    """Return a mesh of a periodic box with coarser and coarser grids under it.
+
+    The mesh need not be a grid: the first grid's functions are interpolated at its nodes, whatever they are.
+
+    Args:
+        finest: Graph of the mesh.
+        nodes: Coordinates of its nodes [length]. Shape (n_nodes, dim).
+        samples: Points in its cells.
+        counts: Cells of each grid along each axis, finest first. Shape (n_grids, dim).
+        box: The box.
+    """
+    levels = [Level(finest)]
+    for i, count in enumerate(counts):
+        if i:
+            finer = counts[i - 1]
+            lattice = np.stack(np.unravel_index(np.arange(finer.prod()), finer, order="F"), axis=-1)
+            nodes = box.lower + lattice / finer * box.size
+            samples = Samples((nodes + 0.5 * box.size / finer)[:, None], np.ones((len(nodes), 1)))
+        cell = np.floor((samples.points - box.lower) / box.size * count).astype(np.int64) % count
+        inside = np.ravel_multi_index(tuple(np.moveaxis(cell, -1, 0)), tuple(count), order="F")
+        pool = pooling(inside, samples.weight, int(count.prod()))
+        coarse = grid_graph(count.tolist(), box.size.tolist())
+        levels.append(Level(coarse, interpolation(nodes, count, box), pool))
+    return tuple(levels)
+
+
+def turned(hierarchy: Hierarchy, rotation: Array) -> Hierarchy:
+    """Return a hierarchy in coordinates Q x, for an orthogonal Q (dim, dim)."""
+    return tuple(replace(level, graph=_turned(level.graph, rotation)) for level in hierarchy)
+
+
+def _turned(graph: FEGraph, rotation: Array) -> FEGraph:
+    offset = None if graph.offset is None else graph.offset @ rotation.T
+    return replace(graph, gradient=rotation @ graph.gradient, offset=offset)

@@ -1,0 +1,238 @@
+"""SPON for RVEs of linear phases: from the phases of the cells to the fluctuations of the unit strains.
+
+The network stands in for the inverse of the stiffness: it answers nodal forces by fields, linear in the forces and
+steered by the phases. Smoothing steps with the exact stiffness take out what is rough in the answer, and of all
+combinations of the answers the one with the least energy is taken; both are linear algebra at the nodes. In the next
+pass the network sees the forces that are left. Forces and answers are made free of units: neither the size of the mesh
+nor the unit of stress matters.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from femops import notation
+from femops.errors import CaseError
+from femops.notation import Array
+from femops.surrogate.fields import LinearFields
+from femops.surrogate.periodic_space import PeriodicSpace
+from femops.surrogate.stiffness import StiffnessBatch
+from femops.surrogate.torch_library import Tensor, torch
+from femops_spon.graph import Box, Hierarchy, Indices, Samples, fe_graph, periodic_hierarchy, turned
+from femops_spon.plain import PlainGraphNetwork
+from femops_spon.processor import HierarchyMaps, Processor, ProcessorOptions, Shape
+
+_FEWEST_CELLS = 4
+_FIRST_DAMPING = 0.4
+_CUTOFF = 1e-6
+_TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """What a network looks like.
+
+    Attributes:
+        processor: Size of the processor of each pass.
+        passes: How often the network sees the forces that are left; each time with weights of its own.
+        smoothing: Damped Jacobi steps with the exact stiffness after each pass.
+        plain: Messages along edges on the mesh alone instead of finite-element messages on nested grids.
+        seed: Of the first weights.
+    """
+
+    processor: ProcessorOptions = field(default_factory=ProcessorOptions)
+    passes: int = 2
+    smoothing: int = 4
+    plain: bool = False
+    seed: int = 0
+
+
+def grid_counts(space: PeriodicSpace, least: int = _FEWEST_CELLS) -> Indices:
+    """Return the cells along each axis of the grids under a mesh, each with half as many. Shape (n_grids, dim).
+
+    On a uniform grid they are nested in it.
+
+    Args:
+        space: The space on the mesh.
+        least: Fewest cells of a grid along an axis.
+    """
+    lower, upper = space.discretisation.mesh.bounds
+    edges = upper - lower
+    count = np.rint(edges * (space.n_nodes / np.prod(edges)) ** (1.0 / len(edges))).astype(np.int64)
+    counts = []
+    while (count >= 2 * least).all():
+        count = count // 2
+        counts.append(count)
+    return np.array(counts, dtype=np.int64).reshape(-1, len(edges))
+
+
+def hierarchy(space: PeriodicSpace, n_levels: int, shift: Array | float = 0.0) -> Hierarchy:
+    """Return the mesh of a space with coarser grids under it.
+
+    Args:
+        space: The space.
+        n_levels: Number of levels with the mesh itself.
+        shift: Where the coarse grids start, in cells of the first of them. Shape (dim,).
+
+    Raises:
+        CaseError: The mesh is too coarse for so many.
+    """
+    rve = space.discretisation
+    lower, upper = rve.mesh.bounds
+    counts = grid_counts(space, 1)[: n_levels - 1]
+    if len(counts) < n_levels - 1:
+        raise CaseError(f"the mesh is too coarse for the {n_levels} levels of the network", key="rve")
+    finest = fe_graph(rve.mesh.points, rve.mesh.cells, rve.mesh.kind, space.node_of, space.n_nodes)
+    start = lower + shift * (upper - lower) / (counts[0] if len(counts) else 1)
+    samples = Samples(rve.points, rve.weight)
+    return periodic_hierarchy(finest, space.points, samples, counts, Box(start, upper - lower))
+
+
+def rotation_of_strain(rotation: Array) -> Array:
+    """Return T with T ε the Mandel vector of Q ε Qᵀ; it is orthogonal. Shape (n_s, n_s)."""
+    dim = len(rotation)
+    units = notation.to_tensor(np.eye(notation.n_strain(dim)))
+    return notation.from_tensor(rotation @ units @ rotation.T).T
+
+
+class MeshMaps:
+    """The operators of a mesh, as one sees them who looks at it in coordinates Q x.
+
+    Args:
+        levels: The mesh and its coarser grids, see `hierarchy`.
+        rotation: Q, orthogonal; None for the identity. Shape (dim, dim).
+    """
+
+    def __init__(self, levels: Hierarchy, rotation: Array | None = None) -> None:
+        self.levels = HierarchyMaps(levels if rotation is None else turned(levels, rotation))
+        dim = levels[0].graph.dim
+        turn = np.eye(dim) if rotation is None else rotation
+        self.turned = rotation is not None
+        self._vector, self._strain = torch.as_tensor(turn), torch.as_tensor(rotation_of_strain(turn))
+
+    def seen(self, vectors: Tensor) -> Tensor:
+        """Return vectors at the nodes (N, n_nodes, dim) in the turned coordinates."""
+        return vectors @ self._vector.T.to(vectors) if self.turned else vectors
+
+    def turned_back(self, vectors: Tensor) -> Tensor:
+        """Undo `seen`."""
+        return vectors @ self._vector.to(vectors) if self.turned else vectors
+
+    def tangent(self, tangent: Tensor) -> Tensor:
+        """Return tangents (..., n_s, n_s) in the turned coordinates."""
+        if not self.turned:
+            return tangent
+        turn = self._strain.to(tangent)
+        return turn @ tangent @ turn.T
+
+
+def cell_features(tangent: Tensor) -> Tensor:
+    """Return what a network is told of the phases: how stiff, relative to the softest cell, and in what proportions.
+
+    Args:
+        tangent: D of the cells [stress]. Shape (N, n_cells, n_s, n_s).
+
+    Returns:
+        Shape (N, n_cells, 1 + n_s (n_s + 1) / 2).
+    """
+    n_s = tangent.shape[-1]
+    size = tangent.diagonal(dim1=2, dim2=3).sum(-1)
+    rows, columns = torch.triu_indices(n_s, n_s, device=tangent.device)
+    contrast = 0.5 * torch.log(size / size.amin(dim=1, keepdim=True))
+    return torch.cat([contrast[..., None], tangent[..., rows, columns] / size[..., None]], dim=-1)
+
+
+class SPON(torch.nn.Module):
+    """The network; its weights serve any mesh of its dimension.
+
+    Args:
+        dim: Dimension of space.
+        n_levels: Levels of the hierarchies that it is used on.
+        options: See `NetworkOptions`.
+    """
+
+    def __init__(self, dim: int, n_levels: int, options: NetworkOptions) -> None:
+        super().__init__()
+        self.dim, self.n_levels = dim, n_levels
+        n_s = notation.n_strain(dim)
+        shape = Shape(dim, 1 + n_s * (n_s + 1) // 2, dim, dim, n_levels)
+        kind: Any = PlainGraphNetwork if options.plain else Processor
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            self.passes = torch.nn.ModuleList(kind(shape, options.processor) for _ in range(options.passes))
+        self.damping = torch.nn.Parameter(torch.full((options.passes, options.smoothing), _FIRST_DAMPING))
+
+    def forward(self, maps: MeshMaps, problem: LinearFields, features: Tensor) -> Tensor:
+        """Return the fluctuations of the unit strains, up to a translation. Shape (N, n_nodes, dim, n_s).
+
+        Args:
+            maps: Those of the mesh.
+            problem: N RVEs on it, in the precision of the weights.
+            features: `cell_features` of their phases.
+        """
+        return self.solve(maps, problem.stiffness, -problem.load, features)
+
+    def solve(self, maps: MeshMaps, stiffness: StiffnessBatch, forces: Tensor, features: Tensor) -> Tensor:
+        """Return about K⁻¹ forces, up to a translation.
+
+        Args:
+            maps: Those of the mesh.
+            stiffness: K of N RVEs on it.
+            forces: k columns of nodal forces that add up to zero. Shape (N, n_nodes, dim, k).
+            features: `cell_features` of the phases.
+        """
+        diagonal = stiffness.diagonal[..., None]
+        fields, rest = torch.zeros_like(forces), forces
+        search, images = fields[..., :0], fields[..., :0]
+        for network, dampings in zip(self.passes, self.damping, strict=True):
+            step = self._answer(network, maps, rest / diagonal, features)
+            for damping in dampings:
+                step = step + damping * (rest - _Product.apply(step, stiffness)) / diagonal
+            search = torch.cat([search, step], dim=3)
+            images = torch.cat([images, _Product.apply(step, stiffness)], dim=3)
+            amount = _least_energy(search.detach(), images.detach(), rest.detach())[:, None]
+            search, images = search @ amount, images @ amount
+            fields, rest = fields + search, rest - images
+        return fields
+
+    def _answer(self, network: torch.nn.Module, maps: MeshMaps, forces: Tensor, features: Tensor) -> Tensor:
+        """Return the network's answer to forces over the diagonal of the stiffness (N, n_nodes, dim, k)."""
+        size = forces.square().mean(dim=(1, 2), keepdim=True).clamp(min=_TINY).sqrt()
+        columns = (forces / size).permute(0, 3, 1, 2)
+        answer = maps.turned_back(network(maps.levels, maps.seen(columns.flatten(0, 1)), features))
+        return answer.view(columns.shape).permute(0, 2, 3, 1) * size
+
+
+class _Product(torch.autograd.Function):
+    """K w, which is its own transpose."""
+
+    @staticmethod
+    def forward(ctx: Any, fields: Tensor, stiffness: StiffnessBatch) -> Tensor:
+        """Return K w."""
+        ctx.stiffness = stiffness
+        return stiffness @ fields
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Return K g."""
+        return ctx.stiffness @ gradients[0].contiguous(), None
+
+
+def _least_energy(search: Tensor, images: Tensor, rest: Tensor) -> Tensor:
+    """Return the combination of fields (N, n_nodes, dim, m) that has the least energy. Shape (N, m, n_s).
+
+    Fields that are nearly dependent are kept from cancelling each other. The energy is stationary in the combination,
+    so that training need not differentiate it: exactly in the last pass, and well enough in those before.
+
+    Args:
+        search: The fields.
+        images: K times them.
+        rest: Forces that are left. Shape (N, n_nodes, dim, n_s).
+    """
+    rows = search.flatten(1, 2).transpose(1, 2)
+    gram, right = (rows @ images.flatten(1, 2)).double(), (rows @ rest.flatten(1, 2)).double()
+    scale = gram.diagonal(dim1=1, dim2=2).clamp(min=_TINY).rsqrt()[..., None]
+    unit = scale * (0.5 * (gram + gram.transpose(1, 2))) * scale.transpose(1, 2)
+    unit = unit + _CUTOFF * torch.eye(unit.shape[1], dtype=unit.dtype, device=unit.device)
+    return (scale * torch.linalg.solve(unit, scale * right)).to(search)

@@ -1,0 +1,116 @@
+"""The network that maps the load of a problem to the free values of its solution, in several passes.
+
+A pass shows the processor what load is left, and adds what it answers. What is left is assembled exactly; so a pass
+need not be accurate, and the passes share their weights. The answer to a pass is linear in the load that is left, with
+weights that depend on the coefficients and, of a nonlinear problem, on the slopes of the solution so far: no load left,
+no change, as in Newton's method.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from femops.notation import Array
+from femops.surrogate.torch_library import Tensor, torch
+from femops_spon.graph import Hierarchy
+from femops_spon.options import SPONOptions
+from femops_spon.pde.remainder import Remainder
+from femops_spon.processor import HierarchyMaps, Processor, ProcessorOptions, Shape, SparseMap
+
+
+@dataclass(frozen=True)
+class Operators:
+    """What the network knows of a problem.
+
+    Attributes:
+        levels: Graphs of the free nodes.
+        stiffness: Between their values; of nonlinear problems, and where inputs enter it, a reference. Rows and
+            columns that belong to nothing free are zero. Shape (n_nodes · n_components,) twice.
+        loose: Which values are free. Shape (n_nodes · n_components,).
+        n_components: Values of each node.
+        n_features: Features of each cell.
+        linear: Whether the answer is linear in the load.
+    """
+
+    levels: Hierarchy
+    stiffness: sp.csr_array
+    loose: npt.NDArray[np.bool_]
+    n_components: int
+    n_features: int
+    linear: bool
+
+
+class OperatorNetwork(torch.nn.Module):
+    """From loads and cell features to free values.
+
+    Args:
+        operators: See `Operators`.
+        scales: What cell features are made free of units with: `features_mean` and `features` (n_features,) of the
+            coefficients, `slope` (1,) of the solution.
+        options: Sizes of the network.
+    """
+
+    loose: Tensor
+    compliance: Tensor
+    features: Tensor
+    features_mean: Tensor
+    slope: Tensor
+
+    def __init__(self, operators: Operators, scales: Mapping[str, Array], options: SPONOptions) -> None:
+        super().__init__()
+        self.linear, self.passes, size = operators.linear, options.passes, operators.n_components
+        levels = operators.levels[: options.levels]
+        self.maps, self.stiffness = HierarchyMaps(levels), SparseMap(operators.stiffness)
+        diagonal = operators.stiffness.diagonal()
+        compliance = np.divide(1.0, diagonal, out=np.ones_like(diagonal), where=diagonal != 0.0)
+        self._constant("loose", operators.loose.reshape(-1, size))
+        self._constant("compliance", compliance.reshape(-1, size))
+        for name, values in scales.items():
+            self._constant(name, values)
+        dim = levels[0].graph.dim
+        n_features = operators.n_features + (0 if self.linear else dim * size)
+        shape = Shape(size, max(n_features, 1), size, dim, len(levels))
+        self.processor = Processor(shape, ProcessorOptions(options.widths, options.layers, linear=True))
+
+    def forward(self, load: Tensor, features: Tensor, remainder: Remainder | None = None) -> Tensor:
+        """Return free values.
+
+        Args:
+            load: −F at the lifting. Shape (N, n_nodes, n_components).
+            features: Of the cells. Shape (N, n_cells, n_features).
+            remainder: Tells what load is left; by default the stiffness does, which is exact where it is that of all
+                samples.
+
+        Returns:
+            Shape (N, n_nodes, n_components).
+        """
+        answer, left = torch.zeros_like(load), load
+        for number in range(self.passes):
+            if number:
+                left = load - self._forces(answer) if remainder is None else remainder(answer)
+            cells = self._cells(features, answer)
+            step = self.processor(self.maps, left * self.compliance, cells)
+            answer = answer + self.loose * step
+        return answer
+
+    def _forces(self, answer: Tensor) -> Tensor:
+        flat: Tensor = self.stiffness(answer.reshape(len(answer), -1, 1))
+        return flat.reshape(answer.shape)
+
+    def _cells(self, features: Tensor, answer: Tensor) -> Tensor:
+        """Return what steers the processor: coefficients and, of a nonlinear problem, the slopes so far."""
+        if self.linear and features.shape[2] == 0:
+            return features.new_ones(*features.shape[:2], 1)
+        scaled = (features - self.features_mean) / self.features
+        if self.linear:
+            return scaled
+        finest: Any = next(iter(self.maps))
+        slopes = finest.to_cells(answer)[:, :, answer.shape[2] :] / self.slope
+        return torch.cat([scaled, slopes], dim=-1)
+
+    def _constant(self, name: str, values: npt.NDArray[Any]) -> None:
+        self.register_buffer(name, torch.from_numpy(np.asarray(values, dtype=np.float32)), persistent=False)

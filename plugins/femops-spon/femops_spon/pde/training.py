@@ -1,0 +1,233 @@
+"""SPON learns the solution operator of a problem from finite-element solutions."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from femops.errors import CaseError, NotConverged
+from femops.notation import Array
+from femops.surrogate import Checkpoint, Fit, ProblemTask, Progress
+from femops.surrogate.torch_library import Tensor, torch
+from femops_spon.options import SPONOptions
+from femops_spon.pde.find import make_problem
+from femops_spon.pde.network import OperatorNetwork
+from femops_spon.pde.operator import REFERENCE, SCALES, WEIGHTS, Operator, build_network, left_by, network_inputs
+from femops_spon.pde.problem import PDEProblem
+from femops_spon.pde.truth import Samples, Solver, draw
+from femops_spon.processor import SparseMap
+
+_SAVE_EVERY, _SHOW_EVERY, _WARM_UP, _CLIP, _TINY = 100, 20, 50, 1.0, 1e-12
+
+
+def fit_problem(task: ProblemTask) -> Fit:
+    """Learn the solution operator of a problem.
+
+    Args:
+        task: With a `Problem` and `SPONOptions`.
+
+    Returns:
+        What `Operator` is made from; the metrics are of the test samples, which the fit does not see.
+
+    Raises:
+        CaseError: The problem cannot be built or solved.
+    """
+    options, block = task.options, task.problem.root
+    checkpoint, progress = task.checkpoint, task.progress
+    problem = make_problem(block)
+    solver = Solver(problem)
+    begin = time.perf_counter()
+    seeds = (2 * block.samples.seed, 2 * block.samples.seed + 1)
+    train = solved(solver, block.samples.train, seeds[0], "train", checkpoint, progress)
+    test = solved(solver, block.samples.test, seeds[1], "test", checkpoint, progress)
+    seconds = {"seconds_solving": time.perf_counter() - begin}
+    reference = {name: values.mean(axis=0) for name, values in train.inputs.items()}
+    scales = scales_of(solver, train)
+    network = build_network(solver, reference, scales, options)
+    begin = time.perf_counter()
+    losses = _trained(network, solver, train, options, checkpoint, progress)
+    seconds["seconds_training"] = time.perf_counter() - begin
+    arrays = {WEIGHTS + name: one.detach().numpy().copy() for name, one in network.state_dict().items()}
+    arrays |= {SCALES + name: values for name, values in scales.items()}
+    arrays |= {REFERENCE + name: values for name, values in reference.items()}
+    settings = {"problem": block.model_dump(mode="json"), "surrogate": options.model_dump(mode="json")}
+    operator = Operator(arrays, settings, problem)
+    metrics = {**errors(operator, test), **seconds, "weights": float(operator.n_weights)}
+    return Fit(arrays, settings, metrics, {"loss": {"training": losses}})
+
+
+def solved(solver: Solver, count: int, seed: int, name: str, checkpoint: Checkpoint, progress: Progress) -> Samples:
+    """Return random samples with their solutions, or those that an interrupted fit has left.
+
+    Raises:
+        CaseError: A sample has no solution that Newton's method finds.
+    """
+    inputs = draw(solver.problem, count, seed)
+    saved = checkpoint.load(f"{name}_solutions")
+    if saved is not None:
+        encoded = solver.encode(inputs)
+        return Samples(inputs, encoded.lifting, encoded.load, encoded.features, saved["solution"])
+
+    def watch(done: int) -> None:
+        if done % _SHOW_EVERY == 0 or done == count:
+            progress(f"solving, {name}", done, count)
+
+    try:
+        found = solver.solve(inputs, watch)
+    except NotConverged as error:
+        raise CaseError(f"{error}; try more load steps or a smaller range of inputs", key="problem") from error
+    checkpoint.save(f"{name}_solutions", {"solution": found.solution})
+    return found
+
+
+def scales_of(solver: Solver, samples: Samples) -> dict[str, Array]:
+    """Return the sizes that the network divides by; see `OperatorNetwork`."""
+    problem = solver.problem
+    size, graph = problem.n_components, problem.levels[0].graph
+    answers = free_values(problem, samples).reshape(len(samples.load), -1, size)
+    corners = answers[:, graph.cells]
+    slopes = np.einsum("cij,ncjk->ncik", graph.gradient, corners)
+    return {
+        "slope": _positive(slopes.std(keepdims=True).ravel()),
+        "features": _positive(samples.features.std(axis=(0, 2))),
+        "features_mean": samples.features.mean(axis=(0, 2)),
+    }
+
+
+def _positive(values: Array) -> Array:
+    return np.where(values > 1e-12, values, 1.0)
+
+
+def free_values(problem: PDEProblem, samples: Samples) -> Array:
+    """Return the free values of solutions. Shape (n, n_nodes · n_components)."""
+    copies = problem.free.T @ np.ones(problem.n_dofs)
+    return np.asarray((problem.free.T @ (samples.solution - samples.lifting).T).T / np.maximum(copies, 1.0))
+
+
+@dataclass
+class _State:
+    """What an interrupted training goes on from; `slots` are the moments of Adam."""
+
+    weights: Tensor
+    slots: tuple[Tensor, Tensor]
+    step: int
+    losses: list[float]
+    draws: torch.Generator
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {
+            "weights": self.weights.numpy(),
+            "mean": self.slots[0].numpy(),
+            "square": self.slots[1].numpy(),
+            "step": np.array(self.step),
+            "losses": np.array(self.losses),
+            "draws": self.draws.get_state().numpy(),
+        }
+
+
+class _Loss:
+    """Mean over samples of the relative error of the free part, in a norm."""
+
+    def __init__(self, network: OperatorNetwork, solver: Solver, samples: Samples, norm: str) -> None:
+        problem = solver.problem
+        self.network, self.solver, self.samples = network, solver, samples
+        self.load, self.features = network_inputs(samples, problem.n_components)
+        answer = free_values(problem, samples)
+        metric = sp.csr_array(problem.free.T @ problem.norms[norm] @ problem.free)
+        size = np.einsum("ni,in->n", answer, metric @ answer.T)
+        self.answer = torch.from_numpy(answer).float()
+        self.size = torch.from_numpy(np.maximum(size, 1e-6 * size.mean())).float()
+        self.metric = SparseMap(metric)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        found = self.network(self.load[rows], self.features[rows], left_by(self.solver, self.samples, rows.numpy()))
+        error = (found.reshape(len(rows), -1) - self.answer[rows])[..., None]
+        squared: Tensor = (error * self.metric(error)).sum((1, 2))
+        return (squared / self.size[rows] + _TINY).sqrt().mean()
+
+
+def _trained(
+    network: OperatorNetwork,
+    solver: Solver,
+    samples: Samples,
+    options: SPONOptions,
+    checkpoint: Checkpoint,
+    progress: Progress,
+) -> Array:
+    """Train a network in place; return the loss of each step."""
+    loss = _Loss(network, solver, samples, "h1")
+    state = _restored(network, options, checkpoint)
+    while state.step < options.steps:
+        stop = min(state.step + _SAVE_EVERY, options.steps)
+        for step in range(state.step, stop):
+            _adam_step(network, loss, state, options)
+            if (step + 1) % _SHOW_EVERY == 0:
+                progress("training", step + 1, options.steps, f"error {state.losses[-1]:.2e}")
+        checkpoint.save("network", state.arrays())
+    _set_weights(network, state.weights)
+    return np.array(state.losses)
+
+
+def _restored(network: OperatorNetwork, options: SPONOptions, checkpoint: Checkpoint) -> _State:
+    saved = checkpoint.load("network")
+    draws = torch.Generator().manual_seed(options.seed)
+    if saved is None:
+        vector = torch.nn.utils.parameters_to_vector(network.parameters()).detach().clone()
+        return _State(vector, (torch.zeros_like(vector), torch.zeros_like(vector)), 0, [], draws)
+    draws.set_state(torch.from_numpy(saved["draws"]))
+    weights, mean, square = (torch.from_numpy(saved[name]) for name in ("weights", "mean", "square"))
+    return _State(weights, (mean, square), int(saved["step"]), saved["losses"].tolist(), draws)
+
+
+def _adam_step(network: OperatorNetwork, loss: _Loss, state: _State, options: SPONOptions) -> None:
+    """Go one step; the rate rises at first, then falls to zero along a cosine."""
+    _set_weights(network, state.weights)
+    rows = torch.randint(len(loss.answer), (options.batch,), generator=state.draws)
+    value = loss(rows)
+    parts = torch.autograd.grad(value, list(network.parameters()), allow_unused=True, materialize_grads=True)
+    gradient = torch.cat([one.reshape(-1) for one in parts])
+    gradient = gradient * min(1.0, _CLIP / (float(gradient.norm()) + 1e-12))
+    done = state.step + 1
+    mean, square = (0.9 * state.slots[0] + 0.1 * gradient, 0.99 * state.slots[1] + 0.01 * gradient * gradient)
+    rate = 0.5 * options.learning_rate * (1.0 + np.cos(np.pi * state.step / options.steps)) * min(1.0, done / _WARM_UP)
+    rate *= np.sqrt(1.0 - 0.99**done) / (1.0 - 0.9**done)
+    state.weights = state.weights - rate * mean / (square.sqrt() + 1e-8)
+    state.slots, state.step = (mean, square), done
+    state.losses.append(float(value.detach()))
+
+
+def _set_weights(network: OperatorNetwork, vector: Tensor) -> None:
+    with torch.no_grad():
+        torch.nn.utils.vector_to_parameters(vector, network.parameters())
+
+
+def errors(operator: Operator, test: Samples) -> dict[str, float]:
+    """Return relative errors over samples, and the largest deviation from prescribed values.
+
+    `l2` and `h1` are of the whole solution (h1: its gradient), `free` of the part beyond the lifting, in L2.
+    """
+    problem, begin = operator.problem, time.perf_counter()
+    found = operator.answer(test)
+    seconds = time.perf_counter() - begin
+    wrong, beyond = found - test.solution, test.solution - test.lifting
+
+    def relative(name: str, of: Array) -> Array:
+        size = [np.einsum("ni,in->n", one, problem.norms[name] @ one.T) for one in (wrong, of)]
+        return np.asarray(np.sqrt(size[0] / size[1]))
+
+    lists = {
+        "l2": relative("l2", test.solution),
+        "h1": relative("h1", test.solution),
+        "free": relative("l2", beyond),
+    }
+    figures = {f"error_{name}_{what}": float(do(one)) for name, one in lists.items() for what, do in _FIGURES.items()}
+    fixed = np.abs(wrong[:, problem.fixed])
+    figures["boundary_error"] = float(fixed.max(initial=0.0))
+    figures["seconds_per_sample"] = seconds / len(found)
+    return figures
+
+
+_FIGURES: dict[str, Callable[[Array], Any]] = {"mean": np.mean, "median": np.median, "max": np.max}

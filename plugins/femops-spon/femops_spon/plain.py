@@ -1,0 +1,99 @@
+"""An ordinary message-passing graph network, to compare finite-element message passing with.
+
+Nodes of a cell are neighbours; the vector between them and the mean features of the cells that they share belong to
+the edge. There are no coarser levels.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse as sp
+
+from femops.surrogate.torch_library import Tensor, torch
+from femops_spon.graph import FEGraph
+from femops_spon.processor import LevelMaps, ProcessorOptions, Shape, SparseMap
+
+
+class EdgeMaps(torch.nn.Module):
+    """Nodes to the ends of edges, edges to nodes, and cells to edges.
+
+    Args:
+        graph: A graph with known places of nodes.
+    """
+
+    def __init__(self, graph: FEGraph) -> None:
+        super().__init__()
+        if graph.offset is None:
+            raise ValueError("the places of the graph's nodes are not known, expected a graph of a mesh")
+        n_corners = graph.cells.shape[1]
+        first, second = np.nonzero(~np.eye(n_corners, dtype=bool))
+        pairs = np.stack([graph.cells[:, first], graph.cells[:, second]], axis=-1).reshape(-1, 2)
+        ends, one, edge = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
+        vectors = (graph.offset[:, second] - graph.offset[:, first]).reshape(-1, graph.offset.shape[2])[one]
+        n, number = len(ends), np.arange(len(ends))
+        cell = np.repeat(np.arange(graph.n_cells), len(first))
+        shared = sp.coo_array((np.ones(len(cell)), (edge.ravel(), cell)), shape=(n, graph.n_cells)).tocsr()
+        ones = np.ones(n)
+        start, stop = (sp.csr_array((ones, (number, end)), shape=(n, graph.n_nodes)) for end in ends.T)
+        self.start, self.stop = SparseMap(start), SparseMap(stop)
+        self.to_nodes = SparseMap(sp.csr_array(stop.T))
+        self.of_cells = SparseMap(sp.csr_array(sp.diags_array(1.0 / shared.sum(axis=1)) @ shared))
+        self._vectors = torch.as_tensor(vectors)
+
+    def vectors(self, like: Tensor) -> Tensor:
+        """Return the vectors of the edges for all samples of a batch. Shape (N, n_edges, dim)."""
+        return self._vectors.to(like).expand(len(like), -1, -1)
+
+
+class _EdgeLayer(torch.nn.Module):
+    """One exchange of messages along edges."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(width)
+        self.message = torch.nn.Sequential(
+            torch.nn.Linear(3 * width, hidden), torch.nn.SiLU(), torch.nn.Linear(hidden, width)
+        )
+        self.update = torch.nn.Sequential(
+            torch.nn.Linear(2 * width, hidden), torch.nn.SiLU(), torch.nn.Linear(hidden, width)
+        )
+
+    def forward(self, maps: EdgeMaps, nodes: Tensor, edges: Tensor) -> Tensor:
+        """Return new features of the nodes."""
+        shown = self.norm(nodes)
+        messages = self.message(torch.cat([maps.start(shown), maps.stop(shown), edges], dim=2))
+        return nodes + self.update(torch.cat([shown, maps.to_nodes(messages)], dim=2))
+
+
+class PlainGraphNetwork(torch.nn.Module):
+    """Encoder, layers of messages along edges, decoder; stands in for `femops_spon.processor.Processor`.
+
+    Args:
+        shape: See `Shape`; levels but the first are not used.
+        options: The first width, and the sum of the layers.
+    """
+
+    def __init__(self, shape: Shape, options: ProcessorOptions) -> None:
+        super().__init__()
+        width = options.width(0)
+        self.of_nodes = torch.nn.Linear(shape.node_features, width)
+        self.of_edges = torch.nn.Sequential(
+            torch.nn.Linear(shape.cell_features + shape.dim, width), torch.nn.SiLU(), torch.nn.Linear(width, width)
+        )
+        self.layers = torch.nn.ModuleList(_EdgeLayer(width, 2 * width) for _ in range(sum(options.layers)))
+        self.norm = torch.nn.LayerNorm(width)
+        self.decoder = torch.nn.Linear(width, shape.outputs)
+        self._last: tuple[LevelMaps, EdgeMaps] | None = None
+
+    def forward(self, levels: Sequence[LevelMaps], nodes: Tensor, cells: Tensor) -> Tensor:
+        """Return outputs at the nodes; see `Processor.forward`."""
+        if self._last is None or self._last[0] is not levels[0]:
+            self._last = levels[0], EdgeMaps(levels[0].graph)
+        maps = self._last[1]
+        edges = self.of_edges(torch.cat([maps.of_cells(cells), maps.vectors(cells)], dim=2))
+        edges = edges.repeat_interleave(len(nodes) // len(cells), dim=0)
+        nodes = self.of_nodes(nodes)
+        for layer in self.layers:
+            nodes = layer(maps, nodes, edges)
+        answer: Tensor = self.decoder(self.norm(nodes))
+        return answer

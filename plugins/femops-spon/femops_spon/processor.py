@@ -1,0 +1,268 @@
+"""Message passing on finite-element graphs, on one level or along a multigrid cycle, and a plain graph network.
+
+Features are functions of the finite-element space: arrays (N, n_nodes, width) at the nodes, where N samples share the
+graph, and (N, n_cells, width) at the cells. Weights know nothing of a graph: they serve any mesh of their dimension.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from femops.notation import Array
+from femops.surrogate.stiffness import repeated
+from femops.surrogate.torch_library import Tensor, torch
+from femops_spon.graph import FEGraph, Hierarchy, Level
+
+_SMALL_START = 0.3
+
+
+class _Multiplied(torch.autograd.Function):
+    """A sparse matrix times a dense one, with the matrix's transpose beside it."""
+
+    @staticmethod
+    def forward(x: Tensor, matrix: Tensor, transpose: Tensor) -> Tensor:
+        """Return matrix · x."""
+        return matrix @ x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Keep the matrices."""
+        ctx.matrices = inputs[1:]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Apply the transpose, which can itself be differentiated."""
+        matrix, transpose = ctx.matrices
+        return _Multiplied.apply(gradients[0].contiguous(), transpose, matrix), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+        """Apply the map, which is linear, to a tangent."""
+        return _Multiplied.apply(tangent, *ctx.matrices)
+
+
+class SparseMap(torch.nn.Module):
+    """A sparse linear map of features, the same for all samples.
+
+    Samples lie one after the other, so that a batch is one product with a block-diagonal matrix: several times faster
+    than gathering rows, and no sum depends on the order in which threads finish.
+
+    Args:
+        matrix: Shape (n_out · r, n_in · s); rows of one output, and columns of one input, follow each other.
+        r: Parts that the features of an output have.
+        s: Parts that those of an input have.
+    """
+
+    def __init__(self, matrix: sp.csr_array, r: int = 1, s: int = 1) -> None:
+        super().__init__()
+        self._matrix, self._transpose = matrix.tocsr(), sp.csr_array(matrix.T)
+        self._r, self._s = r, s
+        self._last: tuple[Any, tuple[Tensor, Tensor]] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map features (N, n_in, s · width) to (N, n_out, r · width)."""
+        n, width = len(x), x.shape[2] // self._s
+        key = n, x.dtype, x.device
+        if self._last is None or self._last[0] != key:
+            self._last = key, (repeated(self._matrix, n, x), repeated(self._transpose, n, x))
+        y: Tensor = _Multiplied.apply(x.reshape(-1, width), *self._last[1])
+        return y.view(n, -1, self._r * width)
+
+
+class LevelMaps(torch.nn.Module):
+    """The operators of one level, all without unit.
+
+    Attributes:
+        to_cells: Mean and mean gradients of nodal features: (N, n_nodes, w) to (N, n_cells, (1 + dim) · w).
+        to_nodes: Transpose of it, weighted by volumes: (N, n_cells, (1 + dim) · w) to (N, n_nodes, w).
+        prolong: Values at the nodes of the finer level; missing on the finest level, as are the next two.
+        restrict: Transpose of it, weighted by volumes.
+        pool: Cell means of values on the finer cells.
+        graph: The graph.
+    """
+
+    def __init__(self, level: Level, finer: FEGraph | None) -> None:
+        super().__init__()
+        self.graph = graph = level.graph
+        parts = 1 + graph.dim
+        seen = cell_operator(graph)
+        share = sp.diags_array(np.repeat(graph.volume, parts))
+        self.to_cells = SparseMap(seen, r=parts)
+        self.to_nodes = SparseMap(sp.diags_array(1.0 / _positive(graph.node_volume)) @ seen.T @ share, s=parts)
+        if finer is not None and level.prolongation is not None and level.pooling is not None:
+            back = level.prolongation.T @ sp.diags_array(finer.node_volume)
+            total: Array = np.asarray(back.sum(axis=1)).ravel()
+            self.prolong = SparseMap(level.prolongation)
+            self.restrict = SparseMap(sp.diags_array(1.0 / _positive(total)) @ back)
+            self.pool = SparseMap(level.pooling)
+
+
+def _positive(values: Array) -> Array:
+    return np.where(values > 0.0, values, 1.0)
+
+
+def cell_operator(graph: FEGraph) -> sp.csr_array:
+    """Return mean and mean gradient over each cell, one row after the other. Shape ((1 + dim) · n_cells, n_nodes)."""
+    seen = np.concatenate([graph.mean[:, None], graph.gradient], axis=1)
+    rows = np.broadcast_to(np.arange(seen.shape[0] * seen.shape[1]).reshape(*seen.shape[:2], 1), seen.shape)
+    columns = np.broadcast_to(graph.cells[:, None], seen.shape)
+    shape = (seen.shape[0] * seen.shape[1], graph.n_nodes)
+    return sp.csr_array(sp.coo_array((seen.ravel(), (rows.ravel(), columns.ravel())), shape=shape))
+
+
+class HierarchyMaps(torch.nn.ModuleList):
+    """The operators of all levels, finest first."""
+
+    def __init__(self, hierarchy: Hierarchy) -> None:
+        finer = [None, *(level.graph for level in hierarchy[:-1])]
+        super().__init__(LevelMaps(level, graph) for level, graph in zip(hierarchy, finer, strict=True))
+
+
+@dataclass(frozen=True)
+class ProcessorOptions:
+    """Size of a processor.
+
+    Attributes:
+        widths: Features at the nodes and cells of each level, finest first; the last one serves all coarser levels.
+        layers: Layers of each level before the coarser ones are visited, and the same number after; the coarsest
+            level has both in one go. The last number serves all coarser levels.
+        cycles: How often the whole cycle is gone through, each time with weights of its own.
+        linear: The output is linear in the node features; cell features steer it.
+    """
+
+    widths: Sequence[int] = (24, 48, 64)
+    layers: Sequence[int] = (1, 1, 2)
+    cycles: int = 1
+    linear: bool = False
+
+    def width(self, level: int) -> int:
+        """Return the number of features on a level."""
+        return self.widths[min(level, len(self.widths) - 1)]
+
+    def depth(self, level: int) -> int:
+        """Return the number of layers on a level before the coarser ones."""
+        return self.layers[min(level, len(self.layers) - 1)]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What goes into a processor and comes out.
+
+    Attributes:
+        node_features: Features given at the nodes.
+        cell_features: Features given at the cells.
+        outputs: Outputs at each node.
+        dim: Dimension of space.
+        levels: Levels of the hierarchies that it is used on; 1 is message passing on the mesh alone.
+    """
+
+    node_features: int
+    cell_features: int
+    outputs: int
+    dim: int
+    levels: int
+
+
+class CellLayer(torch.nn.Module):
+    """One exchange between nodes and cells.
+
+    A cell answers the mean and mean gradient of the nodal features, and its own features, by a learned function with a
+    value, a flux and a change of its own features; value and flux go to the nodes by the transposes.
+
+    Args:
+        width: Features of nodes and cells.
+        dim: Dimension of space.
+        linear: Linear in the nodal features; cell features then do not change.
+    """
+
+    def __init__(self, width: int, dim: int, linear: bool) -> None:
+        super().__init__()
+        hidden = 2 * width
+        self.linear = linear
+        self.norm = None if linear else torch.nn.LayerNorm(width)
+        self.seen = torch.nn.Linear((1 + dim) * width, hidden, bias=False)
+        self.own = torch.nn.Linear(width, hidden)
+        self.answer = torch.nn.Linear(hidden, (1 + dim) * width, bias=False)
+        self.change = None if linear else torch.nn.Linear(hidden, width, bias=False)
+        with torch.no_grad():
+            self.answer.weight *= _SMALL_START
+
+    def forward(self, maps: LevelMaps, nodes: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """Return new features of nodes and cells."""
+        seen = self.seen(maps.to_cells(nodes if self.norm is None else self.norm(nodes)))
+        own, columns = self.own(cells)[:, None], seen.unflatten(0, (len(cells), -1))
+        hidden = columns * (1.0 + torch.tanh(own)) if self.linear else torch.nn.functional.silu(columns + own)
+        hidden = hidden.flatten(0, 1)
+        nodes = nodes + maps.to_nodes(self.answer(hidden))
+        return nodes, cells if self.change is None else cells + self.change(hidden)
+
+
+class _Cycle(torch.nn.Module):
+    """One visit of all levels from `level` on, as a V."""
+
+    def __init__(self, level: int, n_levels: int, dim: int, options: ProcessorOptions) -> None:
+        super().__init__()
+        width, depth, linear = options.width(level), options.depth(level), options.linear
+        self.before = torch.nn.ModuleList(CellLayer(width, dim, linear) for _ in range(depth))
+        self.after = torch.nn.ModuleList(CellLayer(width, dim, linear) for _ in range(depth))
+        self.coarser: torch.nn.Module | None = None
+        if level + 1 < n_levels:
+            coarse = options.width(level + 1)
+            self.down = torch.nn.Linear(width, coarse, bias=False)
+            self.pooled = torch.nn.Linear(width, coarse, bias=not linear)
+            self.up = torch.nn.Linear(coarse, width, bias=False)
+            self.coarser = _Cycle(level + 1, n_levels, dim, options)
+
+    def forward(self, levels: Sequence[LevelMaps], nodes: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """Return new features on the first of `levels`."""
+        for layer in self.before:
+            nodes, cells = layer(levels[0], nodes, cells)
+        if self.coarser is not None:
+            maps = levels[1]
+            found, _ = self.coarser(levels[1:], maps.restrict(self.down(nodes)), maps.pool(self.pooled(cells)))
+            nodes = nodes + maps.prolong(self.up(found))
+        for layer in self.after:
+            nodes, cells = layer(levels[0], nodes, cells)
+        return nodes, cells
+
+
+class Processor(torch.nn.Module):
+    """Encoder of features, multigrid cycles of `CellLayer`, and linear decoder at the nodes.
+
+    Args:
+        shape: See `Shape`.
+        options: See `ProcessorOptions`.
+    """
+
+    def __init__(self, shape: Shape, options: ProcessorOptions) -> None:
+        super().__init__()
+        width, linear = options.width(0), options.linear
+        self.of_nodes = torch.nn.Linear(shape.node_features, width, bias=not linear)
+        self.of_cells = torch.nn.Sequential(
+            torch.nn.Linear(shape.cell_features, width), torch.nn.SiLU(), torch.nn.Linear(width, width)
+        )
+        self.cycles = torch.nn.ModuleList(_Cycle(0, shape.levels, shape.dim, options) for _ in range(options.cycles))
+        self.norm = None if linear else torch.nn.LayerNorm(width)
+        self.decoder = torch.nn.Linear(width, shape.outputs, bias=not linear)
+        with torch.no_grad():
+            self.decoder.weight *= _SMALL_START
+
+    def forward(self, levels: Sequence[LevelMaps], nodes: Tensor, cells: Tensor) -> Tensor:
+        """Return outputs at the nodes.
+
+        Args:
+            levels: `HierarchyMaps` of the meshes.
+            nodes: Features at the nodes; if linear, of k samples in turn for each sample of the cells. Shape (N · k,
+                n_nodes, node_features).
+            cells: Features at the cells. Shape (N, n_cells, cell_features).
+
+        Returns:
+            Shape (N · k, n_nodes, outputs).
+        """
+        nodes, cells = self.of_nodes(nodes), self.of_cells(cells)
+        for cycle in self.cycles:
+            nodes, cells = cycle(list(levels), nodes, cells)
+        return self.decoder(nodes if self.norm is None else self.norm(nodes))

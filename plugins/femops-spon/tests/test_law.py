@@ -1,0 +1,177 @@
+"""A trained SPON as a material law: what it promises, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from conftest import SOFT, STUDY
+from mpi4py import MPI
+
+from femops import CaseError, load_law
+from femops.case import load_case
+from femops.run import run_case
+from femops.study import load_study
+from femops.training import train
+
+HARD = {"law": "elastic", "K": 120.0, "G": 60.0}
+RVE = {
+    "voxels": {"cells": 8, "inclusions": [{"center": [0.3, 0.4], "radius": 0.3}]},
+    "phases": {"matrix": SOFT, "fibre": HARD},
+}
+STRAIN = np.random.default_rng(0).normal(size=(50, 3)) * 0.01
+
+
+def _law(model, rve=RVE, dim=2, **more):
+    return load_law({"law": "spon", "model": str(model), "rve": rve, **more}, dim=dim)
+
+
+def _answer(law, strain=STRAIN):
+    return law.evaluate(strain, np.zeros((len(strain), law.n_state)), 1.0)
+
+
+@pytest.fixture(scope="session")
+def nested():
+    law = load_law({"law": "nested", "rve": RVE}, dim=2)
+    return law.evaluate(STRAIN, np.zeros((len(STRAIN), law.n_state)), 1.0)
+
+
+def test_training_judges_at_microstructures_that_it_has_not_seen(linear):
+    validation = linear.metrics["validation"]
+    assert linear.metrics["unseen"] == "microstructures"
+    assert validation["count"] == STUDY["family"]["validation"]
+    assert validation["bound"]["violations"] == 0
+    assert validation["tangent"]["max"] < 1e-2
+    curve = json.loads((linear.model.parent / "metrics.json").read_text())
+    assert curve["validation"] == validation
+
+
+@pytest.mark.parametrize(("corrections", "tolerance"), [(0, 0.1), (2, 1e-4), (5, 1e-7)])
+def test_corrections_lead_to_the_nested_solve(linear, nested, corrections, tolerance):
+    answer = _answer(_law(linear.model, corrections=corrections))
+    assert np.abs(answer.stress - nested.stress).max() < tolerance * np.abs(nested.stress).max()
+    assert np.abs(answer.tangent - nested.tangent).max() < tolerance * np.abs(nested.tangent).max()
+    # that of stress_33 is of first order in the fields, the others are of second
+    assert np.abs(answer.stress_33 - nested.stress_33).max() < tolerance**0.5 * np.abs(nested.stress).max()
+
+
+@pytest.mark.parametrize("corrections", [0, 2])
+def test_tangent_is_symmetric_and_not_softer_than_the_nested_one(linear, nested, corrections):
+    answer = _answer(_law(linear.model, corrections=corrections))
+    assert np.abs(answer.tangent - answer.tangent.transpose(0, 2, 1)).max() < 1e-12 * np.abs(answer.tangent).max()
+    assert np.linalg.eigvalsh(answer.tangent[0] - nested.tangent[0])[0] > -1e-9 * np.abs(nested.tangent[0]).max()
+
+
+@pytest.mark.parametrize("corrections", [0, 1, 2])
+def test_the_bound_is_not_below_the_error_and_the_indicator_is_near_it(linear, nested, corrections):
+    law = _law(linear.model, corrections=corrections)
+    answer = _answer(law)
+    error = answer.stress - nested.stress
+    size = np.sqrt(np.einsum("ns,st,nt->n", error, law.metric, error))
+    size /= np.sqrt(np.einsum("ns,st,nt->n", answer.stress, law.metric, answer.stress))
+    bound, indicator = (law.certify(STRAIN, answer, kind) for kind in ("bound", "indicator"))
+    assert (bound >= size).all()
+    assert np.array_equal(bound, answer.error)
+    assert np.all((indicator > 0.8 * size) & (indicator < 1.1 * size))
+
+
+def test_exact_solves_are_those_of_the_nested_law(linear, nested):
+    law = _law(linear.model)
+    exact = law.solve_exactly(STRAIN, np.zeros((len(STRAIN), 0)), 1.0)
+    assert np.allclose(exact.stress, nested.stress, rtol=1e-9, atol=1e-12)
+    assert np.allclose(exact.stress_33, nested.stress_33, rtol=1e-9, atol=1e-12)
+    assert np.allclose(exact.tangent, nested.tangent, rtol=1e-9)
+
+
+def test_fields_inside_the_rve_average_to_the_answer(linear):
+    law = _law(linear.model)
+    fields, share = law.micro_fields(STRAIN[0], np.zeros(0)), law.rve.discretisation.weight.sum(axis=1)
+    share = share / share.sum()
+    assert np.allclose(share @ fields.strain, STRAIN[0], rtol=1e-12, atol=1e-15)
+    assert np.allclose(share @ fields.stress_33, _answer(law).stress_33[0], rtol=1e-9)
+    work = share @ (fields.strain * fields.stress).sum(axis=1)  # cell means, so without the work of what varies in one
+    assert work == pytest.approx(STRAIN[0] @ _answer(law).stress[0], rel=0.2)
+
+
+def test_other_meshes_and_other_units_are_served(linear):
+    circles = {"circles": {"circles": [{"center": [0.5, 0.4], "radius": 0.3}], "mesh_size": 0.15}}
+    scale = {name: {**one, "K": 1e6 * one["K"], "G": 1e6 * one["G"]} for name, one in RVE["phases"].items()}
+    for rve in ({**circles, "phases": RVE["phases"]}, {**RVE, "phases": scale}):
+        exact, law = load_law({"law": "nested", "rve": rve}, dim=2), _law(linear.model, rve)
+        stress = exact.evaluate(STRAIN, np.zeros((len(STRAIN), exact.n_state)), 1.0).stress
+        assert np.linalg.norm(_answer(law).stress - stress) < 0.15 * np.linalg.norm(stress)
+        better = _answer(_law(linear.model, rve, corrections=12))
+        assert np.linalg.norm(better.stress - stress) < 1e-3 * np.linalg.norm(stress)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rve": None}, "rve: missing; expected the RVE"),
+        ({"rve": {**RVE, "boundary": "uniform_displacement"}}, "rve"),
+        (
+            {
+                "rve": {
+                    **RVE,
+                    "phases": {**RVE["phases"], "matrix": {"law": "saturating", "K": 4.0, "alpha1": 1, "alpha2": 1}},
+                }
+            },
+            "linear",
+        ),
+        ({"corrections": -1}, "corrections: -1 given"),
+    ],
+)
+def test_what_the_model_is_not_for_is_refused(linear, changes, words):
+    with pytest.raises(CaseError, match=words):
+        load_law({"law": "spon", "model": str(linear.model), "rve": RVE, **changes}, dim=2)
+
+
+def test_a_model_of_plane_strain_is_refused_in_3d(linear):
+    with pytest.raises(CaseError, match="the model is 2D"):
+        _law(linear.model, dim=3)
+
+
+def test_rves_share_a_model_and_violations_of_the_bound_are_solved_exactly(linear, tmp_path):
+    second = {**RVE, "voxels": {"cells": 8, "inclusions": [{"center": [0.5, 0.5], "radius": 0.2}]}}
+    case = {
+        "kinematics": "plane_strain",
+        "mesh": {"box": {"size": [2.0, 1.0], "cells": [4, 2], "cell": "quadrilateral"}},
+        "supports": {"left": {"ux": 0.0, "uy": 0.0}},
+        "loads": {"right": {"traction": ["0.01 * t", "0.005 * t"]}},
+        "steps": {"count": 1, "end": 1.0},
+        "output": {"picture": None},
+    }
+    ends = {}
+    for name, rve in (("first", RVE), ("second", second)):
+        for trust in ({}, {"trust": {"tolerance": 1e-12, "on_violation": "solve", "certificate": "bound"}}):
+            law = {"law": "spon", "model": str(linear.model), "rve": rve, "corrections": 1}
+            path = tmp_path / "case.yaml"
+            path.write_text(yaml.safe_dump({**case, "material": law, **trust}))
+            summary = run_case(load_case(path), path, tmp_path / name, MPI.COMM_SELF)
+            ends[name, bool(trust)] = summary["law_statistics"].get("points_solved_exactly", 0)
+    assert ends["first", True] > 0 and ends["second", True] > 0
+
+
+def test_meshes_of_their_own_are_trained_on(tmp_path):
+    study = {**STUDY, "family": {**STUDY["family"], "count": 3, "validation": 1, "mesh": {"mesh_size": 0.25}}}
+    study["surrogate"] = {**STUDY["surrogate"], "steps": 3}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    metrics = train(load_study(path), path, tmp_path / "out", MPI.COMM_SELF).metrics
+    assert metrics["fit"]["meshes"] == 3
+    assert metrics["validation"]["bound"]["violations"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"widths": [8], "layers": [1, 1]}, "1 widths and 2 layers"),
+        ({"levels": 9}, "too coarse for the 9 levels"),
+        ({"depth": 3}, "depth: unknown key"),
+    ],
+)
+def test_bad_options_are_told_in_one_line(tmp_path, changes, words):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({**STUDY, "surrogate": {**STUDY["surrogate"], **changes}}))
+    with pytest.raises(CaseError, match=words):
+        train(load_study(path), path, tmp_path / "out", MPI.COMM_SELF)

@@ -1,0 +1,204 @@
+"""Predicted fields of RVEs with linear phases, whatever the weights are, and their training."""
+
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import pytest
+
+from femops import CaseError
+from femops.plugins import law_parameters, rve_context
+from femops.rve.family import Family, microstructure
+from femops.rve.spec import RVEParameters, build_rve
+from femops.surrogate.fields import LinearFields
+from femops.surrogate.periodic_space import PeriodicSpace
+from femops.surrogate.torch_library import torch
+from femops_spon.network import SPON, MeshMaps, NetworkOptions, cell_features, hierarchy, rotation_of_strain
+from femops_spon.processor import ProcessorOptions
+from femops_spon.training import Group, TrainingOptions, predict, restored, symmetries, train
+
+PHASES = {"matrix": {"law": "elastic", "K": 4.0, "G": 2.0}, "fibre": {"law": "elastic", "K": 90.0, "G": 60.0}}
+SMALL = NetworkOptions(ProcessorOptions(widths=(6, 8), layers=(1, 1), linear=True), passes=2, smoothing=2)
+TURN = np.array([[0.0, -1.0], [1.0, 0.0]])
+
+
+def _rve(source, dim=2, phases=PHASES):
+    given = {**source, "phases": phases}
+    parameters = RVEParameters.model_validate(given, context={"law_parameters": law_parameters})
+    return build_rve(parameters, rve_context(dim))
+
+
+def _voxels(*centres, cells=8, **more):
+    inclusions = [{"center": list(centre), "radius": 0.24} for centre in centres]
+    return _rve({"voxels": {"cells": cells, "inclusions": inclusions, **more}}, dim=len(centres[0]))
+
+
+@lru_cache
+def _family(count=10):
+    inclusions = {"shape": "circles", "number": [1, 2], "volume_fraction": [0.2, 0.4]}
+    block = {"count": count, "seed": 3, "mesh": {"cells": 8}, "inclusions": inclusions, "phases": PHASES}
+    family = Family.model_validate(block, context={"law_parameters": law_parameters})
+    rves = [build_rve(microstructure(family, i).parameters, rve_context(2)) for i in range(count)]
+    problem = LinearFields.of(rves)
+    return Group(problem, _exact(problem).numpy())
+
+
+def _exact(problem):
+    """Homogenized stiffness by a dense solve."""
+    fields = -torch.linalg.pinv(problem.stiffness.dense(), hermitian=True) @ problem.load.flatten(1, 2)
+    return problem.homogenized(fields.view(problem.load.shape))
+
+
+def _network(dim, levels, options=SMALL):
+    return SPON(dim, levels, options).double()
+
+
+def _check_untrained(problem, levels, options=SMALL):
+    """Check what holds for any weights."""
+    fields = predict(_network(problem.space.discretisation.dim, levels, options), problem, "float64")
+    found, exact = problem.homogenized(fields), _exact(problem)
+    mean = torch.einsum("a,nads->nds", torch.as_tensor(problem.space.mean), fields)
+    size = exact.diagonal(dim1=1, dim2=2).mean()
+    assert mean.abs().max() < 1e-12 * fields.abs().max()
+    assert torch.allclose(found, found.transpose(1, 2), atol=float(1e-12 * size))
+    assert torch.linalg.eigvalsh(found).min() > 0.0
+    assert torch.linalg.eigvalsh(found - exact).min() > -1e-10 * size
+    assert torch.linalg.eigvalsh(problem.mean - found).min() > -1e-10 * size  # and below Voigt's: energy was gained
+    assert (torch.linalg.matrix_norm(found - exact) < 0.95 * torch.linalg.matrix_norm(problem.mean - exact)).all()
+
+
+def test_untrained_fields_give_an_upper_bound():
+    _check_untrained(_family().problem, 2)
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_any_number_of_levels_serves(levels):
+    _check_untrained(LinearFields.of([_voxels((0.5, 0.5))]), levels)
+
+
+NONLINEAR = replace(SMALL, processor=ProcessorOptions((6,), (1,)))
+
+
+@pytest.mark.parametrize("options", [replace(SMALL, plain=True), NONLINEAR])
+def test_other_kinds_of_networks_give_an_upper_bound(options):
+    _check_untrained(LinearFields.of([_voxels((0.5, 0.5))]), 2, options)
+
+
+@pytest.mark.parametrize("cell", ["triangle", "quad8"])
+def test_meshes_that_follow_the_inclusions_serve(cell):
+    source = {"circles": {"circles": [{"center": [0.5, 0.4], "radius": 0.3}], "mesh_size": 0.2, "cell": cell}}
+    _check_untrained(LinearFields.of([_rve(source)]), 2)
+
+
+def test_three_dimensions():
+    _check_untrained(LinearFields.of([_voxels((0.5, 0.5, 0.4), cells=4)]), 2)
+
+
+def test_size_and_unit_do_not_matter():
+    scaled = {name: {**one, "K": 1e3 * one["K"], "G": 1e3 * one["G"]} for name, one in PHASES.items()}
+    small = _voxels((0.5, 0.4))
+    inclusions = [{"center": [1.0, 0.8], "radius": 0.48}]
+    large = _rve({"voxels": {"cells": 8, "size": 2.0, "inclusions": inclusions}}, phases=scaled)
+    network = _network(2, 2)
+    answers = []
+    for rve in (small, large):
+        problem = LinearFields.of([rve])
+        answers.append(problem.homogenized(predict(network, problem, "float64")))
+    assert torch.allclose(1e3 * answers[0], answers[1], rtol=1e-9)
+
+
+def test_the_answer_follows_a_shift_of_the_microstructure_by_coarse_cells():
+    problem = LinearFields.of([_voxels((0.3, 0.4)), _voxels((0.8, 0.65))])
+    found = problem.homogenized(predict(_network(2, 2), problem, "float64"))
+    assert torch.allclose(found[0], found[1], rtol=1e-9)
+
+
+def test_the_order_of_the_cells_does_not_matter():
+    rve, network = _voxels((0.3, 0.4)), _network(2, 2)
+    shared = LinearFields.of([rve])
+    own = LinearFields.on(PeriodicSpace(rve), type(shared.cells).of([rve], PeriodicSpace(rve)))
+    assert not np.array_equal(own.space.cells, shared.space.cells)
+    assert torch.allclose(predict(network, own, "float64"), predict(network, shared, "float64"), atol=1e-10)
+
+
+def test_a_turned_look_at_an_rve_is_a_look_at_a_turned_rve():
+    inclusion = {"semi_axes": [0.35, 0.15]}
+    first = _rve({"voxels": {"cells": 8, "inclusions": [{**inclusion, "center": [0.5, 0.375], "angle": 0.0}]}})
+    turned = _rve({"voxels": {"cells": 8, "inclusions": [{**inclusion, "center": [0.625, 0.5], "angle": 90.0}]}})
+    network, answers = _network(2, 2), []
+    for rve, rotation in ((first, TURN), (turned, None)):
+        problem = LinearFields.of([rve])
+        maps = MeshMaps(hierarchy(problem.space, 2), rotation)
+        features = cell_features(maps.tangent(torch.as_tensor(problem.cells.tangent)))
+        answers.append(problem.homogenized(network(maps, problem, features))[0].detach().numpy())
+    strain = rotation_of_strain(TURN)
+    assert np.allclose(strain @ answers[0] @ strain.T, answers[1], rtol=1e-9, atol=1e-9)
+    assert not np.allclose(answers[0], answers[1], rtol=1e-3)
+
+
+def test_a_square_has_eight_symmetries_and_a_cube_48():
+    assert len(symmetries(np.ones(2))) == 8
+    assert len(symmetries(np.array([1.0, 2.0]))) == 4
+    assert len(symmetries(np.ones(3))) == 48
+
+
+def test_single_precision_is_enough():
+    problem, network = _family().problem, _network(2, 2)
+    double = problem.homogenized(predict(network, problem, "float64"))
+    single = problem.homogenized(predict(network, problem, "float32"))
+    assert torch.linalg.matrix_norm(single - double).max() < 1e-5 * torch.linalg.matrix_norm(double).min()
+
+
+class _Memory:
+    def __init__(self):
+        self.kept = {}
+
+    def load(self, name):
+        return self.kept.get(name)
+
+    def save(self, name, arrays):
+        self.kept[name] = {key: np.array(one) for key, one in arrays.items()}
+
+
+OPTIONS = TrainingOptions(SMALL, levels=2, steps=30, batch=4, rate=2e-2, save_every=10)
+
+
+def _silent(*_):
+    pass
+
+
+def test_training_lowers_the_error_of_microstructures_held_back():
+    found = train([_family()], OPTIONS, _Memory(), _silent)
+    start = train([_family()], replace(OPTIONS, steps=1), _Memory(), _silent)
+    assert len(found.curves["held back"]) == 3
+    assert found.curves["held back"][-1] < 0.5 * start.curves["held back"][0]
+
+
+def test_an_interrupted_training_ends_with_the_same_weights():
+    class StopError(Exception):
+        pass
+
+    def interrupt(*_):
+        raise StopError
+
+    whole, memory = train([_family()], replace(OPTIONS, steps=20), _Memory(), _silent), _Memory()
+    with pytest.raises(StopError):
+        train([_family()], replace(OPTIONS, steps=20), memory, interrupt)
+    resumed = train([_family()], replace(OPTIONS, steps=20), memory, _silent)
+    assert all(np.array_equal(one, resumed.weights[name]) for name, one in whole.weights.items())
+    assert np.array_equal(whole.curves["training"], resumed.curves["training"])
+
+
+def test_a_stored_network_predicts_the_same_and_meshes_of_their_own_can_be_trained_on():
+    problems = [LinearFields.of([_voxels(centre)]) for centre in ((0.5, 0.5), (0.4, 0.5))]
+    groups = [Group(one, _exact(one).numpy()) for one in problems]
+    found = train(groups, replace(OPTIONS, steps=2, save_every=1), _Memory(), _silent)
+    once, again = (restored(found.weights, found.settings) for _ in range(2))
+    problem = groups[0].problem
+    assert torch.equal(predict(once, problem), predict(again, problem))
+
+
+def test_a_mesh_too_coarse_for_the_levels_is_refused():
+    problem = LinearFields.of([_voxels((0.5, 0.5))])
+    with pytest.raises(CaseError, match="rve: the mesh is too coarse for the 6 levels of the network"):
+        predict(_network(2, 6), problem)

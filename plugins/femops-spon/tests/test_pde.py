@@ -1,0 +1,297 @@
+"""SPON's own problems: their spaces, their truth, and the operators that it learns."""
+
+import itertools
+
+import numpy as np
+import pytest
+import ufl
+from dolfinx import fem, mesh
+from mpi4py import MPI
+
+from femops.errors import CaseError
+from femops.surrogate import ProblemTask
+from femops.surrogate.torch_library import torch
+from femops_spon.options import SPONOptions
+from femops_spon.pde.find import make_problem
+from femops_spon.pde.levels import finest, interpolation, make_levels
+from femops_spon.pde.meshes import Box, at_points, boundary, periodic_images, side
+from femops_spon.pde.operator import Operator, build_network, left_by, network_inputs
+from femops_spon.pde.options import OwnBlock, Problem, problem_block
+from femops_spon.pde.problem import PDEProblem
+from femops_spon.pde.remainder import remainder
+from femops_spon.pde.training import fit_problem
+from femops_spon.pde.truth import Solver, draw
+
+POISSON = {"pde": "poisson", "cells": 8, "boundary": "random", "length": 0.3}
+BEAM = {"pde": "beam", "cells": [8, 4], "shortening": [0.02, 0.05], "load_steps": 2}
+NETWORK = {"widths": [4, 6], "layers": [1, 1], "passes": 2, "steps": 30, "batch": 4, "learning_rate": 1e-2}
+
+
+class Kept:
+    """A checkpoint in memory that is stopped when it has saved a name so many times."""
+
+    def __init__(self, stop_after=None):
+        self.arrays, self.left = {}, stop_after
+
+    def load(self, name):
+        return self.arrays.get(name)
+
+    def save(self, name, arrays):
+        self.arrays[name] = {key: np.array(values) for key, values in arrays.items()}
+        if name == "network" and self.left is not None:
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+
+def silent(*_):
+    pass
+
+
+def fitted(problem, kept=None, **changes):
+    block = {**problem, "samples": {"train": 8, "test": 4}}
+    options = SPONOptions.model_validate({**NETWORK, **changes})
+    return fit_problem(ProblemTask(Problem.model_validate(block), options, kept or Kept(), silent))
+
+
+def neumann(options):
+    """Poisson's equation with a flux on three sides and zero on the fourth."""
+    box = Box((1.0, 1.0), (options.get("cells", 8),) * 2, "triangle")
+    space, *coarse = box.spaces(options.get("order", 1))
+    u, v = fem.Function(space), ufl.TestFunction(space)
+    x = ufl.SpatialCoordinate(space.mesh)
+    exact = ufl.sin(x[0]) * ufl.exp(x[1])
+    flux = ufl.dot(ufl.grad(exact), ufl.FacetNormal(space.mesh))
+    size = fem.Constant(space.mesh, 1.0)
+    residual = ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx - size * flux * v * ufl.ds
+    fixed = side(space.tabulate_dof_coordinates(), 0, 0.0)
+    return PDEProblem(
+        residual, u, {"size": size}, lambda draws: {"size": np.array(draws.normal())}, fixed, coarse=coarse
+    )
+
+
+def diffusion(options):
+    """Diffusion with a random conductivity on a periodic square; one node is pinned."""
+    box = Box((1.0, 1.0), (8, 8), "quadrilateral")
+    space, *coarse = box.spaces(1)
+    cells = fem.functionspace(space.mesh, ("DG", 0))
+    u, v, conductivity = fem.Function(space), ufl.TestFunction(space), fem.Function(cells)
+    points = space.tabulate_dof_coordinates()
+    source = fem.Function(space)
+    source.x.array[:] = np.sin(2.0 * np.pi * points[:, 0]) * np.cos(2.0 * np.pi * points[:, 1])
+    residual = conductivity * ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx - source * v * ufl.dx
+    images = periodic_images(box, points, (0, 1))
+    pinned = np.flatnonzero(images == images[side(points[:, :2], 0, 0.0)[0]])
+
+    def sample(draws):
+        return {"conductivity": np.exp(0.3 * draws.standard_normal(64))}
+
+    return PDEProblem(residual, u, {"conductivity": conductivity}, sample, pinned, image_of=images, coarse=coarse)
+
+
+def wild(problem):
+    """An operator with random weights, and samples for it."""
+    solver = Solver(problem)
+    samples = solver.encode(draw(problem, 3, 5))
+    n_features, options = samples.features.shape[1], {**NETWORK, "passes": 2}
+    scales = {"features": np.ones(n_features), "features_mean": np.zeros(n_features), "slope": np.ones(1)}
+    reference = {name: values[0] for name, values in samples.inputs.items()}
+    network = build_network(solver, reference, scales, SPONOptions.model_validate(options))
+    parts = {"weights.": network.state_dict(), "scales.": scales, "reference.": reference}
+    arrays = {prefix + name: np.asarray(one) for prefix, part in parts.items() for name, one in part.items()}
+    return Operator(arrays, {"surrogate": options}, problem), samples
+
+
+@pytest.mark.parametrize("cell", ["triangle", "quadrilateral"])
+@pytest.mark.parametrize("order", [1, 2])
+def test_coarse_functions_are_prolonged_exactly(cell, order):
+    box = Box((2.0, 1.0), (8, 4), cell)
+    spaces = box.spaces(order)
+    for fine, coarse in itertools.pairwise(spaces):
+        linear = [at_points(one, lambda x: 1.0 + 2.0 * x[:, 0] - 3.0 * x[:, 1]) for one in (fine, coarse)]
+        onto = interpolation(coarse, fine.tabulate_dof_coordinates())
+        assert np.allclose(onto @ linear[1], linear[0], atol=1e-12)
+
+
+def test_coarse_cells_average_the_fine_ones():
+    fine, coarse = Box((1.0, 1.0), (8, 8), "triangle").spaces(1, fewest=4)
+    nobody = np.zeros(81, dtype=bool)
+    levels = make_levels(finest(fine, nobody, np.arange(81)), [coarse])
+    values = np.random.default_rng(0).random(levels[1].graph.n_nodes)
+    seen = [
+        np.einsum("cn,cn->c", one.graph.mean, field[one.graph.cells])
+        for one, field in zip(levels, (levels[1].prolongation @ values, values), strict=True)
+    ]
+    assert np.allclose(levels[1].pooling @ seen[0], seen[1], atol=1e-13)
+
+
+def test_an_unstructured_mesh_of_three_dimensions_has_levels_too():
+    coarse = mesh.create_unit_cube(MPI.COMM_SELF, 2, 2, 2)
+    coarse.topology.create_entities(1)
+    fine = mesh.refine(coarse)[0]
+    spaces = [fem.functionspace(one, ("Lagrange", 1)) for one in (fine, coarse)]
+    n = spaces[0].dofmap.index_map.size_local
+    levels = make_levels(finest(spaces[0], np.zeros(n, dtype=bool), np.arange(n)), spaces[1:])
+    assert np.allclose(levels[1].prolongation @ np.ones(levels[1].graph.n_nodes), 1.0)
+
+
+def test_spaces_that_are_not_nested_are_refused():
+    spaces = [Box((1.0, 1.0), (n, n), "quadrilateral").spaces(1)[0] for n in (8, 3)]
+    with pytest.raises(ValueError, match="nested"):
+        make_levels(finest(spaces[0], np.zeros(81, dtype=bool), np.arange(81)), spaces[1:])
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_truth_of_a_neumann_problem_converges_as_theory_says(order):
+    errors = []
+    for cells in (8, 16):
+        problem = neumann({"cells": cells, "order": order})
+        # sin(x) exp(y) vanishes at x = 0 and is harmonic.
+        found = Solver(problem).solve({"size": np.ones(1)}).solution[0]
+        exact = at_points(problem.space, lambda x: np.sin(x[:, 0]) * np.exp(x[:, 1]))
+        wrong = found - exact
+        errors.append(np.sqrt(wrong @ problem.norms["l2"] @ wrong))
+    assert np.log2(errors[0] / errors[1]) > order + 0.9
+
+
+def test_newton_ends_in_equilibrium_with_the_ends_where_they_belong():
+    problem = make_problem(problem_block(BEAM))
+    solver = Solver(problem)
+    samples = solver.solve(draw(problem, 2, 1))
+    problem.set_inputs({name: values[1] for name, values in samples.inputs.items()})
+    assert np.abs(solver.load(samples.solution[1])).max() < 1e-9 * np.abs(samples.load[1]).max()
+    assert np.array_equal(samples.solution[:, problem.fixed], samples.lifting[:, problem.fixed])
+
+
+def test_a_larger_draw_begins_with_the_same_samples():
+    problem = make_problem(problem_block(POISSON))
+    few, many = draw(problem, 2, 3), draw(problem, 4, 3)
+    assert all(np.array_equal(few[name], many[name][:2]) for name in few)
+
+
+@pytest.mark.parametrize("block", [POISSON, BEAM], ids=["poisson", "beam"])
+def test_dirichlet_values_are_exact_whatever_the_weights(block):
+    problem = make_problem(problem_block(block))
+    operator, samples = wild(problem)
+    found = operator.answer(samples)
+    assert np.array_equal(found[:, problem.fixed], samples.lifting[:, problem.fixed])
+    assert np.abs(found - samples.lifting).max() > 0.0
+
+
+def test_periodic_images_move_together_whatever_the_weights():
+    problem = diffusion({})
+    operator, samples = wild(problem)
+    found = operator.answer(samples)
+    assert np.array_equal(found, found[:, problem.image_of])
+    assert found.std() > 0.0
+
+
+def test_a_linear_operator_is_linear_in_its_load():
+    problem = make_problem(problem_block(POISSON))
+    operator, samples = wild(problem)
+    load, features = network_inputs(samples, 1)
+    mixed = 2.0 * load[:1] - 3.0 * load[1:2]
+    with torch.no_grad():
+        parts, together = operator.network(load, features), operator.network(mixed, features[:1])
+    assert torch.allclose(2.0 * parts[:1] - 3.0 * parts[1:2], together, rtol=1e-4, atol=1e-5 * float(parts.std()))
+
+
+@pytest.mark.parametrize("make", [lambda: make_problem(problem_block(BEAM)), lambda: diffusion({})])
+def test_the_remainder_vanishes_at_the_solution_and_has_the_derivative_that_it_says(make):
+    problem = make()
+    solver = Solver(problem)
+    samples = solver.solve(draw(problem, 2, 1))
+    rows = np.array([1, 0])
+    assert left_by(solver, samples, rows) is not None
+    left = remainder(solver, samples, rows)
+    shape = (2, -1, problem.n_components)
+    copies = np.maximum(problem.free.T @ np.ones(problem.n_dofs), 1.0)
+    exact = ((samples.solution - samples.lifting)[rows] @ problem.free) / copies
+    answer = torch.from_numpy(0.9 * exact).reshape(shape).requires_grad_(True)
+    assert float(left(torch.from_numpy(exact).reshape(shape)).abs().max()) < 1e-8 * np.abs(samples.load).max()
+    draws = torch.Generator().manual_seed(0)
+    seen, along = (torch.randn(answer.shape, generator=draws, dtype=torch.float64) for _ in range(2))
+    along = along * float(answer.detach().abs().max())
+    (gradient,) = torch.autograd.grad((seen * left(answer)).sum(), answer)
+    step = 1e-5
+    ends = [float((seen * left(answer.detach() + sign * step * along)).sum()) for sign in (1.0, -1.0)]
+    assert float((gradient * along).sum()) == pytest.approx((ends[0] - ends[1]) / (2.0 * step), rel=1e-5)
+
+
+def test_an_answer_that_turns_cells_inside_out_does_not_poison_the_training():
+    problem = make_problem(problem_block(BEAM))
+    solver = Solver(problem)
+    samples = solver.encode(draw(problem, 1, 1))
+    n = problem.free.shape[1]
+    answer = torch.from_numpy(np.random.default_rng(0).standard_normal((1, n // 2, 2)) * 10.0).requires_grad_(True)
+    left = remainder(solver, samples, np.array([0]))(answer)
+    (gradient,) = torch.autograd.grad(left.sum(), answer)
+    assert bool(torch.isfinite(left).all()) and bool(torch.isfinite(gradient).all())
+
+
+@pytest.mark.parametrize("block", [POISSON, BEAM], ids=["poisson", "beam"])
+def test_training_lowers_the_loss_and_reports_errors(block):
+    fit = fitted(block, steps=120)
+    losses = fit.curves["loss"]["training"]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    assert fit.metrics["boundary_error"] == 0.0
+    assert 0.0 < fit.metrics["error_l2_median"] < 1.0
+
+
+def test_a_problem_whose_coefficient_varies_is_learned_from_outside_the_plugin():
+    fit = fitted({"pde": f"{__name__}:diffusion"}, steps=120)
+    assert fit.metrics["error_l2_median"] < 0.3
+
+
+def test_same_seed_same_operator_and_stored_operators_answer_alike():
+    fits = [fitted(POISSON, seed=3, steps=5) for _ in range(2)]
+    assert all(np.array_equal(values, fits[1].arrays[name]) for name, values in fits[0].arrays.items())
+    operators = [Operator(fit.arrays, fit.settings) for fit in fits]
+    inputs = draw(operators[0].problem, 2, 9)
+    assert np.array_equal(*(one.evaluate(inputs) for one in operators))
+
+
+def test_an_interrupted_training_ends_with_the_same_operator():
+    whole, kept = fitted(POISSON, steps=120), Kept(stop_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(POISSON, kept, steps=120)
+    kept.left = None
+    resumed = fitted(POISSON, kept, steps=120)
+    assert all(np.array_equal(values, resumed.arrays[name]) for name, values in whole.arrays.items())
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "words"),
+    [
+        ({"cells": 8}, "pde", "missing"),
+        ({"pde": "heat"}, "pde", "'heat' given, expected poisson, beam"),
+        ({"pde": "poisson", "cell": "hexagon"}, "cell", "'triangle' or 'quadrilateral'"),
+        ({"pde": "poisson", "sells": 8}, "sells", "unknown key"),
+        ({"pde": "poisson", "samples": {"train": 0}}, "samples.train", "greater than 0"),
+        ({"pde": "beam", "shortening": [0.3, 0.1]}, "", "0 < smallest <= largest < 0.5"),
+    ],
+)
+def test_bad_blocks_are_told_in_one_line(block, key, words):
+    with pytest.raises(CaseError) as raised:
+        problem_block(block)
+    assert raised.value.key == key and words in str(raised.value)
+
+
+def test_a_block_survives_being_written_and_read():
+    block = Problem.model_validate({**BEAM, "samples": {"train": 3}})
+    assert Problem.model_validate(block.model_dump(mode="json")) == block
+    assert "BeamBlock" in Problem.model_json_schema()["$defs"]
+
+
+@pytest.mark.parametrize(
+    ("pde", "words"),
+    [("no.such:thing", "cannot be imported"), (f"{__name__}:silent", "PDEProblem"), ("math:none", "imported")],
+)
+def test_functions_that_make_no_problem_are_told(pde, words):
+    with pytest.raises(CaseError, match=words):
+        make_problem(OwnBlock(pde=pde))
+
+
+def test_boundary_finds_all_sides():
+    points = Box((2.0, 1.0), (4, 2), "triangle").spaces(1)[0].tabulate_dof_coordinates()
+    assert len(boundary(Box((2.0, 1.0), (4, 2), "triangle"), points)) == 12

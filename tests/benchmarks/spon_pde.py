@@ -1,0 +1,224 @@
+"""Errors of SPON as the solution operator of partial differential equations, beside a Fourier neural operator.
+
+Relative errors are ‖found − exact‖ / ‖exact‖ in L2 (`l2`) and of the gradient (`h1`), over 100 test samples; exact is
+the finite-element solution on the same mesh, and on a much finer one in `convergence`. `free` is the error of the part
+beyond the lifting of the Dirichlet values. SPON sees four times what load is left, assembled exactly by finite
+elements; `one_pass_*` never does: the network alone, once. `fno_*` is the Fourier neural operator (arXiv 2010.08895: 4
+layers, 12 modes along each axis, width 32, padded) on the same data, trained for as long as SPON was on the same core.
+`convergence` trains SPON anew on each mesh: `fe_*` is the error that the finite-element solution itself has, `spon_*`
+that of SPON, both against the fine one; `network_*` is SPON's against the finite-element solution of its own mesh.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from femops.notation import Array
+from femops.surrogate import Fit, ProblemTask
+from femops.surrogate.torch_library import Tensor, torch
+from femops_spon.options import SPONOptions
+from femops_spon.pde.find import make_problem
+from femops_spon.pde.levels import interpolation
+from femops_spon.pde.operator import Operator
+from femops_spon.pde.options import Problem, ProblemBlock, problem_block
+from femops_spon.pde.training import fit_problem
+from femops_spon.pde.truth import Samples, Solver, draw
+
+SAMPLES = {"train": 500, "test": 100, "seed": 1}
+POISSON = {"pde": "poisson", "cells": 32, "length": 0.1, "samples": SAMPLES}
+BEAM = {"pde": "beam", "load_steps": 2, "samples": {**SAMPLES, "train": 400}}
+NETWORK = {"widths": (8, 8, 16), "layers": (1, 1, 2), "passes": 4, "learning_rate": 1e-2}
+POISSON_NETWORK = {**NETWORK, "steps": 800}
+BEAM_NETWORK = {**NETWORK, "widths": (16, 16, 32), "steps": 1500}
+MESHES, FINE, STEPS, N_REFERENCE, LENGTH = (8, 16, 32, 64), 128, 400, 40, 0.2
+FNO_WIDTH, FNO_MODES, FNO_LAYERS, FNO_PADDING, FNO_BATCH, FNO_RATE = 32, 12, 4, 8, 20, 1e-3
+
+
+class Kept:
+    """A checkpoint in memory, where the solutions of a fit are found again."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, dict[str, np.ndarray]] = {}
+
+    def load(self, name: str) -> dict[str, np.ndarray] | None:
+        """Return what was saved."""
+        return self.arrays.get(name)
+
+    def save(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep arrays."""
+        self.arrays[name] = {key: np.array(values) for key, values in arrays.items()}
+
+
+def silent(stage: str, done: int, total: int, note: str = "") -> None:
+    """Show nothing."""
+
+
+def _fit(block: ProblemBlock, network: Mapping[str, Any], kept: Kept) -> Fit:
+    kept.arrays.pop("network", None)  # that of another fit to the same solutions
+    task = ProblemTask(Problem(block), SPONOptions.model_validate(network), kept, silent)
+    return fit_problem(task)
+
+
+def poisson(options: Mapping[str, str], **changes: Any) -> dict[str, Any]:
+    """Poisson's equation on the unit square with a random source; SPON and FNO.
+
+    Args:
+        options: Not used.
+        changes: Of the problem.
+    """
+    block, kept = problem_block({**POISSON, **changes}), Kept()
+    fit, once = (_fit(block, {**POISSON_NETWORK, "passes": passes}, kept) for passes in (4, 1))
+    result = dict(fit.metrics) | {f"one_pass_{name}": value for name, value in once.metrics.items()}
+    solver = Solver(make_problem(block))
+    data = {}
+    for part, count in (("train", SAMPLES["train"]), ("test", SAMPLES["test"])):
+        encoded = solver.encode(draw(solver.problem, count, 2 * SAMPLES["seed"] + (part == "test")))
+        solution = kept.arrays[f"{part}_solutions"]["solution"]
+        data[part] = Samples(encoded.inputs, encoded.lifting, encoded.load, encoded.features, solution)
+    found = fno(solver, data["train"], data["test"], fit.metrics["seconds_training"])
+    return result | {f"fno_{name}": value for name, value in found.items()}
+
+
+def poisson_boundary(options: Mapping[str, str]) -> dict[str, Any]:
+    """Poisson's equation with random source and random Dirichlet values; SPON and FNO."""
+    return poisson(options, boundary="random")
+
+
+def beam(options: Mapping[str, str]) -> dict[str, Any]:
+    """The hyperelastic beam under compression."""
+    fit = _fit(problem_block(BEAM), BEAM_NETWORK, Kept())
+    return dict(fit.metrics)
+
+
+def convergence(options: Mapping[str, str]) -> dict[str, Any]:
+    """Poisson's equation on finer and finer meshes, against a solution on a fine mesh of second order."""
+    fine = Solver(make_problem(problem_block({**POISSON, "cells": FINE, "order": 2, "length": LENGTH})))
+    truth = fine.solve(draw(fine.problem, N_REFERENCE, 3))
+    result: dict[str, Any] = {}
+    for n in MESHES:
+        block = problem_block({**POISSON, "cells": n, "length": LENGTH})
+        fit = _fit(block, {**NETWORK, "steps": STEPS}, Kept())
+        operator = Operator(fit.arrays, fit.settings)
+        own = operator.solver.solve(draw(operator.problem, N_REFERENCE, 3))
+        onto = interpolation(operator.problem.space, fine.problem.space.tabulate_dof_coordinates())
+        mass = fine.problem.norms["l2"]
+        found = operator.answer(own)
+        result[f"fe_{n}"] = _median(mass, own.solution @ onto.T - truth.solution, truth.solution)
+        result[f"spon_{n}"] = _median(mass, found @ onto.T - truth.solution, truth.solution)
+        result[f"network_{n}"] = _median(operator.problem.norms["l2"], found - own.solution, own.solution)
+        result[f"seconds_training_{n}"] = fit.metrics["seconds_training"]
+    for name in ("fe", "spon"):
+        values = [result[f"{name}_{n}"] for n in MESHES]
+        result[f"rate_{name}"] = float(-np.polyfit(np.log(MESHES), np.log(values), 1)[0])
+        result[f"rate_{name}_to_32"] = float(-np.polyfit(np.log(MESHES[:3]), np.log(values[:3]), 1)[0])
+    return result
+
+
+def _median(matrix: Any, wrong: Array, exact: Array) -> float:
+    size = [np.einsum("ni,in->n", one, matrix @ one.T) for one in (wrong, exact)]
+    return float(np.median(np.sqrt(size[0] / size[1])))
+
+
+class _FourierLayer(torch.nn.Module):
+    """Spectral convolution beside a pointwise map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        shape = (2, FNO_WIDTH, FNO_WIDTH, FNO_MODES, FNO_MODES)
+        self.weight = torch.nn.Parameter(torch.randn(shape, dtype=torch.cfloat) / FNO_WIDTH**2)
+        self.pointwise = torch.nn.Conv2d(FNO_WIDTH, FNO_WIDTH, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft2(x)
+        new, m = torch.zeros_like(spectrum), FNO_MODES
+        for rows, weight in zip((slice(0, m), slice(-m, None)), self.weight, strict=True):
+            new[:, :, rows, :m] = torch.einsum("bixy,ioxy->boxy", spectrum[:, :, rows, :m], weight)
+        return torch.fft.irfft2(new, s=x.shape[-2:]) + self.pointwise(x)
+
+
+class _FourierOperator(torch.nn.Module):
+    """FNO from input channels on a grid to one value."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.lift = torch.nn.Conv2d(channels, FNO_WIDTH, 1)
+        self.layers = torch.nn.ModuleList(_FourierLayer() for _ in range(FNO_LAYERS))
+        self.project = torch.nn.Sequential(
+            torch.nn.Conv2d(FNO_WIDTH, 128, 1), torch.nn.GELU(), torch.nn.Conv2d(128, 1, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.nn.functional.pad(self.lift(x), (0, FNO_PADDING, 0, FNO_PADDING))
+        for number, layer in enumerate(self.layers):
+            x = layer(x) if number == FNO_LAYERS - 1 else torch.nn.functional.gelu(layer(x))
+        return self.project(x[..., :-FNO_PADDING, :-FNO_PADDING])[:, 0]
+
+
+def fno(solver: Solver, train: Samples, test: Samples, seconds: float) -> dict[str, float]:
+    """Train a Fourier neural operator for some time and judge it.
+
+    Args:
+        solver: Of a problem on the unit square, whose nodes form a grid.
+        train: What it learns from.
+        test: What it is judged by.
+        seconds: How long it is trained.
+    """
+    problem = solver.problem
+    points = problem.space.tabulate_dof_coordinates()[:, :2]
+    n = round(len(points) ** 0.5)
+    order = np.lexsort(np.round(points.T * (n - 1)).astype(int))
+    grid = torch.from_numpy(points[order].T.reshape(2, n, n)).float()
+
+    def on_grid(values: Array) -> Tensor:
+        return torch.from_numpy(values[:, order].reshape(-1, n, n)).float()
+
+    size = {name: values.std() for name, values in train.inputs.items()} | {"solution": train.solution.std()}
+
+    def channels(samples: Samples) -> Tensor:
+        fields = [on_grid(values / size[name]) for name, values in samples.inputs.items()]
+        return torch.cat([torch.stack(fields, 1), grid.expand(len(samples.load), -1, -1, -1)], 1)
+
+    torch.manual_seed(0)
+    network = _FourierOperator(len(train.inputs) + 2)
+    steps, took = _train_fno(network, channels(train), on_grid(train.solution / size["solution"]), seconds)
+    with torch.no_grad():
+        flat = torch.cat([network(part) for part in channels(test).split(50)]).reshape(len(test.load), -1)
+    found = np.empty_like(test.solution)
+    found[:, order] = flat.double().numpy() * size["solution"]
+    wrong = found - test.solution
+    weights = sum(one.numel() * (2 if one.is_complex() else 1) for one in network.parameters())
+    return {
+        "error_l2_median": _median(problem.norms["l2"], wrong, test.solution),
+        "error_h1_median": _median(problem.norms["h1"], wrong, test.solution),
+        "boundary_error": float(np.abs(wrong[:, problem.fixed]).max()),
+        "steps": steps,
+        "seconds_training": took,
+        "weights": float(weights),
+    }
+
+
+def _train_fno(network: _FourierOperator, given: Tensor, wanted: Tensor, seconds: float) -> tuple[int, float]:
+    """Train with Adam, the rate falling along a cosine of the time; return the steps and seconds that it took."""
+    optimiser = torch.optim.Adam(network.parameters(), FNO_RATE, weight_decay=1e-4)
+    draws, begin, steps = torch.Generator().manual_seed(0), time.perf_counter(), 0
+    while (part := (time.perf_counter() - begin) / seconds) < 1.0:
+        for group in optimiser.param_groups:
+            group["lr"] = 0.5 * FNO_RATE * (1.0 + np.cos(np.pi * part))
+        rows = torch.randint(len(given), (FNO_BATCH,), generator=draws)
+        wrong = (network(given[rows]) - wanted[rows]).flatten(1).norm(dim=1)
+        loss = (wrong / wanted[rows].flatten(1).norm(dim=1)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        steps += 1
+    return steps, time.perf_counter() - begin
+
+
+PROBLEMS: dict[str, Callable[[Mapping[str, str]], dict[str, Any]]] = {
+    "poisson": poisson,
+    "poisson_boundary": poisson_boundary,
+    "beam": beam,
+    "convergence": convergence,
+}
