@@ -40,6 +40,11 @@ class SurrogateParameters(LawParameters):
             raise ValueError("expected exactly one of model (a folder) and study (a file)")
         return self
 
+    @property
+    def answers_in_single_precision(self) -> bool:
+        """Whether answers are rounded to single precision, so that the macroscale cannot be solved more closely."""
+        return self.precision == "float32"
+
 
 class FamilyParameters(SurrogateParameters):
     """Base of a surrogate that serves many RVEs: which one it stands in for here."""

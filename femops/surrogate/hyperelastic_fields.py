@@ -7,7 +7,7 @@ With a fluctuation w(E) and X = dw/dE, whatever they are, Ψ(E) = ⟨ψ(E + B w)
 are its exact derivatives; errors of w enter Ψ to second order. Fields have the shape (n, n_nodes, dim, k), n strains.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -92,6 +92,11 @@ class HyperelasticFields:
         self._weight = torch.as_tensor(weight).to(like)
 
     @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self._weight.device
+
+    @property
     def bytes_of_one(self) -> float:
         """Memory that one strain needs."""
         mesh = self.space.discretisation
@@ -125,7 +130,7 @@ class HyperelasticFields:
             self._respond(strain[part], fluctuation[part], sensitivity[part], part, curvature)
             for part in self._parts(len(strain))
         ]
-        return _joined(parts)
+        return joined(parts)
 
     def improve(
         self, strain: Tensor, fluctuation: Tensor, sensitivity: Tensor, steps: int, inner: int = 2
@@ -153,6 +158,38 @@ class HyperelasticFields:
             new[part] = w - torch.einsum("a,nad->nd", share, w)[:, None]
             slopes[part] = x - torch.einsum("a,nads->nds", share, x)[:, None]
         return new, slopes
+
+    def at_rest(self, strain: Tensor) -> tuple[Tensor, Tensor]:
+        """Return no fluctuation at all for strains (n, n_s): w (n, n_nodes, dim) and X (n, n_nodes, dim, n_s)."""
+        shape = (len(strain), self.space.n_nodes, self.space.discretisation.dim)
+        return strain.new_zeros(shape), strain.new_zeros(*shape, strain.shape[1])
+
+    def tangents(self, strain: Tensor, fluctuation: Tensor) -> Tensor:
+        """Return the means over the cells of the tangents of the phases [stress].
+
+        Args:
+            strain: E. Shape (n, n_s).
+            fluctuation: w. Shape (n, n_nodes, dim).
+
+        Returns:
+            Shape (n, n_cells, n_s, n_s), the cells in the order of the RVE.
+        """
+        weight = self._weight.reshape(self.space.discretisation.weight.shape)
+        found = strain.new_empty(len(strain), len(weight), *[strain.shape[1]] * 2)
+        for part in self._parts(len(strain)):
+            tangent = self._points(strain[part], fluctuation[part]).tangent
+            sums = tangent.unflatten(0, weight.shape).sum(1).transpose(0, 1)
+            found[part] = sums / weight.sum(1)[:, None, None]
+        return found
+
+    def moved(self, strain: Tensor, fluctuation: Tensor, step: Tensor) -> Tensor:
+        """Return w after a step, which is halved until the energy does not grow, or not taken at all. Shape as w."""
+        most = self._energy(strain, fluctuation) * (1.0 + _ROUND_OFF)
+        for _ in range(_HALVINGS):
+            worse = ~(self._energy(strain, fluctuation + step) <= most)  # also where it is no number
+            step = torch.where(worse[:, None, None], 0.5 * step, step)
+        worse = ~(self._energy(strain, fluctuation + step) <= most)
+        return fluctuation + torch.where(worse[:, None, None], torch.zeros_like(step), step)
 
     @cached_property
     def elastic_inverse(self) -> LinearMap:
@@ -199,13 +236,7 @@ class HyperelasticFields:
         rest = -torch.cat([self._forces(at.stress[..., None]), images + load], dim=3)
         start = (sensitivity, images)
         change = conjugate_gradients(lambda v: self._product(at, v), self.elastic_inverse, rest, start, inner)
-        step = change[..., 0]
-        for _ in range(_HALVINGS):
-            worse = self._energy(strain, fluctuation + step) > at.energy * (1.0 + _ROUND_OFF)
-            step = torch.where(worse[:, None, None], 0.5 * step, step)
-        worse = self._energy(strain, fluctuation + step) > at.energy * (1.0 + _ROUND_OFF)
-        step = torch.where(worse[:, None, None], torch.zeros_like(step), step)
-        return fluctuation + step, sensitivity + change[..., 1:]
+        return self.moved(strain, fluctuation, change[..., 0]), sensitivity + change[..., 1:]
 
     def _strain(self, field: Tensor) -> Tensor:
         """Return the strain at the points of fields (n, n_nodes, dim, k). Shape (n_s, n_points, n, k)."""
@@ -284,7 +315,8 @@ def _for_all(inverse: LinearMap) -> LinearMap:
     return applied
 
 
-def _joined(parts: list[FieldResponse]) -> FieldResponse:
+def joined(parts: Sequence[FieldResponse]) -> FieldResponse:
+    """Return the responses of parts of a batch as one."""
     rows = [part.stress_33 for part in parts if part.stress_33 is not None]
     names = ("energy", "stress", "tangent", "gap")
     whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}

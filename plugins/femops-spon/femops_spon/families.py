@@ -1,6 +1,7 @@
 """From a family of RVEs to a trained network, and from an RVE to the fields that it predicts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,28 +10,34 @@ from femops.errors import CaseError
 from femops.notation import Array
 from femops.rve.spec import RVE
 from femops.surrogate import FamilyTask, Fit, TrainedModel, torch_device
-from femops.surrogate.fields import LinearFields
+from femops.surrogate.fields import CellTangents, LinearFields
 from femops.surrogate.periodic_space import PeriodicSpace
-from femops.surrogate.torch_library import Tensor
-from femops_spon.network import NetworkOptions
+from femops.surrogate.store import read_fit, read_manifest
+from femops.surrogate.torch_library import Tensor, torch
+from femops_spon.hyperelastic import linear_problems
+from femops_spon.network import SPON, NetworkOptions
 from femops_spon.options import SPONOptions
 from femops_spon.processor import ProcessorOptions
-from femops_spon.training import Group, Precision, TrainingOptions, predict, restored, train
+from femops_spon.training import Group, Precision, TrainingOptions, in_precision, predict, restored, train
+
+_STEPS, _MOST_STEPS, _CONVERGED = 8, 80, 1e-7
+_AT_ONCE = 64
 
 
 def fit_network(task: FamilyTask) -> Fit:
-    """Train on the homogenized stiffness of a family's members.
+    """Train on the members of a family.
 
     Raises:
-        CaseError: Phases are nonlinear, the RVEs are not periodic, or a mesh is too coarse for the levels.
+        CaseError: A phase has a memory, the RVEs are not periodic, or a mesh is too coarse for the levels.
     """
     options: SPONOptions = task.options
-    _check_linear(task.rves[0])
-    groups = groups_by_mesh(list(task.rves), task.snapshots["tangent"])
+    groups = linear_groups(task) if is_linear(task.rves[0]) else hyperelastic_groups(task)
     found = train(groups, training_options(options), task.checkpoint, task.progress)
     sizes = [one.size for one in found.weights.values()]
-    metrics = {"weights": float(sum(sizes)), "meshes": float(len(groups))}
-    return Fit(found.weights, found.settings, metrics, {"Energy error": found.curves})
+    problems = float(sum(len(group) for group in groups))
+    metrics = {"weights": float(sum(sizes)), "linear_problems": problems, "meshes": float(len(groups))}
+    settings = {**found.settings, "linear": is_linear(task.rves[0])}
+    return Fit(found.weights, settings, metrics, {"Energy error": found.curves})
 
 
 def training_options(options: SPONOptions) -> TrainingOptions:
@@ -47,47 +54,123 @@ def training_options(options: SPONOptions) -> TrainingOptions:
     )
 
 
-def groups_by_mesh(rves: Sequence[RVE], tangent: Array) -> list[Group]:
-    """Return RVEs of linear phases with their homogenized tangents (N, n_s, n_s), those with the same mesh together."""
+def is_linear(rve: RVE) -> bool:
+    """Return whether all phases are linear."""
+    return all(phase.linear for phase in rve.phases)
+
+
+def linear_groups(task: FamilyTask) -> list[Group]:
+    """Return RVEs of linear phases with their homogenized stiffness."""
+    tangent = task.snapshots["tangent"]
+
+    def problems() -> Iterator[tuple[PeriodicSpace, Array]]:
+        for rve in task.rves:
+            space = PeriodicSpace.shared(rve)
+            yield space, CellTangents.of([rve], space).tangent
+
+    return [Group(problem, tangent[members]) for problem, members in by_mesh(problems())]
+
+
+def hyperelastic_groups(task: FamilyTask) -> list[Group]:
+    """Return the linear problems of RVEs at their strains, with their homogenized stiffness."""
+
+    def problems() -> Iterator[tuple[PeriodicSpace, Array]]:
+        for done, one in enumerate(linear_problems(task.rves, task.snapshots["strain"])):
+            yield one
+            task.progress("linear problems", done + 1, len(task.rves))
+
+    return [Group(problem, homogenized(problem).numpy()) for problem, _ in by_mesh(problems())]
+
+
+def by_mesh(problems: Iterable[tuple[PeriodicSpace, Array]]) -> list[tuple[LinearFields, list[int]]]:
+    """Return linear problems, those with the same mesh together, and the numbers that they had.
+
+    Args:
+        problems: Spaces with tangents of their cells (n, n_cells, n_s, n_s) [stress].
+    """
     spaces: list[PeriodicSpace] = []
+    tangents: list[list[Array]] = []
     members: list[list[int]] = []
-    for i, rve in enumerate(rves):
-        for space, group in zip(spaces, members, strict=True):
-            if _has_mesh(space, rve):
-                group.append(i)
+    count = 0
+    for space, tangent in problems:
+        same = (i for i, other in enumerate(spaces) if _same_mesh(space, other))
+        number = next(same, len(spaces))
+        if number == len(spaces):
+            spaces.append(space)
+            tangents.append([])
+            members.append([])
+        tangents[number].append(tangent)
+        members[number] += range(count, count + len(tangent))
+        count += len(tangent)
+    together = [CellTangents(np.concatenate(one), None) for one in tangents]
+    return [
+        (LinearFields.on(space, cells), numbers)
+        for space, cells, numbers in zip(spaces, together, members, strict=True)
+    ]
+
+
+def homogenized(problem: LinearFields) -> Tensor:
+    """Return C̄ of linear problems, solved by conjugate gradients. Shape (N, n_s, n_s)."""
+    found = []
+    for start in range(0, len(problem), _AT_ONCE):
+        part = problem[slice(start, start + _AT_ONCE)]
+        fields, precondition = torch.zeros_like(part.load), part.preconditioner()
+        last = part.homogenized(fields)
+        for _ in range(0, _MOST_STEPS, _STEPS):
+            fields = part.improve(fields, _STEPS, precondition)
+            last, before = part.homogenized(fields), last
+            if float((before - last).abs().max()) < _CONVERGED * float(last.abs().max()):
                 break
-        else:
-            spaces.append(PeriodicSpace.shared(rve))
-            members.append([i])
-    return [Group(LinearFields.of([rves[i] for i in group]), tangent[group]) for group in members]
+        found.append(last)
+    return torch.cat(found)
 
 
-def predicted(model: TrainedModel, device: Any, precision: Precision) -> tuple[LinearFields, Tensor]:
-    """Return the RVE of a model as a linear problem, and the predicted fields (1, n_nodes, dim, n_s) [length].
+def network_of(model: TrainedModel, device: Any) -> SPON:
+    """Return the network of a model for its RVE.
 
     Raises:
-        CaseError: The model was trained in another dimension, the RVE is not periodic, has nonlinear phases or a mesh
-            too coarse for the network.
+        CaseError: The model was trained in another dimension.
     """
     dim = model.rve.discretisation.dim
     if dim != model.settings["dim"]:
         raise CaseError(f"the RVE is {dim}D, the model was trained in {model.settings['dim']}D", key="rve")
+    return restored(model.arrays, model.settings, torch_device(device))
+
+
+def homogenized_stiffness(
+    folder: Path, rves: Sequence[RVE], corrections: int = 2, device: Any = "auto", precision: Precision = "float64"
+) -> Array:
+    """Return the homogenized stiffness of many RVEs of linear phases, as a trained model predicts it.
+
+    Args:
+        folder: The model folder that `femops train` has written.
+        rves: The RVEs; those with the same mesh are answered together.
+        corrections: Steps of preconditioned conjugate gradients after the prediction.
+        device: `auto`, `cpu` or `cuda`.
+        precision: Of the network.
+
+    Returns:
+        C̄, Mandel, not softer than that of the nested solve [stress]. Shape (N, n_s, n_s).
+
+    Raises:
+        CaseError: There is no such model, or it is not for these RVEs.
+    """
+    fit = read_fit(folder, read_manifest(folder))
     place = torch_device(device)
-    try:
-        problem = LinearFields.of([model.rve], device=place)
-    except CaseError as error:
-        raise error.within(key="rve") from error
-    return problem, predict(restored(model.arrays, model.settings, place), problem, precision)
+    network = restored(fit.arrays, fit.settings, place)
+    spaces = [PeriodicSpace.shared(rve) for rve in rves]
+    problems = ((space, CellTangents.of([rve], space).tangent) for space, rve in zip(spaces, rves, strict=True))
+    found = np.empty((len(rves), spaces[0].discretisation.n_s, spaces[0].discretisation.n_s))
+    for whole, members in by_mesh(problems):
+        for start in range(0, len(whole), _AT_ONCE):
+            part = in_precision(whole[slice(start, start + _AT_ONCE)], torch.float64, place)
+            fields = predict(network, part, precision)
+            if corrections:
+                fields = part.improve(fields, corrections, part.preconditioner())
+            found[members[start : start + _AT_ONCE]] = part.homogenized(fields).cpu().numpy()
+    return found
 
 
-def _has_mesh(space: PeriodicSpace, rve: RVE) -> bool:
-    ours, theirs = space.discretisation.mesh, rve.discretisation.mesh
-    if ours.points.shape != theirs.points.shape or not np.array_equal(ours.points, theirs.points):
-        return False
-    return ours.cells.shape == theirs.cells.shape
-
-
-def _check_linear(rve: RVE) -> None:
-    for name, phase in zip(rve.discretisation.phases, rve.phases, strict=True):
-        if not phase.linear:
-            raise CaseError("is nonlinear, expected linear phases only", key=f"family.phases.{name}")
+def _same_mesh(one: PeriodicSpace, other: PeriodicSpace) -> bool:
+    a, b = one.discretisation.mesh, other.discretisation.mesh
+    return np.array_equal(a.points, b.points) and np.array_equal(a.cells, b.cells)

@@ -8,10 +8,12 @@ from femops.errors import CaseError
 from femops.law import CertificateKind, Kinematics, LawResponse
 from femops.notation import Array
 from femops.rve.micro import MicroFields, micro_fields
-from femops.surrogate import ExactRVE, TrainedModel
+from femops.surrogate import ExactRVE, TrainedModel, torch_device
+from femops.surrogate.fields import LinearFields
 from femops.surrogate.torch_library import Tensor, torch
-from femops_spon.families import predicted
+from femops_spon.families import network_of
 from femops_spon.options import SPONParameters
+from femops_spon.training import predict
 
 _MORE_STEPS = 3  # what the indicator spends to see how much is still to come
 _TINY = np.finfo(np.float64).tiny
@@ -47,7 +49,14 @@ class LinearSPONLaw:
         self.state_fields: Mapping[str, slice] = {}
         self._exact = ExactRVE(model.rve)
         self._exact_answer: tuple[Array, Array | None] | None = None
-        problem, fields = predicted(model, parameters.device, parameters.precision)
+        network = network_of(model, parameters.device)
+        try:
+            problem = LinearFields.of([model.rve], device=torch_device(parameters.device))
+            fields = torch.zeros_like(problem.load)
+            if parameters.start == "network":
+                fields = predict(network, problem, parameters.precision)
+        except CaseError as error:
+            raise error.within(key="rve") from error
         if parameters.corrections:
             fields = problem.improve(fields, parameters.corrections, problem.preconditioner())
         self._problem, self._fields = problem, problem.centred(fields)

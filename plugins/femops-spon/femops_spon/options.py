@@ -34,4 +34,15 @@ class SPONParameters(FamilyParameters):
     """A trained SPON in a case."""
 
     law: Literal["spon"] = "spon"
-    corrections: int = Field(2, ge=0, description="steps of preconditioned conjugate gradients after the prediction")
+    corrections: int = Field(
+        2, ge=0, description="conjugate-gradient steps (linear phases) or Newton steps (others) after the prediction"
+    )
+    start: Literal["network", "zero"] = Field(
+        "network", description="what corrections start from; zero leaves the network out, the baseline to beat"
+    )
+    precision: Literal["float64", "float32"] = Field("float32", description="of the network; mechanics are in float64")
+
+    @property
+    def answers_in_single_precision(self) -> bool:
+        """No: whatever fields are predicted, stress and tangent of them are computed in double precision."""
+        return False

@@ -1,21 +1,27 @@
 """SPON's own problems: their spaces, their truth, and the operators that it learns."""
 
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import ufl
+import yaml
 from dolfinx import fem, mesh
 from mpi4py import MPI
 
+from femops import cli
 from femops.errors import CaseError
+from femops.study import load_study
 from femops.surrogate import ProblemTask
 from femops.surrogate.torch_library import torch
+from femops.training import train
 from femops_spon.options import SPONOptions
 from femops_spon.pde.find import make_problem
 from femops_spon.pde.levels import finest, interpolation, make_levels
 from femops_spon.pde.meshes import Box, at_points, boundary, periodic_images, side
-from femops_spon.pde.operator import Operator, build_network, left_by, network_inputs
+from femops_spon.pde.operator import Operator, build_network, left_by, load_operator, network_inputs
 from femops_spon.pde.options import OwnBlock, Problem, problem_block
 from femops_spon.pde.problem import PDEProblem
 from femops_spon.pde.remainder import remainder
@@ -249,6 +255,68 @@ def test_same_seed_same_operator_and_stored_operators_answer_alike():
     operators = [Operator(fit.arrays, fit.settings) for fit in fits]
     inputs = draw(operators[0].problem, 2, 9)
     assert np.array_equal(*(one.evaluate(inputs) for one in operators))
+
+
+def written_study(folder, problem=POISSON, **changes):
+    small = {**problem, "samples": {"train": 8, "test": 4}}
+    (folder / "study.yaml").write_text(
+        yaml.safe_dump({"problem": small, "surrogate": {"law": "spon", **NETWORK, **changes}})
+    )
+    return folder / "study.yaml"
+
+
+@pytest.mark.parametrize("problem", [POISSON, BEAM], ids=["poisson", "beam"])
+def test_an_operator_out_of_its_folder_has_the_errors_that_its_training_reported(tmp_path, problem):
+    path = written_study(tmp_path, problem)
+    report = train(load_study(path), path, tmp_path / "out", MPI.COMM_SELF)
+    operator = load_operator(report.model)
+    # The test samples of a study: other random numbers of the same seed.
+    truth = operator.solver.solve(draw(operator.problem, 4, 2 * 1 + 1))
+    found = operator.evaluate(truth.inputs)
+    mass = operator.problem.norms["l2"]
+    sizes = [np.einsum("ni,in->n", one, mass @ one.T) for one in (found - truth.solution, truth.solution)]
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["fit"]
+    assert np.sqrt(sizes[0] / sizes[1]).mean() == pytest.approx(metrics["error_l2_mean"], rel=1e-6)
+    assert metrics["boundary_error"] == 0.0
+    assert (tmp_path / "out" / "loss.png").exists()
+    assert train(load_study(path), path, tmp_path / "out", MPI.COMM_SELF).found
+
+
+def test_the_command_line_trains_and_tells_the_errors(tmp_path, capsys):
+    path = written_study(tmp_path, steps=3)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", str(path), "--output", str(tmp_path / "out")])
+    assert ended.value.code == 0
+    assert "error_l2_median" in capsys.readouterr().out
+
+
+def test_inputs_that_do_not_fit_are_told():
+    operator, samples = wild(make_problem(problem_block(POISSON)))
+    source, data = samples.inputs["source"], samples.inputs["boundary"]
+    with pytest.raises(CaseError, match="inputs source given, expected source, boundary"):
+        operator.evaluate({"source": source})
+    with pytest.raises(CaseError, match=r"boundary: shape \(81,\) given, expected \(3, 81\)"):
+        operator.evaluate({"source": source, "boundary": data[0]})
+    with pytest.raises(CaseError, match="source: shape"):
+        operator.evaluate({"source": source[:, :-1], "boundary": data})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"smoothing": 3}, "surrogate.smoothing: given"), ({"device": "cuda"}, "surrogate.device: 'cuda' given")],
+)
+def test_options_that_only_families_have_are_refused_before_anything_is_solved(changes, message):
+    kept = Kept()
+    with pytest.raises(CaseError, match=message):
+        fitted(POISSON, kept, **changes)
+    assert not kept.arrays
+
+
+def test_the_studies_that_come_along_are_valid():
+    folder = Path(__file__).parents[3] / "cases" / "studies"
+    for name in ("poisson", "beam"):
+        study = load_study(folder / f"{name}_spon.yaml")
+        assert study.problem.root.pde == name
 
 
 def test_an_interrupted_training_ends_with_the_same_operator():

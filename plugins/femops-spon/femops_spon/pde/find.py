@@ -25,8 +25,9 @@ def _own(block: OwnBlock) -> PDEProblem:
     try:
         build = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise CaseError(f"{block.pde!r} cannot be imported ({error})", key="pde") from error
+        problem = f"{block.pde!r} cannot be imported ({error}); is its folder on PYTHONPATH?"
+        raise CaseError(problem, key="problem.pde") from error
     problem = build(block.options)
     if not isinstance(problem, PDEProblem):
-        raise CaseError(f"{block.pde!r} returns {type(problem).__name__}, expected a PDEProblem", key="pde")
+        raise CaseError(f"{block.pde!r} returns {type(problem).__name__}, expected a PDEProblem", key="problem.pde")
     return problem

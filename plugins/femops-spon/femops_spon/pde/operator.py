@@ -51,8 +51,24 @@ class Operator:
 
         Returns:
             Values at the dofs of the space; those at Dirichlet dofs are exact. Shape (n, n_dofs).
+
+        Raises:
+            CaseError: An input is missing, unknown, or of another shape.
         """
-        return self.answer(self.solver.encode(inputs))
+        return self.answer(self.solver.encode(self._checked(inputs)))
+
+    def _checked(self, inputs: Inputs) -> dict[str, Array]:
+        """Return the inputs as arrays, in the order of the problem."""
+        expected = self.problem.inputs
+        if set(inputs) != set(expected):
+            raise CaseError(f"inputs {', '.join(inputs) or 'none'} given, expected {', '.join(expected)}")
+        arrays = {name: np.asarray(inputs[name], dtype=np.float64) for name in expected}
+        n = len(np.atleast_1d(next(iter(arrays.values()))))
+        for name, one in expected.items():
+            wanted = (n, *np.shape(one.x.array if hasattr(one, "x") else one.value))
+            if arrays[name].shape != wanted:
+                raise CaseError(f"shape {arrays[name].shape} given, expected {wanted}", key=name)
+        return arrays
 
     def answer(self, samples: Samples) -> Array:
         """Return the solution for samples that have been encoded. Shape (n, n_dofs)."""

@@ -33,9 +33,10 @@ def fit_problem(task: ProblemTask) -> Fit:
         What `Operator` is made from; the metrics are of the test samples, which the fit does not see.
 
     Raises:
-        CaseError: The problem cannot be built or solved.
+        CaseError: The problem cannot be built or solved, or an option is one that only families have.
     """
     options, block = task.options, task.problem.root
+    _refuse_options_of_families(options)
     checkpoint, progress = task.checkpoint, task.progress
     problem = make_problem(block)
     solver = Solver(problem)
@@ -57,6 +58,13 @@ def fit_problem(task: ProblemTask) -> Fit:
     operator = Operator(arrays, settings, problem)
     metrics = {**errors(operator, test), **seconds, "weights": float(operator.n_weights)}
     return Fit(arrays, settings, metrics, {"loss": {"training": losses}})
+
+
+def _refuse_options_of_families(options: SPONOptions) -> None:
+    if "smoothing" in options.model_fields_set:
+        raise CaseError("given, but only a study with family has it", key="surrogate.smoothing")
+    if options.device != "cpu":
+        raise CaseError(f"{options.device!r} given, expected cpu in a study with problem", key="surrogate.device")
 
 
 def solved(solver: Solver, count: int, seed: int, name: str, checkpoint: Checkpoint, progress: Progress) -> Samples:

@@ -1,0 +1,87 @@
+"""SPON for RVEs of hyperelastic phases: fields conditioned on the macroscale strain.
+
+At fields w the tangents of the phases make a linear problem of the same kind as that of linear phases, K(w) X = −L(w)
+with X = dw/dE, and K(w) δ = −R(w) is Newton's step. The network answers both, steered by the tangents at the cells; it
+learns from linear problems of this kind, at uniform strain and at solutions.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from femops.notation import Array
+from femops.rve.spec import RVE
+from femops.surrogate import chunks
+from femops.surrogate.fields import CellTangents, LinearFields
+from femops.surrogate.hyperelastic_fields import HyperelasticFields
+from femops.surrogate.periodic_space import PeriodicSpace, common_order
+from femops.surrogate.torch_library import Tensor, torch
+from femops_spon.network import SPON, MeshMaps, cell_features, hierarchy
+from femops_spon.training import Precision
+
+_STEPS, _INNER = 3, 4  # to the states that tangents are taken at: close to solutions is enough
+_PREDICTING = 2  # Newton steps of a prediction: one from uniform strain, one from the fields that it finds
+_BYTES_OF_VALUE = 8 * 40  # of a nodal value, while the network works on it
+
+
+class HyperelasticSPON:
+    """Predicts the fields of an RVE.
+
+    Args:
+        network: The network, on the device of the fields.
+        fields: The RVE.
+        precision: Of the network.
+
+    Raises:
+        CaseError: The mesh is too coarse for the levels of the network.
+    """
+
+    def __init__(self, network: SPON, fields: HyperelasticFields, precision: Precision) -> None:
+        self._dtype = getattr(torch, precision)
+        self._network, self._fields = network.to(self._dtype), fields
+        self._maps = MeshMaps(hierarchy(fields.space, network.n_levels))
+
+    def predict(self, strain: Tensor) -> tuple[Tensor, Tensor]:
+        """Return w (n, n_nodes, dim) and X = dw/dE (n, n_nodes, dim, n_s) at strains (n, n_s)."""
+        space, n_s = self._fields.space, strain.shape[1]
+        fluctuation, sensitivity = self._fields.at_rest(strain)
+        width = n_s * space.discretisation.dim * _BYTES_OF_VALUE
+        with torch.no_grad():
+            for part in chunks(len(strain), width * space.n_nodes):
+                fluctuation[part], sensitivity[part] = self._predicted(strain[part], fluctuation[part])
+        return fluctuation, sensitivity
+
+    def _predicted(self, strain: Tensor, fluctuation: Tensor) -> tuple[Tensor, Tensor]:
+        fields, volume = self._fields, self._fields.space.discretisation.volume
+        sensitivity = None
+        for _ in range(_PREDICTING):
+            tangent = fields.tangents(strain, fluctuation)
+            problem = LinearFields.on(
+                fields.space, CellTangents(tangent.cpu().numpy(), None), self._dtype, strain.device
+            )
+            residual = (volume * fields.residual(strain, fluctuation)).to(self._dtype)
+            forces = -torch.cat([residual[..., None], problem.load], dim=3)
+            features = cell_features(tangent.to(self._dtype))
+            answer = self._network.solve(self._maps, problem.stiffness, forces, features).to(strain.dtype)
+            fluctuation = fields.moved(strain, fluctuation, answer[..., 0])
+            sensitivity = answer[..., 1:]
+        assert sensitivity is not None
+        return fluctuation, sensitivity
+
+
+def linear_problems(rves: Sequence[RVE], strain: Array) -> Iterator[tuple[PeriodicSpace, Array]]:
+    """Yield for each RVE its space and the tangents of its cells to learn from: at uniform strain and at solutions.
+
+    Args:
+        rves: RVEs.
+        strain: Strains of each RVE, Mandel [-]. Shape (N, n, n_s).
+
+    Yields:
+        The space of all RVEs on that mesh, and tangents (2 n, n_cells, n_s, n_s) in its order of cells [stress].
+    """
+    for rve, strains in zip(rves, torch.as_tensor(strain), strict=True):
+        fields = HyperelasticFields(rve)
+        nothing, slopes = fields.at_rest(strains)
+        solved, _ = fields.improve(strains, nothing, slopes, _STEPS, _INNER)
+        tangent = np.concatenate([fields.tangents(strains, state).numpy() for state in (nothing, solved)])
+        yield PeriodicSpace.shared(rve), tangent[:, common_order(rve.discretisation)]

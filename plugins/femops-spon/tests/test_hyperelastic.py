@@ -1,0 +1,114 @@
+"""SPON for RVEs of hyperelastic phases: fields conditioned on the strain."""
+
+import numpy as np
+import pytest
+
+from femops import CaseError, load_law
+
+RVE = {
+    "voxels": {"cells": 8, "inclusions": [{"center": [0.3, 0.4], "radius": 0.3}]},
+    "phases": {
+        "matrix": {"law": "saturating", "K": 4780.0, "alpha1": 50.0, "alpha2": 0.06},
+        "fibre": {"law": "elastic", "K": 40000.0, "G": 20000.0},
+    },
+}
+STRAIN = np.random.default_rng(0).uniform(-0.03, 0.03, size=(24, 3))
+
+
+def _law(model, rve=RVE, **more):
+    return load_law({"law": "spon", "model": str(model), "rve": rve, **more}, dim=2)
+
+
+def _answer(law, strain=STRAIN):
+    return law.evaluate(strain, np.zeros((len(strain), law.n_state)), 1.0)
+
+
+@pytest.fixture(scope="module")
+def nested():
+    law = load_law({"law": "nested", "rve": RVE, "solver": {"rtol": 1e-11}}, dim=2)
+    return law.evaluate(STRAIN, np.zeros((len(STRAIN), law.n_state)), 1.0)
+
+
+def _error(found, true):
+    return np.linalg.norm(found - true) / np.linalg.norm(true)
+
+
+def test_training_judges_at_strains_and_microstructures_that_it_has_not_seen(hyperelastic):
+    validation = hyperelastic.metrics["validation"]
+    assert validation["stress"]["max"] < 2e-3
+    assert validation["tangent"]["max"] < 1e-2
+    assert validation["bound"]["infinite"] == validation["count"] * 2
+    assert hyperelastic.metrics["fit"]["linear_problems"] == 8 * 2 * 2
+
+
+@pytest.mark.parametrize(("corrections", "stress", "tangent"), [(0, 2e-2, 3e-2), (2, 1e-3, 2e-3), (6, 1e-6, 1e-5)])
+def test_corrections_lead_to_the_nested_solve(hyperelastic, nested, corrections, stress, tangent):
+    answer = _answer(_law(hyperelastic.model, corrections=corrections))
+    assert _error(answer.stress, nested.stress) < stress
+    assert _error(answer.tangent, nested.tangent) < tangent
+    assert _error(answer.stress_33, nested.stress_33) < stress**0.5
+    assert answer.valid.all()
+
+
+def test_the_network_is_better_than_no_network(hyperelastic, nested):
+    errors = [
+        _error(_answer(_law(hyperelastic.model, start=start)).stress, nested.stress) for start in ("network", "zero")
+    ]
+    assert errors[0] < 0.7 * errors[1]
+
+
+def test_the_indicator_tells_the_error(hyperelastic, nested):
+    law = _law(hyperelastic.model, corrections=0)
+    answer = _answer(law)
+    error = answer.stress - nested.stress
+    size = np.sqrt(np.einsum("ns,st,nt->n", error, law.metric, error))
+    size /= np.sqrt(np.einsum("ns,st,nt->n", answer.stress, law.metric, answer.stress))
+    indicator = law.certify(STRAIN, answer, "indicator")
+    assert 0.5 < np.median(indicator / size) < 1.5
+    assert np.isinf(law.certify(STRAIN, answer, "bound")).all()
+
+
+def test_the_tangent_is_the_derivative_of_the_stress_once_fields_are_in_equilibrium(hyperelastic):
+    law, step = _law(hyperelastic.model, corrections=6), 1e-6
+    tangent = _answer(law).tangent
+    for k in range(3):
+        change = step * np.eye(3)[k]
+        slope = (_answer(law, STRAIN + change).stress - _answer(law, STRAIN - change).stress) / (2 * step)
+        assert _error(tangent[:, :, k], slope) < 1e-4
+
+
+def test_exact_solves_are_those_of_the_nested_law(hyperelastic, nested):
+    exact = _law(hyperelastic.model).solve_exactly(STRAIN, np.zeros((len(STRAIN), 0)), 1.0)
+    assert _error(exact.stress, nested.stress) < 1e-7
+    assert _error(exact.tangent, nested.tangent) < 1e-6
+
+
+def test_strains_outside_the_training_range_are_told(hyperelastic):
+    assert not _answer(_law(hyperelastic.model), np.full((1, 3), 0.2)).valid[0]
+
+
+def test_fields_inside_the_rve_have_the_macroscale_strain_as_mean(hyperelastic):
+    law = _law(hyperelastic.model)
+    fields, share = law.micro_fields(STRAIN[0], np.zeros(0)), law.rve.discretisation.weight.sum(axis=1)
+    share = share / share.sum()
+    assert np.allclose(share @ fields.strain, STRAIN[0], rtol=1e-10)
+    assert _error(share @ fields.stress, _answer(law).stress[0]) < 5e-2
+
+
+def test_a_batch_answers_as_its_points_alone(hyperelastic):
+    law = _law(hyperelastic.model)
+    alone = np.concatenate([_answer(law, STRAIN[i : i + 1]).stress for i in range(5)])
+    assert _error(alone, _answer(law).stress[:5]) < 1e-6
+
+
+def test_a_model_of_linear_phases_is_refused(linear):
+    with pytest.raises(CaseError, match="rve: has nonlinear phases, the model was trained on linear ones"):
+        _law(linear.model)
+
+
+def test_a_model_of_nonlinear_phases_serves_linear_ones(hyperelastic):
+    elastic = {"law": "elastic", "K": 4780.0, "G": 400.0}
+    rve = {**RVE, "phases": {**RVE["phases"], "matrix": elastic}}
+    exact = load_law({"law": "nested", "rve": rve}, dim=2)
+    true = exact.evaluate(STRAIN, np.zeros((len(STRAIN), exact.n_state)), 1.0).stress
+    assert _error(_answer(_law(hyperelastic.model, rve)).stress, true) < 1e-3
