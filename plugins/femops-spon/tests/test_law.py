@@ -13,6 +13,7 @@ from femops.case import load_case
 from femops.run import run_case
 from femops.study import load_study
 from femops.training import train
+from femops_spon.families import homogenized_stiffness
 
 HARD = {"law": "elastic", "K": 120.0, "G": 60.0}
 RVE = {
@@ -160,6 +161,35 @@ def test_meshes_of_their_own_are_trained_on(tmp_path):
     metrics = train(load_study(path), path, tmp_path / "out", MPI.COMM_SELF).metrics
     assert metrics["fit"]["meshes"] == 3
     assert metrics["validation"]["bound"]["violations"] == 0
+
+
+def test_a_family_of_solids_is_learned(tmp_path):
+    family = {**STUDY["family"], "count": 3, "validation": 1, "mesh": {"cells": 4}}
+    family["inclusions"] = {"shape": "spheres", "number": [1, 2], "volume_fraction": [0.1, 0.3]}
+    study = {**STUDY, "kinematics": "solid", "family": family}
+    study["surrogate"] = {**STUDY["surrogate"], "steps": 5, "batch": 2}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    report = train(load_study(path), path, tmp_path / "out", MPI.COMM_SELF)
+    assert report.metrics["validation"]["bound"]["violations"] == 0
+    assert report.metrics["validation"]["tangent"]["max"] < 0.05
+    sphere = {
+        "voxels": {"cells": 4, "inclusions": [{"center": [0.5, 0.4, 0.5], "radius": 0.3}]},
+        "phases": RVE["phases"],
+    }
+    answer = _answer(_law(report.model, sphere, dim=3, corrections=8), np.eye(6))
+    exact = load_law({"law": "nested", "rve": sphere}, dim=3)
+    true = exact.evaluate(np.eye(6), np.zeros((6, exact.n_state)), 1.0)
+    assert np.linalg.norm(answer.stress - true.stress) < 1e-5 * np.linalg.norm(true.stress)
+    assert answer.stress_33 is None
+
+
+def test_many_rves_are_answered_in_one_batch(linear):
+    second = {**RVE, "voxels": {"cells": 8, "inclusions": [{"center": [0.5, 0.5], "radius": 0.2}]}}
+    third = {**RVE, "voxels": {"cells": 16, "inclusions": [{"center": [0.5, 0.5], "radius": 0.2}]}}
+    laws = [_law(linear.model, rve) for rve in (RVE, third, second)]
+    found = homogenized_stiffness(linear.model, [law.rve for law in laws])
+    assert all(np.allclose(one, law.stiffness, rtol=1e-5) for one, law in zip(found, laws, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,9 @@ def no_lifting(inputs: Inputs) -> float:
 class PDEProblem:
     """Find u in V with u = lifting at the fixed dofs and F(u; v) = 0 for all v in V that vanish there.
 
-    V is a Lagrange space, scalar or blocked, on any mesh of one process (MPI.COMM_SELF). Neumann terms are part of F. The answer is u = lifting + T q
-    with free values q, so that Dirichlet and periodic conditions hold for whatever q a network predicts.
+    V is a Lagrange space, scalar or blocked, on any mesh of one process (MPI.COMM_SELF). Neumann terms are part of F.
+    The answer is u = lifting + T q with free values q, so that Dirichlet and periodic conditions hold for whatever q a
+    network predicts.
 
     Attributes:
         residual: F, with a test function of V.
