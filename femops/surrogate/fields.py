@@ -63,7 +63,9 @@ def _tables(rve: RVE) -> tuple[Array, Array]:
     tangent, rows = np.zeros((len(rve.phases), n_s, n_s)), np.zeros((len(rve.phases), n_s))
     for i, phase in enumerate(rve.phases):
         if not phase.linear:
-            raise CaseError("is nonlinear, expected linear phases only", key=f"phases.{rve.discretisation.phases[i]}")
+            raise CaseError(
+                "is nonlinear, expected linear phases only", key=f"rve.phases.{rve.discretisation.phases[i]}"
+            )
         answer = phase.respond(np.eye(n_s), np.zeros((0, n_s)))
         tangent[i] = answer.tangent[:, :, 0]
         if answer.stress_33 is not None:

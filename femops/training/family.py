@@ -24,7 +24,7 @@ from femops.study import Study
 from femops.surrogate.accuracy import Accuracy, accuracy
 from femops.surrogate.base import Checkpoint, FamilyTask, Fit, Progress, SurrogateSpec, TrainedModel
 from femops.surrogate.store import write_family_model
-from femops.training.plan import Plan, folder_of, study_hash
+from femops.training.plan import Plan, check, folder_of, study_hash
 
 _UNSEEN = 1  # tells the random numbers of the judgement from those of the training
 
@@ -182,5 +182,6 @@ def plan_family(study: Study, path: Path, spec: SurrogateSpec, folder: Path | No
     low = high = np.zeros(notation.n_strain(study.dim))
     if study.sampling is not None:
         low, high = bounds(study.sampling, study.dim)
+    check(spec, FamilyRVEs(study.family)[0], study, (low, high), path)
     digest = study_hash(study, spec, study.family.hash)
     return FamilyPlan(study, path, spec, digest, folder_of(folder, path, digest), low, high)

@@ -12,9 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from femops.errors import CaseError
+from femops.notation import Array
 from femops.output.tables import write_json
 from femops.output.training_plots import draw_certificates, draw_curves, draw_errors
 from femops.parallel import on_root
+from femops.rve.spec import RVE
 from femops.study import Study
 from femops.surrogate.accuracy import Accuracy
 from femops.surrogate.base import Fit, Progress, SurrogateSpec
@@ -155,6 +157,30 @@ class Plan(ABC):
             problem = f"the model cannot be written there ({error.strerror or error})"
             raise CaseError(problem, file=self.folder) from error
         return everything
+
+
+def check(spec: SurrogateSpec, rve: RVE, study: Study, limits: tuple[Array, Array], path: Path) -> None:
+    """Refuse what a surrogate could not be fitted to, before anything is solved.
+
+    Args:
+        spec: The surrogate.
+        rve: An RVE that it would be fitted to.
+        study: The study.
+        limits: Lower and upper corner of the training range. Shape (n_s,) each.
+        path: File of the study.
+
+    Raises:
+        CaseError: It could not.
+    """
+    if spec.check is None:
+        return
+    try:
+        spec.check(rve, study.surrogate, *limits)
+    except CaseError as error:
+        key = error.key
+        if study.family is not None and key.startswith("rve"):
+            key = "family" + key.removeprefix("rve")
+        raise CaseError(error.problem, file=path, key=key) from error
 
 
 def study_hash(study: Study, spec: SurrogateSpec, content: str, *arrays: Any) -> str:

@@ -25,7 +25,7 @@ from femops.surrogate.base import Checkpoint, Fit, FitTask, Progress, SurrogateS
 from femops.surrogate.exact import check_elastic
 from femops.surrogate.snapshots import StoredSnapshots
 from femops.surrogate.store import write_model
-from femops.training.plan import Plan, folder_of, study_hash
+from femops.training.plan import Plan, check, folder_of, study_hash
 
 _VALIDATION_COUNT = 100
 _SAME_STRAIN = 1e-12
@@ -143,11 +143,7 @@ def plan_rve(study: Study, path: Path, spec: SurrogateSpec, folder: Path | None,
     if study.sampling.run is not None:
         low, high = np.minimum(paths.min((0, 1)), 0.0), np.maximum(paths.max((0, 1)), 0.0)  # every case starts at zero
         of_files.append(paths)
-    if spec.check is not None:
-        try:
-            spec.check(rve, study.surrogate, low, high)
-        except CaseError as error:
-            raise error.within(file=path) from error
+    check(spec, rve, study, (low, high), path)
     digest = study_hash(study, spec, content_hash(rve, study.rve), *of_files)
     return RVEPlan(study, path, spec, digest, folder_of(folder, path, digest), rve, paths, low, high)
 

@@ -4,7 +4,7 @@ from femops.hookspecs import hookimpl
 from femops.surrogate import SurrogateSpec
 from femops_spon.options import SPONOptions, SPONParameters
 from femops_spon.pde.options import Problem
-from femops_spon.surrogate import as_law, fit_family, fit_problem
+from femops_spon.surrogate import as_law, check, fit_family, fit_problem
 
 
 @hookimpl
@@ -19,6 +19,7 @@ def femops_surrogates() -> list[SurrogateSpec]:
             SPONParameters,
             None,
             as_law,
+            check=check,
             fit_family=fit_family,
             problem=Problem,
             fit_problem=fit_problem,

@@ -52,12 +52,10 @@ class HyperelasticSPONLaw:
         self._corrections = parameters.corrections
         self._exact = ExactRVE(model.rve)
         network = network_of(model, parameters.device)
-        try:
-            self._fields = HyperelasticFields(model.rve, device=torch_device(parameters.device))
-            self._network = HyperelasticSPON(network, self._fields, parameters.precision)
-            self._start = self._network.predict if parameters.start == "network" else self._fields.at_rest
-        except CaseError as error:
-            raise error.within(key="rve") from error
+        self._fields = HyperelasticFields(model.rve, device=torch_device(parameters.device))
+        self._start = self._fields.at_rest
+        if parameters.start == "network":
+            self._start = HyperelasticSPON(network, self._fields, parameters.precision).predict
         at_rest = self._respond(np.zeros((1, model.rve.discretisation.n_s)), 1)
         self.metric = np.linalg.inv(_numpy(at_rest.tangent)[0])
 

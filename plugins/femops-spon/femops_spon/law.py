@@ -50,13 +50,10 @@ class LinearSPONLaw:
         self._exact = ExactRVE(model.rve)
         self._exact_answer: tuple[Array, Array | None] | None = None
         network = network_of(model, parameters.device)
-        try:
-            problem = LinearFields.of([model.rve], device=torch_device(parameters.device))
-            fields = torch.zeros_like(problem.load)
-            if parameters.start == "network":
-                fields = predict(network, problem, parameters.precision)
-        except CaseError as error:
-            raise error.within(key="rve") from error
+        problem = LinearFields.of([model.rve], device=torch_device(parameters.device))
+        fields = torch.zeros_like(problem.load)
+        if parameters.start == "network":
+            fields = predict(network, problem, parameters.precision)
         if parameters.corrections:
             fields = problem.improve(fields, parameters.corrections, problem.preconditioner())
         self._problem, self._fields = problem, problem.centred(fields)

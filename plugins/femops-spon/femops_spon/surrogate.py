@@ -1,10 +1,26 @@
 """SPON as a surrogate: training on families and problems, and the law of a trained model for one RVE."""
 
 from femops.law import CertifiedLaw
+from femops.notation import Array
+from femops.rve.spec import RVE
 from femops.surrogate import FamilyTask, Fit, ProblemTask, TrainedModel
-from femops_spon.options import SPONParameters
+from femops.surrogate.exact import check_elastic
+from femops.surrogate.periodic_space import PeriodicSpace
+from femops_spon.options import SPONOptions, SPONParameters
 
 # torch takes seconds to import: only when it is needed
+
+
+def check(rve: RVE, options: SPONOptions, low: Array, high: Array) -> None:
+    """Refuse RVEs that the network could not learn from.
+
+    Raises:
+        CaseError: A phase has a memory, the RVE is not periodic, or its mesh is too coarse for the levels.
+    """
+    from femops_spon.network import hierarchy
+
+    check_elastic(rve)
+    hierarchy(PeriodicSpace(rve), options.levels or 1)
 
 
 def fit_family(task: FamilyTask) -> Fit:

@@ -5,25 +5,11 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from mpi4py import MPI
+from small_family import STUDY
 
 import femops
 from femops.study import load_study
 from femops.training import train
-
-SOFT = {"law": "elastic", "K": 4.0, "G": 2.0}
-STUDY = {
-    "kinematics": "plane_strain",
-    "family": {
-        "count": 12,
-        "validation": 6,
-        "seed": 3,
-        "mesh": {"cells": 8},
-        "inclusions": {"shape": "circles", "number": [1, 2], "volume_fraction": [0.2, 0.4]},
-        "phases": {"matrix": SOFT, "fibre": SOFT},
-        "contrast": {"fibre": [10, 100]},
-    },
-    "surrogate": {"law": "spon", "widths": [6, 8], "layers": [1, 1], "steps": 40, "batch": 6, "learning_rate": 1e-2},
-}
 
 
 def _trained(folder, study):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import test_hyperelastic
-import test_law
+import test_linear_law
 
 from femops import load_law
 from femops.surrogate.torch_library import torch
@@ -16,7 +16,10 @@ pytestmark = pytest.mark.gpu
 def test_an_accelerator_answers_as_the_processor(request, kind, corrections):
     if not torch.cuda.is_available():
         pytest.skip("no accelerator")
-    model, module = request.getfixturevalue(kind).model, {"linear": test_law, "hyperelastic": test_hyperelastic}[kind]
+    model, module = (
+        request.getfixturevalue(kind).model,
+        {"linear": test_linear_law, "hyperelastic": test_hyperelastic}[kind],
+    )
     given = {"law": "spon", "model": str(model), "rve": module.RVE, "precision": "float64", "corrections": corrections}
     answers = []
     for device in ("cpu", "cuda"):

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import yaml
-from conftest import SOFT, STUDY
 from mpi4py import MPI
+from small_family import SOFT, STUDY
 
 from femops import CaseError, load_law
 from femops.case import load_case
@@ -16,6 +16,7 @@ from femops.training import train
 from femops_spon.families import homogenized_stiffness
 
 HARD = {"law": "elastic", "K": 120.0, "G": 60.0}
+PLASTIC = {"law": "j2", "E": 100.0, "nu": 0.3, "yield_stress": 1.0, "hardening": 10.0}
 RVE = {
     "voxels": {"cells": 8, "inclusions": [{"center": [0.3, 0.4], "radius": 0.3}]},
     "phases": {"matrix": SOFT, "fibre": HARD},
@@ -201,7 +202,25 @@ def test_many_rves_are_answered_in_one_batch(linear):
     ],
 )
 def test_bad_options_are_told_in_one_line(tmp_path, changes, words):
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump({**STUDY, "surrogate": {**STUDY["surrogate"], **changes}}))
+    _check_refused(tmp_path, {**STUDY, "surrogate": {**STUDY["surrogate"], **changes}}, words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"boundary": "kinematic"}, "family.boundary: 'kinematic' given, expected 'periodic'"),
+        ({"phases": {"matrix": PLASTIC, "fibre": SOFT}}, "family.phases.matrix: has a memory"),
+    ],
+)
+def test_families_that_it_cannot_learn_are_refused_before_anything_is_solved(tmp_path, changes, words):
+    family = {**STUDY["family"], **changes}
+    sampling = {"sampling": {"method": "sobol", "count": 1, "seed": 1, "range": 0.01}} if "phases" in changes else {}
+    _check_refused(tmp_path, {**STUDY, **sampling, "family": family}, words)
+
+
+def _check_refused(folder, study, words):
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
     with pytest.raises(CaseError, match=words):
-        train(load_study(path), path, tmp_path / "out", MPI.COMM_SELF)
+        train(load_study(path), path, folder / "out", MPI.COMM_SELF)
+    assert not (folder / "out").exists()
