@@ -154,10 +154,13 @@ class HyperelasticFields:
             w, x = fluctuation[part], sensitivity[part]
             for _ in range(steps):
                 w, x = self._newton(strain[part], w, x, inner)
-            share = torch.as_tensor(self.space.mean).to(w)
-            new[part] = w - torch.einsum("a,nad->nd", share, w)[:, None]
-            slopes[part] = x - torch.einsum("a,nads->nds", share, x)[:, None]
+            new[part], slopes[part] = self.centred(w), self.centred(x)
         return new, slopes
+
+    def centred(self, fields: Tensor) -> Tensor:
+        """Return fields (n, n_nodes, dim, ...) without their mean over the body."""
+        share = torch.as_tensor(self.space.mean).to(fields)
+        return fields - torch.einsum("a,na...->n...", share, fields)[:, None]
 
     def at_rest(self, strain: Tensor) -> tuple[Tensor, Tensor]:
         """Return no fluctuation at all for strains (n, n_s): w (n, n_nodes, dim) and X (n, n_nodes, dim, n_s)."""

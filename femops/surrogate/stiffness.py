@@ -5,6 +5,7 @@ fast as memory is, on CPUs and GPUs.
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -40,6 +41,15 @@ class NodePairs:
         """Return the pairs of a mesh and the pair of each two nodes of a cell (n_cells, n_of_cell, n_of_cell)."""
         keys, pair = np.unique(cells[:, :, None] * n_nodes + cells[:, None, :], return_inverse=True)
         return cls.of_keys(keys, n_nodes, dim), pair.reshape(*cells.shape, cells.shape[1])
+
+    @classmethod
+    def side_by_side(cls, parts: Sequence["NodePairs"]) -> "NodePairs":
+        """Return the pairs of several meshes as those of one, their nodes one after the other."""
+        pairs = np.cumsum([0, *(len(part.second) for part in parts)])
+        nodes = np.cumsum([0, *(part.n_nodes for part in parts)])
+        first = [part.first[:-1] + start for part, start in zip(parts, pairs, strict=False)]
+        second = [part.second + start for part, start in zip(parts, nodes, strict=False)]
+        return cls(np.concatenate([*first, pairs[-1:]]), np.concatenate(second), parts[0].dim)
 
     @property
     def n_nodes(self) -> int:
@@ -94,6 +104,12 @@ class StiffnessBatch:
 
     pairs: NodePairs
     values: Tensor
+
+    @classmethod
+    def side_by_side(cls, parts: Sequence["StiffnessBatch"]) -> "StiffnessBatch":
+        """Return the matrices of several meshes, one for each, as a single one."""
+        pairs = NodePairs.side_by_side([part.pairs for part in parts])
+        return cls(pairs, torch.cat([part.values for part in parts], dim=1))
 
     def __len__(self) -> int:
         return len(self.values)

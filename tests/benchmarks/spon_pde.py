@@ -189,13 +189,11 @@ def fno(solver: Solver, train: Samples, test: Samples, seconds: float) -> dict[s
     steps, took = _train_fno(network, channels(train), on_grid(train.solution / size["solution"]), seconds)
     with torch.no_grad():
         flat = torch.cat([network(part) for part in channels(test).split(50)]).reshape(len(test.load), -1)
-    found = np.empty_like(test.solution)
-    found[:, order] = flat.double().numpy() * size["solution"]
-    wrong = found - test.solution
+    wrong = -test.solution
+    wrong[:, order] += flat.double().numpy() * size["solution"]
     weights = sum(one.numel() * (2 if one.is_complex() else 1) for one in network.parameters())
-    return {
-        "error_l2_median": _median(problem.norms["l2"], wrong, test.solution),
-        "error_h1_median": _median(problem.norms["h1"], wrong, test.solution),
+    errors = {f"error_{name}_median": _median(one, wrong, test.solution) for name, one in problem.norms.items()}
+    return errors | {
         "boundary_error": float(np.abs(wrong[:, problem.fixed]).max()),
         "steps": steps,
         "seconds_training": took,

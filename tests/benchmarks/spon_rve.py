@@ -22,6 +22,7 @@ from femops.rve.solver import RVESolver, SolverOptions
 from femops.rve.spec import RVE, build_rve
 from femops.surrogate.fields import LinearFields
 from femops.surrogate.torch_library import Tensor, torch
+from femops_spon.batches import Group, in_precision, symmetries
 from femops_spon.families import training_options
 from femops_spon.network import (
     SPON,
@@ -35,7 +36,7 @@ from femops_spon.network import (
 from femops_spon.options import SPONOptions
 from femops_spon.plain import PlainGraphNetwork
 from femops_spon.processor import ProcessorOptions, Shape
-from femops_spon.training import Group, in_precision, predict, restored, symmetries, train
+from femops_spon.training import predict, restored, train
 
 PHASE = {"law": "elastic", "K": 4780.0, "G": 2200.0}
 CIRCLES: dict[str, Any] = {

@@ -14,11 +14,12 @@ from femops.surrogate.fields import CellTangents, LinearFields
 from femops.surrogate.periodic_space import PeriodicSpace
 from femops.surrogate.store import read_fit, read_manifest
 from femops.surrogate.torch_library import Tensor, torch
+from femops_spon.batches import Group, in_precision
 from femops_spon.hyperelastic import linear_problems
 from femops_spon.network import SPON, NetworkOptions
 from femops_spon.options import SPONOptions
 from femops_spon.processor import ProcessorOptions
-from femops_spon.training import Group, Precision, TrainingOptions, in_precision, predict, restored, train
+from femops_spon.training import Precision, TrainingOptions, predict, restored, train
 
 _STEPS, _MOST_STEPS, _CONVERGED = 8, 80, 1e-7
 _AT_ONCE = 64
@@ -32,12 +33,13 @@ def fit_network(task: FamilyTask) -> Fit:
     """
     options: SPONOptions = task.options
     groups = linear_groups(task) if is_linear(task.rves[0]) else hyperelastic_groups(task)
-    found = train(groups, training_options(options), task.checkpoint, task.progress)
+    how = training_options(options)
+    found = train(groups, how, task.checkpoint, task.progress)
     sizes = [one.size for one in found.weights.values()]
     problems = float(sum(len(group) for group in groups))
     metrics = {"weights": float(sum(sizes)), "linear_problems": problems, "meshes": float(len(groups))}
     settings = {**found.settings, "linear": is_linear(task.rves[0])}
-    return Fit(found.weights, settings, metrics, {"Energy error": found.curves})
+    return Fit(found.weights, settings, metrics, {f"Energy error every {how.save_every} steps": found.curves})
 
 
 def training_options(options: SPONOptions) -> TrainingOptions:

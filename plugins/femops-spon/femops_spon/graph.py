@@ -244,6 +244,31 @@ def periodic_hierarchy(finest: FEGraph, nodes: Array, samples: Samples, counts: 
     return tuple(levels)
 
 
+def side_by_side(hierarchies: Sequence[Hierarchy]) -> Hierarchy:
+    """Return several hierarchies with as many levels as one; nodes and cells of each follow those of the one before."""
+    return tuple(_joined(levels) for levels in zip(*hierarchies, strict=True))
+
+
+def _joined(levels: Sequence[Level]) -> Level:
+    graphs = [level.graph for level in levels]
+    start = np.cumsum([0, *(graph.n_nodes for graph in graphs)])
+    cells = np.concatenate([graph.cells + first for graph, first in zip(graphs, start, strict=False)])
+    offsets = [graph.offset for graph in graphs if graph.offset is not None]
+    graph = FEGraph(
+        cells,
+        np.concatenate([one.mean for one in graphs]),
+        np.concatenate([one.gradient for one in graphs]),
+        np.concatenate([one.volume for one in graphs]),
+        int(start[-1]),
+        np.concatenate(offsets) if len(offsets) == len(graphs) else None,
+    )
+    prolongations = [level.prolongation for level in levels if level.prolongation is not None]
+    poolings = [level.pooling for level in levels if level.pooling is not None]
+    if not prolongations:
+        return Level(graph)
+    return Level(graph, *(sp.csr_array(sp.block_diag(part, format="csr")) for part in (prolongations, poolings)))
+
+
 def turned(hierarchy: Hierarchy, rotation: Array) -> Hierarchy:
     """Return a hierarchy in coordinates Q x, for an orthogonal Q (dim, dim)."""
     return tuple(replace(level, graph=_turned(level.graph, rotation)) for level in hierarchy)

@@ -42,14 +42,14 @@ class HyperelasticSPON:
         self._maps = MeshMaps(hierarchy(fields.space, network.n_levels))
 
     def predict(self, strain: Tensor) -> tuple[Tensor, Tensor]:
-        """Return w (n, n_nodes, dim) and X = dw/dE (n, n_nodes, dim, n_s) at strains (n, n_s)."""
+        """Return w (n, n_nodes, dim) and X = dw/dE (n, n_nodes, dim, n_s), of zero mean, at strains (n, n_s)."""
         space, n_s = self._fields.space, strain.shape[1]
         fluctuation, sensitivity = self._fields.at_rest(strain)
         width = n_s * space.discretisation.dim * _BYTES_OF_VALUE
         with torch.no_grad():
             for part in chunks(len(strain), width * space.n_nodes):
                 fluctuation[part], sensitivity[part] = self._predicted(strain[part], fluctuation[part])
-        return fluctuation, sensitivity
+        return self._fields.centred(fluctuation), self._fields.centred(sensitivity)
 
     def _predicted(self, strain: Tensor, fluctuation: Tensor) -> tuple[Tensor, Tensor]:
         fields, volume = self._fields, self._fields.space.discretisation.volume

@@ -7,6 +7,7 @@ pass the network sees the forces that are left. Forces and answers are made free
 nor the unit of stress matters.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from femops.surrogate.fields import LinearFields
 from femops.surrogate.periodic_space import PeriodicSpace
 from femops.surrogate.stiffness import StiffnessBatch
 from femops.surrogate.torch_library import Tensor, torch
-from femops_spon.graph import Box, Hierarchy, Indices, Samples, fe_graph, periodic_hierarchy, turned
+from femops_spon.graph import Box, Hierarchy, Indices, Samples, fe_graph, periodic_hierarchy, side_by_side, turned
 from femops_spon.plain import PlainGraphNetwork
 from femops_spon.processor import HierarchyMaps, Processor, ProcessorOptions, Shape
 
@@ -97,19 +98,40 @@ def rotation_of_strain(rotation: Array) -> Array:
 
 
 class MeshMaps:
-    """The operators of a mesh, as one sees them who looks at it in coordinates Q x.
+    """The operators of a mesh, or of several side by side, as one sees them who looks in coordinates Q x.
 
     Args:
         levels: The mesh and its coarser grids, see `hierarchy`.
         rotation: Q, orthogonal; None for the identity. Shape (dim, dim).
+        sizes: Number of nodes of each mesh, if there are several in `levels`.
     """
 
-    def __init__(self, levels: Hierarchy, rotation: Array | None = None) -> None:
+    def __init__(self, levels: Hierarchy, rotation: Array | None = None, sizes: Sequence[int] = ()) -> None:
         self.levels = HierarchyMaps(levels if rotation is None else turned(levels, rotation))
         dim = levels[0].graph.dim
         turn = np.eye(dim) if rotation is None else rotation
         self.turned = rotation is not None
         self._vector, self._strain = torch.as_tensor(turn), torch.as_tensor(rotation_of_strain(turn))
+        self.sizes = tuple(sizes)
+        self._owner = torch.as_tensor(np.repeat(np.arange(len(sizes)), sizes))
+
+    @classmethod
+    def side_by_side(cls, hierarchies: Sequence[Hierarchy], rotation: Array | None = None) -> "MeshMaps":
+        """Return the operators of several meshes, or of one; arguments as above."""
+        if len(hierarchies) == 1:
+            return cls(hierarchies[0], rotation)
+        return cls(side_by_side(hierarchies), rotation, [levels[0].graph.n_nodes for levels in hierarchies])
+
+    def totals(self, values: Tensor) -> Tensor:
+        """Return sums over the nodes of each RVE of values (N, n_nodes, ...); one mesh has N RVEs, or each mesh one."""
+        if not self.sizes:
+            return values.sum(dim=1)
+        found = values.new_zeros(len(self.sizes), *values.shape[2:])
+        return found.index_add_(0, self._owner.to(values.device), values[0])
+
+    def at_nodes(self, values: Tensor) -> Tensor:
+        """Return values of each RVE (n_rves, ...) where its nodes are; the shape fits to (N, n_nodes, ...)."""
+        return values[:, None] if not self.sizes else values[self._owner.to(values.device)][None]
 
     def seen(self, vectors: Tensor) -> Tensor:
         """Return vectors at the nodes (N, n_nodes, dim) in the turned coordinates."""
@@ -178,7 +200,7 @@ class SPON(torch.nn.Module):
 
         Args:
             maps: Those of the mesh.
-            stiffness: K of N RVEs on it.
+            stiffness: K of N RVEs on it; of several meshes side by side one matrix for all.
             forces: k columns of nodal forces that add up to zero. Shape (N, n_nodes, dim, k).
             features: `cell_features` of the phases.
         """
@@ -191,14 +213,15 @@ class SPON(torch.nn.Module):
                 step = step + damping * (rest - _Product.apply(step, stiffness)) / diagonal
             search = torch.cat([search, step], dim=3)
             images = torch.cat([images, _Product.apply(step, stiffness)], dim=3)
-            amount = _least_energy(search.detach(), images.detach(), rest.detach())[:, None]
+            amount = maps.at_nodes(_least_energy(maps, search.detach(), images.detach(), rest.detach()))
             search, images = search @ amount, images @ amount
             fields, rest = fields + search, rest - images
         return fields
 
     def _answer(self, network: torch.nn.Module, maps: MeshMaps, forces: Tensor, features: Tensor) -> Tensor:
         """Return the network's answer to forces over the diagonal of the stiffness (N, n_nodes, dim, k)."""
-        size = forces.square().mean(dim=(1, 2), keepdim=True).clamp(min=_TINY).sqrt()
+        share = 1.0 / (forces.shape[2] * maps.totals(torch.ones_like(forces[..., :1, :1])))
+        size = maps.at_nodes((maps.totals(forces.square()).sum(1, keepdim=True) * share).clamp(min=_TINY).sqrt())
         columns = (forces / size).permute(0, 3, 1, 2)
         answer = maps.turned_back(network(maps.levels, maps.seen(columns.flatten(0, 1)), features))
         return answer.view(columns.shape).permute(0, 2, 3, 1) * size
@@ -219,20 +242,29 @@ class _Product(torch.autograd.Function):
         return ctx.stiffness @ gradients[0].contiguous(), None
 
 
-def _least_energy(search: Tensor, images: Tensor, rest: Tensor) -> Tensor:
-    """Return the combination of fields (N, n_nodes, dim, m) that has the least energy. Shape (N, m, n_s).
+def _least_energy(maps: MeshMaps, search: Tensor, images: Tensor, rest: Tensor) -> Tensor:
+    """Return the combination of fields (N, n_nodes, dim, m) of each RVE that has the least energy. Shape (n, m, n_s).
 
     Fields that are nearly dependent are kept from cancelling each other. The energy is stationary in the combination,
     so that training need not differentiate it: exactly in the last pass, and well enough in those before.
 
     Args:
+        maps: Those of the mesh.
         search: The fields.
         images: K times them.
         rest: Forces that are left. Shape (N, n_nodes, dim, n_s).
     """
-    rows = search.flatten(1, 2).transpose(1, 2)
-    gram, right = (rows @ images.flatten(1, 2)).double(), (rows @ rest.flatten(1, 2)).double()
+    m = search.shape[3]
+    work = _work(maps, search, torch.cat([images, rest], dim=3)).double()
+    gram, right = work[..., :m], work[..., m:]
     scale = gram.diagonal(dim1=1, dim2=2).clamp(min=_TINY).rsqrt()[..., None]
     unit = scale * (0.5 * (gram + gram.transpose(1, 2))) * scale.transpose(1, 2)
-    unit = unit + _CUTOFF * torch.eye(unit.shape[1], dtype=unit.dtype, device=unit.device)
+    unit = unit + _CUTOFF * torch.eye(m, dtype=unit.dtype, device=unit.device)
     return (scale * torch.linalg.solve(unit, scale * right)).to(search)
+
+
+def _work(maps: MeshMaps, fields: Tensor, forces: Tensor) -> Tensor:
+    """Return the work of forces (N, n_nodes, dim, p) along fields (N, n_nodes, dim, m). Shape (n_rves, m, p)."""
+    if not maps.sizes:
+        return fields.flatten(1, 2).transpose(1, 2) @ forces.flatten(1, 2)
+    return maps.totals(fields.transpose(2, 3) @ forces)

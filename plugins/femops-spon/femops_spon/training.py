@@ -4,9 +4,8 @@ The loss needs no fields: tr(C̄⁻¹ (C̄(W) − C̄)) / n_s is the mean square
 in the energy norm, relative to the energy that the RVE stores. It is zero for the solution only.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from itertools import permutations, product
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -15,8 +14,8 @@ import numpy.typing as npt
 from femops.notation import Array
 from femops.surrogate import Checkpoint, Progress
 from femops.surrogate.fields import LinearFields
-from femops.surrogate.stiffness import StiffnessBatch
 from femops.surrogate.torch_library import Tensor, torch
+from femops_spon.batches import Batches, BatchOptions, Group, batches, in_precision, tangents
 from femops_spon.network import SPON, MeshMaps, NetworkOptions, cell_features, grid_counts, hierarchy
 from femops_spon.processor import ProcessorOptions
 
@@ -24,29 +23,11 @@ _FLOOR = 1e-5  # errors below it are not worth a step
 _LARGEST_GRADIENT = 1.0
 _BETAS = (0.9, 0.98)
 _WARM_UP = 30
-_HELD_BACK, _MOST_HELD_BACK = 0.1, 64
 _NAME = "spon"
 _CHUNK = 32
-_VIEWS = 8
 
 Weights = dict[str, npt.NDArray[Any]]
 Precision = Literal["float32", "float64"]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Microstructures that share a mesh.
-
-    Attributes:
-        problem: The RVEs.
-        reference: Their homogenized stiffness C̄, Mandel [stress]. Shape (N, n_s, n_s).
-    """
-
-    problem: LinearFields
-    reference: Array
-
-    def __len__(self) -> int:
-        return len(self.reference)
 
 
 @dataclass(frozen=True)
@@ -106,7 +87,8 @@ def train(groups: Sequence[Group], options: TrainingOptions, checkpoint: Checkpo
     levels = options.levels or 1 + min(len(grid_counts(group.problem.space)) for group in groups)
     settings = {"dim": dim, "levels": levels, "network": asdict(options.network)}
     network = SPON(dim, levels, options.network).to(options.device)
-    learner = _Learner(network, _Data(groups, levels, options), options)
+    how = BatchOptions(levels, options.batch, options.augment, options.seed, options.device)
+    learner = _Learner(network, batches(groups, how), options)
     learner.restore(checkpoint.load(_NAME))
     while learner.step < options.steps:
         learner.advance(min(learner.step + options.save_every, options.steps))
@@ -150,94 +132,14 @@ def predict(network: SPON, problem: LinearFields, precision: Precision = "float3
     with torch.no_grad():
         for start in range(0, len(problem), _CHUNK):
             part = in_precision(problem[slice(start, start + _CHUNK)], dtype)
-            found.append(network(maps, part, cell_features(_tangents(part))).to(problem.load.dtype))
+            found.append(network(maps, part, cell_features(tangents(part))).to(problem.load.dtype))
     return problem.centred(torch.cat(found))
-
-
-def in_precision(problem: LinearFields, dtype: torch.dtype, device: Any = None) -> LinearFields:
-    """Return RVEs in another precision, and on another device."""
-    place = problem.load.device if device is None else device
-    stiffness = StiffnessBatch(problem.stiffness.pairs, problem.stiffness.values.to(place, dtype))
-    names = ("load", "mean", "load_33", "mean_33")
-    given = {name: one.to(place, dtype) for name in names if (one := getattr(problem, name)) is not None}
-    return replace(problem, stiffness=stiffness, **given)
-
-
-def _tangents(problem: LinearFields) -> Tensor:
-    return torch.as_tensor(problem.cells.tangent).to(problem.load)
-
-
-def symmetries(size: Array) -> list[Array]:
-    """Return the orthogonal maps that turn a box of these lengths (dim,) into itself. Shapes (dim, dim)."""
-    unit = np.eye(len(size))
-    orders = [list(order) for order in permutations(range(len(size))) if np.allclose(size[list(order)], size)]
-    signs = list(product((1.0, -1.0), repeat=len(size)))
-    return [unit[order] * np.array(sign) for order in orders for sign in signs]
-
-
-_Errors = Callable[[SPON], Tensor]
-
-
-class _Data:
-    """Microstructures ready to train on: in single precision, with their tangents and the views that were needed."""
-
-    def __init__(self, groups: Sequence[Group], levels: int, options: TrainingOptions) -> None:
-        self._levels, self._options = levels, options
-        self._problems = [in_precision(group.problem, torch.float32, options.device) for group in groups]
-        self._tangents = [_tangents(problem) for problem in self._problems]
-        self._references = [torch.as_tensor(group.reference, device=options.device).float() for group in groups]
-        self._compliances = [torch.linalg.inv(one) for one in self._references]
-        self._views: dict[tuple[int, int | None], MeshMaps] = {}
-        self._n_views = max(1, _VIEWS // len(groups))
-        members = np.concatenate([[(g, i) for i in range(len(group))] for g, group in enumerate(groups)])
-        members = np.random.default_rng(options.seed).permutation(members)
-        held = min(_MOST_HELD_BACK, int(np.ceil(_HELD_BACK * len(members))))
-        self.held = members[:held]
-        self.members = members[held:] if held < len(members) else members
-
-    def parts(self, members: npt.NDArray[np.int64], draw: np.random.Generator | None) -> Iterator[_Errors]:
-        """Yield the errors of members, mesh by mesh, as functions of the network.
-
-        Args:
-            members: Group and number of each. Shape (n, 2).
-            draw: Chooses how they are looked at; None for as they are.
-        """
-        for group in np.unique(members[:, 0]):
-            view = None if draw is None or not self._options.augment else int(draw.integers(self._n_views))
-            numbers = members[members[:, 0] == group, 1]
-            for start in range(0, len(numbers), _CHUNK):
-                yield self._part(int(group), numbers[start : start + _CHUNK], self._view(int(group), view))
-
-    def _part(self, group: int, numbers: npt.NDArray[np.int64], maps: MeshMaps) -> _Errors:
-        problem, which = self._problems[group][numbers], torch.as_tensor(numbers, device=self._options.device)
-        features = cell_features(maps.tangent(self._tangents[group][which]))
-        reference, compliance = self._references[group][which], self._compliances[group][which]
-
-        def errors(network: SPON) -> Tensor:
-            excess = problem.homogenized(network(maps, problem, features)) - reference
-            return torch.einsum("nst,nts->n", compliance, excess) / reference.shape[-1]
-
-        return errors
-
-    def _view(self, group: int, view: int | None) -> MeshMaps:
-        """Return the operators of a mesh as it is, or in coordinates and with coarse grids that are random."""
-        if (group, view) not in self._views:
-            space = self._problems[group].space
-            rotation, shift = None, np.zeros(space.discretisation.dim)
-            if view is not None:
-                draw = np.random.default_rng([self._options.seed, group, view])
-                lower, upper = space.discretisation.mesh.bounds
-                turns = symmetries(upper - lower)
-                rotation = turns[draw.integers(len(turns))]
-                shift = np.asarray(0.5 * draw.integers(0, 2**self._levels, len(shift)), dtype=np.float64)
-            self._views[group, view] = MeshMaps(hierarchy(space, self._levels, shift), rotation)
-        return self._views[group, view]
 
 
 class _Learner:
     """The optimiser and its state. What a step draws depends on its number only, not on what was before."""
 
-    def __init__(self, network: SPON, data: _Data, options: TrainingOptions) -> None:
+    def __init__(self, network: SPON, data: Batches, options: TrainingOptions) -> None:
         self._network, self._data, self._options = network, data, options
         self._optimiser = torch.optim.Adam(network.parameters(), lr=options.rate, betas=_BETAS)
         self.step = 0
@@ -250,19 +152,19 @@ class _Learner:
             errors.append(self._one())
             self.step += 1
         with torch.no_grad():
-            held = torch.cat([part(self._network) for part in self._data.parts(self._data.held, None)])
+            held = torch.cat([part.errors(self._network) for part in self._data.held_back()])
         self.curves["training"].append(float(torch.cat(errors).median().clamp(min=_FLOOR)))
         self.curves["held back"].append(float(held.median().clamp(min=_FLOOR)))
 
     def _one(self) -> Tensor:
         draw = np.random.default_rng([self._options.seed, self.step])
-        members = self._data.members
-        chosen = members[draw.choice(len(members), min(self._options.batch, len(members)), replace=False)]
+        parts = list(self._data.drawn(draw))
+        count = sum(part.count for part in parts)
         self._optimiser.zero_grad()
         found = []
-        for part in self._data.parts(chosen, draw):
-            errors = part(self._network)
-            (torch.log(errors.clamp(min=0.0) + _FLOOR).sum() / len(chosen)).backward()
+        for part in parts:
+            errors = part.errors(self._network)
+            (torch.log(errors.clamp(min=0.0) + _FLOOR).sum() / count).backward()
             found.append(errors.detach())
         torch.nn.utils.clip_grad_norm_(self._network.parameters(), _LARGEST_GRADIENT)
         falling = 0.5 * (1.0 + np.cos(np.pi * self.step / self._options.steps))

@@ -4,6 +4,15 @@ import numpy as np
 import pytest
 
 from femops import CaseError, load_law
+from femops.plugins import law_parameters, rve_context
+from femops.rve.spec import RVEParameters, build_rve
+from femops.surrogate.hyperelastic_fields import HyperelasticFields
+from femops.surrogate.store import read_fit, read_manifest
+from femops.surrogate.torch_library import torch
+from femops_spon.hyperelastic import HyperelasticSPON
+from femops_spon.network import SPON, NetworkOptions
+from femops_spon.processor import ProcessorOptions
+from femops_spon.training import restored
 
 RVE = {
     "voxels": {"cells": 8, "inclusions": [{"center": [0.3, 0.4], "radius": 0.3}]},
@@ -66,6 +75,29 @@ def test_the_indicator_tells_the_error(hyperelastic, nested):
     indicator = law.certify(STRAIN, answer, "indicator")
     assert 0.5 < np.median(indicator / size) < 1.5
     assert np.isinf(law.certify(STRAIN, answer, "bound")).all()
+
+
+def _stored(network):
+    """Return the energies of predicted fields and of the exact ones, at the same strains."""
+    parameters = RVEParameters.model_validate(RVE, context={"law_parameters": law_parameters})
+    fields = HyperelasticFields(build_rve(parameters, rve_context(2)))
+    strain = torch.as_tensor(STRAIN)
+    predicted, slopes = HyperelasticSPON(network, fields, "float64").predict(strain)
+    exact, _ = fields.improve(strain, predicted, slopes, 12, 4)
+    mean = torch.einsum("a,nad->nd", torch.as_tensor(fields.space.mean), predicted)
+    assert mean.abs().max() < 1e-12
+    return fields.energy(strain, predicted), fields.energy(strain, exact)
+
+
+def test_the_energy_is_not_below_the_exact_one_whatever_the_weights(hyperelastic):
+    fit = read_fit(hyperelastic.model, read_manifest(hyperelastic.model))
+    untrained = SPON(2, 2, NetworkOptions(ProcessorOptions((6, 8), (1, 1), linear=True), 2, 2, seed=7))
+    gaps = []
+    for network in (restored(fit.arrays, fit.settings), untrained):
+        energy, exact = _stored(network)
+        assert (energy >= exact * (1 - 1e-12)).all()
+        gaps.append(float((energy / exact - 1).median()))
+    assert gaps[0] < 0.2 * gaps[1]
 
 
 def test_the_tangent_is_the_derivative_of_the_stress_once_fields_are_in_equilibrium(hyperelastic):

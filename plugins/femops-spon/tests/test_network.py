@@ -12,10 +12,12 @@ from femops.rve.family import Family, microstructure
 from femops.rve.spec import RVEParameters, build_rve
 from femops.surrogate.fields import LinearFields
 from femops.surrogate.periodic_space import PeriodicSpace
+from femops.surrogate.stiffness import StiffnessBatch
 from femops.surrogate.torch_library import torch
+from femops_spon.batches import Group, symmetries
 from femops_spon.network import SPON, MeshMaps, NetworkOptions, cell_features, hierarchy, rotation_of_strain
 from femops_spon.processor import ProcessorOptions
-from femops_spon.training import Group, TrainingOptions, predict, restored, symmetries, train
+from femops_spon.training import TrainingOptions, predict, restored, train
 
 PHASES = {"matrix": {"law": "elastic", "K": 4.0, "G": 2.0}, "fibre": {"law": "elastic", "K": 90.0, "G": 60.0}}
 SMALL = NetworkOptions(ProcessorOptions(widths=(6, 8), layers=(1, 1), linear=True), passes=2, smoothing=2)
@@ -134,6 +136,21 @@ def test_a_turned_look_at_an_rve_is_a_look_at_a_turned_rve():
     strain = rotation_of_strain(TURN)
     assert np.allclose(strain @ answers[0] @ strain.T, answers[1], rtol=1e-9, atol=1e-9)
     assert not np.allclose(answers[0], answers[1], rtol=1e-3)
+
+
+def test_meshes_side_by_side_are_answered_as_each_alone():
+    problems = [LinearFields.of([_voxels((0.5, 0.4))]), LinearFields.of([_voxels((0.3, 0.4), cells=12)])]
+    network, levels = _network(2, 2), [hierarchy(problem.space, 2) for problem in problems]
+    features = [cell_features(torch.as_tensor(problem.cells.tangent)) for problem in problems]
+    together, stiffness = (
+        MeshMaps.side_by_side(levels),
+        StiffnessBatch.side_by_side([one.stiffness for one in problems]),
+    )
+    forces = -torch.cat([problem.load for problem in problems], dim=1)
+    fields = network.solve(together, stiffness, forces, torch.cat(features, dim=1)).split(together.sizes, dim=1)
+    for one, problem, own, feature in zip(fields, problems, levels, features, strict=True):
+        alone = network(MeshMaps(own), problem, feature)
+        assert torch.allclose(one, alone, rtol=0, atol=1e-10 * float(alone.detach().abs().max()))
 
 
 def test_a_square_has_eight_symmetries_and_a_cube_48():

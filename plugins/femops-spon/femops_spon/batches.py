@@ -1,0 +1,225 @@
+"""What is trained on, a batch at a time: many microstructures on one mesh, or several meshes side by side."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations, product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from femops.notation import Array
+from femops.surrogate.fields import LinearFields
+from femops.surrogate.stiffness import StiffnessBatch
+from femops.surrogate.torch_library import Tensor, torch
+from femops_spon.network import SPON, MeshMaps, cell_features, hierarchy
+
+_HELD_BACK, _MOST_HELD_BACK = 0.1, 64
+_AT_ONCE = 32
+_VIEWS = 8
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Microstructures that share a mesh.
+
+    Attributes:
+        problem: The RVEs.
+        reference: Their homogenized stiffness C̄, Mandel [stress]. Shape (N, n_s, n_s).
+    """
+
+    problem: LinearFields
+    reference: Array
+
+    def __len__(self) -> int:
+        return len(self.reference)
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How batches are made.
+
+    Attributes:
+        levels: Levels of the hierarchies.
+        size: Microstructures of a batch.
+        augment: Look at the RVEs in turned and mirrored coordinates, with coarse grids at other places.
+        seed: Of everything random.
+        device: A torch device.
+    """
+
+    levels: int
+    size: int
+    augment: bool
+    seed: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a batch.
+
+    Attributes:
+        count: Number of microstructures.
+        errors: From a network to the square errors of its fields in the energy norm. Shape (count,).
+    """
+
+    count: int
+    errors: Callable[[SPON], Tensor]
+
+
+class Batches(ABC):
+    """Microstructures to draw from, some of them held back to see how well it goes with others."""
+
+    def __init__(self, options: BatchOptions) -> None:
+        self._options = options
+        self._views: dict[tuple[int, int | None], MeshMaps] = {}
+
+    @abstractmethod
+    def drawn(self, draw: np.random.Generator) -> Iterator[Part]:
+        """Yield a random batch."""
+
+    @abstractmethod
+    def held_back(self) -> Iterator[Part]:
+        """Yield all that is held back."""
+
+    def _split(self, count: int) -> tuple[Indices, Indices]:
+        """Return the numbers of those to train on and of those held back, which are the same if there is only one."""
+        numbers = np.random.default_rng(self._options.seed).permutation(count)
+        held = min(_MOST_HELD_BACK, int(np.ceil(_HELD_BACK * count)))
+        return numbers[held:] if held < count else numbers, numbers[:held]
+
+    def _view(self, number: int, view: int | None, problems: Sequence[LinearFields]) -> MeshMaps:
+        """Return the operators of meshes as they are, or in coordinates and with coarse grids that are random."""
+        if (number, view) not in self._views:
+            draw = None if view is None else np.random.default_rng([self._options.seed, number, view])
+            rotation = None
+            if draw is not None:
+                lower, upper = problems[0].space.discretisation.mesh.bounds
+                turns = symmetries(upper - lower)
+                rotation = turns[draw.integers(len(turns))]
+            levels = [self._levels(problem, draw) for problem in problems]
+            self._views[number, view] = MeshMaps.side_by_side(levels, rotation)
+        return self._views[number, view]
+
+    def _levels(self, problem: LinearFields, draw: np.random.Generator | None) -> Any:
+        n_levels, dim = self._options.levels, problem.space.discretisation.dim
+        shift = np.zeros(dim) if draw is None else np.asarray(0.5 * draw.integers(0, 2**n_levels, dim))
+        return hierarchy(problem.space, n_levels, shift.astype(np.float64))
+
+    def _any_view(self, draw: np.random.Generator, n_views: int) -> int | None:
+        return int(draw.integers(n_views)) if self._options.augment else None
+
+
+class OneMesh(Batches):
+    """Microstructures on one mesh, drawn anew for each batch."""
+
+    def __init__(self, group: Group, options: BatchOptions) -> None:
+        super().__init__(options)
+        self._data = _Data(group, options.device)
+        self._training, self._held = self._split(len(group))
+
+    def drawn(self, draw: np.random.Generator) -> Iterator[Part]:
+        """Yield a random batch."""
+        size = min(self._options.size, len(self._training))
+        chosen = self._training[draw.choice(len(self._training), size, replace=False)]
+        return self._parts(chosen, self._any_view(draw, _VIEWS))
+
+    def held_back(self) -> Iterator[Part]:
+        """Yield all that is held back."""
+        return self._parts(self._held, None)
+
+    def _parts(self, numbers: Indices, view: int | None) -> Iterator[Part]:
+        maps = self._view(0, view, [self._data.problem])
+        for start in range(0, len(numbers), _AT_ONCE):
+            yield self._part(numbers[start : start + _AT_ONCE], maps)
+
+    def _part(self, numbers: Indices, maps: MeshMaps) -> Part:
+        problem = self._data.problem[numbers]
+        features = cell_features(maps.tangent(self._data.tangent[numbers]))
+        return Part(len(numbers), lambda network: self._data.errors(network(maps, problem, features), problem, numbers))
+
+
+class SideBySide(Batches):
+    """Microstructures with meshes of their own; batches are put together once."""
+
+    def __init__(self, groups: Sequence[Group], options: BatchOptions) -> None:
+        super().__init__(options)
+        self._data = [_Data(group, options.device) for group in groups]
+        members = np.concatenate([[(g, i) for i in range(len(group))] for g, group in enumerate(groups)])
+        training, held = self._split(len(members))
+        self._training, self._held = self._blocks(members[training]), self._blocks(members[held])
+        self._n_views = max(1, _VIEWS // len(self._training))
+
+    def drawn(self, draw: np.random.Generator) -> Iterator[Part]:
+        """Yield a random batch."""
+        number = int(draw.integers(len(self._training)))
+        yield self._part(number, self._training[number], self._any_view(draw, self._n_views))
+
+    def held_back(self) -> Iterator[Part]:
+        """Yield all that is held back."""
+        for number, block in enumerate(self._held):
+            yield self._part(len(self._training) + number, block, None)
+
+    def _blocks(self, members: Indices) -> list[Indices]:
+        return np.array_split(members, -(-len(members) // self._options.size))
+
+    def _part(self, number: int, block: Indices, view: int | None) -> Part:
+        data = [self._data[group] for group, _ in block]
+        own = [one.problem[[i]] for one, (_, i) in zip(data, block, strict=True)]
+        maps = self._view(number, view, own)
+        stiffness = StiffnessBatch.side_by_side([problem.stiffness for problem in own])
+        forces = -torch.cat([problem.load for problem in own], dim=1)
+        tangents = [one.tangent[[i]] for one, (_, i) in zip(data, block, strict=True)]
+        features = torch.cat([cell_features(maps.tangent(tangent)) for tangent in tangents], dim=1)
+
+        def errors(network: SPON) -> Tensor:
+            fields = network.solve(maps, stiffness, forces, features).split([one.space.n_nodes for one in own], dim=1)
+            found = zip(data, fields, own, block, strict=True)
+            return torch.cat([one.errors(field, problem, [i]) for one, field, problem, (_, i) in found])
+
+        return Part(len(block), errors)
+
+
+def batches(groups: Sequence[Group], options: BatchOptions) -> Batches:
+    """Return microstructures in batches, as suits their meshes."""
+    return OneMesh(groups[0], options) if len(groups) == 1 else SideBySide(groups, options)
+
+
+class _Data:
+    """A group in single precision with what its errors need."""
+
+    def __init__(self, group: Group, device: str) -> None:
+        self.problem = in_precision(group.problem, torch.float32, device)
+        self.tangent = tangents(self.problem)
+        self._reference = torch.as_tensor(group.reference, device=device).float()
+        self._compliance = torch.linalg.inv(self._reference)
+
+    def errors(self, fields: Tensor, problem: LinearFields, numbers: Any) -> Tensor:
+        """Return tr(C̄⁻¹ (C̄(W) − C̄)) / n_s of some of the RVEs."""
+        excess = problem.homogenized(fields) - self._reference[numbers]
+        return torch.einsum("nst,nts->n", self._compliance[numbers], excess) / excess.shape[-1]
+
+
+def in_precision(problem: LinearFields, dtype: torch.dtype, device: Any = None) -> LinearFields:
+    """Return RVEs in another precision, and on another device."""
+    place = problem.load.device if device is None else device
+    stiffness = StiffnessBatch(problem.stiffness.pairs, problem.stiffness.values.to(place, dtype))
+    names = ("load", "mean", "load_33", "mean_33")
+    given = {name: one.to(place, dtype) for name in names if (one := getattr(problem, name)) is not None}
+    return replace(problem, stiffness=stiffness, **given)
+
+
+def tangents(problem: LinearFields) -> Tensor:
+    """Return the tangents of the cells like the other tensors of RVEs. Shape (N, n_cells, n_s, n_s)."""
+    return torch.as_tensor(problem.cells.tangent).to(problem.load)
+
+
+def symmetries(size: Array) -> list[Array]:
+    """Return the orthogonal maps that turn a box of these lengths (dim,) into itself. Shapes (dim, dim)."""
+    unit = np.eye(len(size))
+    orders = [list(order) for order in permutations(range(len(size))) if np.allclose(size[list(order)], size)]
+    signs = list(product((1.0, -1.0), repeat=len(size)))
+    return [unit[order] * np.array(sign) for order in orders for sign in signs]
