@@ -195,7 +195,9 @@ def train(
     if report.found:
         console.print(f"Already trained: {report.model}", soft_wrap=True)
     report_training(console, report.metrics)
-    console.print(f"Model in {report.model}; use it in a case with model: {report.model}", soft_wrap=True)
+    use = "" if loaded.problem else f"; use it in a case with model: {report.model}"
+    rve = " and the rve that it is to stand in for" if loaded.family else ""
+    console.print(f"Model in {report.model}{use}{rve}", soft_wrap=True)
 
 
 @app.command()

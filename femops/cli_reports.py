@@ -75,10 +75,15 @@ def report_training(console: Console, metrics: Mapping[str, Any]) -> None:
     """
     if "validation" in metrics:
         _report_validation(console, metrics)
+    elif metrics["fit"]:
+        table = Table("figure", "value", title="what the fit says of itself")
+        for name, value in metrics["fit"].items():
+            table.add_row(name.replace("_", " "), _number(value))
+        console.print(table)
     spent = ", ".join(f"{name} {_number(value)} s" for name, value in metrics["seconds"].items() if value is not None)
     snapshots = f"; {metrics['snapshots']} snapshots" if "snapshots" in metrics else ""
     console.print(f"Time of the training: {spent}{snapshots}.", soft_wrap=True)
-    if metrics["fit"]:
+    if metrics["fit"] and "validation" in metrics:
         fit = ", ".join(f"{name} {_number(value)}" for name, value in metrics["fit"].items())
         console.print(f"Fit: {fit}.", soft_wrap=True)
 

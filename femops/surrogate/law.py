@@ -33,6 +33,8 @@ def surrogate_law(
         manifest = read_manifest(folder)
         if manifest.law != spec.name:
             raise CaseError(f"holds a model of {manifest.law!r}, expected one of {spec.name!r}", file=folder)
+        if manifest.problem is not None:
+            raise CaseError("solves a problem of its own, expected the model of an RVE or a family", file=folder)
         if manifest.dim != context.dim:
             problem = f"the model is {manifest.dim}D ({manifest.kinematics}), expected {context.dim}D"
             raise CaseError(problem, file=folder)
@@ -53,8 +55,6 @@ def _rve_of_case(parameters: SurrogateParameters, manifest: Manifest, context: L
         CaseError: The case gives one to a model that has its own, or none to one that has not.
     """
     given = parameters.rve if isinstance(parameters, FamilyParameters) else None
-    if manifest.problem is not None:
-        raise CaseError("the model solves a problem of its own; expected one of an RVE or a family", key="model")
     if manifest.rve is not None:
         if given is not None:
             raise CaseError("given, but the model was trained for one RVE, which it brings along", key="rve")

@@ -22,7 +22,18 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 HERE = Path(__file__).parent
-PACKAGES = ("femops", "femops-equino", "torch", "dolfinx-solver-real", "mkl", "pypardiso", "numba", "numpy", "scipy")
+PACKAGES = (
+    "femops",
+    "femops-equino",
+    "femops-spon",
+    "torch",
+    "dolfinx-solver-real",
+    "mkl",
+    "pypardiso",
+    "numba",
+    "numpy",
+    "scipy",
+)
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 

@@ -11,7 +11,7 @@ import yaml
 from dolfinx import fem, mesh
 from mpi4py import MPI
 
-from femops import cli
+from femops import cli, load_law
 from femops.errors import CaseError
 from femops.study import load_study
 from femops.surrogate import ProblemTask
@@ -287,7 +287,10 @@ def test_the_command_line_trains_and_tells_the_errors(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["train", str(path), "--output", str(tmp_path / "out")])
     assert ended.value.code == 0
-    assert "error_l2_median" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "error l2 median" in said and "use it in a case" not in said
+    with pytest.raises(CaseError, match="solves a problem of its own, expected the model of an RVE or a family"):
+        load_law(tmp_path / "out" / "model")
 
 
 def test_inputs_that_do_not_fit_are_told():
