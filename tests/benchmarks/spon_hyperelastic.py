@@ -30,6 +30,7 @@ from femops_spon.options import SPONParameters
 
 STUDY = Path(__file__).parents[2] / "cases" / "studies" / "circles_saturating_spon.yaml"
 UNSEEN, STRAINS = 24, 16
+SINGLE = {"precision": "float32"}  # of the network
 STEPS = {"network": (0, 1, 2, 3), "zero": (2, 3, 4)}
 
 
@@ -52,7 +53,7 @@ def circles(options: Mapping[str, str]) -> dict[str, Any]:
         found.setdefault("nested", []).append((seconds, np.zeros(STRAINS), np.zeros(STRAINS)))
         for start, counts in STEPS.items():
             for count in counts:
-                given = {"law": "spon", "model": "model", "start": start, "corrections": count}
+                given = {"law": "spon", "model": "model", "start": start, "corrections": count, **SINGLE}
                 model = TrainedModel(fit.arrays, fit.settings, rve, np.array(manifest.low), np.array(manifest.high))
                 law = HyperelasticSPONLaw(model, SPONParameters.model_validate(given))
                 seconds, answer = _timed(law, strain[i])

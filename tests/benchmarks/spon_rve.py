@@ -185,7 +185,6 @@ def accuracy(options: Mapping[str, str]) -> dict[str, Any]:
 def ready(network: Any, problem: LinearFields) -> Answer:
     """Return the prediction for RVEs on the mesh of a problem, whose operators are made here once."""
     maps = MeshMaps(hierarchy(problem.space, network.n_levels))
-    size = 32  # as many as `predict` takes at once
 
     def answer(some: LinearFields) -> Tensor:
         found = []

@@ -29,10 +29,12 @@ class Group:
     Attributes:
         problem: The RVEs.
         reference: Their homogenized stiffness C̄, Mandel [stress]. Shape (N, n_s, n_s).
+        siblings: How many that follow each other are of one microstructure, in different states.
     """
 
     problem: LinearFields
     reference: Array
+    siblings: int = 1
 
     def __len__(self) -> int:
         return len(self.reference)
@@ -85,11 +87,12 @@ class Batches(ABC):
     def held_back(self) -> Iterator[Part]:
         """Yield all that is held back."""
 
-    def _split(self, count: int) -> tuple[Indices, Indices]:
-        """Return the numbers of those to train on and of those held back, which are the same if there is only one."""
-        numbers = np.random.default_rng(self._options.seed).permutation(count)
-        held = min(_MOST_HELD_BACK, int(np.ceil(_HELD_BACK * count)))
-        return numbers[held:] if held < count else numbers, numbers[:held]
+    def _split(self, count: int, siblings: int) -> tuple[Indices, Indices]:
+        """Return the numbers of those to train on and of those held back; of one microstructure both are the same."""
+        families = np.random.default_rng(self._options.seed).permutation(count // siblings)
+        held = min(max(1, _MOST_HELD_BACK // siblings), int(np.ceil(_HELD_BACK * len(families))))
+        numbers = families[:, None] * siblings + np.arange(siblings)
+        return numbers[held if held < len(families) else 0 :].ravel(), numbers[:held].ravel()
 
     def _view(self, number: int, view: int | None, problems: Sequence[LinearFields]) -> MeshMaps:
         """Return the operators of meshes as they are, or in coordinates and with coarse grids that are random."""
@@ -119,7 +122,7 @@ class OneMesh(Batches):
     def __init__(self, group: Group, options: BatchOptions) -> None:
         super().__init__(options)
         self._data = _Data(group, options.device)
-        self._training, self._held = self._split(len(group))
+        self._training, self._held = self._split(len(group), group.siblings)
 
     def drawn(self, draw: np.random.Generator) -> Iterator[Part]:
         """Yield a random batch."""
@@ -143,13 +146,13 @@ class OneMesh(Batches):
 
 
 class SideBySide(Batches):
-    """Microstructures with meshes of their own; batches are put together once."""
+    """Microstructures with meshes of their own; which ones make a batch is settled once."""
 
     def __init__(self, groups: Sequence[Group], options: BatchOptions) -> None:
         super().__init__(options)
         self._data = [_Data(group, options.device) for group in groups]
         members = np.concatenate([[(g, i) for i in range(len(group))] for g, group in enumerate(groups)])
-        training, held = self._split(len(members))
+        training, held = self._split(len(members), groups[0].siblings)
         self._training, self._held = self._blocks(members[training]), self._blocks(members[held])
         self._n_views = max(1, _VIEWS // len(self._training))
 

@@ -1,13 +1,13 @@
 """From a family of RVEs to a trained network, and from an RVE to the fields that it predicts."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from femops.errors import CaseError
-from femops.notation import Array
+from femops.errors import CaseError, NotConverged
+from femops.notation import Array, n_strain
 from femops.rve.spec import RVE
 from femops.surrogate import FamilyTask, Fit, TrainedModel, torch_device
 from femops.surrogate.fields import CellTangents, LinearFields
@@ -81,7 +81,8 @@ def hyperelastic_groups(task: FamilyTask) -> list[Group]:
             yield one
             task.progress("linear problems", done + 1, len(task.rves))
 
-    return [Group(problem, homogenized(problem).numpy()) for problem, _ in by_mesh(problems())]
+    siblings = 2 * task.snapshots["strain"].shape[1]
+    return [Group(problem, homogenized(problem).numpy(), siblings) for problem, _ in by_mesh(problems())]
 
 
 def by_mesh(problems: Iterable[tuple[PeriodicSpace, Array]]) -> list[tuple[LinearFields, list[int]]]:
@@ -112,7 +113,11 @@ def by_mesh(problems: Iterable[tuple[PeriodicSpace, Array]]) -> list[tuple[Linea
 
 
 def homogenized(problem: LinearFields) -> Tensor:
-    """Return C̄ of linear problems, solved by conjugate gradients. Shape (N, n_s, n_s)."""
+    """Return C̄ of linear problems, solved by conjugate gradients. Shape (N, n_s, n_s).
+
+    Raises:
+        NotConverged: They take too many steps.
+    """
     found = []
     for start in range(0, len(problem), _AT_ONCE):
         part = problem[slice(start, start + _AT_ONCE)]
@@ -123,6 +128,8 @@ def homogenized(problem: LinearFields) -> Tensor:
             last, before = part.homogenized(fields), last
             if float((before - last).abs().max()) < _CONVERGED * float(last.abs().max()):
                 break
+        else:
+            raise NotConverged("the conjugate gradients of a linear problem to learn from")
         found.append(last)
     return torch.cat(found)
 
@@ -133,10 +140,14 @@ def network_of(model: TrainedModel, device: Any) -> SPON:
     Raises:
         CaseError: The model was trained in another dimension.
     """
-    dim = model.rve.discretisation.dim
-    if dim != model.settings["dim"]:
-        raise CaseError(f"the RVE is {dim}D, the model was trained in {model.settings['dim']}D", key="rve")
+    _check_dimension(model.settings, model.rve)
     return restored(model.arrays, model.settings, torch_device(device))
+
+
+def _check_dimension(settings: Mapping[str, Any], rve: RVE) -> None:
+    dim = rve.discretisation.dim
+    if dim != settings["dim"]:
+        raise CaseError(f"the RVE is {dim}D, the model was trained in {settings['dim']}D", key="rve")
 
 
 def homogenized_stiffness(
@@ -157,12 +168,18 @@ def homogenized_stiffness(
     Raises:
         CaseError: There is no such model, or it is not for these RVEs.
     """
-    fit = read_fit(folder, read_manifest(folder))
+    manifest = read_manifest(folder)
+    if manifest.law != "spon" or manifest.problem is not None:
+        raise CaseError("holds another model, expected one of 'spon' for a family", file=folder)
+    fit = read_fit(folder, manifest)
+    for rve in rves:
+        _check_dimension(fit.settings, rve)
+    n_s = n_strain(fit.settings["dim"])
     place = torch_device(device)
     network = restored(fit.arrays, fit.settings, place)
     spaces = [PeriodicSpace.shared(rve) for rve in rves]
     problems = ((space, CellTangents.of([rve], space).tangent) for space, rve in zip(spaces, rves, strict=True))
-    found = np.empty((len(rves), spaces[0].discretisation.n_s, spaces[0].discretisation.n_s))
+    found = np.empty((len(rves), n_s, n_s))
     for whole, members in by_mesh(problems):
         for start in range(0, len(whole), _AT_ONCE):
             part = in_precision(whole[slice(start, start + _AT_ONCE)], torch.float64, place)

@@ -6,6 +6,7 @@ learns from linear problems of this kind, at uniform strain and at solutions.
 """
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 
 import numpy as np
 
@@ -38,11 +39,11 @@ class HyperelasticSPON:
 
     def __init__(self, network: SPON, fields: HyperelasticFields, precision: Precision) -> None:
         self._dtype = getattr(torch, precision)
-        self._network, self._fields = network.to(self._dtype), fields
+        self._network, self._fields = deepcopy(network).to(self._dtype), fields
         self._maps = MeshMaps(hierarchy(fields.space, network.n_levels))
 
     def predict(self, strain: Tensor) -> tuple[Tensor, Tensor]:
-        """Return w (n, n_nodes, dim) and X = dw/dE (n, n_nodes, dim, n_s), of zero mean, at strains (n, n_s)."""
+        """Return w (n, n_nodes, dim) and about dw/dE (n, n_nodes, dim, n_s), of zero mean, at strains (n, n_s)."""
         space, n_s = self._fields.space, strain.shape[1]
         fluctuation, sensitivity = self._fields.at_rest(strain)
         width = n_s * space.discretisation.dim * _BYTES_OF_VALUE

@@ -8,7 +8,7 @@ nor the unit of stress matters.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,9 +42,9 @@ class NetworkOptions:
         seed: Of the first weights.
     """
 
-    processor: ProcessorOptions = field(default_factory=ProcessorOptions)
-    passes: int = 2
-    smoothing: int = 4
+    processor: ProcessorOptions
+    passes: int
+    smoothing: int
     plain: bool = False
     seed: int = 0
 
@@ -77,9 +77,11 @@ def hierarchy(space: PeriodicSpace, n_levels: int, shift: Array | float = 0.0) -
         shift: Where the coarse grids start, in cells of the first of them. Shape (dim,).
 
     Raises:
-        CaseError: The mesh is too coarse for so many.
+        CaseError: The mesh is too coarse for so many, or has cells that are not linear.
     """
     rve = space.discretisation
+    if rve.mesh.kind.degree > 1:
+        raise CaseError("has quadratic cells, expected linear ones, for example cell: triangle", key="rve")
     lower, upper = rve.mesh.bounds
     counts = grid_counts(space, 1)[: n_levels - 1]
     if len(counts) < n_levels - 1:

@@ -40,9 +40,3 @@ class SPONParameters(FamilyParameters):
     start: Literal["network", "zero"] = Field(
         "network", description="what corrections start from; zero leaves the network out, the baseline to beat"
     )
-    precision: Literal["float64", "float32"] = Field("float32", description="of the network; mechanics are in float64")
-
-    @property
-    def answers_in_single_precision(self) -> bool:
-        """No: whatever fields are predicted, stress and tangent of them are computed in double precision."""
-        return False

@@ -17,6 +17,7 @@ from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.graph import FEGraph, Hierarchy, Level
 
 _SMALL_START = 0.3
+_NO_VOLUME = 1e-6  # of the largest
 
 
 class _Multiplied(torch.autograd.Function):
@@ -37,11 +38,6 @@ class _Multiplied(torch.autograd.Function):
         """Apply the transpose, which can itself be differentiated."""
         matrix, transpose = ctx.matrices
         return _Multiplied.apply(gradients[0].contiguous(), transpose, matrix), None, None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-        """Apply the map, which is linear, to a tangent."""
-        return _Multiplied.apply(tangent, *ctx.matrices)
 
 
 class SparseMap(torch.nn.Module):
@@ -101,7 +97,8 @@ class LevelMaps(torch.nn.Module):
 
 
 def _positive(values: Array) -> Array:
-    return np.where(values > 0.0, values, 1.0)
+    """Return volumes to divide by: 1 where there is none; corners of quadratic cells may have none."""
+    return np.where(values > _NO_VOLUME * values.max(), values, 1.0)
 
 
 def cell_operator(graph: FEGraph) -> sp.csr_array:
@@ -129,13 +126,11 @@ class ProcessorOptions:
         widths: Features at the nodes and cells of each level, finest first; the last one serves all coarser levels.
         layers: Layers of each level before the coarser ones are visited, and the same number after; the coarsest
             level has both in one go. The last number serves all coarser levels.
-        cycles: How often the whole cycle is gone through, each time with weights of its own.
         linear: The output is linear in the node features; cell features steer it.
     """
 
-    widths: Sequence[int] = (24, 48, 64)
-    layers: Sequence[int] = (1, 1, 2)
-    cycles: int = 1
+    widths: Sequence[int]
+    layers: Sequence[int]
     linear: bool = False
 
     def width(self, level: int) -> int:
@@ -230,7 +225,7 @@ class _Cycle(torch.nn.Module):
 
 
 class Processor(torch.nn.Module):
-    """Encoder of features, multigrid cycles of `CellLayer`, and linear decoder at the nodes.
+    """Encoder of features, a multigrid cycle of `CellLayer`, and linear decoder at the nodes.
 
     Args:
         shape: See `Shape`.
@@ -244,7 +239,7 @@ class Processor(torch.nn.Module):
         self.of_cells = torch.nn.Sequential(
             torch.nn.Linear(shape.cell_features, width), torch.nn.SiLU(), torch.nn.Linear(width, width)
         )
-        self.cycles = torch.nn.ModuleList(_Cycle(0, shape.levels, shape.dim, options) for _ in range(options.cycles))
+        self.cycle = _Cycle(0, shape.levels, shape.dim, options)
         self.norm = None if linear else torch.nn.LayerNorm(width)
         self.decoder = torch.nn.Linear(width, shape.outputs, bias=not linear)
         with torch.no_grad():
@@ -263,6 +258,5 @@ class Processor(torch.nn.Module):
             Shape (N · k, n_nodes, outputs).
         """
         nodes, cells = self.of_nodes(nodes), self.of_cells(cells)
-        for cycle in self.cycles:
-            nodes, cells = cycle(list(levels), nodes, cells)
+        nodes, _ = self.cycle(list(levels), nodes, cells)
         return self.decoder(nodes if self.norm is None else self.norm(nodes))

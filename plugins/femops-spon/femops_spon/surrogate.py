@@ -41,6 +41,7 @@ def as_law(model: TrainedModel, parameters: SPONParameters) -> CertifiedLaw:
     """Return the law of a trained model for the RVE that a case names."""
     from femops_spon.families import is_linear
     from femops_spon.hyperelastic_law import HyperelasticSPONLaw
-    from femops_spon.law import LinearSPONLaw
+    from femops_spon.linear_law import LinearSPONLaw
 
+    check_elastic(model.rve)
     return LinearSPONLaw(model, parameters) if is_linear(model.rve) else HyperelasticSPONLaw(model, parameters)

@@ -5,7 +5,8 @@ in the energy norm, relative to the energy that the RVE stores. It is zero for t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from copy import deepcopy
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -46,11 +47,11 @@ class TrainingOptions:
         save_every: Steps between two checkpoints, which are also the points of the curves.
     """
 
-    network: NetworkOptions = field(default_factory=NetworkOptions)
-    levels: int | None = None
-    steps: int = 1500
-    batch: int = 16
-    rate: float = 4e-3
+    network: NetworkOptions
+    levels: int | None
+    steps: int
+    batch: int
+    rate: float
     augment: bool = True
     seed: int = 0
     device: str = "cpu"
@@ -114,11 +115,11 @@ def restored(weights: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any
     return network.to(device).eval()
 
 
-def predict(network: SPON, problem: LinearFields, precision: Precision = "float32") -> Tensor:
+def predict(network: SPON, problem: LinearFields, precision: Precision) -> Tensor:
     """Return the fluctuations of the unit strains [length], with zero mean. Shape (N, n_nodes, dim, n_s).
 
     Args:
-        network: The network, on the device of the problem.
+        network: The network, on the device of the problem; it is left as it is.
         problem: The RVEs, in double precision.
         precision: Of the network; fields and what is made of them stay in double precision.
 
@@ -127,7 +128,7 @@ def predict(network: SPON, problem: LinearFields, precision: Precision = "float3
     """
     dtype = getattr(torch, precision)
     maps = MeshMaps(hierarchy(problem.space, network.n_levels))
-    network = network.to(dtype)
+    network = deepcopy(network).to(dtype)
     found = []
     with torch.no_grad():
         for start in range(0, len(problem), _CHUNK):
@@ -141,7 +142,8 @@ class _Learner:
 
     def __init__(self, network: SPON, data: Batches, options: TrainingOptions) -> None:
         self._network, self._data, self._options = network, data, options
-        self._optimiser = torch.optim.Adam(network.parameters(), lr=options.rate, betas=_BETAS)
+        self._weights = {name: one for name, one in network.named_parameters() if one.numel()}
+        self._optimiser = torch.optim.Adam(self._weights.values(), lr=options.rate, betas=_BETAS)
         self.step = 0
         self.curves: dict[str, list[float]] = {"training": [], "held back": []}
 
@@ -176,7 +178,7 @@ class _Learner:
         """Return all that it takes to go on."""
         kept: dict[str, npt.NDArray[Any]] = {"step": np.array(self.step)}
         kept |= {f"curve/{name}": np.array(values) for name, values in self.curves.items()}
-        for name, one in self._network.named_parameters():
+        for name, one in self._weights.items():
             moments = self._optimiser.state[one]
             parts = {"weight": one, "first": moments["exp_avg"], "second": moments["exp_avg_sq"]}
             kept |= {f"{part}/{name}": tensor.detach().cpu().numpy() for part, tensor in parts.items()}
@@ -188,7 +190,7 @@ class _Learner:
             return
         self.step = int(kept["step"])
         self.curves = {name: kept[f"curve/{name}"].tolist() for name in self.curves}
-        for name, one in self._network.named_parameters():
+        for name, one in self._weights.items():
             weight, first, second = (torch.tensor(kept[f"{part}/{name}"]) for part in ("weight", "first", "second"))
             with torch.no_grad():
                 one.copy_(weight)

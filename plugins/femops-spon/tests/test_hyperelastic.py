@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from femops import CaseError, load_law
+from femops.checks import check_law
 from femops.plugins import law_parameters, rve_context
 from femops.rve.spec import RVEParameters, build_rve
 from femops.surrogate.hyperelastic_fields import HyperelasticFields
@@ -107,6 +108,10 @@ def test_the_tangent_is_the_derivative_of_the_stress_once_fields_are_in_equilibr
         change = step * np.eye(3)[k]
         slope = (_answer(law, STRAIN + change).stress - _answer(law, STRAIN - change).stress) / (2 * step)
         assert _error(tangent[:, :, k], slope) < 1e-4
+
+
+def test_the_law_keeps_the_contract_once_fields_are_in_equilibrium(hyperelastic):
+    check_law(_law(hyperelastic.model, corrections=4), n_points=3)
 
 
 def test_exact_solves_are_those_of_the_nested_law(hyperelastic, nested):

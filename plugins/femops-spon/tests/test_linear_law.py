@@ -1,6 +1,7 @@
 """A trained SPON as a material law: what it promises, and what it refuses."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from small_family import SOFT, STUDY
 
 from femops import CaseError, load_law
 from femops.case import load_case
+from femops.checks import check_law
 from femops.run import run_case
 from femops.study import load_study
 from femops.training import train
@@ -96,7 +98,7 @@ def test_fields_inside_the_rve_average_to_the_answer(linear):
 
 
 def test_other_meshes_and_other_units_are_served(linear):
-    circles = {"circles": {"circles": [{"center": [0.5, 0.4], "radius": 0.3}], "mesh_size": 0.15}}
+    circles = {"circles": {"circles": [{"center": [0.5, 0.4], "radius": 0.3}], "mesh_size": 0.15, "cell": "triangle"}}
     scale = {name: {**one, "K": 1e6 * one["K"], "G": 1e6 * one["G"]} for name, one in RVE["phases"].items()}
     for rve in ({**circles, "phases": RVE["phases"]}, {**RVE, "phases": scale}):
         exact, law = load_law({"law": "nested", "rve": rve}, dim=2), _law(linear.model, rve)
@@ -110,7 +112,7 @@ def test_other_meshes_and_other_units_are_served(linear):
     ("changes", "words"),
     [
         ({"rve": None}, "rve: missing; expected the RVE"),
-        ({"rve": {**RVE, "boundary": "uniform_displacement"}}, "rve"),
+        ({"rve": {**RVE, "boundary": "kinematic"}}, "rve.boundary: 'kinematic' given, expected 'periodic'"),
         (
             {
                 "rve": {
@@ -118,8 +120,9 @@ def test_other_meshes_and_other_units_are_served(linear):
                     "phases": {**RVE["phases"], "matrix": {"law": "saturating", "K": 4.0, "alpha1": 1, "alpha2": 1}},
                 }
             },
-            "linear",
+            "rve: has nonlinear phases, the model was trained on linear ones",
         ),
+        ({"rve": {**RVE, "phases": {**RVE["phases"], "matrix": PLASTIC}}}, "rve.phases.matrix: has a memory"),
         ({"corrections": -1}, "corrections: -1 given"),
     ],
 )
@@ -133,25 +136,51 @@ def test_a_model_of_plane_strain_is_refused_in_3d(linear):
         _law(linear.model, dim=3)
 
 
-def test_rves_share_a_model_and_violations_of_the_bound_are_solved_exactly(linear, tmp_path):
-    second = {**RVE, "voxels": {"cells": 8, "inclusions": [{"center": [0.5, 0.5], "radius": 0.2}]}}
+SECOND = {**RVE, "voxels": {"cells": 8, "inclusions": [{"center": [0.5, 0.5], "radius": 0.2}]}}
+
+
+def _graded(folder, laws, **more):
+    """Solve a cantilever of five strips with the first law in two of them and the second in the others."""
     case = {
         "kinematics": "plane_strain",
-        "mesh": {"box": {"size": [2.0, 1.0], "cells": [4, 2], "cell": "quadrilateral"}},
+        "mesh": {"file": str(Path(__file__).parents[3] / "meshes" / "graded_plate.msh")},
+        "material": {f"strip{i}": laws[i > 2] for i in range(1, 6)},
         "supports": {"left": {"ux": 0.0, "uy": 0.0}},
-        "loads": {"right": {"traction": ["0.01 * t", "0.005 * t"]}},
+        "loads": {"right": {"traction": [0.0, "-0.01 * t"]}},
         "steps": {"count": 1, "end": 1.0},
         "output": {"picture": None},
+        "quantities": {"deflection": {"displacement": "uy", "at": [100.0, 20.0]}},
     }
-    ends = {}
-    for name, rve in (("first", RVE), ("second", second)):
-        for trust in ({}, {"trust": {"tolerance": 1e-12, "on_violation": "solve", "certificate": "bound"}}):
-            law = {"law": "spon", "model": str(linear.model), "rve": rve, "corrections": 1}
-            path = tmp_path / "case.yaml"
-            path.write_text(yaml.safe_dump({**case, "material": law, **trust}))
-            summary = run_case(load_case(path), path, tmp_path / name, MPI.COMM_SELF)
-            ends[name, bool(trust)] = summary["law_statistics"].get("points_solved_exactly", 0)
-    assert ends["first", True] > 0 and ends["second", True] > 0
+    path = folder / "case.yaml"
+    path.write_text(yaml.safe_dump({**case, **more}))
+    return run_case(load_case(path), path, folder / "results", MPI.COMM_SELF)
+
+
+def test_rves_share_a_model_and_answers_beyond_the_tolerance_are_solved_exactly(linear, tmp_path):
+    laws = [{"law": "spon", "model": str(linear.model), "rve": rve, "corrections": 0} for rve in (RVE, SECOND)]
+    nested = _graded(tmp_path, [{"law": "nested", "rve": rve} for rve in (RVE, SECOND)])["quantities"]["deflection"]
+    found = _graded(tmp_path, laws)["quantities"]["deflection"]
+    assert 1e-6 < abs(found / nested - 1) < 5e-2
+    for tolerance, share in ((1e-9, 1.0), (10.0, 0.0)):
+        trust = {"tolerance": tolerance, "on_violation": "solve", "certificate": "bound"}
+        trusted = _graded(tmp_path, laws, trust=trust)
+        statistics = trusted["law_statistics"]
+        assert (statistics["points_solved_exactly"] > 0) == (share > 0)
+        expected = nested if share else found
+        assert trusted["quantities"]["deflection"] == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("corrections", [0, 2])
+def test_the_law_keeps_the_contract(linear, corrections):
+    check_law(_law(linear.model, corrections=corrections))
+
+
+def test_the_network_is_better_than_no_network(linear, nested):
+    errors = {}
+    for start in ("network", "zero"):
+        tangent = _answer(_law(linear.model, start=start, corrections=1)).tangent
+        errors[start] = np.linalg.norm(tangent - nested.tangent)
+    assert errors["network"] < 0.5 * errors["zero"]
 
 
 def test_meshes_of_their_own_are_trained_on(tmp_path):
@@ -191,6 +220,19 @@ def test_many_rves_are_answered_in_one_batch(linear):
     laws = [_law(linear.model, rve) for rve in (RVE, third, second)]
     found = homogenized_stiffness(linear.model, [law.rve for law in laws])
     assert all(np.allclose(one, law.stiffness, rtol=1e-5) for one, law in zip(found, laws, strict=True))
+    assert homogenized_stiffness(linear.model, []).shape == (0, 3, 3)
+
+
+def test_batches_that_a_model_is_not_for_are_refused(linear, tmp_path):
+    sphere = {
+        "voxels": {"cells": 4, "inclusions": [{"center": [0.5, 0.4, 0.5], "radius": 0.3}]},
+        "phases": RVE["phases"],
+    }
+    solid = load_law({"law": "nested", "rve": sphere}, dim=3).rve
+    with pytest.raises(CaseError, match="the RVE is 3D, the model was trained in 2D"):
+        homogenized_stiffness(linear.model, [solid])
+    with pytest.raises(CaseError):
+        homogenized_stiffness(tmp_path, [solid])
 
 
 @pytest.mark.parametrize(

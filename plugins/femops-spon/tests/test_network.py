@@ -14,7 +14,7 @@ from femops.surrogate.fields import LinearFields
 from femops.surrogate.periodic_space import PeriodicSpace
 from femops.surrogate.stiffness import StiffnessBatch
 from femops.surrogate.torch_library import torch
-from femops_spon.batches import Group, symmetries
+from femops_spon.batches import BatchOptions, Group, batches, symmetries
 from femops_spon.network import SPON, MeshMaps, NetworkOptions, cell_features, hierarchy, rotation_of_strain
 from femops_spon.processor import ProcessorOptions
 from femops_spon.training import TrainingOptions, predict, restored, train
@@ -86,10 +86,19 @@ def test_other_kinds_of_networks_give_an_upper_bound(options):
     _check_untrained(LinearFields.of([_voxels((0.5, 0.5))]), 2, options)
 
 
-@pytest.mark.parametrize("cell", ["triangle", "quad8"])
+@pytest.mark.parametrize("cell", ["triangle", "quad"])
 def test_meshes_that_follow_the_inclusions_serve(cell):
-    source = {"circles": {"circles": [{"center": [0.5, 0.4], "radius": 0.3}], "mesh_size": 0.2, "cell": cell}}
-    _check_untrained(LinearFields.of([_rve(source)]), 2)
+    _check_untrained(LinearFields.of([_rve(_circle(cell))]), 2)
+
+
+def _circle(cell):
+    return {"circles": {"circles": [{"center": [0.5, 0.4], "radius": 0.3}], "mesh_size": 0.2, "cell": cell}}
+
+
+def test_quadratic_cells_are_refused():
+    problem = LinearFields.of([_rve(_circle("quad8"))])
+    with pytest.raises(CaseError, match="rve: has quadratic cells, expected linear ones"):
+        predict(_network(2, 2), problem, "float64")
 
 
 def test_three_dimensions():
@@ -206,16 +215,32 @@ def test_an_interrupted_training_ends_with_the_same_weights():
     assert np.array_equal(whole.curves["training"], resumed.curves["training"])
 
 
+def test_a_network_without_smoothing_is_trained():
+    options = replace(OPTIONS, network=replace(SMALL, smoothing=0), steps=20)
+    whole, memory = train([_family()], options, _Memory(), _silent), _Memory()
+    train([_family()], options, memory, _silent)
+    assert whole.curves["training"][-1] < whole.curves["training"][0]
+    assert np.array_equal(train([_family()], options, memory, _silent).curves["training"], whole.curves["training"])
+
+
+def test_siblings_are_held_back_together():
+    problem, reference = _family(8).problem, _family(8).reference
+    made = batches([Group(problem, reference, siblings=2)], BatchOptions(2, 4, False, 0, "cpu"))
+    assert sum(part.count for part in made.held_back()) == 2
+    drawn = made.drawn(np.random.default_rng(0))
+    assert sum(part.count for part in drawn) == 4
+
+
 def test_a_stored_network_predicts_the_same_and_meshes_of_their_own_can_be_trained_on():
     problems = [LinearFields.of([_voxels(centre)]) for centre in ((0.5, 0.5), (0.4, 0.5))]
     groups = [Group(one, _exact(one).numpy()) for one in problems]
     found = train(groups, replace(OPTIONS, steps=2, save_every=1), _Memory(), _silent)
     once, again = (restored(found.weights, found.settings) for _ in range(2))
     problem = groups[0].problem
-    assert torch.equal(predict(once, problem), predict(again, problem))
+    assert torch.equal(predict(once, problem, "float32"), predict(again, problem, "float32"))
 
 
 def test_a_mesh_too_coarse_for_the_levels_is_refused():
     problem = LinearFields.of([_voxels((0.5, 0.5))])
     with pytest.raises(CaseError, match="rve: the mesh is too coarse for the 6 levels of the network"):
-        predict(_network(2, 6), problem)
+        predict(_network(2, 6), problem, "float64")

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,46 @@ def test_an_answer_that_turns_cells_inside_out_does_not_poison_the_training():
     left = remainder(solver, samples, np.array([0]))(answer)
     (gradient,) = torch.autograd.grad(left.sum(), answer)
     assert bool(torch.isfinite(left).all()) and bool(torch.isfinite(gradient).all())
+
+
+def reaction(source, load_steps):
+    """Reaction and diffusion in load steps, with a load factor that nobody has set."""
+    box = Box((1.0, 1.0), (8, 8), "triangle")
+    space, *coarse = box.spaces(1)
+    u, v, f = fem.Function(space), ufl.TestFunction(space), fem.Constant(space.mesh, 0.0)
+    factor = fem.Constant(space.mesh, 0.0)
+    residual = (ufl.inner(ufl.grad(u), ufl.grad(v)) + u**3 * v - factor * f * v) * ufl.dx
+    return PDEProblem(
+        residual,
+        u,
+        {"source": f},
+        lambda draws: {"source": np.array(source * draws.uniform(1.0, 2.0))},
+        boundary(box, space.tabulate_dof_coordinates()),
+        coarse=coarse,
+        load_factor=factor,
+        load_steps=load_steps,
+    )
+
+
+@pytest.mark.parametrize("source", [10.0, 1e-4])
+def test_load_steps_end_where_one_step_does_and_are_encoded_under_the_whole_load(source):
+    found = []
+    for load_steps in (1, 3):
+        problem = reaction(source, load_steps)
+        solver = Solver(problem)
+        encoded = solver.encode(draw(problem, 2, 1))
+        assert np.abs(encoded.load).max() > 0.0
+        assert np.array_equal(encoded.load, solver.solve(encoded.inputs).load)
+        found.append(solver.solve(encoded.inputs).solution)
+    assert np.allclose(*found, rtol=1e-8, atol=1e-12 * np.abs(found[0]).max())
+
+
+def test_a_prescribed_image_holds_its_original():
+    problem = diffusion({})
+    images = problem.image_of
+    image = int(np.flatnonzero(images != np.arange(len(images)))[0])
+    held = replace(problem, fixed=np.array([image]))
+    assert abs(held.free[[image, images[image]]]).sum() == 0.0
 
 
 @pytest.mark.parametrize("block", [POISSON, BEAM], ids=["poisson", "beam"])

@@ -80,7 +80,7 @@ class BeamBlock(ProblemBlock):
 class OwnBlock(ProblemBlock):
     """A problem of the user's own: a function from `options` to a `PDEProblem`."""
 
-    pde: str = Field(pattern=r"^[\w.]+:\w+$")
+    pde: str = Field(pattern=r"^\w[\w.]*:\w+$")
     options: dict[str, Any] = Field(default_factory=dict, description="handed to the function")
 
 
@@ -109,8 +109,8 @@ def problem_block(given: Any) -> ProblemBlock:
         raise CaseError(f"{shown(given)} given, expected a problem: pde and its options")
     if "pde" not in given:
         raise CaseError(f"missing, expected {', '.join(BLOCKS)} or package.module:function", key="pde")
-    name = given["pde"]
-    if name not in BLOCKS and ":" not in str(name):
+    name = str(given["pde"])
+    if name not in BLOCKS and ":" not in name:
         raise CaseError(f"{shown(name)} given, expected {', '.join(BLOCKS)} or package.module:function", key="pde")
     try:
         return BLOCKS.get(name, OwnBlock).model_validate(dict(given))

@@ -96,7 +96,7 @@ class PDEProblem:
         scalar, of = scalar_space(self.space)
         size, original = self.n_components, np.arange(self.n_dofs) if self.image_of is None else self.image_of
         prescribed = np.zeros(self.n_dofs, dtype=bool)
-        prescribed[self.fixed] = True
+        prescribed[original[self.fixed]] = True
         prescribed = prescribed[original].reshape(-1, size).all(axis=1)
         node_of_node = original[::size] // size
         by_scalar = np.argsort(of)
@@ -116,13 +116,15 @@ class PDEProblem:
         nodes, of, original = self._nodes
         size = self.n_components
         loose = np.ones(self.n_dofs, dtype=bool)
-        loose[self.fixed] = False
+        loose[original[self.fixed]] = False
         rows = np.flatnonzero(loose[original])
         columns = nodes.of[of[rows // size]] * size + rows % size
         return sp.csr_array((np.ones(len(rows)), (rows, columns)), shape=(self.n_dofs, len(nodes.first) * size))
 
     def set_inputs(self, sample: Inputs) -> None:
-        """Give the inputs their values."""
+        """Give the inputs their values, under the whole load."""
+        if self.load_factor is not None:
+            self.load_factor.value = 1.0
         for name, one in self.inputs.items():
             if hasattr(one, "x"):
                 one.x.array[:] = sample[name]

@@ -123,23 +123,32 @@ class Solver:
 
     def _nonlinear(self, lifting: Array, row: int) -> Array:
         """Return the solution by Newton's method in load steps."""
-        u, problem, begin = np.zeros_like(lifting), self.problem, 0.0
+        u, problem, begin, size = np.zeros_like(lifting), self.problem, 0.0, 0.0
         for end in np.linspace(0.0, 1.0, problem.load_steps + 1)[1:]:
             if problem.load_factor is not None:
                 problem.load_factor.value = end
             # The solution so far, stretched, is a better start than itself and meets the new boundary values.
             start = lifting * end if begin == 0.0 else u * (end / begin)
-            u = self._newton(start, f"sample {row + 1}, load factor {end:.3g}")
+            start[problem.fixed] = (lifting * end)[problem.fixed]  # to the last digit
+            u, size = self._newton(start, f"sample {row + 1}, load factor {end:.3g}", size)
             begin = end
         return u
 
-    def _newton(self, u: Array, where: str) -> Array:
+    def _newton(self, u: Array, where: str, size: float) -> tuple[Array, float]:
+        """Return the solution and the largest residual so far, which residuals are measured by.
+
+        Args:
+            u: Where to start; its fixed values are right.
+            where: Sample and load step, for the message.
+            size: The largest residual before.
+        """
         residuals: list[float] = []
         for _ in range(_MAX_ITER):
             load = self.load(u)
             residuals.append(float(np.linalg.norm(load)))
-            if residuals[-1] <= _RTOL * max(residuals) or residuals[-1] == 0.0:
-                return u
+            size = max(size, residuals[-1])
+            if residuals[-1] <= _RTOL * size:
+                return u, size
             if not np.isfinite(residuals[-1]):
                 break
             u = self._step(u, load, self._factor(u))

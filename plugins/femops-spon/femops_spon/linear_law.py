@@ -1,0 +1,107 @@
+"""The law of SPON for RVEs of linear phases: fields from the network, everything else from exact mechanics."""
+
+import numpy as np
+
+from femops.law import CertificateKind, LawResponse
+from femops.notation import Array
+from femops.surrogate import TrainedModel, torch_device
+from femops.surrogate.fields import LinearFields
+from femops.surrogate.torch_library import Tensor, torch
+from femops_spon.families import network_of
+from femops_spon.law import TINY, SPONLaw, in_numpy, squared
+from femops_spon.options import SPONParameters
+from femops_spon.training import predict
+
+_MORE_STEPS = 3  # what the indicator spends to see how much is still to come
+
+
+class LinearSPONLaw(SPONLaw):
+    """An RVE of linear phases with the fields of the unit strains predicted.
+
+    The homogenized stiffness is the quadratic form of the predicted fields in the exact phases: symmetric, positive
+    definite, and never softer than that of the nested solve. The guaranteed bound of its error costs nothing more at
+    the points, so that `error` is that bound; it does not cover stress_33, whose error is of first order in the fields.
+
+    Args:
+        model: The trained model, with the RVE to stand in for.
+        parameters: How to run it.
+
+    Attributes:
+        stiffness: C̄, Mandel [stress]. Shape (n_s, n_s).
+        fields: Fluctuations of the unit strains at the free dofs of the RVE [length]. Shape (n_free, n_s).
+        metric: The norm of stresses in which errors are certified: the compliance. Shape (n_s, n_s).
+
+    Raises:
+        CaseError: The RVE is not periodic, or its dimension is not that of the model.
+    """
+
+    def __init__(self, model: TrainedModel, parameters: SPONParameters) -> None:
+        super().__init__(model)
+        self._exact_answer: tuple[Array, Array | None] | None = None
+        network = network_of(model, parameters.device)
+        problem = LinearFields.of([model.rve], device=torch_device(parameters.device))
+        fields = torch.zeros_like(problem.load)
+        if parameters.start == "network":
+            fields = predict(network, problem, parameters.precision)
+        if parameters.corrections:
+            fields = problem.improve(fields, parameters.corrections, problem.preconditioner())
+        self._problem, self._fields = problem, problem.centred(fields)
+        self.stiffness = _only(problem.homogenized(self._fields))
+        self.metric = np.linalg.inv(self.stiffness)
+        row = problem.row_33(self._fields)
+        self._row_33 = None if row is None else _only(row)
+        self._bound = _only(problem.bound(self._fields))
+        self._indicator: Array | None = None
+
+    @property
+    def fields(self) -> Array:
+        """Fluctuations of the unit strains at the free dofs of the RVE [length]. Shape (n_free, n_s)."""
+        return self._problem.space.to_free(_only(self._fields).reshape(self._problem.space.n_dofs, -1))
+
+    def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
+        """Return the response of the RVE; see `MaterialLaw.evaluate`."""
+        n = len(strain)
+        tangent = np.tile(self.stiffness, (n, 1, 1))
+        normal = None if self._row_33 is None else strain @ self._row_33
+        return LawResponse(
+            strain @ self.stiffness, tangent, np.empty((n, 0)), normal, self._relative(strain, self._bound)
+        )
+
+    def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
+        """Return the relative error of the stress in the norm of `metric`: a bound, or what more steps would change."""
+        if kind == "bound":
+            return self._relative(strain, self._bound)
+        if self._indicator is None:
+            better = self._problem.improve(self._fields, _MORE_STEPS, self._problem.preconditioner())
+            self._indicator = self.stiffness - _only(self._problem.homogenized(better))
+        change = strain @ self._indicator
+        return np.sqrt(squared(change, self.metric) / np.maximum(squared(strain, self.stiffness), TINY))
+
+    def solve_exactly(self, strain: Array, state: Array, dt: float) -> LawResponse:
+        """Answer with the nested solve, which is done once: the RVE is linear."""
+        if self._exact_answer is None:
+            units = self.exact.solve(np.eye(strain.shape[1]))
+            self._exact_answer = units.stress, units.stress_33
+        stiffness, row = self._exact_answer
+        n = len(strain)
+        normal = None if row is None else strain @ row
+        return LawResponse(strain @ stiffness, np.tile(stiffness, (n, 1, 1)), np.empty((n, 0)), normal, np.zeros(n))
+
+    def free_fluctuation(self, strain: Array) -> Array:
+        """Return the fluctuation at the free dofs of the RVE (n_free,) [length] at a strain (n_s,)."""
+        return np.asarray(self.fields @ strain)
+
+    def _relative(self, strain: Array, error: Array) -> Array:
+        """Return the bound of ‖ΔC E‖ / ‖C̄ E‖ for all symmetric ΔC with 0 ≤ ΔC ≤ `error`.
+
+        In the norm of the compliance ‖ΔC E‖² ≤ λ E·ΔC·E, λ the largest eigenvalue of `error` relative to C̄.
+        """
+        root = np.linalg.inv(np.linalg.cholesky(self.stiffness))
+        largest = max(float(np.linalg.eigvalsh(root @ error @ root.T)[-1]), 0.0)
+        work = np.maximum(squared(strain, self.stiffness), TINY)
+        return np.sqrt(largest * np.maximum(squared(strain, error), 0.0) / work)
+
+
+def _only(values: Tensor) -> Array:
+    """Return the only one of a batch."""
+    return in_numpy(values[0])
