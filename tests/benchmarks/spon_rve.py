@@ -189,8 +189,8 @@ def ready(network: Any, problem: LinearFields) -> Answer:
     def answer(some: LinearFields) -> Tensor:
         found = []
         with torch.no_grad():
-            for start in range(0, len(some), size):
-                part = in_precision(some[slice(start, start + size)], torch.float32)
+            for start in range(0, len(some), 32):  # as many as `predict` takes at once
+                part = in_precision(some[slice(start, start + 32)], torch.float32)
                 found.append(network(maps, part, cell_features(torch.as_tensor(part.cells.tangent).float())))
         return some.centred(torch.cat(found).double())
 
