@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from femops.surrogate import Checkpoint, Progress
+from femops.surrogate.adam import TrainingState
 from femops.surrogate.torch_library import Tensor, torch
 
 Loss = Callable[[Mapping[str, Tensor], Tensor | None], Tensor]
 """The loss of weights on the labels with the given numbers, or on all."""
 
-_BETAS, _EPSILON = (0.9, 0.99), 1e-12
+_EPSILON = 1e-12
 _ARMIJO, _CURVATURE, _MAX_TRIALS = 1e-4, 0.9, 25
 
 
@@ -55,27 +56,6 @@ class Watch:
     progress: Progress
 
 
-@dataclass
-class _State:
-    """What an interrupted minimisation needs; `slots` are Adam's moments, then the steps and changes of L-BFGS."""
-
-    weights: Tensor
-    slots: tuple[Tensor, Tensor]
-    step: int
-    losses: list[float]
-    draws: torch.Generator
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {
-            "weights": self.weights.cpu().numpy(),
-            "slot_0": self.slots[0].cpu().numpy(),
-            "slot_1": self.slots[1].cpu().numpy(),
-            "step": np.array(self.step),
-            "losses": np.array(self.losses),
-            "draws": self.draws.get_state().numpy(),
-        }
-
-
 class _Flat:
     """A loss as a function of one vector."""
 
@@ -111,7 +91,8 @@ def minimise(
         The weights, and the loss at every step of Adam (on its part of the labels) and of L-BFGS.
     """
     flat = _Flat(start, loss)
-    state = _restored(start, seed, watch)
+    vector = torch.cat([one.detach().reshape(-1) for one in start.values()])
+    state = TrainingState.restored(vector, seed, watch.checkpoint.load(watch.name))
     total = schedule.adam_steps + schedule.lbfgs_steps
     while state.step < total:
         stop = min(state.step + schedule.save_every, total)
@@ -124,33 +105,15 @@ def minimise(
     return {name: one.clone() for name, one in flat.split(state.weights).items()}, np.array(state.losses)
 
 
-def _restored(start: Mapping[str, Tensor], seed: int, watch: Watch) -> _State:
-    vector = torch.cat([one.detach().reshape(-1) for one in start.values()])
-    draws = torch.Generator().manual_seed(seed)
-    saved = watch.checkpoint.load(watch.name)
-    if saved is None:
-        return _State(vector, (torch.zeros_like(vector), torch.zeros_like(vector)), 0, [], draws)
-    draws.set_state(torch.from_numpy(saved["draws"]))
-    weights, first, second = (torch.from_numpy(saved[key]).to(vector) for key in ("weights", "slot_0", "slot_1"))
-    return _State(weights, (first, second), int(saved["step"]), saved["losses"].tolist(), draws)
+def _adam(flat: _Flat, state: TrainingState, stop: int, n_labels: int, schedule: Schedule) -> None:
+    while state.step < stop:
+        rows = torch.randint(n_labels, (schedule.batch,), generator=state.draws).to(state.weights.device)
+        value, gradient = flat.value_and_gradient(state.weights, rows)
+        rate = 0.5 * schedule.rate * (1.0 + np.cos(np.pi * state.step / schedule.adam_steps))
+        state.adam_step(value, gradient, rate, _EPSILON)
 
 
-def _adam(flat: _Flat, state: _State, stop: int, n_labels: int, schedule: Schedule) -> None:
-    mean, square = state.slots
-    weights = state.weights.clone()
-    for step in range(state.step, stop):
-        rows = torch.randint(n_labels, (schedule.batch,), generator=state.draws).to(weights.device)
-        value, gradient = flat.value_and_gradient(weights, rows)
-        mean = _BETAS[0] * mean + (1.0 - _BETAS[0]) * gradient
-        square = _BETAS[1] * square + (1.0 - _BETAS[1]) * gradient * gradient
-        rate = 0.5 * schedule.rate * (1.0 + np.cos(np.pi * step / schedule.adam_steps))
-        rate *= np.sqrt(1.0 - _BETAS[1] ** (step + 1)) / (1.0 - _BETAS[0] ** (step + 1))
-        weights = weights - rate * mean / (square.sqrt() + _EPSILON)
-        state.losses.append(value)
-    state.weights, state.slots, state.step = weights, (mean, square), stop
-
-
-def _lbfgs(flat: _Flat, state: _State, stop: int, schedule: Schedule) -> None:
+def _lbfgs(flat: _Flat, state: TrainingState, stop: int, schedule: Schedule) -> None:
     steps, changes = state.slots
     if steps.ndim == 1:
         steps, changes = steps.new_zeros(0, len(steps)), steps.new_zeros(0, len(steps))

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import scipy.sparse as sp
 from femops.errors import CaseError, NotConverged
 from femops.notation import Array
 from femops.surrogate import Checkpoint, Fit, ProblemTask, Progress
+from femops.surrogate.adam import TrainingState
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.options import SPONOptions
 from femops_spon.pde.find import make_problem
@@ -20,7 +20,7 @@ from femops_spon.pde.problem import PDEProblem
 from femops_spon.pde.truth import Samples, Solver, draw
 from femops_spon.processor import SparseMap
 
-_SAVE_EVERY, _SHOW_EVERY, _WARM_UP, _CLIP, _TINY = 100, 20, 50, 1.0, 1e-12
+_SAVE_EVERY, _SHOW_EVERY, _WARM_UP, _CLIP, _TINY, _EPSILON = 100, 20, 50, 1.0, 1e-12, 1e-8
 
 
 def fit_problem(task: ProblemTask) -> Fit:
@@ -115,27 +115,6 @@ def free_values(problem: PDEProblem, samples: Samples) -> Array:
     return np.asarray((problem.free.T @ (samples.solution - samples.lifting).T).T / np.maximum(copies, 1.0))
 
 
-@dataclass
-class _State:
-    """What an interrupted training goes on from; `slots` are the moments of Adam."""
-
-    weights: Tensor
-    slots: tuple[Tensor, Tensor]
-    step: int
-    losses: list[float]
-    draws: torch.Generator
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {
-            "weights": self.weights.numpy(),
-            "mean": self.slots[0].numpy(),
-            "square": self.slots[1].numpy(),
-            "step": np.array(self.step),
-            "losses": np.array(self.losses),
-            "draws": self.draws.get_state().numpy(),
-        }
-
-
 class _Loss:
     """Mean over samples of the relative error of the free part, in a norm."""
 
@@ -167,7 +146,8 @@ def _trained(
 ) -> Array:
     """Train a network in place; return the loss of each step."""
     loss = _Loss(network, solver, samples, "h1")
-    state = _restored(network, options, checkpoint)
+    start = torch.nn.utils.parameters_to_vector(network.parameters()).detach().clone()
+    state = TrainingState.restored(start, options.seed, checkpoint.load("network"))
     while state.step < options.steps:
         stop = min(state.step + _SAVE_EVERY, options.steps)
         for step in range(state.step, stop):
@@ -179,18 +159,7 @@ def _trained(
     return np.array(state.losses)
 
 
-def _restored(network: OperatorNetwork, options: SPONOptions, checkpoint: Checkpoint) -> _State:
-    saved = checkpoint.load("network")
-    draws = torch.Generator().manual_seed(options.seed)
-    if saved is None:
-        vector = torch.nn.utils.parameters_to_vector(network.parameters()).detach().clone()
-        return _State(vector, (torch.zeros_like(vector), torch.zeros_like(vector)), 0, [], draws)
-    draws.set_state(torch.from_numpy(saved["draws"]))
-    weights, mean, square = (torch.from_numpy(saved[name]) for name in ("weights", "mean", "square"))
-    return _State(weights, (mean, square), int(saved["step"]), saved["losses"].tolist(), draws)
-
-
-def _adam_step(network: OperatorNetwork, loss: _Loss, state: _State, options: SPONOptions) -> None:
+def _adam_step(network: OperatorNetwork, loss: _Loss, state: TrainingState, options: SPONOptions) -> None:
     """Go one step; the rate rises at first, then falls to zero along a cosine."""
     _set_weights(network, state.weights)
     rows = torch.randint(len(loss.answer), (options.batch,), generator=state.draws)
@@ -198,13 +167,9 @@ def _adam_step(network: OperatorNetwork, loss: _Loss, state: _State, options: SP
     parts = torch.autograd.grad(value, list(network.parameters()), allow_unused=True, materialize_grads=True)
     gradient = torch.cat([one.reshape(-1) for one in parts])
     gradient = gradient * min(1.0, _CLIP / (float(gradient.norm()) + 1e-12))
-    done = state.step + 1
-    mean, square = (0.9 * state.slots[0] + 0.1 * gradient, 0.99 * state.slots[1] + 0.01 * gradient * gradient)
-    rate = 0.5 * options.learning_rate * (1.0 + np.cos(np.pi * state.step / options.steps)) * min(1.0, done / _WARM_UP)
-    rate *= np.sqrt(1.0 - 0.99**done) / (1.0 - 0.9**done)
-    state.weights = state.weights - rate * mean / (square.sqrt() + 1e-8)
-    state.slots, state.step = (mean, square), done
-    state.losses.append(float(value.detach()))
+    rising = min(1.0, (state.step + 1) / _WARM_UP)
+    rate = 0.5 * options.learning_rate * (1.0 + np.cos(np.pi * state.step / options.steps)) * rising
+    state.adam_step(float(value.detach()), gradient, rate, _EPSILON)
 
 
 def _set_weights(network: OperatorNetwork, vector: Tensor) -> None:
