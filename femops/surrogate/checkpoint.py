@@ -16,6 +16,25 @@ from femops.surrogate.base import Arrays, Fit
 from femops.surrogate.files import packed, plain, write_bytes
 
 
+class MemoryCheckpoint:
+    """Keeps arrays as long as the program runs; see `femops.surrogate.Checkpoint`.
+
+    Attributes:
+        kept: What was saved, by name.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[str, dict[str, npt.NDArray[Any]]] = {}
+
+    def load(self, name: str) -> dict[str, npt.NDArray[Any]] | None:
+        """Return what was saved under a name; None if nothing was."""
+        return self.kept.get(name)
+
+    def save(self, name: str, arrays: Arrays) -> None:
+        """Keep copies of arrays."""
+        self.kept[name] = {key: np.array(values) for key, values in arrays.items()}
+
+
 class FileCheckpoint:
     """Keeps arrays in a folder, one safetensors file for each name; see `femops.surrogate.Checkpoint`.
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from femops.notation import Array
 from femops.surrogate import Fit, ProblemTask
+from femops.surrogate.checkpoint import MemoryCheckpoint
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.options import SPONOptions
 from femops_spon.pde.find import make_problem
@@ -38,27 +39,12 @@ MESHES, FINE, STEPS, N_REFERENCE, LENGTH = (8, 16, 32, 64), 128, 400, 40, 0.2
 FNO_WIDTH, FNO_MODES, FNO_LAYERS, FNO_PADDING, FNO_BATCH, FNO_RATE = 32, 12, 4, 7, 10, 3e-3
 
 
-class Kept:
-    """A checkpoint in memory, where the solutions of a fit are found again."""
-
-    def __init__(self) -> None:
-        self.arrays: dict[str, dict[str, np.ndarray]] = {}
-
-    def load(self, name: str) -> dict[str, np.ndarray] | None:
-        """Return what was saved."""
-        return self.arrays.get(name)
-
-    def save(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keep arrays."""
-        self.arrays[name] = {key: np.array(values) for key, values in arrays.items()}
-
-
 def silent(stage: str, done: int, total: int, note: str = "") -> None:
     """Show nothing."""
 
 
-def _fit(block: ProblemBlock, network: Mapping[str, Any], kept: Kept) -> Fit:
-    kept.arrays.pop("network", None)  # that of another fit to the same solutions
+def _fit(block: ProblemBlock, network: Mapping[str, Any], kept: MemoryCheckpoint) -> Fit:
+    kept.kept.pop("network", None)  # that of another fit to the same solutions
     task = ProblemTask(Problem(block), SPONOptions.model_validate(network), kept, silent)
     return fit_problem(task)
 
@@ -70,7 +56,7 @@ def poisson(options: Mapping[str, str], **changes: Any) -> dict[str, Any]:
         options: Not used.
         changes: Of the problem.
     """
-    block, kept = problem_block({**POISSON, **changes}), Kept()
+    block, kept = problem_block({**POISSON, **changes}), MemoryCheckpoint()
     fit, once = (_fit(block, {**POISSON_NETWORK, "passes": passes}, kept) for passes in (4, 1))
     result = dict(fit.metrics)
     result |= {f"one_pass_{name}": value for name, value in once.metrics.items() if name != "seconds_solving"}
@@ -78,7 +64,7 @@ def poisson(options: Mapping[str, str], **changes: Any) -> dict[str, Any]:
     data = {}
     for part, count in (("train", SAMPLES["train"]), ("test", SAMPLES["test"])):
         encoded = solver.encode(draw(solver.problem, count, 2 * SAMPLES["seed"] + (part == "test")))
-        solution = kept.arrays[f"{part}_solutions"]["solution"]
+        solution = kept.kept[f"{part}_solutions"]["solution"]
         data[part] = Samples(encoded.inputs, encoded.lifting, encoded.load, encoded.features, solution)
     found = fno(solver, data["train"], data["test"], fit.metrics["seconds_training"])
     return result | {f"fno_{name}": value for name, value in found.items()}
@@ -91,7 +77,7 @@ def poisson_boundary(options: Mapping[str, str]) -> dict[str, Any]:
 
 def beam(options: Mapping[str, str]) -> dict[str, Any]:
     """The hyperelastic beam under compression."""
-    fit = _fit(problem_block(BEAM), BEAM_NETWORK, Kept())
+    fit = _fit(problem_block(BEAM), BEAM_NETWORK, MemoryCheckpoint())
     return dict(fit.metrics)
 
 
@@ -102,7 +88,7 @@ def convergence(options: Mapping[str, str]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     mass, fine_points = fine.problem.norms["l2"], fine.problem.space.tabulate_dof_coordinates()
     for n in MESHES:
-        block, kept = problem_block({**POISSON, "cells": n, "length": LENGTH}), Kept()
+        block, kept = problem_block({**POISSON, "cells": n, "length": LENGTH}), MemoryCheckpoint()
         for name, passes in (("spon", NETWORK["passes"]), ("one_pass", 1)):
             fit = _fit(block, {**NETWORK, "passes": passes, "steps": STEPS}, kept)
             operator = Operator(fit.arrays, fit.settings)

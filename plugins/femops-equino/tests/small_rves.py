@@ -1,7 +1,5 @@
 """RVEs that are small enough for tests."""
 
-import numpy as np
-
 RANGE = 0.03
 PHASES = {
     "matrix": {"law": "saturating", "K": 4780.0, "alpha1": 50.0, "alpha2": 0.06},
@@ -14,16 +12,3 @@ CIRCLES = [
 ]
 RVE = {"circles": {"circles": CIRCLES, "mesh_size": 0.12, "cell": "quad8"}, "phases": PHASES}
 SPHERE = {"spheres": [{"center": [0.1, 0.0, 0.05], "radius": 0.3}], "mesh_size": 0.4, "cell": "tetra"}
-
-
-class Memory:
-    """A checkpoint in memory."""
-
-    def __init__(self):
-        self.kept = {}
-
-    def load(self, name):
-        return self.kept.get(name)
-
-    def save(self, name, arrays):
-        self.kept[name] = {key: np.array(one) for key, one in arrays.items()}

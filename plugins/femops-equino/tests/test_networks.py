@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from small_rves import Memory
 
 from femops.phases.elastic import Elastic
 from femops.phases.saturating import Saturating
+from femops.surrogate.checkpoint import MemoryCheckpoint
 from femops.surrogate.torch_library import torch
 from femops_equino import network, original
 from femops_equino.minimise import Schedule, Watch
@@ -37,7 +37,7 @@ def quiet(stage, done, total, note=""):
 
 
 def watch(memory=None, progress=quiet):
-    return Watch("network", memory or Memory(), progress)
+    return Watch("network", memory or MemoryCheckpoint(), progress)
 
 
 def spd(n, seed=0):
@@ -164,7 +164,7 @@ def test_training_that_was_stopped_ends_with_the_same_weights_as_one_that_was_no
         if done == stop_at:
             raise StoppedError
 
-    labels, memory = matrix_labels(64), Memory()
+    labels, memory = matrix_labels(64), MemoryCheckpoint()
     whole = train_potential(matrix_stiffness(), labels, SHORT, watch())
     with pytest.raises(StoppedError):
         train_potential(matrix_stiffness(), labels, SHORT, watch(memory, stopping))

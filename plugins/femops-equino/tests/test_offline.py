@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from mpi4py import MPI
-from small_rves import PHASES, RVE, Memory
+from small_rves import PHASES, RVE
 
 from femops import CaseError, load_law
 from femops.case import load_case
@@ -17,6 +17,7 @@ from femops.rve.sampling import sobol
 from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import SolverOptions
 from femops.surrogate import FitTask, TrainedModel
+from femops.surrogate.checkpoint import MemoryCheckpoint
 from femops.surrogate.store import Origin, write_model
 from femops_equino.options import EquiNOOptions, EquiNOParameters
 from femops_equino.surrogate import as_law, fit
@@ -43,14 +44,16 @@ def base():
     rve = load_law({"law": "nested", "rve": {**COARSE, "phases": PHASES}}).rve
     solver = SnapshotSolver(rve, SolverOptions(rtol=1e-10))
     snapshots = solver.solve(sobol(-HIGH, HIGH, 6, 1))
-    return FitTask(snapshots, rve, solver, OPTIONS, -HIGH, HIGH, Memory(), lambda *_: None)
+    return FitTask(snapshots, rve, solver, OPTIONS, -HIGH, HIGH, MemoryCheckpoint(), lambda *_: None)
 
 
 @pytest.fixture(scope="module")
 def whole(base):
     """Every report of an uninterrupted fit, and what it found."""
     told = []
-    found = fit(replace(base, checkpoint=Memory(), progress=lambda stage, done, *_: told.append((stage, done))))
+    found = fit(
+        replace(base, checkpoint=MemoryCheckpoint(), progress=lambda stage, done, *_: told.append((stage, done)))
+    )
     return told, found
 
 
@@ -61,8 +64,10 @@ def same(one, other):
 
 
 def test_the_same_seed_gives_the_same_model_and_another_one_does_not(base, whole):
-    same(fit(replace(base, checkpoint=Memory())).arrays, whole[1].arrays)
-    other = fit(replace(base, checkpoint=Memory(), options=OPTIONS.model_copy(update={"seed": 1, "networks": None})))
+    same(fit(replace(base, checkpoint=MemoryCheckpoint())).arrays, whole[1].arrays)
+    other = fit(
+        replace(base, checkpoint=MemoryCheckpoint(), options=OPTIONS.model_copy(update={"seed": 1, "networks": None}))
+    )
     assert not np.array_equal(other.arrays["states"], whole[1].arrays["states"])
 
 
@@ -70,7 +75,7 @@ def test_the_same_seed_gives_the_same_model_and_another_one_does_not(base, whole
 def test_a_fit_that_was_stopped_ends_in_the_same_model(base, whole, stage):
     told, expected = whole
     last = max(number for number, (name, _) in enumerate(told) if name == stage)
-    memory, count = Memory(), iter(range(last + 1))
+    memory, count = MemoryCheckpoint(), iter(range(last + 1))
 
     def stopping(*_):
         if next(count) == last:
@@ -108,7 +113,7 @@ class Unrelated:
 
 def test_phases_that_cannot_be_reduced_are_refused_in_one_line(base):
     phases = tuple(one if one.linear else Unrelated(one) for one in base.rve.phases)
-    task = replace(base, rve=replace(base.rve, phases=phases), checkpoint=Memory())
+    task = replace(base, rve=replace(base.rve, phases=phases), checkpoint=MemoryCheckpoint())
     with pytest.raises(CaseError, match=r"rve\.phases\.matrix: the law Unrelated given, expected linear") as caught:
         fit(task)
     assert "\n" not in str(caught.value)
@@ -168,7 +173,9 @@ LAYERS = {"laminate": {"phases": [["matrix", 0.6], ["fibre", 0.4]], "mesh_size":
 def fitted(rve, high):
     built = load_law({"law": "nested", "rve": rve}).rve
     solver = SnapshotSolver(built, SolverOptions(rtol=1e-10))
-    task = FitTask(solver.solve(sobol(-high, high, 6, 1)), built, solver, SMALL, -high, high, Memory(), lambda *_: None)
+    task = FitTask(
+        solver.solve(sobol(-high, high, 6, 1)), built, solver, SMALL, -high, high, MemoryCheckpoint(), lambda *_: None
+    )
     found = fit(task)
     return TrainedModel(found.arrays, found.settings, built, -high, high)
 

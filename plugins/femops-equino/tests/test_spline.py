@@ -7,13 +7,14 @@ import pytest
 import yaml
 from mpi4py import MPI
 from pydantic import ValidationError
-from small_rves import RANGE, RVE, Memory
+from small_rves import RANGE, RVE
 
 from femops import CaseError, load_law
 from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import SolverOptions
 from femops.study import load_study
 from femops.surrogate import FitTask, TrainedModel
+from femops.surrogate.checkpoint import MemoryCheckpoint
 from femops.training import plan_training
 from femops_equino import spline
 from femops_equino.law import EquiNOLaw
@@ -123,7 +124,7 @@ def small_model(**options: Any) -> TrainedModel:
     snapshots = solver.solve(np.random.default_rng(0).uniform(-RANGE, RANGE, (8, 3)))
     small = {"law": "equino", "modes": 8, "points": 24, "certificate_points": 24, "states": 8, "networks": None}
     wanted = EquiNOOptions.model_validate({**small, **options})
-    found = fit(FitTask(snapshots, nested.rve, solver, wanted, -high, high, Memory(), lambda *_: None))
+    found = fit(FitTask(snapshots, nested.rve, solver, wanted, -high, high, MemoryCheckpoint(), lambda *_: None))
     return TrainedModel(found.arrays, found.settings, nested.rve, -high, high)
 
 

@@ -10,6 +10,7 @@ from femops import CaseError
 from femops.plugins import law_parameters, rve_context
 from femops.rve.family import Family, microstructure
 from femops.rve.spec import RVEParameters, build_rve
+from femops.surrogate.checkpoint import MemoryCheckpoint
 from femops.surrogate.fields import LinearFields
 from femops.surrogate.periodic_space import PeriodicSpace
 from femops.surrogate.stiffness import StiffnessBatch
@@ -175,17 +176,6 @@ def test_single_precision_is_enough():
     assert torch.linalg.matrix_norm(single - double).max() < 1e-5 * torch.linalg.matrix_norm(double).min()
 
 
-class _Memory:
-    def __init__(self):
-        self.kept = {}
-
-    def load(self, name):
-        return self.kept.get(name)
-
-    def save(self, name, arrays):
-        self.kept[name] = {key: np.array(one) for key, one in arrays.items()}
-
-
 OPTIONS = TrainingOptions(SMALL, levels=2, steps=30, batch=4, rate=2e-2, save_every=10)
 
 
@@ -194,8 +184,8 @@ def _silent(*_):
 
 
 def test_training_lowers_the_error_of_microstructures_held_back():
-    found = train([_family()], OPTIONS, _Memory(), _silent)
-    start = train([_family()], replace(OPTIONS, steps=1), _Memory(), _silent)
+    found = train([_family()], OPTIONS, MemoryCheckpoint(), _silent)
+    start = train([_family()], replace(OPTIONS, steps=1), MemoryCheckpoint(), _silent)
     assert len(found.curves["held back"]) == 3
     assert found.curves["held back"][-1] < 0.5 * start.curves["held back"][0]
 
@@ -207,7 +197,7 @@ def test_an_interrupted_training_ends_with_the_same_weights():
     def interrupt(*_):
         raise StopError
 
-    whole, memory = train([_family()], replace(OPTIONS, steps=20), _Memory(), _silent), _Memory()
+    whole, memory = train([_family()], replace(OPTIONS, steps=20), MemoryCheckpoint(), _silent), MemoryCheckpoint()
     with pytest.raises(StopError):
         train([_family()], replace(OPTIONS, steps=20), memory, interrupt)
     resumed = train([_family()], replace(OPTIONS, steps=20), memory, _silent)
@@ -217,7 +207,7 @@ def test_an_interrupted_training_ends_with_the_same_weights():
 
 def test_a_network_without_smoothing_is_trained():
     options = replace(OPTIONS, network=replace(SMALL, smoothing=0), steps=20)
-    whole, memory = train([_family()], options, _Memory(), _silent), _Memory()
+    whole, memory = train([_family()], options, MemoryCheckpoint(), _silent), MemoryCheckpoint()
     train([_family()], options, memory, _silent)
     assert whole.curves["training"][-1] < whole.curves["training"][0]
     assert np.array_equal(train([_family()], options, memory, _silent).curves["training"], whole.curves["training"])
@@ -234,7 +224,7 @@ def test_siblings_are_held_back_together():
 def test_a_stored_network_predicts_the_same_and_meshes_of_their_own_can_be_trained_on():
     problems = [LinearFields.of([_voxels(centre)]) for centre in ((0.5, 0.5), (0.4, 0.5))]
     groups = [Group(one, _exact(one).numpy()) for one in problems]
-    found = train(groups, replace(OPTIONS, steps=2, save_every=1), _Memory(), _silent)
+    found = train(groups, replace(OPTIONS, steps=2, save_every=1), MemoryCheckpoint(), _silent)
     once, again = (restored(found.weights, found.settings) for _ in range(2))
     problem = groups[0].problem
     assert torch.equal(predict(once, problem, "float32"), predict(again, problem, "float32"))

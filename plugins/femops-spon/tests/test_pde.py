@@ -16,6 +16,7 @@ from femops import cli, load_law
 from femops.errors import CaseError
 from femops.study import load_study
 from femops.surrogate import ProblemTask
+from femops.surrogate.checkpoint import MemoryCheckpoint
 from femops.surrogate.torch_library import torch
 from femops.training import train
 from femops_spon.options import SPONOptions
@@ -34,17 +35,15 @@ BEAM = {"pde": "beam", "cells": [8, 4], "shortening": [0.02, 0.05], "load_steps"
 NETWORK = {"widths": [4, 6], "layers": [1, 1], "passes": 2, "steps": 30, "batch": 4, "learning_rate": 1e-2}
 
 
-class Kept:
-    """A checkpoint in memory that is stopped when it has saved a name so many times."""
+class Kept(MemoryCheckpoint):
+    """A checkpoint in memory that is stopped when it has saved the network so many times."""
 
     def __init__(self, stop_after=None):
-        self.arrays, self.left = {}, stop_after
-
-    def load(self, name):
-        return self.arrays.get(name)
+        super().__init__()
+        self.left = stop_after
 
     def save(self, name, arrays):
-        self.arrays[name] = {key: np.array(values) for key, values in arrays.items()}
+        super().save(name, arrays)
         if name == "network" and self.left is not None:
             self.left -= 1
             if self.left == 0:
@@ -353,7 +352,7 @@ def test_options_that_only_families_have_are_refused_before_anything_is_solved(c
     kept = Kept()
     with pytest.raises(CaseError, match=message):
         fitted(POISSON, kept, **changes)
-    assert not kept.arrays
+    assert not kept.kept
 
 
 def test_the_studies_that_come_along_are_valid():
