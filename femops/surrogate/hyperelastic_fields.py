@@ -53,6 +53,22 @@ class FieldResponse:
 
 
 @dataclass(frozen=True)
+class Linearisation:
+    """The linear problem of Newton's step.
+
+    Attributes:
+        energy: Ψ at the fields [stress]. Shape (n,).
+        residual: R / |Ω| [stress / length]. Shape (n, n_nodes, dim).
+        tangent: Means over the cells of the tangents of the phases, in the order of the RVE [stress]. Shape (n,
+            n_cells, n_s, n_s).
+    """
+
+    energy: Tensor
+    residual: Tensor
+    tangent: Tensor
+
+
+@dataclass(frozen=True)
 class _Points:
     """Quantities at the points of the RVE.
 
@@ -167,27 +183,21 @@ class HyperelasticFields:
         shape = (len(strain), self.space.n_nodes, self.space.discretisation.dim)
         return strain.new_zeros(shape), strain.new_zeros(*shape, strain.shape[1])
 
-    def tangents(self, strain: Tensor, fluctuation: Tensor) -> Tensor:
-        """Return the means over the cells of the tangents of the phases [stress].
+    def linearised(self, strain: Tensor, fluctuation: Tensor) -> Linearisation:
+        """Return what makes the linear problem of Newton's step; all strains are in memory at once.
 
         Args:
             strain: E. Shape (n, n_s).
             fluctuation: w. Shape (n, n_nodes, dim).
-
-        Returns:
-            Shape (n, n_cells, n_s, n_s), the cells in the order of the RVE.
         """
+        at = self._points(strain, fluctuation)
         weight = self._weight.reshape(self.space.discretisation.weight.shape)
-        found = strain.new_empty(len(strain), len(weight), *[strain.shape[1]] * 2)
-        for part in self._parts(len(strain)):
-            tangent = self._points(strain[part], fluctuation[part]).tangent
-            sums = tangent.unflatten(0, weight.shape).sum(1).transpose(0, 1)
-            found[part] = sums / weight.sum(1)[:, None, None]
-        return found
+        sums = at.tangent.unflatten(0, weight.shape).sum(1).transpose(0, 1)
+        return Linearisation(at.energy, self._forces(at.stress[..., None])[..., 0], sums / weight.sum(1)[:, None, None])
 
-    def moved(self, strain: Tensor, fluctuation: Tensor, step: Tensor) -> Tensor:
-        """Return w after a step, which is halved until the energy does not grow, or not taken at all. Shape as w."""
-        most = self._energy(strain, fluctuation) * (1.0 + _ROUND_OFF)
+    def moved(self, strain: Tensor, fluctuation: Tensor, step: Tensor, energy: Tensor) -> Tensor:
+        """Return w after a step, which is halved until Ψ does not exceed `energy`, or not taken at all. Shape as w."""
+        most = energy * (1.0 + _ROUND_OFF)
         for _ in range(_HALVINGS):
             worse = ~(self._energy(strain, fluctuation + step) <= most)  # also where it is no number
             step = torch.where(worse[:, None, None], 0.5 * step, step)
@@ -239,7 +249,7 @@ class HyperelasticFields:
         rest = -torch.cat([self._forces(at.stress[..., None]), images + load], dim=3)
         start = (sensitivity, images)
         change = conjugate_gradients(lambda v: self._product(at, v), self.elastic_inverse, rest, start, inner)
-        return self.moved(strain, fluctuation, change[..., 0]), sensitivity + change[..., 1:]
+        return self.moved(strain, fluctuation, change[..., 0], at.energy), sensitivity + change[..., 1:]
 
     def _strain(self, field: Tensor) -> Tensor:
         """Return the strain at the points of fields (n, n_nodes, dim, k). Shape (n_s, n_points, n, k)."""

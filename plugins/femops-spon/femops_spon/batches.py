@@ -7,9 +7,9 @@ from itertools import permutations, product
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from femops.notation import Array
+from femops.rve.discretisation import Indices
 from femops.surrogate.fields import LinearFields
 from femops.surrogate.stiffness import StiffnessBatch
 from femops.surrogate.torch_library import Tensor, torch
@@ -18,8 +18,6 @@ from femops_spon.network import SPON, MeshMaps, cell_features, hierarchy
 _HELD_BACK, _MOST_HELD_BACK = 0.1, 64
 _AT_ONCE = 32
 _VIEWS = 8
-
-Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ import scipy.sparse as sp
 
 from femops.meshing.cells import CellKind
 from femops.notation import Array
-
-Indices = npt.NDArray[np.int64]
+from femops.rve.discretisation import Indices
 
 
 @dataclass(frozen=True)

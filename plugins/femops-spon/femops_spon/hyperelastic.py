@@ -56,15 +56,14 @@ class HyperelasticSPON:
         fields, volume = self._fields, self._fields.space.discretisation.volume
         sensitivity = None
         for _ in range(_PREDICTING):
-            tangent = fields.tangents(strain, fluctuation)
-            problem = LinearFields.on(
-                fields.space, CellTangents(tangent.cpu().numpy(), None), self._dtype, strain.device
-            )
-            residual = (volume * fields.residual(strain, fluctuation)).to(self._dtype)
+            at = fields.linearised(strain, fluctuation)
+            cells = CellTangents(at.tangent.cpu().numpy(), None)
+            problem = LinearFields.on(fields.space, cells, self._dtype, strain.device)
+            residual = (volume * at.residual).to(self._dtype)
             forces = -torch.cat([residual[..., None], problem.load], dim=3)
-            features = cell_features(tangent.to(self._dtype))
+            features = cell_features(at.tangent.to(self._dtype))
             answer = self._network.solve(self._maps, problem.stiffness, forces, features).to(strain.dtype)
-            fluctuation = fields.moved(strain, fluctuation, answer[..., 0])
+            fluctuation = fields.moved(strain, fluctuation, answer[..., 0], at.energy)
             sensitivity = answer[..., 1:]
         assert sensitivity is not None
         return fluctuation, sensitivity
@@ -84,5 +83,5 @@ def linear_problems(rves: Sequence[RVE], strain: Array) -> Iterator[tuple[Period
         fields = HyperelasticFields(rve)
         nothing, slopes = fields.at_rest(strains)
         solved, _ = fields.improve(strains, nothing, slopes, _STEPS, _INNER)
-        tangent = np.concatenate([fields.tangents(strains, state).numpy() for state in (nothing, solved)])
+        tangent = np.concatenate([fields.linearised(strains, state).tangent.numpy() for state in (nothing, solved)])
         yield PeriodicSpace.shared(rve), tangent[:, common_order(rve.discretisation)]

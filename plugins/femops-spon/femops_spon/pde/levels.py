@@ -15,9 +15,8 @@ import ufl
 from dolfinx import fem, geometry
 
 from femops.notation import Array
+from femops.rve.discretisation import Indices
 from femops_spon.graph import FEGraph, Hierarchy, Level, graph_of_matrices
-
-Indices = npt.NDArray[np.int64]
 
 _TOLERANCE, _NEWTON = 1e-10, 20
 
