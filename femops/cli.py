@@ -4,7 +4,7 @@ import json
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -74,6 +74,7 @@ def check(case: CaseFile, overrides: Overrides = None) -> None:
         ready = prepare(loaded, case, comm, training=stages(shown))
     n_qp = comm.allreduce(ready.problem.quadrature.n_points)
     laws = ", ".join(parameters.law for parameters in loaded.laws().values())
+    _print_notes(ready.notes)
     console.print(
         f"{case}: valid. {ready.problem.n_dofs} dofs, {n_qp} quadrature points, "
         f"{len(loaded.steps.ends())} steps, law: {laws}. Run it with: femops run {case}",
@@ -128,17 +129,19 @@ def mesh(
 
     folder = output or Path("results") / case.stem
 
-    def write() -> list[tuple[str, ...]]:
+    def write() -> tuple[list[tuple[str, ...]], list[str]]:
         rows: list[tuple[str, ...]] = []
+        notes: list[str] = []
         for name, one in case_meshes(load_case(case, tuple(overrides or ())), case.parent).items():
+            notes.extend(f"{name}: {note}" for note in one.notes)
             folder.mkdir(parents=True, exist_ok=True)
             write_mesh(one, folder / f"{name}.msh")
             rows.append((name, *describe(one), str(folder / f"{name}.msh")))
-        return rows
+        return rows, notes
 
     try:
         with console.status("building meshes"):
-            rows = on_root(MPI.COMM_WORLD, write)
+            rows, notes = on_root(MPI.COMM_WORLD, write)
     except CaseError as error:
         raise error.within(file=case) from error
     except OSError as error:
@@ -147,6 +150,7 @@ def mesh(
     for row in rows:
         table.add_row(*row)
     console.print(table)
+    _print_notes(notes)
 
 
 @app.command()
@@ -250,6 +254,12 @@ def _draw(case: Case, path: Path, folder: Path) -> Path | None:
     return target
 
 
+def _print_notes(notes: Iterable[str]) -> None:
+    """Print what the user should know before trusting the results."""
+    for note in notes:
+        console.print(f"Note: {note}", soft_wrap=True)
+
+
 def _report(case: Case, summary: dict[str, Any], folder: Path, picture: Path | None) -> None:
     """Print where the time went, the quantities, and where to look next."""
     seconds = dict(summary["seconds"])
@@ -266,6 +276,7 @@ def _report(case: Case, summary: dict[str, Any], folder: Path, picture: Path | N
             expected = case.quantities[name].expected
             quantities.add_row(name, f"{value:.8g}", "" if expected is None else f"{expected:.8g}")
         console.print(quantities)
+    _print_notes(summary["notes"])
     iterations = sum(step["iterations"] for step in summary["steps"])
     cutbacks = sum(step["cutbacks"] for step in summary["steps"])
     console.print(f"{len(summary['steps'])} steps, {iterations} iterations, {cutbacks} cutbacks.")

@@ -4,7 +4,7 @@ import glob
 import importlib.metadata
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -47,11 +47,13 @@ class Run:
         case: The case.
         problem: Its macroscale problem.
         timers: Where the time goes.
+        notes: What the user should know before trusting the results, one line each.
     """
 
     case: Case
     problem: MacroProblem
     timers: Timers
+    notes: tuple[str, ...] = ()
 
 
 def prepare(case: Case, path: Path, comm: MPI.Comm, mesh: MacroMesh | None = None, training: Progress = silent) -> Run:
@@ -80,7 +82,16 @@ def prepare(case: Case, path: Path, comm: MPI.Comm, mesh: MacroMesh | None = Non
             check_points(problem)
     except CaseError as error:
         raise error.within(file=path) from error
-    return Run(case, problem, timers)
+    return Run(case, problem, timers, notes(mesh, laws))
+
+
+def notes(mesh: MacroMesh, laws: Mapping[str, MaterialLaw]) -> tuple[str, ...]:
+    """Return what the user should know about the meshes of a case, each line once."""
+    found = [f"mesh: {note}" for note in mesh.notes]
+    for name, law in laws.items():
+        rve = getattr(law, "rve", None)
+        found += [f"RVE of {name}: {note}" for note in (rve.discretisation.mesh.notes if rve is not None else ())]
+    return tuple(dict.fromkeys(found))
 
 
 def _laws(case: Case, base: Path, comm: MPI.Comm, training: Progress) -> dict[str, MaterialLaw]:
@@ -237,6 +248,7 @@ def _write_summary(run: Run, path: Path, folder: Path, progress: _Progress) -> d
         "finished": progress.finished,
         "failure": progress.failure,
         "law": {name: parameters.law for name, parameters in run.case.laws().items()},
+        "notes": run.notes,
         "versions": _versions(),
         "ranks": comm.size,
         "n_qp": counted,

@@ -30,6 +30,7 @@ class MacroMesh:
         regions: Cells of this rank in each region.
         boundaries: Facets of this rank on each named boundary.
         interior: The boundaries that do not lie on the surface of the body.
+        notes: What the user should know about the mesh, one line each.
     """
 
     mesh: dolfinx_mesh.Mesh
@@ -37,6 +38,7 @@ class MacroMesh:
     regions: dict[str, Indices]
     boundaries: dict[str, Indices]
     interior: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
 
     @property
     def n_cells(self) -> int:
@@ -75,6 +77,7 @@ def _header(mesh: TaggedMesh) -> dict[str, Any]:
         "regions": list(mesh.regions),
         "bounds": list(mesh.boundaries),
         "interior": _interior(mesh),
+        "notes": mesh.notes,
     }
 
 
@@ -128,7 +131,7 @@ def _distribute(tagged: TaggedMesh | None, header: dict[str, Any], comm: MPI.Com
     for name in header["bounds"]:
         chosen = None if tagged is None else tagged.boundaries[name][:, facet_order]
         boundaries[name] = _entities(mesh, dim - 1, chosen, CELLS[kind.facet].n_nodes)
-    return MacroMesh(mesh, kind, regions, boundaries, header["interior"])
+    return MacroMesh(mesh, kind, regions, boundaries, header["interior"], header["notes"])
 
 
 def _entities(mesh: dolfinx_mesh.Mesh, dim: int, nodes: Any, n_nodes: int) -> Indices:

@@ -21,6 +21,7 @@ class TaggedMesh:
         kind: The kind of the cells.
         regions: Cells of each named region, by index into `cells`. Regions do not overlap and cover the mesh.
         boundaries: Facets of each named boundary, by nodes in VTK order. Shape (n_facets, n_nodes_of_facet) each.
+        notes: What the user should know about the mesh, one line each.
     """
 
     points: Array
@@ -28,6 +29,7 @@ class TaggedMesh:
     kind: CellKind
     regions: dict[str, Indices] = field(default_factory=dict)
     boundaries: dict[str, Indices] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def dim(self) -> int:

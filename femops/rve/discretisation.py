@@ -1,6 +1,6 @@
 """A representative volume element as arrays: strain operators, quadrature weights, phases."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -118,13 +118,8 @@ def discretise(mesh: TaggedMesh, phases: tuple[str, ...]) -> Discretisation:
     counts = [len(mesh.regions[name]) for name in phases]
     stops = np.cumsum(counts)
     slices = tuple(slice(int(stop - count), int(stop)) for stop, count in zip(stops, counts, strict=True))
-    sorted_mesh = TaggedMesh(
-        mesh.points,
-        mesh.cells[order],
-        mesh.kind,
-        {name: np.arange(part.start, part.stop) for name, part in zip(phases, slices, strict=True)},
-        mesh.boundaries,
-    )
+    regions = {name: np.arange(part.start, part.stop) for name, part in zip(phases, slices, strict=True)}
+    sorted_mesh = replace(mesh, cells=mesh.cells[order], regions=regions)
     operator, weight, points = _integrate(sorted_mesh)
     for name, part in zip(phases, slices, strict=True):
         if weight[part].sum() <= 0.0:
