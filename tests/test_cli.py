@@ -93,7 +93,7 @@ def test_run_writes_what_the_readme_promises(run: Femops, tmp_path: Path) -> Non
     }  # fmt: skip
     summary = summary_of(folder)
     assert list(summary) == [
-        "case", "title", "finished", "failure", "law", "versions", "ranks", "n_qp", "dofs", "steps", "seconds",
+        "case", "title", "finished", "failure", "law", "notes", "versions", "ranks", "n_qp", "dofs", "steps", "seconds",
         "law_statistics", "quantities",
     ]  # fmt: skip
     assert (summary["finished"], summary["failure"], summary["ranks"]) == (True, "", 1)
