@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal, localcontext
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from femops import LawResponse, load_law, notation
 from femops.checks import check_law
 from femops.notation import Array
+from femops.phases import fenchel_gap
 
 PHASES: dict[str, dict[str, Any]] = {
     "elastic": {"law": "elastic", "K": 43452.381, "G": 29918.033},
@@ -235,3 +237,68 @@ def test_no_strain_has_a_stress_beyond_saturation() -> None:
     shear = np.zeros((6, 2))
     shear[5] = 49.9, 50.1
     assert np.isfinite(phase.complementary_energy(shear)).tolist() == [True, False]
+
+
+def _in_fifty_digits(strain: Any, stress: Any) -> tuple[Decimal, Decimal, Decimal]:
+    """Return ψ, ψ* and ψ + ψ* − σ : ε of `saturating` in 3D by their definitions, in decimal numbers of 50 digits."""
+    e, s = ([Decimal(float(x)) for x in one] for one in (strain, stress))
+    bulk, alpha1, alpha2 = Decimal(4780), Decimal(50), Decimal("0.06")
+
+    def invariants(tensor: list[Decimal]) -> tuple[Decimal, Decimal]:
+        trace = sum(tensor[:3], Decimal(0))
+        deviator = [x - trace / 3 if i < 3 else x for i, x in enumerate(tensor)]
+        return trace, sum((x * x for x in deviator), Decimal(0)).sqrt()
+
+    (trace, n), (total, size) = invariants(e), invariants(s)
+    energy = bulk / 2 * trace**2 + alpha1 * (n - alpha2 * (1 + n / alpha2).ln())
+    complementary = total**2 / (18 * bulk) - alpha2 * (alpha1 * (1 - size / alpha1).ln() + size)
+    work = sum((a * b for a, b in zip(e, s, strict=True)), Decimal(0))
+    return energy, complementary, energy + complementary - work
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-4, 1e-6, 1e-8, 1e-10, 1e-12, 1e-14])
+def test_energies_and_their_gap_keep_their_digits_at_strains_of_every_size(size: float) -> None:
+    """The gap of strain and stress that differ by a thousandth is a millionth of the energy, however small both are."""
+    phase = law_of("saturating", 3).phase
+    rng = np.random.default_rng(8)
+    strain = size * rng.uniform(-1.0, 1.0, (6, 20))
+    near = strain * (1.0 + 1e-3 * rng.uniform(-1.0, 1.0, strain.shape))
+    stress = phase.respond(near, np.zeros((0, 20))).stress
+    found = phase.energy(strain, None), phase.complementary_energy(stress), fenchel_gap(phase, strain, stress)
+    with localcontext(prec=50):
+        wanted = np.array(
+            [[float(x) for x in _in_fifty_digits(*pair)] for pair in zip(strain.T, stress.T, strict=True)]
+        )
+    for values, column, digits in zip(found, wanted.T, (1e-13, 1e-13, 1e-11), strict=True):
+        np.testing.assert_allclose(values, column, rtol=digits)
+    assert np.median(found[2] / found[0]) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["elastic", "saturating"])
+@DIMS
+def test_the_gap_is_the_sum_of_the_energies_less_the_work(name: str, dim: int) -> None:
+    phase = law_of(name, dim).phase
+    rng = np.random.default_rng(5)
+    strain, other = rng.uniform(-0.06, 0.06, (2, notation.n_strain(dim), 200))
+    stress = phase.respond(other, np.zeros((0, 200))).stress
+    gap = fenchel_gap(phase, strain, stress)
+    plain = phase.energy(strain, None) + phase.complementary_energy(stress) - (stress * strain).sum(0)
+    # In plane strain the normal stress is a choice, and another one gives another upper bound.
+    np.testing.assert_allclose(gap, plain, rtol=1e-9 if name == "elastic" or dim == 3 else 0.05)
+    assert (gap >= plain * (1 - 1e-9)).all()
+    same = fenchel_gap(phase, other, stress)
+    assert (same <= 1e-25 * phase.energy(other, None)).all()
+    assert np.isinf(fenchel_gap(phase, strain, 1e3 * stress)).all() == (name == "saturating")
+
+
+@DIMS
+@pytest.mark.parametrize("size", [1e-8, 1e-11, 1e-14])
+def test_the_gap_of_tiny_strains_is_that_of_elasticity(dim: int, size: float) -> None:
+    saturating = law_of("saturating", dim).phase
+    elastic = load_law({"law": "elastic", "K": 4780.0, "G": 50.0 / (2 * 0.06)}, dim=dim).phase
+    rng = np.random.default_rng(9)
+    strain, other = size * rng.uniform(-1.0, 1.0, (2, notation.n_strain(dim), 100))
+    other = strain + 1e-2 * other
+    stress = saturating.respond(other, np.zeros((0, 100))).stress
+    ours, theirs = fenchel_gap(saturating, strain, stress), fenchel_gap(elastic, strain, stress)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3)

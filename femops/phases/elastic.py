@@ -82,6 +82,15 @@ class Elastic:
         total, norm = isotropic.complementary_invariants(stress, isotropic.stress_33(stress, self.K, 2.0 * self.G))
         return total**2 / (18.0 * self.K) + norm**2 / (4.0 * self.G)
 
+    def fenchel_gap(self, strain: Any, stress: Any) -> Any:
+        """Return ψ(ε) + ψ*(σ) − σ : ε = (3 K tr ε − tr σ)²/(18 K) + |dev σ − 2 G dev ε|²/(4 G)."""
+        normal = isotropic.stress_33(stress, self.K, 2.0 * self.G)
+        total, s, s_33 = isotropic.split(stress, normal)
+        e, e_33 = isotropic.deviator(strain)
+        away = isotropic.norm(s - 2.0 * self.G * e, None if s_33 is None else s_33 - 2.0 * self.G * e_33)
+        volumetric = (3.0 * self.K * isotropic.trace(strain) - total) ** 2 / (18.0 * self.K)
+        return volumetric + away**2 / (4.0 * self.G)
+
 
 def _phase(parameters: ElasticParameters) -> Elastic:
     return Elastic(*parameters.bulk_and_shear())

@@ -38,14 +38,20 @@ def norm(tensor: Any, out_of_plane: Any | None) -> Any:
     return xp.sqrt(squared if out_of_plane is None else squared + out_of_plane * out_of_plane)
 
 
+def split(stress: Any, out_of_plane: Any | None) -> tuple[Any, Any, Any | None]:
+    """Return tr σ and dev σ, components and, in plane strain, the 33 component, of a stress given likewise."""
+    xp = array_namespace(stress)
+    dim = notation.dimension(stress.shape[0])
+    total = trace(stress) if out_of_plane is None else trace(stress) + out_of_plane
+    third = total / 3.0
+    parts = [stress[i] - third if i < dim else stress[i] for i in range(stress.shape[0])]
+    return total, xp.stack(parts), None if out_of_plane is None else out_of_plane - third
+
+
 def complementary_invariants(stress: Any, out_of_plane: Any | None) -> tuple[Any, Any]:
     """Return tr σ and |dev σ| of a stress given by its components and, in plane strain, its 33 component."""
-    xp = array_namespace(stress)
-    total, squared = trace(stress), (stress * stress).sum(0)
-    if out_of_plane is not None:
-        total, squared = total + out_of_plane, squared + out_of_plane * out_of_plane
-    rest = squared - total * total / 3.0
-    return total, xp.sqrt(xp.where(rest > 0.0, rest, xp.zeros_like(rest)))
+    total, *deviatoric = split(stress, out_of_plane)
+    return total, norm(*deviatoric)
 
 
 def stress_33(stress: Any, bulk: float, secant: Any) -> Any | None:

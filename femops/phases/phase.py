@@ -74,6 +74,25 @@ class HyperelasticPhase(Phase, Protocol):
         ...
 
 
+def fenchel_gap(phase: HyperelasticPhase, strain: Any, stress: Any) -> Any:
+    """Return ψ(ε) + ψ*(σ) − σ : ε ≥ 0, which is zero where σ is the stress of ε [stress].
+
+    The sum cancels: what is left of a small gap is round-off of the energies. A phase that has a method `fenchel_gap`
+    of strain and stress answers itself, without that loss.
+
+    Args:
+        phase: The phase.
+        strain: Shape (n_s, ...).
+        stress: Shape (n_s, ...).
+
+    Returns:
+        Shape (...); infinite where no strain has this stress.
+    """
+    if hasattr(phase, "fenchel_gap"):
+        return phase.fenchel_gap(strain, stress)
+    return phase.energy(strain, None) + phase.complementary_energy(stress) - (stress * strain).sum(0)
+
+
 class PhaseLaw:
     """A phase as a macroscale law.
 

@@ -14,6 +14,22 @@ from femops.phases.phase import PhaseLaw, PhaseResponse
 
 # Each step reduces the error of the trace by the ratio of the moduli, some thirty times.
 _STEPS_TO_STRESS_33 = 3
+_SERIES_BELOW = 0.1
+
+
+def less_log1p(x: Any) -> Any:
+    """Return x − ln(1 + x) to full relative accuracy; about x²/2 for small x, infinite for x ≤ −1.
+
+    With u = x/(2 + x) it is x u − 2 u³ (1/3 + u²/5 + u⁴/7 + …), since ln(1 + x) = 2 artanh u.
+    """
+    xp = array_namespace(x)
+    below = x > -1.0
+    x = xp.where(below, x, xp.zeros_like(x))
+    u = x / (2.0 + x)
+    v = u * u
+    series = u * (x - 2.0 * v * (1 / 3 + v * (1 / 5 + v * (1 / 7 + v * (1 / 9 + v / 11)))))
+    value = xp.where(abs(x) < _SERIES_BELOW, series, x - xp.log1p(x))
+    return xp.where(below, value, xp.full_like(value, xp.inf))
 
 
 class SaturatingParameters(LawParameters):
@@ -62,20 +78,37 @@ class Saturating:
 
     def energy(self, strain: Any, state: Any) -> Any:
         """Return ψ = K/2 tr² + α1 (n − α2 ln(1 + n/α2))."""
-        xp = array_namespace(strain)
         n = isotropic.norm(*isotropic.deviator(strain))
         volumetric = 0.5 * self.K * isotropic.trace(strain) ** 2
-        return volumetric + self.alpha1 * (n - self.alpha2 * xp.log1p(n / self.alpha2))
+        return volumetric + self.alpha1 * self.alpha2 * less_log1p(n / self.alpha2)
 
     def complementary_energy(self, stress: Any) -> Any:
         """Return ψ* = tr² σ / (18 K) − α2 (α1 ln(1 − s/α1) + s) with s = |dev σ|; infinite for s ≥ α1."""
-        xp = array_namespace(stress)
         total, s = isotropic.complementary_invariants(stress, self._stress_33(stress))
-        reachable = s < self.alpha1
-        ratio = xp.where(reachable, s, xp.zeros_like(s)) / self.alpha1
-        deviatoric = -self.alpha2 * self.alpha1 * (xp.log1p(-ratio) + ratio)
-        value = total**2 / (18.0 * self.K) + deviatoric
-        return xp.where(reachable, value, xp.full_like(value, xp.inf))
+        return total**2 / (18.0 * self.K) + self.alpha1 * self.alpha2 * less_log1p(-s / self.alpha1)
+
+    def fenchel_gap(self, strain: Any, stress: Any) -> Any:
+        """Return ψ(ε) + ψ*(σ) − σ : ε as a sum of what is not negative, see `phases.phase.fenchel_gap`.
+
+        With e and s the deviators, n = |e|, m the norm of the strain that has |s|, and g(x) = x − ln(1 + x), it is
+
+            (3 K tr ε − tr σ)²/(18 K)  +  α1 α2 g((n − m)/(α2 + m))  +  |s| n − s : e.
+
+        In plane strain any σ_33 gives an upper bound; that of the secant modulus of ε is the best one to first order.
+        """
+        xp = array_namespace(strain)
+        e, e_33 = isotropic.deviator(strain)
+        n = isotropic.norm(e, e_33)
+        normal = isotropic.stress_33(stress, self.K, self.alpha1 / (self.alpha2 + n))
+        total, s, s_33 = isotropic.split(stress, normal)
+        size = isotropic.norm(s, s_33)
+        apart = less_log1p((n - size * ((self.alpha2 + n) / self.alpha1)) / self.alpha2)
+        # |s| n − s : e without its cancellation
+        across = isotropic.norm(s * n - e * size, None if s_33 is None else s_33 * n - e_33 * size)
+        both = size * n
+        turned = across**2 / (2.0 * xp.where(both > 0.0, both, xp.ones_like(both)))
+        volumetric = (3.0 * self.K * isotropic.trace(strain) - total) ** 2 / (18.0 * self.K)
+        return volumetric + self.alpha1 * self.alpha2 * apart + turned
 
     def _stress_33(self, stress: Any) -> Any | None:
         """Return the stress normal to the plane of the in-plane strain that has this in-plane stress.
