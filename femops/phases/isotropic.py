@@ -64,7 +64,12 @@ def stress_33(stress: Any, bulk: float, secant: Any) -> Any | None:
     """
     if notation.dimension(stress.shape[0]) == 3:
         return None
-    return trace(stress) * ((3.0 * bulk - secant) / (6.0 * bulk + secant))
+    return trace(stress) * normal_ratio(bulk, secant)
+
+
+def normal_ratio(bulk: float, secant: Any) -> Any:
+    """Return the stress normal to the plane over the trace of the stress in it; arguments as in `stress_33`."""
+    return (3.0 * bulk - secant) / (6.0 * bulk + secant)
 
 
 def tangent(volumetric: Any, deviatoric: Any, along: Any, direction: Any) -> Any:

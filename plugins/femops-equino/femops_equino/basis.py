@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from femops.notation import Array
-from femops.phases import HyperelasticPhase
 from femops.phases.saturating import Saturating
 from femops.rve.spec import RVE
 from femops.surrogate.base import Arrays
@@ -88,7 +87,7 @@ def full(rve: RVE, operators: ElasticRVE, basis: Basis) -> Full:
     dual = np.einsum("stg,tgk->sgk", operators.compliance, psi, optimize=True)
     n_b, m = psi.shape[2], maps.shape[2]
     projection, gap, elastic = np.zeros((n_b, m)), np.zeros((m + n_b, m + n_b)), np.zeros((m, m))
-    phases: list[tuple[slice, HyperelasticPhase]] = []
+    phases: list[tuple[slice, Saturating]] = []
     nonlinear = []
     for position, phase in enumerate(rve.phases):
         part = d.points_of_phase(position)

@@ -12,6 +12,9 @@ for any X, f(H) = ⟨ψ(ε + H + B Φ X H)⟩ is an upper bound of W(E + H), and
 with S̃ = f'(0) and C̃ the same quadratic form of the phases' stiffness at zero strain, which is the largest they
 have. Hence (S − S̃) : H ≤ η² + ½ H : C̃ : H, and the best H gives ‖S − S̃‖ ≤ √2 η in the norm of C̃⁻¹.
 
+The gap is infinite where |dev σ| of `saturating` phases reaches α₁, as it does at some points where a stress that is cut
+off is put together of few modes. There b is sought anew, see `admissible`.
+
 With all quadrature points this is a bound; with few of them, weighted, the energy gap η² relative to the energy is an
 indicator of the error, which is second order in that of the fields as the gap is.
 """
@@ -25,14 +28,16 @@ import numpy.typing as npt
 
 from femops.law import CertificateKind
 from femops.notation import Array
-from femops.phases import HyperelasticPhase
 from femops.phases.saturating import Saturating
 from femops.rve.spec import RVE
 from femops.surrogate import chunks
+from femops_equino.admissible import Dual, least_gap
 from femops_equino.reduced import ReducedModel
 
 _FIELDS_AT_ONCE = 12
 _BYTES_AT_ONCE = 32e6  # about what caches hold
+_POOR = 1e-2  # of the energy: a gap for which a better stress is looked for
+_ROUND_OFF = 1e-15  # of the energy: what cancels in the gap of linear phases
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Points:
     strain: Array
     stress: Array
     projection: Array
-    phases: tuple[tuple[slice, HyperelasticPhase], ...]
+    phases: tuple[tuple[slice, Saturating], ...]
     model: ReducedModel
 
     def sampled(self, points: npt.NDArray[np.int64], factor: Array) -> "Points":
@@ -138,8 +143,8 @@ def relative_error(strain: Array, stress: Array, gap: Gap, metric: Array, kind: 
     """
     size = norm(stress, metric)
     away = norm(stress - gap.stress, metric)
-    eta = np.maximum(gap.energy, 0.0)
     work = np.maximum(0.5 * np.einsum("ns,ns->n", stress, strain), 0.0)  # negative work tells of no small error
+    eta = np.maximum(gap.energy, _ROUND_OFF * work)
     with np.errstate(divide="ignore", invalid="ignore"):
         error = (away + np.sqrt(2.0 * eta * gap.stiffening)) / size if kind == "bound" else away / size + eta / work
     error = np.where((size == 0.0) & (away == 0.0), 0.0, error)
@@ -177,20 +182,26 @@ def _gap(points: Points, exact: Quadratics, solver: ReducedModel, strain: Array,
     gradient, force = _derivative(points, z)
     total = gradient[:, :n_s] + np.einsum("nrs,nr->ns", sensitivity, gradient[:, n_e:])
     b = z @ exact.projection.T + np.tensordot(force, points.projection, axes=([0, 1], [1, 2]))
-    local = np.tensordot(points.strain, z, axes=([2], [1]))
-    admissible = np.tensordot(points.stress, b, axes=([2], [1]))
-    both = np.concatenate([z, b], axis=1)
-    eta = 0.5 * np.einsum("ni,ij,nj->n", both, exact.gap, both, optimize=True)
-    for part, phase in points.phases:
-        pointwise = phase.energy(local[:, part], None) + phase.complementary_energy(admissible[:, part])
-        pointwise -= (admissible[:, part] * local[:, part]).sum(0)
-        eta += points.model.parameters[part, 0] @ pointwise
+    dual = _dual(points, exact, z)
+    eta = dual.value(b)
+    poor = ~(eta <= _POOR * 0.5 * np.abs(np.einsum("ns,ns->n", total, strain)))
+    if poor.any():
+        eta[poor] = np.fmin(eta[poor], least_gap(dual.some(poor))[1])
     lift = np.concatenate([np.broadcast_to(np.eye(n_s), (n, n_s, n_s)), sensitivity], axis=1)
     rows = np.r_[:n_s, n_e : len(exact.elastic)]
     stiffness = np.einsum("nis,ij,njt->nst", lift, exact.elastic[np.ix_(rows, rows)], lift, optimize=True)
     root = np.linalg.cholesky(exact.metric)
     stiffening = np.linalg.eigvalsh(root.T @ stiffness @ root)[:, -1]
     return Gap(eta, total, np.maximum(stiffening, 1.0), z[:, n_e:])
+
+
+def _dual(points: Points, exact: Quadratics, z: Array) -> Dual:
+    """Return the gap as a function of the admissible stress at some z (n, m)."""
+    m = z.shape[1]
+    local = np.tensordot(points.strain, z, axes=([2], [1]))
+    constant = 0.5 * np.einsum("ni,ij,nj->n", z, exact.gap[:m, :m], z, optimize=True)
+    weight = points.model.parameters[:, 0]
+    return Dual(points.stress, points.phases, weight, local, exact.gap[m:, m:], z @ exact.gap[:m, m:], constant)
 
 
 def _derivative(points: Points, z: Array) -> tuple[Array, Array]:

@@ -1,5 +1,7 @@
 """EquiNO as published, as a surrogate: modes, admissible fields, the law's contract, a bound that holds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -114,6 +116,21 @@ def test_bound_of_the_error_holds_inside_and_outside_the_range_and_is_useful_ins
         if useful:
             assert np.median(error / size) < 0.03
             assert np.median(bound) < 20.0 * np.median(error / size)
+
+
+def test_the_bound_is_finite_and_holds_where_the_stress_is_more_than_a_phase_bears(model):
+    """The matrix saturates at a tenth, with the same elasticity: the networks know nothing of it."""
+    weak = {**RVE, "phases": {**RVE["phases"], "matrix": {**RVE["phases"]["matrix"], "alpha1": 5.0, "alpha2": 0.006}}}
+    parameters = EquiNOParameters.model_validate(PARAMETERS)
+    law = as_law(replace(model, rve=load_law({"law": "nested", "rve": weak}).rve), parameters)
+    answer = answer_of(law, UNSEEN)
+    d, (_, stress) = law.rve.discretisation, law.fields(UNSEEN)
+    matrix = stress[:, d.points_of_phase(list(d.phases).index("matrix"))]
+    assert np.isinf(law.rve.phases[list(d.phases).index("matrix")].complementary_energy(matrix)).any(axis=0).all()
+    error = answer.stress - law.solve_exactly(UNSEEN, np.zeros((len(UNSEEN), 0)), 1.0).stress
+    size = [np.sqrt(np.einsum("ns,st,nt->n", one, law.metric, one)) for one in (answer.stress, error)]
+    bound = law.certify(UNSEEN, answer, "bound")
+    assert np.isfinite(bound).all() and (bound >= size[1] / size[0]).all()
 
 
 def test_stress_of_another_law_is_bounded_too(law):
