@@ -115,9 +115,10 @@ def _check_response(law: MaterialLaw, response: LawResponse, n_qp: int, where: s
         assert response.stress_33 is None, f"stress_33 {where} is given, expected None in 3D"
     for name, shape in required.items():
         _check_array(getattr(response, name), name, shape, np.dtype(np.float64), where)
-    if response.error is not None:
-        _check_array(response.error, "error", (n_qp,), np.dtype(np.float64), where)
-        assert (response.error >= 0.0).all(), f"error {where} is negative somewhere"
+    for name in ("error", "solver_residual"):
+        if (values := getattr(response, name)) is not None:
+            _check_array(values, name, (n_qp,), np.dtype(np.float64), where)
+            assert (values >= 0.0).all(), f"{name} {where} is negative somewhere"
     if response.valid is not None:
         _check_array(response.valid, "valid", (n_qp,), np.dtype(np.bool_), where)
 

@@ -23,9 +23,23 @@ def report_trust(console: Console, statistics: dict[str, Any]) -> None:
         console.print(f"Warning: at {doubtful} of {evaluated} points a law doubted its own answer.")
     for one in statistics["enrichments"]:
         console.print(f"After step {one['step']} the law of {one['region']} learned {one['snapshots']} snapshots.")
+    _report_error(console, statistics)
+    if (residual := statistics["largest_solver_residual"]) is not None:
+        console.print(f"Largest solver residual of a law: {residual:.1e}; no error of its answers.")
+
+
+def _report_error(console: Console, statistics: dict[str, Any]) -> None:
+    """Print the largest error of the answers used, and where it is unknown."""
+    infinite, judged = statistics["points_infinite"], statistics["points_judged"]
+    kind = statistics["certificate"] or "as stated by the law"
+    beyond = f"infinite at {infinite} of {judged} points" if infinite else ""
     if statistics["largest_error"]:  # zero where all answers are exact
-        kind = statistics["certificate"] or "as stated by the law"
-        console.print(f"Largest error of the answers used: {statistics['largest_error']:.1e} ({kind}).")
+        largest = f"{statistics['largest_error']:.1e} ({kind})"
+        console.print(f"Largest error of the answers used: {largest}{beyond and ', '}{beyond}.", soft_wrap=True)
+    elif beyond:
+        console.print(f"Error of the answers used ({kind}): {beyond}.", soft_wrap=True)
+    elif statistics["can_certify"] and not judged:
+        console.print("No error of the answers was estimated; trust: {on_violation: warn} in the case does that.")
 
 
 def report_comparison(console: Console, report: dict[str, Any]) -> None:

@@ -26,8 +26,10 @@ class LawResponse:
         tangent: Consistent tangent d stress / d strain, Mandel [stress]. Shape (n_qp, n_s, n_s).
         state: Trial state at the end of the increment. Shape (n_qp, n_state).
         stress_33: In plane strain, the stress normal to the plane [stress], shape (n_qp,); None in 3D.
-        error: The law's own relative error bound or indicator, shape (n_qp,); None if it states none.
+        error: Relative bound or indicator of the error of this answer, shape (n_qp,); None if the law states none.
         valid: False where the law says that its answer must not be used, shape (n_qp,); None means all are valid.
+        solver_residual: How far the law's own iteration was from its end, relative, shape (n_qp,): no error of the
+            answer, which it can be far below; None if it does not iterate or tell.
     """
 
     stress: Array
@@ -36,6 +38,7 @@ class LawResponse:
     stress_33: Array | None = None
     error: Array | None = None
     valid: Any = None
+    solver_residual: Array | None = None
 
 
 @runtime_checkable

@@ -65,6 +65,7 @@ class Material:
             if self.trust is not None and self.trust.enrich and certified is not None and not certified.learns:
                 problem = f"true given, but the law of {region.name} cannot learn; expected false"
                 raise CaseError(problem, key="trust.enrich")
+        self.statistics.can_certify = self._certified
         if self.trust is not None and self._certified:
             self.statistics.certificate = self.trust.certificate
         n_s = notation.n_strain(self.quadrature.dim)
@@ -77,7 +78,7 @@ class Material:
     @property
     def states_error(self) -> bool:
         """Whether any law has stated or will state errors; collective."""
-        mine = bool(np.isfinite(self.error).any()) or self.statistics.certificate is not None
+        mine = not np.isnan(self.error).all() or self.statistics.certificate is not None
         return bool(self._comm.allreduce(mine, op=MPI.LOR))
 
     @property
@@ -130,13 +131,13 @@ class Material:
 
     def commit(self) -> None:
         """Make the last response the committed state; collective."""
+        residuals = [np.empty(0)]
         for region in self.regions:
             if region.trial is not None:
                 region.state = region.trial.state
-        stated = float(self.error[np.isfinite(self.error)].max(initial=-1.0))
-        worst = self._comm.allreduce(stated, op=MPI.MAX)
-        if worst >= 0.0:
-            self.statistics.largest_error = max(worst, self.statistics.largest_error or 0.0)
+                if region.trial.solver_residual is not None:
+                    residuals.append(region.trial.solver_residual)
+        self.statistics.accept(self._comm, self.error, np.concatenate(residuals))
         self.keep()
 
     def keep(self) -> None:

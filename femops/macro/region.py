@@ -222,7 +222,7 @@ def _taken(response: LawResponse, own: Any, error: Array) -> LawResponse:
     if len(own) == len(error):
         return response
     arrays = {name: values[own] for name, values in _arrays(response).items()}
-    return replace(response, **arrays, error=error[own], valid=None)
+    return replace(response, **arrays, error=error[own], valid=None, solver_residual=None)
 
 
 def _merged(parts: list[tuple[Any, LawResponse]], error: Array) -> LawResponse:
@@ -232,4 +232,7 @@ def _merged(parts: list[tuple[Any, LawResponse]], error: Array) -> LawResponse:
         merged[name] = np.zeros((len(error), *first.shape[1:]))
         for own, response in parts:
             merged[name][own] = getattr(response, name)
-    return LawResponse(**merged, error=error)
+    residual = np.full(len(error), np.nan)
+    for own, response in parts:
+        residual[own] = np.nan if response.solver_residual is None else response.solver_residual
+    return LawResponse(**merged, error=error, solver_residual=residual)

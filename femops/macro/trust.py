@@ -54,7 +54,12 @@ class LawStatistics:
         points_solved_exactly: Points that were answered by what the law stands in for.
         solved_because: The same by reason.
         points_certified: Points whose certificate was computed.
-        largest_error: Largest error of the answers of accepted increments; None if no law states one.
+        largest_error: Largest finite error of the answers of accepted increments; None if no law states one.
+        points_judged: Points of accepted increments with an error, finite or not.
+        points_infinite: Those of them whose error is infinite.
+        largest_solver_residual: Largest distance of a law's own iteration from its end, in accepted increments: no error
+            of its answers; None if no law tells.
+        can_certify: Whether some law can certify its answers, if the case has `trust`.
         certificate: What the errors of certified laws are; None without certificates.
         enrichments: What the laws learned on the way.
     """
@@ -69,8 +74,28 @@ class LawStatistics:
     )
     points_certified: int = 0
     largest_error: float | None = None
+    points_judged: int = 0
+    points_infinite: int = 0
+    largest_solver_residual: float | None = None
+    can_certify: bool = False
     certificate: CertificateKind | None = None
     enrichments: list[Enrichment] = field(default_factory=list)
+
+    def accept(self, comm: MPI.Comm, error: Array, solver_residual: Array) -> None:
+        """Note the answers of an accepted increment; collective.
+
+        Args:
+            comm: The ranks.
+            error: Errors at the points of this rank, NaN where none is stated. Shape (n_qp,).
+            solver_residual: The same of `LawResponse.solver_residual`. Shape (n_qp,).
+        """
+        judged = comm.allreduce(np.array([np.sum(~np.isnan(error)), np.sum(np.isinf(error))]), op=MPI.SUM)
+        self.points_judged += int(judged[0])
+        self.points_infinite += int(judged[1])
+        for name, values in (("largest_error", error), ("largest_solver_residual", solver_residual)):
+            largest = comm.allreduce(float(values[np.isfinite(values)].max(initial=-1.0)), op=MPI.MAX)
+            if largest >= 0.0:
+                setattr(self, name, max(largest, getattr(self, name) or 0.0))
 
     def add(self, counts: "Counts") -> None:
         """Add what happened at one evaluation, on all ranks."""

@@ -4,8 +4,8 @@
 
     F(b) = ⟨ψ(ε) + ψ*(Ψ b) − Ψ b : ε⟩,
 
-which is convex, and infinite where |dev σ| reaches α₁ at a point. Its minimum is where the strains e of stresses s at the
-points are in balance with ε, and the stresses are in equilibrium,
+which is convex, and infinite where |dev σ| reaches α₁ at a point. Its minimum is where the strains e of stresses s at
+the points are in balance with ε, and the stresses are in equilibrium,
 
     ⟨(e(s) − ε) : Ψ⟩ = 0,     s = Ψ b.
 

@@ -12,8 +12,8 @@ for any X, f(H) = ⟨ψ(ε + H + B Φ X H)⟩ is an upper bound of W(E + H), and
 with S̃ = f'(0) and C̃ the same quadratic form of the phases' stiffness at zero strain, which is the largest they
 have. Hence (S − S̃) : H ≤ η² + ½ H : C̃ : H, and the best H gives ‖S − S̃‖ ≤ √2 η in the norm of C̃⁻¹.
 
-The gap is infinite where |dev σ| of `saturating` phases reaches α₁, as it does at some points where a stress that is cut
-off is put together of few modes. There b is sought anew, see `admissible`.
+The gap is infinite where |dev σ| of `saturating` phases reaches α₁, as it does at some points where a stress that is
+cut off is put together of few modes. There, and where the gap is large, b is sought anew, see `admissible`.
 
 With all quadrature points this is a bound; with few of them, weighted, the energy gap η² relative to the energy is an
 indicator of the error, which is second order in that of the fields as the gap is.

@@ -44,9 +44,9 @@ class EquiNOLaw:
     """A reduced RVE with a certificate.
 
     The state of a point is what the coefficients of its modes were in its last step, less what they are in linear
-    elasticity, so that zeros are the virgin state; where networks alone answer there is none. `error` is the relative
-    Newton decrement of the reduced problem: an estimate with the adjoint, None of the potential. `certify` looks at
-    the whole error.
+    elasticity, so that zeros are the virgin state; where networks alone answer there is none. `evaluate` states no
+    error: its `solver_residual` is the relative Newton decrement of the reduced problem (an estimate with the adjoint,
+    None of the potential), which knows nothing of modes and cubature. `certify` looks at the whole error.
 
     Args:
         model: The trained model.
@@ -90,16 +90,10 @@ class EquiNOLaw:
         if self.parameters.corrections == "adjoint":
             return self._adjusted(strain, valid)
         found = self._solve(strain, state)
-        if self.parameters.corrections == "auto":  # what did not converge must not pass for an answer
-            valid &= found.decrement <= self.parameters.tolerance
-        return LawResponse(
-            found.stress,
-            found.tangent,
-            self._state(strain, found.coefficients),
-            found.stress_33,
-            found.decrement,
-            valid,
-        )
+        largest = self.parameters.tolerance if self.parameters.corrections == "auto" else np.finfo(np.float64).max
+        valid &= found.decrement <= largest  # what did not converge must not pass for an answer
+        state = self._state(strain, found.coefficients)
+        return LawResponse(found.stress, found.tangent, state, found.stress_33, None, valid, found.decrement)
 
     def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
         """Return bound or indicator of the error of the stresses relative to them, in the norm of `metric`."""
@@ -265,7 +259,8 @@ class EquiNOLaw:
         found = self._adjoint.evaluate(strain, np.clip(strain, self.low, self.high))
         tangent = self._networks["potential"](strain)[2].astype(np.float64)
         state = np.zeros((len(strain), 0))
-        return LawResponse(found.stress, tangent, state, found.stress_33, found.decrement, valid)
+        valid &= np.isfinite(found.decrement)
+        return LawResponse(found.stress, tangent, state, found.stress_33, None, valid, found.decrement)
 
     def _uncorrected(self, strain: Array, valid: Any) -> LawResponse:
         stress_33 = None

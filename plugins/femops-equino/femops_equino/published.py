@@ -9,8 +9,8 @@ equilibrium; the same combination of the snapshots' S_33 gives the stress normal
     S_σ : (E + H) − ⟨ψ*(σ)⟩ ≤ W(E + H) ≤ W(E) + S : H + ½ H : C : H,       W(E) ≤ ⟨ψ(ε)⟩,      S_σ : E = ⟨σ : ε⟩,
 
 with the tangent C at zero strain, where the phases are stiffest. Hence (S_σ − S) : H ≤ η² + ½ H : C : H, and the best H
-gives ‖S_σ − S‖ ≤ √2 η in the norm of C⁻¹. Where σ is more than a phase bears, so that η is infinite, θ σ with some θ < 1
-is not, and its own bound and the distance (1 − θ) ‖S_σ‖ add up.
+gives ‖S_σ − S‖ ≤ √2 η in the norm of C⁻¹. Where σ is more than a phase bears, so that η is infinite, θ σ with some
+θ < 1 is not, and its own bound and the distance (1 − θ) ‖S_σ‖ add up.
 """
 
 import time

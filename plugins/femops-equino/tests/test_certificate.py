@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_rves import PHASES, RVE
+from small_rves import PHASES
 
 from femops import load_law
 from femops.rve.sampling import sobol

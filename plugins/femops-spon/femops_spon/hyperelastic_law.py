@@ -21,7 +21,8 @@ class HyperelasticSPONLaw(SPONLaw):
     """An RVE of hyperelastic phases with its fields predicted at every strain.
 
     The energy of the predicted fields is not below that of the nested solve; stress and tangent are its derivatives up
-    to terms of second order in what equilibrium the fields lack. `error` is about the relative error of that energy.
+    to terms of second order in what equilibrium the fields lack. `solver_residual` is the work of what forces are left,
+    relative to the energy; it is below the relative error of that energy.
 
     Args:
         model: The trained model, with the RVE to stand in for.
@@ -58,8 +59,8 @@ class HyperelasticSPONLaw(SPONLaw):
             in_numpy(found.tangent),
             np.empty((len(strain), 0)),
             normal,
-            in_numpy(found.gap),
-            within(strain, self.low, self.high),
+            valid=within(strain, self.low, self.high),
+            solver_residual=in_numpy(found.gap),
         )
 
     def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
