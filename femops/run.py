@@ -239,7 +239,7 @@ def move_files(data: Any, base: Path, folder: Path) -> None:
 
 
 def _write_summary(run: Run, path: Path, folder: Path, progress: _Progress) -> dict[str, Any]:
-    """Write and return the machine-readable face of a run; its fields are documented in the README."""
+    """Write and return the machine-readable face of a run; its fields are documented in cases/README.md."""
     problem, comm = run.problem, run.problem.comm
     counted = comm.allreduce(problem.quadrature.n_points)
     summary = {
