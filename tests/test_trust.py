@@ -47,13 +47,13 @@ class Detuned:
         tangent = factor[:, None, None] * answer.tangent + answer.stress[:, :, None] * along[:, None]
         valid = size < self.limit
         stress = np.where(valid[:, None], factor[:, None] * answer.stress, np.nan)
-        error = self.slope * size if self.stated else None
+        error = abs(self.slope) * size if self.stated else None
         return LawResponse(stress, tangent, self._state(strain), factor * answer.stress_33, error, valid)
 
     def certify(self, strain: np.ndarray, response: LawResponse, kind: CertificateKind) -> np.ndarray:
         assert len(response.stress) == len(strain)
         self.certified += len(strain)
-        return (2.0 if kind == "bound" else 1.0) * self.slope * np.linalg.norm(strain, axis=1)
+        return (2.0 if kind == "bound" else 1.0) * abs(self.slope) * np.linalg.norm(strain, axis=1)
 
     def solve_exactly(self, strain: np.ndarray, state: np.ndarray, dt: float) -> LawResponse:
         assert len(strain)
