@@ -82,7 +82,7 @@ def prepare(case: Case, path: Path, comm: MPI.Comm, mesh: MacroMesh | None = Non
             check_points(problem)
     except CaseError as error:
         raise error.within(file=path) from error
-    return Run(case, problem, timers, notes(mesh, laws))
+    return Run(case, problem, timers, (*notes(mesh, laws), *problem.locking.notes()))
 
 
 def notes(mesh: MacroMesh, laws: Mapping[str, MaterialLaw]) -> tuple[str, ...]:
@@ -248,7 +248,7 @@ def _write_summary(run: Run, path: Path, folder: Path, progress: _Progress) -> d
         "finished": progress.finished,
         "failure": progress.failure,
         "law": {name: parameters.law for name, parameters in run.case.laws().items()},
-        "notes": run.notes,
+        "notes": tuple(dict.fromkeys((*run.notes, *problem.locking.notes()))),
         "versions": _versions(),
         "ranks": comm.size,
         "n_qp": counted,

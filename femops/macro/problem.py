@@ -16,6 +16,7 @@ from femops.errors import NotConverged
 from femops.law import MaterialLaw
 from femops.log import Timers
 from femops.macro.boundary import Loads, Supports, check_names, total
+from femops.macro.locking import Locking
 from femops.macro.material import Material
 from femops.macro.mesh import MacroMesh
 from femops.macro.quadrature import Quadrature, default_degree
@@ -71,6 +72,7 @@ class MacroProblem:
         first = case.steps.ends()[0]
         self.material.warm_up(first)
         self.evaluate(first)
+        self.locking = Locking(self.material, case.order)
         self.material.keep()
         self._keep()
 

@@ -50,7 +50,9 @@ def run_steps(
     """
     start, ends = 0.0, problem.case.steps.ends()
     for number, end in enumerate(ends, start=1):
-        accepted(_run_step(problem, number, start, end, watch))
+        report = _run_step(problem, number, start, end, watch)
+        problem.locking.look()
+        accepted(report)
         if number < len(ends):
             problem.enrich(number)
         start = end
