@@ -21,7 +21,9 @@ from femops.macro.mesh import macro_mesh
 from femops.macro.problem import MacroProblem
 from femops.macro.stepping import run_steps
 from femops.meshing.box import box
+from femops.meshing.writing import write_mesh
 from femops.plugins import law_parameters, rve_context
+from femops.rve.family import Family
 from femops.rve.spec import RVEParameters, build_rve
 
 DIMS = pytest.mark.parametrize("dim", [2, 3])
@@ -342,10 +344,18 @@ def test_the_block_of_an_rve_is_validated_in_a_program(dim: int) -> None:
         RVEParameters.model_validate({**block, "phases": {"matrix": {"law": "elastik"}}})
 
 
+def test_the_block_of_a_family_is_validated_in_a_program() -> None:
+    block = {
+        "count": 2,
+        "mesh": {"cells": 8},
+        "inclusions": {"shape": "circles", "number": [1, 2], "volume_fraction": [0.1, 0.2], "spread": 0.3},
+        "phases": {"matrix": ELASTIC, "fibre": ELASTIC},
+    }
+    assert Family.model_validate(block).phases["fibre"] == law_parameters(ELASTIC)
+
+
 @pytest.mark.parametrize("cell", [*BOXES[2], *BOXES[3]])
 def test_a_mesh_block_reads_boxes_as_well_as_files(cell: str, tmp_path: Path) -> None:
-    from femops.meshing.writing import write_mesh
-
     dim = 2 if cell in BOXES[2] else 3
     made = MeshBlock.model_validate({"box": {"size": [1.0] * dim, "cells": [2] * dim, "cell": cell}}).read()
     write_mesh(made, tmp_path / "box.msh")

@@ -61,7 +61,8 @@ def moduli(tangent: Array) -> Moduli:
     shear = np.trace(of_shapes, axis1=1, axis2=2) / (2.0 * (n_s - 1))
     kappa = np.einsum("s,nst,t->n", volume[:, 0], tangent, volume[:, 0]) / dim**2
     bulk = kappa - shear / 3.0 if dim == 2 else kappa
-    return Moduli(bulk, shear, 0.5 * np.linalg.eigvalsh(of_shapes)[:, 0])
+    softest = np.asarray(0.5 * np.linalg.eigvalsh(of_shapes)[:, 0], dtype=np.float64)
+    return Moduli(bulk, shear, softest)
 
 
 def ratio(bulk: Array, shear: Array) -> Array:
@@ -122,7 +123,7 @@ class Locking:
             else:
                 continue
             body = "the body" if name == EVERYWHERE else name
-            lines.append(f"{body}: {what}, where cells of order: 1 are much too stiff (locking); take order: 2")
+            lines.append(f"{body}: {what}, where cells of order: 1 can be much too stiff (locking); take order: 2")
         rves = [(region.name, getattr(region.law, "rve", None)) for region in self.material.regions]
         return (*lines, *(line for name, rve in rves if rve is not None for line in _of_rve(name, rve)))
 
@@ -162,4 +163,4 @@ def _of_rve(region: str, rve: RVE) -> Iterator[str]:
         else:
             continue
         instead = f"{_HIGHER[mesh.kind.name]} cells"
-        yield f"RVE of {region}: {what}, where {mesh.kind.name} cells are much too stiff (locking); take {instead}"
+        yield f"RVE of {region}: {what}, where {mesh.kind.name} cells can be much too stiff (locking); take {instead}"
