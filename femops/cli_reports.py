@@ -102,18 +102,25 @@ def report_training(console: Console, metrics: Mapping[str, Any]) -> None:
         console.print(f"Fit: {fit}.", soft_wrap=True)
 
 
+def _judged(judged: Mapping[str, Any], figures: Mapping[str, Any]) -> int:
+    """Return the number of certificates that were judged."""
+    return int(figures.get("of", judged["count"]))
+
+
 def _report_validation(console: Console, metrics: Mapping[str, Any]) -> None:
     judged = metrics["validation"]
     unseen = f"at {judged['count']} unseen {metrics.get('unseen', 'strains')}"
     table = Table("relative error", "median", "95 %", "largest", title=unseen)
     rows = {name: judged[name] for name in ("stress", "tangent")}
-    rows |= {
-        f"{name} / error of stress": judged[name]["effectivity"] for name in ("bound", "indicator") if name in judged
-    }
+    said = {name: judged[name] for name in ("bound", "indicator") if name in judged}
+    for name, figures in said.items():
+        infinite = f", infinite at {figures['infinite']} of {_judged(judged, figures)}" if figures["infinite"] else ""
+        rows[f"{name} / error of stress{infinite}"] = figures["effectivity"]
     for name, spread in rows.items():
-        table.add_row(name, *(_number(spread[part]) for part in ("median", "p95", "max")))
+        numbers = ("infinite" if spread[part] is None else _number(spread[part]) for part in ("median", "p95", "max"))
+        table.add_row(name, *numbers)
     console.print(table)
-    if "bound" in judged and judged["bound"]["infinite"] < judged["count"]:
+    if "bound" in said and said["bound"]["infinite"] < _judged(judged, said["bound"]):
         console.print(f"The bound is violated at {judged['bound']['violations']} of them.")
     for name, what in (("seconds_per_point", "a point"), ("seconds_per_rve", "an RVE, from its mesh to its stiffness")):
         if name in metrics:

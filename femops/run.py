@@ -24,7 +24,7 @@ from femops.macro.probe import check_points, displacement_at
 from femops.macro.problem import MacroProblem
 from femops.macro.stepping import StepReport, run_steps
 from femops.output.atomic import write_text
-from femops.output.results import Results, check_output
+from femops.output.results import Results, check_output, remarks
 from femops.output.tables import write_json
 from femops.parallel import on_root
 from femops.plugins import get_law
@@ -82,7 +82,8 @@ def prepare(case: Case, path: Path, comm: MPI.Comm, mesh: MacroMesh | None = Non
             check_points(problem)
     except CaseError as error:
         raise error.within(file=path) from error
-    return Run(case, problem, timers, (*notes(mesh, laws), *problem.locking.notes()))
+    found = (f"{name} {text}" for name, text in remarks(problem).items())
+    return Run(case, problem, timers, (*notes(mesh, laws), *found, *problem.locking.notes()))
 
 
 def notes(mesh: MacroMesh, laws: Mapping[str, MaterialLaw]) -> tuple[str, ...]:
@@ -158,7 +159,7 @@ def solve(
     try:
         run_steps(run.problem, accepted, watch)
         with run.timers.part("output"):
-            results.finish()
+            progress.micro = results.finish()
     except (CaseError, NotConverged) as error:
         failure = _explained(error, path, progress)
         progress.failure = str(failure)
@@ -170,10 +171,11 @@ def solve(
 
 @dataclass
 class _Progress:
-    """How far a run came: its accepted steps, the quantities of the last one, and why it ended."""
+    """How far a run came: its accepted steps, quantities and RVE fields of the last one, and why it ended."""
 
     steps: list[StepReport] = field(default_factory=list)
     quantities: dict[str, float] = field(default_factory=dict)
+    micro: list[dict[str, Any]] = field(default_factory=list)
     finished: bool = False
     failure: str = ""
 
@@ -258,6 +260,7 @@ def _write_summary(run: Run, path: Path, folder: Path, progress: _Progress) -> d
         "seconds": {**run.timers.seconds, "total": run.timers.total()},
         "law_statistics": asdict(problem.material.statistics),
         "quantities": progress.quantities,
+        "micro": progress.micro,
     }
     if comm.rank == 0:
         write_json(folder / "summary.json", summary)

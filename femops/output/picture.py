@@ -123,7 +123,9 @@ def read_step(file: Path, step: int = -1) -> tuple[pyvista.UnstructuredGrid, str
     reader.Update()
     with h5py.File(file) as content:  # the reader knows no time where there is one step only
         time = float(content["VTKHDF/Steps/Values"][number])
-    return pyvista.wrap(reader.GetOutput()), f"{file.stem}   ·   step {number}, t = {time:g}"
+    body = pyvista.wrap(reader.GetOutput())
+    source = "".join(f"   ·   {text}" for text in body.field_data.get("source", ()))
+    return body, f"{file.stem}   ·   step {number}, t = {time:g}{source}"
 
 
 def _fields(dataset: Any) -> list[str]:
@@ -141,10 +143,12 @@ def _scalars(dataset: Any, field: str) -> tuple[Array, str]:
     """Return the values to draw and what to call them."""
     data = dataset.point_data if field in dataset.point_data else dataset.cell_data
     values = np.asarray(data[field], dtype=np.float64)
+    label = " ".join([field, *(f"({text})" for text in dataset.field_data.get(field, ()))])
     if values.ndim == 1:
-        return values, field
+        infinite = int(np.isinf(values).sum())
+        return values, label + (f", infinite at {infinite} of {len(values)}" if infinite else "")
     weights = _TENSOR_WEIGHTS if values.shape[1] == 6 else np.ones(values.shape[1])
-    return np.sqrt((values**2) @ weights), f"{field}, magnitude"
+    return np.sqrt((values**2) @ weights), f"{label}, magnitude"
 
 
 def _body(dataset: Any, values: Array, at_points: bool) -> Any:

@@ -1,7 +1,7 @@
 """The files of a run: fields of every step, curves, summary, and RVE fields of chosen points."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from dolfinx.io import VTXWriter
@@ -10,6 +10,7 @@ from mpi4py import MPI
 from femops import notation
 from femops.errors import CaseError
 from femops.macro.problem import MacroProblem
+from femops.macro.region import Region
 from femops.macro.stepping import StepReport
 from femops.notation import Array
 from femops.output.gather import Gatherer
@@ -18,6 +19,17 @@ from femops.output.points import write_points
 from femops.output.tables import write_curves
 from femops.output.vtkhdf import VtkHdfSeries, tensor_components
 from femops.parallel import on_every_rank
+
+_NESTED = "nested solve"
+
+
+class _MicroPoint(NamedTuple):
+    """A point whose RVE is written: its region, its place there, its strain (n_s,) and its coordinates (dim,)."""
+
+    region: Region
+    position: int
+    strain: Array
+    at: Array
 
 
 class Results:
@@ -37,7 +49,7 @@ class Results:
         self._states_error = problem.material.states_error
         self._series = None
         if self._gatherer.grid is not None:
-            self._series = VtkHdfSeries(folder / f"{name}.vtkhdf", self._gatherer.grid)
+            self._series = VtkHdfSeries(folder / f"{name}.vtkhdf", self._gatherer.grid, remarks(problem))
         self._vtx = None
         if problem.case.output.vtx:
             self._vtx = VTXWriter(problem.comm, folder / f"{name}.bp", [problem.displacement], engine="BP4")
@@ -53,14 +65,16 @@ class Results:
         if self._root:
             write_curves(self.folder / "curves.csv", self._rows)
 
-    def finish(self) -> None:
-        """Write what belongs to the last step only; collective."""
+    def finish(self) -> list[dict[str, Any]]:
+        """Write what belongs to the last step only, and return file, place and source of RVE fields; collective."""
         if self._vtx is not None:
             self._vtx.close()
         if self.problem.case.output.points:
             self._write_points()
         chosen = self._micro_points()
-        on_every_rank(self.problem.comm, lambda: self._write_all_micro(chosen))
+        mine = on_every_rank(self.problem.comm, lambda: self._write_all_micro(chosen))
+        written = [one for part in self.problem.comm.allgather(mine) for one in part]
+        return [entry for _, entry in sorted(written, key=lambda one: one[0])]
 
     def _nodal(self) -> dict[str, Any]:
         functions = {"displacement": self.problem.displacement, "reaction": self.problem.reaction}
@@ -107,8 +121,8 @@ class Results:
         if self._root:
             write_points(self.folder / "points.vtp", coordinates, fields)
 
-    def _micro_points(self) -> list[tuple[Any, Any, Any, Any]]:
-        """Return law, strain, state and coordinates of the chosen points; None where another rank has the point."""
+    def _micro_points(self) -> list[_MicroPoint | None]:
+        """Return the chosen points; None where another rank has the point."""
         problem, comm = self.problem, self.problem.comm
         strain, x = problem.quadrature.strain(), problem.quadrature.coordinates()
         having = [region.points for region in problem.material.regions if hasattr(region.law, "micro_fields")]
@@ -124,25 +138,29 @@ class Results:
             mine = [(tuple(keys[i]), comm.rank, int(points[i])) for i in order]
             best = sorted(one for part in comm.allgather(mine) for one in part)
             for _, owner, point in best[:count]:
-                chosen.append(self._at_point(strain, x, point) if owner == comm.rank else (None,) * 4)
+                chosen.append(self._at_point(strain, x, point) if owner == comm.rank else None)
         return chosen
 
-    def _at_point(self, strain: Any, x: Any, point: int) -> tuple[Any, Any, Any, Any]:
+    def _at_point(self, strain: Array, x: Array, point: int) -> _MicroPoint:
         for region in self.problem.material.regions:
             position = np.flatnonzero(region.points == point)
             if len(position):
-                return region.law, strain[point], region.state[position[0]], x[point]
+                return _MicroPoint(region, int(position[0]), strain[point], x[point])
         raise ValueError(f"point {point} has no law")
 
-    def _write_all_micro(self, chosen: list[tuple[Any, Any, Any, Any]]) -> None:
-        for number, point in enumerate(chosen):
-            self._write_micro(number, *point)
+    def _write_all_micro(self, chosen: list[_MicroPoint | None]) -> list[tuple[int, dict[str, Any]]]:
+        """Write the fields of the RVEs that this rank has, and return what they are, with their numbers."""
+        return [(number, self._write_micro(number, *one)) for number, one in enumerate(chosen) if one is not None]
 
-    def _write_micro(self, number: int, law: Any, strain: Any, state: Any, at: Any) -> None:
-        """Write the fields of one RVE, from the rank that has it."""
-        if law is None:
-            return
-        fields = law.micro_fields(strain, state)
+    def _write_micro(self, number: int, region: Region, position: int, strain: Array, at: Array) -> dict[str, Any]:
+        """Write the fields of one RVE: those of the answer that the results hold."""
+        law: Any = region.law
+        solved = bool(region.reason[position])
+        exactly = solved and hasattr(law, "exact_micro_fields")
+        fields = (law.exact_micro_fields if exactly else law.micro_fields)(strain, region.state[position])
+        source = _NESTED if exactly else self._source(region)
+        if solved and not exactly:
+            source += " (the point was solved exactly, its law has no fields of that)"
         rve = law.rve.discretisation
         phase = np.empty(len(rve.mesh.cells), dtype=np.int32)
         for position, cells in enumerate(rve.cells_of_phase):
@@ -155,10 +173,25 @@ class Results:
         }
         nodal = {"displacement": fields.displacement, "fluctuation": fields.fluctuation}
         place = "_".join(f"{value:g}" for value in at)
-        time = self._rows[-1]["t"]
-        VtkHdfSeries(self.folder / f"micro_{number}_at_{place}.vtkhdf", Grid.from_mesh(rve.mesh)).append(
-            time, nodal, cell_data
-        )
+        file, time = f"micro_{number}_at_{place}.vtkhdf", self._rows[-1]["t"]
+        VtkHdfSeries(self.folder / file, Grid.from_mesh(rve.mesh), {"source": source}).append(time, nodal, cell_data)
+        return {"file": file, "at": at, "source": source}
+
+    def _source(self, region: Region) -> str:
+        """Return what fields of the region's own law come from."""
+        parameters = self.problem.case.laws()[region.name]
+        if parameters.law == "nested":
+            return _NESTED
+        corrections = getattr(parameters, "corrections", None)
+        return parameters.law if corrections is None else f"{parameters.law}, corrections: {corrections}"
+
+
+def remarks(problem: MacroProblem) -> dict[str, str]:
+    """Return what to know about fields of the results, by their names."""
+    shown = "von_mises" in problem.case.output.fields and problem.case.dim == 2
+    if shown and problem.material.statistics.certificate is not None:
+        return {"von_mises": "uses stress_33, which the certificate does not cover"}
+    return {}
 
 
 def _without_round_off(columns: Array, comm: MPI.Comm) -> Array:

@@ -57,7 +57,8 @@ def draw_certificates(folder: Path, error: Array, certificates: Mapping[str, Arr
     axes.plot(ends, ends, "k-", linewidth=0.8, label="equal")
     for name, values in certificates.items():
         finite = np.isfinite(values)
-        axes.plot(true[finite], _positive(values[finite]), ".", label=name)
+        beyond = "" if finite.all() else f", infinite at {np.sum(~finite)} of {len(values)}"
+        axes.plot(true[finite], _positive(values[finite]), ".", label=name + beyond)
     axes.set_xscale("log")
     axes.set_yscale("log")
     return _saved(figure, axes, folder / "bound_against_error.png")

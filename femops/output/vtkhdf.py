@@ -5,6 +5,7 @@ step points to it with offsets of zero and to its own rows of the fields.
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,13 @@ class VtkHdfSeries:
     Args:
         path: The file to write.
         grid: The mesh of all steps.
+        remarks: Texts by name, in ASCII, that become field data; one named like a field belongs to that field.
     """
 
-    def __init__(self, path: Path | str, grid: Grid) -> None:
+    def __init__(self, path: Path | str, grid: Grid, remarks: Mapping[str, str] | None = None) -> None:
         self.path = Path(path)
         self.grid = grid
+        self.remarks = remarks or {}
         self.n_steps = 0
         self._layout: dict[str, tuple[int, ...]] = {}
 
@@ -62,7 +65,7 @@ class VtkHdfSeries:
                 if self.n_steps:
                     shutil.copyfile(self.path, temporary)
                 with h5py.File(temporary, "a" if self.n_steps else "w") as file:
-                    root = file["VTKHDF"] if self.n_steps else _create(file, self.grid)
+                    root = file["VTKHDF"] if self.n_steps else _create(file, self.grid, self.remarks)
                     _append(root, self.n_steps, time, fields)
             self._layout = layout
             self.n_steps += 1
@@ -92,7 +95,7 @@ def tensor_components(mandel: npt.ArrayLike, stress_33: npt.ArrayLike | None = N
     return tensor[:, _VTK_PAIRS[0], _VTK_PAIRS[1]]
 
 
-def _create(file: Any, grid: Grid) -> Any:
+def _create(file: Any, grid: Grid, remarks: Mapping[str, str]) -> Any:
     root = file.create_group("VTKHDF")
     root.attrs["Version"] = np.array([2, 0])
     root.attrs["Type"] = np.bytes_("UnstructuredGrid")
@@ -108,6 +111,13 @@ def _create(file: Any, grid: Grid) -> Any:
     for group in ("PointData", "CellData"):
         root.create_group(group)
         steps.create_group(f"{group}Offsets")
+    if remarks:
+        data = root.create_group("FieldData")
+        for name, text in remarks.items():
+            plain = text.encode("ascii", "replace")  # VTK reads no other strings
+            data.create_dataset(name, data=[plain], dtype=h5py.string_dtype("ascii"))
+        steps.create_group("FieldDataOffsets")
+        steps.create_group("FieldDataSizes")
     return root
 
 
@@ -120,6 +130,9 @@ def _append(root: Any, step: int, time: float, fields: dict[str, dict[str, npt.N
         # One column per topology where VTK asks for it; unstructured grids have one topology.
         shape = (1, 1) if name in ("CellOffsets", "ConnectivityIdOffsets") else (1,)
         _extend(steps, name, np.zeros(shape, dtype=np.int64))
+    for name in root.get("FieldData", ()):
+        _extend(steps["FieldDataOffsets"], name, np.array([0]))
+        _extend(steps["FieldDataSizes"], name, np.array([[1, 1]]))  # one component, one text
     for group, arrays in fields.items():
         for name, values in arrays.items():
             _extend(steps[f"{group}Offsets"], name, np.array([step * len(values)]))

@@ -64,7 +64,7 @@ class Accuracy:
             if values is not None:
                 finite = np.isfinite(values)
                 ratio = values[finite] / np.maximum(self.certified[finite], np.finfo(float).tiny)
-                figures[name] = {"effectivity": _spread(ratio), "infinite": int((~finite).sum())}
+                figures[name] = {"effectivity": _spread(ratio), "infinite": int((~finite).sum()), "of": len(values)}
         if self.bound is not None:
             figures["bound"]["violations"] = int((self.bound < self.certified - _TRUTH).sum())
         return figures

@@ -9,6 +9,7 @@ import numpy as np
 from femops import notation
 from femops.errors import CaseError
 from femops.notation import Array
+from femops.rve.micro import MicroFields, micro_fields
 from femops.rve.solver import RVESolver, Solution, SolverOptions
 from femops.rve.spec import RVE
 
@@ -86,6 +87,17 @@ class ExactRVE:
             if watch is not None:
                 watch(part, solution)
         return answer
+
+    def micro_fields(self, strain: Array, start: Guess | None = None, sensitivity: Guess | None = None) -> MicroFields:
+        """Return the fields inside the RVE at one strain (n_s,); guesses as in `solve`, for one point."""
+        found: list[Array] = []
+
+        def keep(part: slice, solution: Solution) -> None:
+            found.append(solution.fluctuation[:, 0])
+
+        self.solve(strain[None], start, sensitivity, keep)
+        history = [one[:, :, 0] for one in self.solver.virgin_history(1)]
+        return micro_fields(self.rve, self.solver, strain, found[0], history)
 
 
 def check_elastic(rve: RVE) -> None:

@@ -1,6 +1,6 @@
 """The law of a trained EquiNO in its certified mode."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -108,20 +108,9 @@ class EquiNOLaw:
 
     def solve_exactly(self, strain: Array, state: Array, dt: float) -> LawResponse:
         """Solve the RVE itself, from the fields of the reduced one."""
-        found = self._solve(strain, state)
-        z = self.model.extended(strain, found.coefficients)
-        n_s, n_e = strain.shape[1], self.model.n_e
-
-        def start(part: slice) -> Array:
-            return found.coefficients[part] @ self.basis.displacement.T
-
-        def sensitivity(part: slice) -> Array:
-            _, hessian = self.model.derivatives(z[part])
-            slope = -np.linalg.solve(hessian[:, n_e:, n_e:], hessian[:, n_e:, :n_s])
-            return np.asarray(np.tensordot(slope, self.basis.displacement, axes=([1], [1])).transpose(0, 2, 1))
-
-        answer = self._exact.solve(strain, start, sensitivity)
-        state = self._state(strain, found.coefficients)
+        coefficients = self._solve(strain, state).coefficients
+        answer = self._exact.solve(strain, *self._guesses(strain, coefficients))
+        state = self._state(strain, coefficients)
         return LawResponse(answer.stress, answer.tangent, state, answer.stress_33, np.zeros(len(strain)))
 
     def enriched(self, strain: Array) -> "EquiNOLaw":
@@ -155,6 +144,11 @@ class EquiNOLaw:
         weight = self.rve.discretisation.weight
         of_cells = stress[:, :, 0].reshape(len(stress), *weight.shape)
         return replace(fields, stress=np.einsum("cq,scq->cs", weight / weight.sum(axis=1, keepdims=True), of_cells))
+
+    def exact_micro_fields(self, strain: Array, state: Array) -> MicroFields:
+        """Return the fields that `solve_exactly` finds at one point; arguments as in `micro_fields`."""
+        coefficients = self._solve(strain[None], state[None]).coefficients
+        return self._exact.micro_fields(strain, *self._guesses(strain[None], coefficients))
 
     def fields(self, strain: Array) -> tuple[Array, Array]:
         """Return fields of the RVE, from the reduced model with all quadrature points.
@@ -234,6 +228,21 @@ class EquiNOLaw:
         if self._device is not None:
             return self._on_device.solve(strain, start, largest, tolerance)
         return self.model.solve(strain, start, largest, tolerance, self.parameters.precision)
+
+    def _guesses(self, strain: Array, coefficients: Array) -> tuple[Callable[[slice], Array], Callable[[slice], Array]]:
+        """Return fluctuation and sensitivity of some points, from which the RVE itself is solved."""
+        z = self.model.extended(strain, coefficients)
+        n_s, n_e = strain.shape[1], self.model.n_e
+
+        def start(part: slice) -> Array:
+            return np.asarray(coefficients[part] @ self.basis.displacement.T)
+
+        def sensitivity(part: slice) -> Array:
+            _, hessian = self.model.derivatives(z[part])
+            slope = -np.linalg.solve(hessian[:, n_e:, n_e:], hessian[:, n_e:, :n_s])
+            return np.asarray(np.tensordot(slope, self.basis.displacement, axes=([1], [1])).transpose(0, 2, 1))
+
+        return start, sensitivity
 
     def _start(self, strain: Array, state: Array) -> Array:
         elastic = strain @ self.basis.elastic.T

@@ -224,6 +224,10 @@ class OriginalLaw:
         mean = weight / weight.sum(axis=1, keepdims=True)
         return replace(fields, stress=np.einsum("cq,scq->cs", mean, stress.reshape(len(strain), *weight.shape)))
 
+    def exact_micro_fields(self, strain: Array, state: Array) -> MicroFields:
+        """Return the fields that `solve_exactly` finds at one point; arguments as in `micro_fields`."""
+        return self._exact.micro_fields(strain, self._networks(strain[None]).displacement @ self.displacement.T)
+
     def _networks(self, strain: Array) -> OriginalResponse:
         return evaluate_original(self.weights, strain.astype(self.parameters.precision))
 

@@ -50,6 +50,10 @@ class SPONLaw(ABC):
         history = [one[:, :, 0] for one in solver.virgin_history(1)]
         return micro_fields(self.rve, solver, strain, self.free_fluctuation(strain), history)
 
+    def exact_micro_fields(self, strain: Array, state: Array) -> MicroFields:
+        """Return the fields that `solve_exactly` finds at one point; arguments as in `micro_fields`."""
+        return self.exact.micro_fields(strain, self.free_fluctuation(strain)[None])
+
     @abstractmethod
     def free_fluctuation(self, strain: Array) -> Array:
         """Return the fluctuation at the free dofs of the RVE (n_free,) [length] at a strain (n_s,)."""
