@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import pyvista
 from matplotlib import colormaps
+from matplotlib.colorbar import Colorbar
 from PIL import Image
 from vtkmodules.util.numpy_support import vtk_to_numpy
 from vtkmodules.vtkIOHDF import vtkHDFReader
@@ -216,3 +217,25 @@ def test_a_single_step_keeps_its_time(tmp_path: Path) -> None:
     grid = two_cells("quad")
     VtkHdfSeries(tmp_path / "one.vtkhdf", grid).append(0.75, {}, {"phase": np.arange(2.0)})
     assert read_step(tmp_path / "one.vtkhdf")[1].endswith("step 0, t = 0.75")
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_vtk_reads_remarks_and_pictures_show_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_steps: int
+) -> None:
+    remarks = {"source": "nested solve", "von_mises": "not certified"}
+    file = VtkHdfSeries(tmp_path / "one.vtkhdf", two_cells("quad"), remarks)
+    for step in range(n_steps):
+        file.append(float(step), {}, {"von_mises": np.arange(2.0), "law_error": np.array([1.0, np.inf])})
+    for step in range(n_steps):
+        _, body = read(tmp_path / "one.vtkhdf", step)
+        assert {name: list(body.field_data[name]) for name in remarks} == {
+            name: [text] for name, text in remarks.items()
+        }
+    labels: list[str] = []
+    monkeypatch.setattr(Colorbar, "set_label", lambda self, label, **_: labels.extend([label] if label else []))
+    for name in ("von_mises", "law_error"):
+        dataset, heading = read_step(tmp_path / "one.vtkhdf")
+        picture(dataset, name, tmp_path / "picture.png")
+        assert heading.endswith("nested solve")
+    assert labels == ["von_mises (not certified)", "law_error, infinite at 1 of 2"]

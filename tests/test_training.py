@@ -1,5 +1,6 @@
 """Training is reproducible, goes on where it was stopped, is done once, and is judged at strains it never saw."""
 
+import io
 import json
 import subprocess
 import sys
@@ -13,14 +14,18 @@ import safetensors.numpy
 import yaml
 from helpers import ELASTIC, SATURATING
 from mpi4py import MPI
+from rich.console import Console
 from toy_surrogate import ToyLaw, ToyTraining, installed_toy
 
 from femops import CaseError, cli, load_law, notation
 from femops.case import load_case
+from femops.cli_reports import report_training
+from femops.output import training_plots
 from femops.rve.sampling import bounds
 from femops.rve.snapshots import SnapshotSolver
 from femops.sample import sample
 from femops.study import load_study, study_schema
+from femops.surrogate.accuracy import Accuracy
 from femops.training import TrainReport, default_validation, train, trained_model
 
 BIN = Path(sys.executable).parent
@@ -355,3 +360,29 @@ def test_a_study_is_told_from_a_case() -> None:
 def test_a_study_has_one_subject_and_all_that_belongs_to_it(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(CaseError, match=message):
         load_study(study_file(changes))
+
+
+def test_infinite_certificates_are_counted_wherever_they_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = np.full(8, 1e-3)
+    bound = np.where(np.arange(8) < 3, np.inf, 4e-3)
+    judged = Accuracy(np.ones(8), error, error, bound, np.full(8, np.inf), error)
+    figures = judged.figures()
+    assert (figures["bound"]["infinite"], figures["bound"]["of"]) == (3, 8)
+    assert figures["bound"]["effectivity"]["max"] == pytest.approx(4.0)
+    console = Console(file=io.StringIO(), width=160)
+    report_training(console, {"validation": figures, "fit": {}, "seconds": {}})
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "bound / error of stress, infinite at 3 of 8" in printed
+    (row,) = [line for line in printed.splitlines() if "indicator / error of stress, infinite at 8 of 8" in line]
+    assert row.count("infinite") == 4  # no cell is empty
+    legends: list[str] = []
+
+    def saved(figure: Any, axes: Any, path: Path) -> Path:
+        legends.extend(axes.get_legend_handles_labels()[1])
+        return path
+
+    monkeypatch.setattr(training_plots, "_saved", saved)
+    training_plots.draw_certificates(tmp_path, error, {"bound": bound, "indicator": np.full(8, 1e-3)})
+    assert legends == ["equal", "bound, infinite at 3 of 8", "indicator"]

@@ -1,8 +1,9 @@
 """Trust: what happens where a law that stands in for another one is not good enough."""
 
+import io
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 from helpers import SATURATING, box_case
 from mpi4py import MPI
+from rich.console import Console
 
 from femops import CaseError, NotConverged, load_law
+from femops.cli_reports import report_trust
 from femops.errors import Refused
 from femops.law import CertificateKind, CertifiedLaw, LawResponse
 from femops.log import Timers
@@ -177,6 +180,57 @@ def test_warning_counts_and_certifies_and_solves_nothing_exactly() -> None:
     assert problem.material.statistics.points_above_tolerance == (error > 1e-3).sum() > 0
     assert problem.material.statistics.largest_error == pytest.approx(error.max(), rel=1e-12)
     assert law.solved == []
+
+
+def test_points_where_a_law_cannot_tell_its_error_are_counted_and_named() -> None:
+    class Clueless(Detuned):
+        known = np.inf
+
+        def certify(self, strain: np.ndarray, response: LawResponse, kind: CertificateKind) -> np.ndarray:
+            size = np.linalg.norm(strain, axis=1)
+            return np.where(size > self.known, np.inf, super().certify(strain, response, kind))
+
+    law = Clueless()
+    problem = problem_of(law, {"tolerance": 1e3, "on_violation": "warn", "certificate": "bound"})
+    law.known = 6e-3
+    problem.solve(1.0, 1.0)
+    size, found = np.linalg.norm(problem.quadrature.strain(), axis=1), problem.material.statistics
+    infinite = int((size > 6e-3).sum())
+    assert 0 < infinite < 16
+    assert (found.points_judged, found.points_infinite) == (16, infinite)
+    assert found.largest_error == pytest.approx(size[size <= 6e-3].max(), rel=1e-9)
+    printed = said_of(asdict(found))
+    assert (
+        f"Largest error of the answers used: {found.largest_error:.1e} (bound), infinite at {infinite} of 16" in printed
+    )
+    printed = said_of({**asdict(found), "largest_error": None, "points_infinite": 16})
+    assert "Error of the answers used (bound): infinite at 16 of 16 points." in printed
+
+
+def said_of(statistics: dict[str, Any]) -> str:
+    """Return what the command line prints of the statistics of a run."""
+    console = Console(file=io.StringIO(), width=200)
+    report_trust(console, statistics)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def test_what_a_law_says_of_its_own_iteration_is_no_error_of_its_answers() -> None:
+    class Iterating(Detuned):
+        def evaluate(self, strain: np.ndarray, state: np.ndarray, dt: float) -> LawResponse:
+            residual = 1e-3 * np.linalg.norm(strain, axis=1)
+            return replace(super().evaluate(strain, state, dt), solver_residual=residual)
+
+    problem = problem_of(Iterating(), None)
+    problem.solve(1.0, 1.0)
+    found, largest = problem.material.statistics, np.linalg.norm(problem.quadrature.strain(), axis=1).max()
+    assert found.largest_solver_residual == pytest.approx(1e-3 * largest, rel=1e-9)
+    assert (found.largest_error, found.points_judged, problem.material.states_error) == (None, 0, False)
+    printed = said_of(asdict(found))
+    assert "No error of the answers was estimated" in printed and "Largest error" not in printed
+    assert f"Largest solver residual of a law: {found.largest_solver_residual:.1e}; no error of its answers." in printed
+    exact = problem_of(Iterating(), solving(1e-15))
+    exact.solve(1.0, 1.0)
+    assert exact.material.statistics.largest_solver_residual is None  # no answer of the law is left
 
 
 def test_points_stay_exact_for_the_rest_of_the_run() -> None:

@@ -79,7 +79,7 @@ def test_without_trust_a_run_states_no_error_but_the_residual_of_the_solver(plan
     found = summary["law_statistics"]
     assert (found["largest_error"], found["points_judged"], found["can_certify"]) == (None, 0, True)
     assert "law_error" not in read_step(folder / "block.vtkhdf")[0].cell_data
-    assert summary["notes"] == ()
+    assert not any("certificate" in note for note in summary["notes"])
     strain = problem.quadrature.strain()
     law = problem.material.regions[0].law
     answer = law.evaluate(strain, np.zeros((len(strain), law.n_state)), 1.0)
@@ -101,6 +101,6 @@ def test_with_trust_the_error_is_that_of_the_certificate_and_what_it_does_not_co
     assert found["largest_error"] == pytest.approx(bound.max(), rel=1e-2)
     assert (found["points_judged"], found["points_infinite"]) == (len(strain), 0)
     note = "uses stress_33, which the certificate does not cover"
-    assert summary["notes"] == (f"von_mises {note}",)
+    assert f"von_mises {note}" in summary["notes"]
     body, _ = read_step(folder / "block.vtkhdf")
     assert list(body.field_data["von_mises"]) == [note]
