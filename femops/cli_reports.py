@@ -39,7 +39,8 @@ def _report_error(console: Console, statistics: dict[str, Any]) -> None:
     elif beyond:
         console.print(f"Error of the answers used ({kind}): {beyond}.", soft_wrap=True)
     elif statistics["can_certify"] and not judged:
-        console.print("No error of the answers was estimated; trust: {on_violation: warn} in the case does that.")
+        how = "trust: {on_violation: warn} in the case does that"
+        console.print(f"No error of the answers was estimated; {how}.", soft_wrap=True)
 
 
 def report_comparison(console: Console, report: dict[str, Any]) -> None:

@@ -124,7 +124,7 @@ def read_step(file: Path, step: int = -1) -> tuple[pyvista.UnstructuredGrid, str
     with h5py.File(file) as content:  # the reader knows no time where there is one step only
         time = float(content["VTKHDF/Steps/Values"][number])
     body = pyvista.wrap(reader.GetOutput())
-    source = "".join(f"   ·   {text}" for text in body.field_data.get("source", ()))
+    source = f"   ·   {body.field_data['source'][0]}" if "source" in body.field_data else ""
     return body, f"{file.stem}   ·   step {number}, t = {time:g}{source}"
 
 
@@ -143,7 +143,7 @@ def _scalars(dataset: Any, field: str) -> tuple[Array, str]:
     """Return the values to draw and what to call them."""
     data = dataset.point_data if field in dataset.point_data else dataset.cell_data
     values = np.asarray(data[field], dtype=np.float64)
-    label = " ".join([field, *(f"({text})" for text in dataset.field_data.get(field, ()))])
+    label = f"{field} ({dataset.field_data[field][0]})" if field in dataset.field_data else field
     if values.ndim == 1:
         infinite = int(np.isinf(values).sum())
         return values, label + (f", infinite at {infinite} of {len(values)}" if infinite else "")
