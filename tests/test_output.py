@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import pyvista
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
 from PIL import Image
 from vtkmodules.util.numpy_support import vtk_to_numpy
@@ -233,9 +234,12 @@ def test_vtk_reads_remarks_and_pictures_show_them(
             name: [text] for name, text in remarks.items()
         }
     labels: list[str] = []
+    titles: list[str] = []
     monkeypatch.setattr(Colorbar, "set_label", lambda self, label, **_: labels.extend([label] if label else []))
+    monkeypatch.setattr(Axes, "set_title", lambda self, label, **_: titles.append(label))
     for name in ("von_mises", "law_error"):
         dataset, heading = read_step(tmp_path / "one.vtkhdf")
         picture(dataset, name, tmp_path / "picture.png")
         assert heading.endswith("nested solve")
-    assert labels == ["von_mises (not certified)", "law_error, infinite at 1 of 2"]
+    assert labels == ["von_mises", "law_error, infinite at 1 of 2"]
+    assert [title.partition("\n")[2] for title in titles] == ["von_mises not certified", ""]

@@ -65,7 +65,8 @@ def picture(
     flat = float(np.ptp(points[:, 2])) == 0.0
     frame = Frame.around(points, flat)
     figure = _figure(deformed, body if factor else None, frame, _colours(values), label)
-    figure.axes[0].set_title(_heading(title, factor), fontsize=10, loc="left", color="0.2")
+    remark = f"\n{field} {dataset.field_data[field][0]}" if field in dataset.field_data else ""
+    figure.axes[0].set_title(_heading(title, factor) + remark, fontsize=10, loc="left", color="0.2")
     _decorate(figure.axes[0], frame, flat)
     with shielded(), atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=_DPI, bbox_inches="tight", pad_inches=0.12)
@@ -143,12 +144,11 @@ def _scalars(dataset: Any, field: str) -> tuple[Array, str]:
     """Return the values to draw and what to call them."""
     data = dataset.point_data if field in dataset.point_data else dataset.cell_data
     values = np.asarray(data[field], dtype=np.float64)
-    label = f"{field} ({dataset.field_data[field][0]})" if field in dataset.field_data else field
     if values.ndim == 1:
         infinite = int(np.isinf(values).sum())
-        return values, label + (f", infinite at {infinite} of {len(values)}" if infinite else "")
+        return values, field + (f", infinite at {infinite} of {len(values)}" if infinite else "")
     weights = _TENSOR_WEIGHTS if values.shape[1] == 6 else np.ones(values.shape[1])
-    return np.sqrt((values**2) @ weights), f"{label}, magnitude"
+    return np.sqrt((values**2) @ weights), f"{field}, magnitude"
 
 
 def _body(dataset: Any, values: Array, at_points: bool) -> Any:
