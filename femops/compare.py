@@ -160,6 +160,7 @@ def _report(judged: _Side, right: _Side, differences: list[Difference]) -> dict[
         "certified": {
             "kind": certified["certificate"],
             "largest_error": certified["largest_error"],
+            "infinite": certified["points_infinite"],
             "error_over_certified": _over(last.stress_rel_max, certified["largest_error"]),
         },
         "law_statistics": {side.name: side.summary["law_statistics"] for side in both},

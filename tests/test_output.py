@@ -143,9 +143,10 @@ def test_tensor_components_are_true_components_in_vtk_order() -> None:
 def test_points_are_read_back_exactly(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     points, stress, error = rng.random((5, 2)), rng.random((5, 6)), rng.random(5)
-    write_points(tmp_path / "points.vtp", points, {"stress": stress, "error": error})
+    write_points(tmp_path / "points.vtp", points, {"stress": stress, "error": error}, {"error": "an estimate"})
     cloud = pyvista.read(tmp_path / "points.vtp")
     assert np.array_equal(cloud.points[:, :2], points) and cloud.n_verts == 5
+    assert list(cloud.field_data["error"]) == ["an estimate"]
     assert np.array_equal(cloud.point_data["stress"], stress) and np.array_equal(cloud.point_data["error"], error)
 
 

@@ -1,5 +1,6 @@
 """Values at quadrature points as a point cloud for ParaView."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,14 @@ from femops.output.atomic import atomic_path, shielded
 from femops.output.grid import Fields, checked_fields
 
 
-def write_points(path: Path | str, coordinates: Array, data: Fields) -> None:
+def write_points(path: Path | str, coordinates: Array, data: Fields, remarks: Mapping[str, str] | None = None) -> None:
     """Write points with their values to a `.vtp` file, one vertex per point.
 
     Args:
         path: The file to write, with the suffix `.vtp`.
         coordinates: Points [length]. Shape (n, dim).
         data: Arrays by name. Shape (n,) or (n, k) each; vectors of 2 components get a third.
+        remarks: Texts by name that become field data, see `VtkHdfSeries`.
 
     Raises:
         ValueError: an array does not have one row per point.
@@ -28,5 +30,7 @@ def write_points(path: Path | str, coordinates: Array, data: Fields) -> None:
     cloud = pyvista.PolyData(points)
     for name, values in fields.items():
         cloud.point_data[name] = values
+    for name, text in (remarks or {}).items():
+        cloud.field_data[name] = [text]
     with shielded(), atomic_path(path) as temporary:
         cloud.save(temporary)

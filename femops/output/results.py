@@ -119,7 +119,7 @@ class Results:
         coordinates = self._gatherer.points(self.problem.quadrature.coordinates())
         fields = {name: self._gatherer.points(values) for name, values in self._point_fields().items()}
         if self._root:
-            write_points(self.folder / "points.vtp", coordinates, fields)
+            write_points(self.folder / "points.vtp", coordinates, fields, remarks(self.problem))
 
     def _micro_points(self) -> list[_MicroPoint | None]:
         """Return the chosen points; None where another rank has the point."""

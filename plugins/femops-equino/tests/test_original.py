@@ -149,6 +149,13 @@ def test_fields_inside_the_rve_belong_to_the_stress(law):
     np.testing.assert_allclose(cells @ fields.stress_33, answer.stress_33[0], rtol=0.05)
 
 
+def test_exact_fields_inside_the_rve_are_those_of_the_nested_law(law):
+    exact = load_law({"law": "nested", "rve": RVE})
+    ours = law.exact_micro_fields(UNSEEN[0], np.zeros(0)).stress
+    theirs = exact.micro_fields(UNSEEN[0], np.zeros(exact.n_state)).stress
+    assert np.linalg.norm(ours - theirs) < 1e-6 * np.linalg.norm(theirs)
+
+
 def test_what_the_mode_cannot_do_is_said(model, law):
     with pytest.raises(CaseError, match="mode original has no corrections"):
         as_law(model, EquiNOParameters.model_validate({**PARAMETERS, "corrections": 2}))

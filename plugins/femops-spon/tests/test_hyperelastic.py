@@ -132,6 +132,19 @@ def test_fields_inside_the_rve_have_the_macroscale_strain_as_mean(hyperelastic):
     assert _error(share @ fields.stress, _answer(law).stress[0]) < 5e-2
 
 
+def test_no_error_is_stated_unasked(hyperelastic):
+    answer = _answer(_law(hyperelastic.model))
+    assert answer.error is None and (answer.solver_residual > 0.0).all()
+
+
+def test_exact_fields_inside_the_rve_are_those_of_the_nested_law(hyperelastic):
+    law, exact = _law(hyperelastic.model), load_law({"law": "nested", "rve": RVE}, dim=2)
+    ours = law.exact_micro_fields(STRAIN[0], np.zeros(0))
+    theirs = exact.micro_fields(STRAIN[0], np.zeros(exact.n_state))
+    assert max(_error(getattr(ours, name), getattr(theirs, name)) for name in ("strain", "stress", "stress_33")) < 1e-6
+    assert _error(law.micro_fields(STRAIN[0], np.zeros(0)).stress, theirs.stress) > 1e-5
+
+
 def test_a_batch_answers_as_its_points_alone(hyperelastic):
     law = _law(hyperelastic.model)
     alone = np.concatenate([_answer(law, STRAIN[i : i + 1]).stress for i in range(5)])
