@@ -62,12 +62,13 @@ def build(raw: RawMesh) -> TaggedMesh:
     points = _in_space(np.asarray(raw.points, dtype=np.float64)[used], kind.dim)
     cells = compact.reshape(cells.shape)
     check_nodes_of_cells(points, cells)
-    cells = _oriented(points, cells, kind)
+    sign, curved = check_volume_of_cells(points, cells, kind)
+    cells = _oriented(cells, kind, sign)
     boundaries, bare, notes = _boundaries(raw, renumber, cells, kind)
     instances = {name: renumber[nodes][renumber[nodes] >= 0] for name, nodes in raw.instances.items()}
     regions = _regions(raw, blocks, len(cells))
     bare = {name: why for name, why in bare.items() if name not in regions}
-    mesh = TaggedMesh(points, cells, kind, regions, boundaries, (*raw.notes, *notes), bare, instances)
+    mesh = TaggedMesh(points, cells, kind, regions, boundaries, (*raw.notes, *curved, *notes), bare, instances)
     return replace(mesh, notes=(*mesh.notes, *notes_on_connectivity(mesh)))
 
 
@@ -123,9 +124,8 @@ def _in_space(points: Array, dim: int) -> Array:
     return np.ascontiguousarray(points[:, :dim])
 
 
-def _oriented(points: Array, cells: Indices, kind: CellKind) -> Indices:
-    """Flip cells of negative orientation by exchanging the first two reference axes; refuse degenerate ones."""
-    sign = check_volume_of_cells(points, cells, kind)
+def _oriented(cells: Indices, kind: CellKind, sign: Array) -> Indices:
+    """Flip cells of negative orientation by exchanging the first two reference axes."""
     swapped = kind.nodes.copy()
     swapped[:, [0, 1]] = kind.nodes[:, [1, 0]]
     flip = np.abs(swapped[:, None, :] - kind.nodes).max(-1).argmin(-1)
@@ -183,7 +183,9 @@ def _boundaries(
             count = f"{len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}"
             bare[name] = f"holds {count} and no whole facet of the surface"
     for name, members in raw.groups.items():
-        small = [(raw.blocks[i][0], len(one)) for i, one in enumerate(members) if len(one) and raw.dims[i] < kind.dim - 1]
+        small = [
+            (raw.blocks[i][0], len(one)) for i, one in enumerate(members) if len(one) and raw.dims[i] < kind.dim - 1
+        ]
         if small and name not in boundaries:
             bare[name] = f"holds {' and '.join(f'{count} {what} cells' for what, count in small)} and no facets"
     return boundaries, {name: why for name, why in bare.items() if name not in boundaries}, notes

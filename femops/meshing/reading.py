@@ -122,7 +122,8 @@ def _build_meshio(mesh: meshio.Mesh, tags: Tags, cell_array: str | None) -> Tagg
 
 def _integer_arrays(mesh: meshio.Mesh) -> dict[str, CellArray]:
     """Return the integer cell arrays; arrays of whole floating-point numbers where there are no others."""
-    integer, floating = {}, {}
+    integer: dict[str, CellArray] = {}
+    floating: dict[str, CellArray] = {}
     for name, blocks in mesh.cell_data.items():
         values = [whole(block) for block in blocks]
         columns = [one.reshape(len(one), -1)[:, 0] for one in values if one is not None]

@@ -21,7 +21,20 @@ _FAMILIES = {"CPE": "planar", "CPEG": "planar", "CPS": "planar", "CAX": "planar"
 _FAMILIES |= {"M3D": "planar", "R3D": "planar", "C3D": "solid", "T2D": "bar", "T3D": "bar"}
 _TYPE = re.compile(rf"({'|'.join(sorted(_FAMILIES, key=len, reverse=True))})(\d+)")
 # Elements at points, between two points, or that couple a point to a body: they carry no volume.
-_DISCRETE = ("MASS", "ROTARYI", "HEATCAP", "SPRING", "DASHPOT", "DCOUP", "CONN", "JOINT", "GAP", "ITT", "ITS", "DRAG")
+_DISCRETE: tuple[str, ...] = (
+    "MASS",
+    "ROTARYI",
+    "HEATCAP",
+    "SPRING",
+    "DASHPOT",
+    "DCOUP",
+    "CONN",
+    "JOINT",
+    "GAP",
+    "ITT",
+    "ITS",
+    "DRAG",
+)
 _DISCRETE += ("RNODE",)
 
 # Corners of each face in the order of its number, from 1 (Abaqus Analysis User's Guide, two-dimensional and

@@ -1,6 +1,7 @@
 """Parts placed in space: nodes and elements numbered through, and their sets by these numbers."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -83,7 +84,7 @@ class Placed:
     def by_block(self, ids: Indices) -> list[Indices]:
         """Split numbers of elements into positions within each block."""
         starts = np.cumsum([0, *(len(block.labels) for block in self.blocks)])
-        return [ids[(a <= ids) & (ids < b)] - a for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        return [ids[(a <= ids) & (ids < b)] - a for a, b in pairwise(starts)]
 
     def members(self, piece: Piece, word: str, what: str, instance: str = "") -> Indices:
         """Return the numbers of the nodes or elements that a word names as seen from a piece.
@@ -119,17 +120,14 @@ class Placed:
         if entry.of_elements:
             elements = self.members(piece, entry.words[0], "element", entry.instance)
             found = [
-                block.nodes[chosen].ravel()
-                for block, chosen in zip(self.blocks, self.by_block(elements), strict=True)
+                block.nodes[chosen].ravel() for block, chosen in zip(self.blocks, self.by_block(elements), strict=True)
             ]
         elif entry.generate:
             ranges = np.array(entry.words, dtype=np.int64).reshape(-1, 3)
             found = [labels.find(np.arange(first, last + 1, step)) for first, last, step in ranges.tolist()]
         else:
             found = [labels.find(np.array(plain, dtype=np.int64))]
-            found += [
-                self.members(piece, word, what, entry.instance) for word in entry.words if not word.isdigit()
-            ]
+            found += [self.members(piece, word, what, entry.instance) for word in entry.words if not word.isdigit()]
         _of(piece, what).add(entry, np.concatenate([np.empty(0, dtype=np.int64), *found]))
 
     def _instance(self, name: str) -> Piece:
@@ -151,7 +149,9 @@ def place(model: Model) -> Placed:
         raise CaseError(f"the file has {len(model.parts)} parts and no instance of them; expected an assembly")
     for instance in model.instances.values():
         scopes = [model.parts[instance.part], instance]
-        points.append(_moved(_add_piece(placed, scopes, instance.name, instance.part, len(np.vstack(points))), instance))
+        points.append(
+            _moved(_add_piece(placed, scopes, instance.name, instance.part, len(np.vstack(points))), instance)
+        )
     points.append(_add_piece(placed, outer, "", "", len(np.vstack(points))))
     placed.points = np.vstack(points)
     for piece in placed.pieces.values():
@@ -174,7 +174,9 @@ def _add_piece(placed: Placed, scopes: list[Scope], name: str, part: str, n_node
     points = np.vstack([np.empty((0, 3)), *(one for scope in scopes for one in scope.points)])
     known, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     if len(twice := labels[(points != points[first][inverse]).any(axis=1)]):
-        raise CaseError(f"node {twice[0]} is defined twice, at different points{f' of instance {name!r}' if name else ''}")
+        raise CaseError(
+            f"node {twice[0]} is defined twice, at different points{f' of instance {name!r}' if name else ''}"
+        )
     nodes = Labels("node", known, n_nodes + np.arange(len(known)))
     blocks = [block for scope in scopes for block in scope.elements]
     n_elements = sum(len(block.labels) for block in placed.blocks)

@@ -13,11 +13,11 @@ from femops.meshing.tagged import Indices
 from femops.notation import Array
 
 # Keywords that make or move nodes and elements: to leave them out would give another mesh.
-_REFUSED = ("SYSTEM", "NGEN", "NFILL", "NCOPY", "NMAP", "ELGEN", "ELCOPY", "SYMMETRIC MODEL GENERATION", "IMPORT")
-_REFUSED += ("PARAMETER",)
+_REFUSED = ["SYSTEM", "NGEN", "NFILL", "NCOPY", "NMAP", "ELGEN", "ELCOPY", "SYMMETRIC MODEL GENERATION"]
+_REFUSED += ["IMPORT", "PARAMETER"]
 # Keywords that hold parts together, which here shared nodes alone do.
-_JOINING = ("TIE", "MPC", "EQUATION", "COUPLING", "RIGID BODY", "EMBEDDED ELEMENT", "CONTACT PAIR", "CONTACT")
-_JOINING += ("SHELL TO SOLID COUPLING", "FASTENER", "CLEARANCE")
+_JOINING = ["TIE", "MPC", "EQUATION", "COUPLING", "RIGID BODY", "EMBEDDED ELEMENT", "CONTACT PAIR", "CONTACT"]
+_JOINING += ["SHELL TO SOLID COUPLING", "FASTENER", "CLEARANCE"]
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,9 @@ def _add_elements(scope: Scope, block: Block) -> None:
             raise CaseError(f"an element of type {element_type} names '{named[0]}'; expected numbers of nodes")
         width = CELLS[kind].n_nodes + 1
         if len(block.words) % width:
-            raise CaseError(f"elements of type {element_type} with {len(block.words)} numbers; expected {width} for each")
+            raise CaseError(
+                f"elements of type {element_type} with {len(block.words)} numbers; expected {width} for each"
+            )
         table = np.array(block.words, dtype=np.int64).reshape(-1, width)
         labels, nodes = table[:, 0], table[:, 1:]
     scope.elements.append(Elements(element_type, kind, labels, nodes))

@@ -39,7 +39,9 @@ def facets_of_surface(placed: Placed, piece: Piece, entry: SurfaceEntry) -> Indi
             elif label not in WHOLE:
                 local = face_nodes(kind, label)
                 if local is None:
-                    raise CaseError(f"surface '{entry.name}' names face {row[1]} of {block.type} elements, which have none")
+                    raise CaseError(
+                        f"surface '{entry.name}' names face {row[1]} of {block.type} elements, which have none"
+                    )
                 facets.append(block.nodes[cells][:, local])
     facets = [part for part in facets if len(part)]
     return np.vstack(facets) if facets else None
