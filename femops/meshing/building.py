@@ -183,11 +183,9 @@ def _boundaries(
             count = f"{len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}"
             bare[name] = f"holds {count} and no whole facet of the surface"
     for name, members in raw.groups.items():
-        small = [
-            (raw.blocks[i][0], len(one)) for i, one in enumerate(members) if len(one) and raw.dims[i] < kind.dim - 1
-        ]
+        small = [raw.blocks[i][0] for i, one in enumerate(members) if len(one) and raw.dims[i] < kind.dim - 1]
         if small and name not in boundaries:
-            bare[name] = f"holds {' and '.join(f'{count} {what} cells' for what, count in small)} and no facets"
+            bare[name] = f"holds cells of kind {small[0]} and no facets"
     return boundaries, {name: why for name, why in bare.items() if name not in boundaries}, notes
 
 
