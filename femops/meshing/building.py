@@ -160,7 +160,7 @@ def _boundaries(
 ) -> tuple[dict[str, Indices], dict[str, str], list[str]]:
     """Return the boundaries, why other sets are none, and notes. Facets given as such come before node sets."""
     groups = {**_boundary_groups(raw, kind), **raw.facets}
-    exterior = exterior_facets(cells, kind)
+    exterior = exterior_facets(cells, kind) if raw.node_sets else cells[:0, local_facets(kind)[0]]
     everything = _all_facets(cells, kind)
     boundaries, bare, notes = {}, dict(raw.bare_sets), []
     for name, facets in groups.items():

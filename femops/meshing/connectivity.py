@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from femops.meshing.tagged import Indices, TaggedMesh
 from femops.notation import Array
 
-# Nodes nearer than this part of the smallest edge are at one place: no cell could lie between them.
+# Nodes nearer than this part of the shortest edge there are at one place: no cell could lie between them.
 _COINCIDENT = 1e-3
 _NAMED = 5  # parts that a note names
 
@@ -40,12 +40,12 @@ def part_of_nodes(cells: Indices, n_nodes: int, ties: Indices | None = None) -> 
 
 def coincident_nodes(mesh: TaggedMesh) -> Indices:
     """Return pairs of nodes at one place, each node with its nearest. Shape (n, 2)."""
-    distance, nearest = cKDTree(mesh.points).query(
-        mesh.points, k=2, distance_upper_bound=_COINCIDENT * _smallest_edge(mesh)
-    )
+    reach = _COINCIDENT * _size_at_nodes(mesh)
+    tree = cKDTree(mesh.points)
+    distance, nearest = tree.query(mesh.points, k=2, distance_upper_bound=reach.max() * (1.0 + 1e-9))
     # Of two nodes at one place either may come first.
     other = np.where(nearest[:, 0] == np.arange(len(nearest)), nearest[:, 1], nearest[:, 0])
-    near = np.flatnonzero(np.isfinite(distance[:, 1]))
+    near = np.flatnonzero(distance[:, 1] < reach)
     return np.column_stack([near, other[near]]).astype(np.int64)
 
 
@@ -153,10 +153,14 @@ def _holders(groups: dict[str, Indices], part: Indices, n_parts: int) -> list[li
     return found
 
 
-def _smallest_edge(mesh: TaggedMesh) -> float:
+def _size_at_nodes(mesh: TaggedMesh) -> Array:
+    """Return the length of the shortest edge of the cells at each node. Shape (n_nodes,)."""
     edges = np.array(basix.topology(mesh.kind.basix_cell)[1])
     corners = mesh.points[mesh.cells[:, _corners(mesh)]]
-    return float(np.linalg.norm(corners[:, edges[:, 0]] - corners[:, edges[:, 1]], axis=-1).min())
+    shortest = np.linalg.norm(corners[:, edges[:, 0]] - corners[:, edges[:, 1]], axis=-1).min(axis=1)
+    size = np.full(len(mesh.points), np.inf)
+    np.minimum.at(size, mesh.cells, shortest[:, None])
+    return np.where(np.isfinite(size), size, 0.0)
 
 
 def _corners(mesh: TaggedMesh) -> Indices:
