@@ -12,7 +12,8 @@ from femops.case_reading import STUDY, load_validated
 from femops.errors import CaseError
 from femops.expressions import Value, value_at
 from femops.law import CertificateKind, LawParameters
-from femops.meshing import CELLS
+from femops.meshing import CELLS, TaggedMesh
+from femops.meshing.box import box
 from femops.meshing.cells import AnyCell
 from femops.plugins import installed_laws, law_parameters
 from femops.rve.spec import MeshFile
@@ -55,6 +56,17 @@ class MeshBlock(MeshFile):
         if (self.file is None) == (self.box is None):
             raise ValueError("expected either file or box")
         return self
+
+    def read(self, base: Path = Path()) -> TaggedMesh:
+        """Read or generate the mesh.
+
+        Args:
+            base: Folder that a relative path starts from.
+
+        Raises:
+            CaseError: The file is missing or does not hold a mesh that femops can use.
+        """
+        return super().read(base) if self.box is None else box(self.box.size, self.box.cells, self.box.cell)
 
 
 class Components(_Block):

@@ -8,7 +8,6 @@ from femops.case import EVERYWHERE, Case
 from femops.errors import CaseError
 from femops.law import LawContext
 from femops.meshing import TaggedMesh
-from femops.meshing.box import box
 from femops.meshing.building import measures
 from femops.rve.law import NestedParameters
 
@@ -19,11 +18,8 @@ def macro_tagged_mesh(case: Case, base: Path) -> TaggedMesh:
     Raises:
         CaseError: The file cannot be used.
     """
-    block = case.mesh
     try:
-        if block.box is not None:
-            return box(block.box.size, block.box.cells, block.box.cell)
-        return block.read(base)
+        return case.mesh.read(base)
     except CaseError as error:
         raise error.within(key="mesh") from error
 

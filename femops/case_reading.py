@@ -9,7 +9,6 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from femops.errors import CaseError
-from femops.plugins import law_parameters
 from femops.validation import first_error, shown, with_suggestion
 
 
@@ -83,7 +82,7 @@ def load_validated[M: BaseModel](
     for override in overrides:
         apply_override(data, override)
     try:
-        return model.model_validate(data, context={"law_parameters": law_parameters})
+        return model.model_validate(data)
     except ValidationError as error:
         if other.keys & data.keys():
             raise CaseError(f"is a {other.name}; use it with: {other.command}", file=path) from error

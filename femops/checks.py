@@ -3,13 +3,19 @@
 They need no test framework: `check_law(law)` raises AssertionError and says what is wrong.
 """
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 
 from femops import notation
-from femops.law import Kinematics, LawResponse, MaterialLaw
+from femops.contract import check_attributes, check_response, read_only
+from femops.errors import CaseError
+from femops.law import LawResponse, MaterialLaw
 from femops.notation import Array
 
 _DT = 1.0
+_OTHER_DT = (1e-3, 10.0)
+_PARTS = ("stress", "tangent", "state", "stress_33", "error", "valid")
 _DIFFERENCE_STEP = 1e-5  # of the strain scale: round-off and truncation both stay below 1e-8
 
 
@@ -25,8 +31,9 @@ def check_law(
 
     Checked on random strains, from the virgin state and, for a law with state, from the state that one increment
     leaves behind: shapes and types, purity, inputs left alone, batch = loop, the empty batch, the tangent against
-    central differences of the stress, and the virgin state. Points where the stress has a kink, for example at the
-    onset of yield, are left out of the differences.
+    central differences of the stress, and the virgin state; for increments of several lengths, unless the answer is
+    the same for all. Points where the stress has a kink, for example at the onset of yield, are left out of the
+    differences.
 
     Args:
         law: The law.
@@ -38,102 +45,102 @@ def check_law(
     Raises:
         AssertionError: The law breaks the contract.
     """
-    _check_attributes(law)
+    try:
+        check_attributes(law)
+    except CaseError as error:
+        raise AssertionError(error.problem) from error
     rng = np.random.default_rng(seed)
     shape = (n_points, notation.n_strain(law.dim))
     first = strain_scale * rng.uniform(-1.0, 1.0, shape)
     second = first + 0.5 * strain_scale * rng.uniform(-1.0, 1.0, shape)
     virgin = np.zeros((n_points, law.n_state))
-    _check_virgin(law, strain_scale)
-    _check_empty(law)
-    reached = _check_batch(law, first, virgin, rtol_tangent, strain_scale, "from the virgin state")
+    for dt in (_DT, *_OTHER_DT):
+        _check_virgin(law, strain_scale, dt)
+        zeros = np.zeros((0, shape[1])), np.zeros((0, law.n_state))
+        _Batch(law, *zeros, dt, "for an empty batch").response()
+    step = _DIFFERENCE_STEP * strain_scale
+    reached = _check_batch(_Batch(law, first, virgin, _DT, "from the virgin state"), rtol_tangent, step)
     if law.n_state:
-        _check_batch(law, second, reached.state, rtol_tangent, strain_scale, "from a reached state")
+        _check_batch(_Batch(law, second, reached.state, _DT, "from a reached state"), rtol_tangent, step)
 
 
-def _check_attributes(law: MaterialLaw) -> None:
-    assert isinstance(law, MaterialLaw), f"{type(law).__name__} lacks an attribute of MaterialLaw"
-    assert isinstance(law.kinematics, Kinematics), f"kinematics is {law.kinematics!r}, expected a Kinematics"
-    assert law.dim in (2, 3), f"dim is {law.dim!r}, expected 2 or 3"
-    assert isinstance(law.n_state, int), f"n_state is {law.n_state!r}, expected an int"
-    assert law.n_state >= 0, f"n_state is {law.n_state}, expected 0 or more"
-    for name, part in law.state_fields.items():
-        inside = part.step in (None, 1) and 0 <= part.start < part.stop <= law.n_state
-        assert inside, f"state_fields[{name!r}] is {part}, expected a part of the {law.n_state} state variables"
+@dataclass(frozen=True)
+class _Batch:
+    """What a law is asked.
+
+    Attributes:
+        law: The law.
+        strain: Shape (n_qp, n_s).
+        state: Shape (n_qp, n_state).
+        dt: Length of the increment [time].
+        where: When it is asked, for messages.
+    """
+
+    law: MaterialLaw
+    strain: Array
+    state: Array
+    dt: float
+    where: str
+
+    def response(self) -> LawResponse:
+        """Evaluate the law on arrays that refuse to be written to; check these and what it answers."""
+        given = read_only(self.strain.copy()), read_only(self.state.copy())
+        response = self.law.evaluate(*given, self.dt)
+        for name, array in zip(("strain", "state"), given, strict=True):
+            assert np.array_equal(array, getattr(self, name)), f"evaluate changed its input {name}"
+        try:
+            check_response(self.law, response, *given, self.where)
+        except CaseError as error:
+            raise AssertionError(error.problem) from error
+        for name in _PARTS:
+            value = getattr(response, name)
+            assert value is None or np.isfinite(value).all(), f"{name} {self.where} is not finite"
+        return response
 
 
-def _check_virgin(law: MaterialLaw, strain_scale: float) -> None:
+def _check_virgin(law: MaterialLaw, strain_scale: float, dt: float) -> None:
     """Check that zeros are the virgin state: no stress at no strain."""
-    response = _evaluate(law, np.zeros((1, notation.n_strain(law.dim))), np.zeros((1, law.n_state)))
-    _check_response(law, response, 1, "at zero strain and state")
+    zeros = np.zeros((1, notation.n_strain(law.dim))), np.zeros((1, law.n_state))
+    response = _Batch(law, *zeros, dt, "at zero strain and state").response()
     allowed = 1e-9 * strain_scale * np.linalg.norm(response.tangent)
     largest = np.abs(response.stress).max()
     assert largest <= allowed, f"zero strain in the virgin state gives the stress {largest:.3g}, expected zero"
 
 
-def _check_empty(law: MaterialLaw) -> None:
-    response = _evaluate(law, np.zeros((0, notation.n_strain(law.dim))), np.zeros((0, law.n_state)))
-    _check_response(law, response, 0, "for an empty batch")
+def _check_batch(batch: _Batch, rtol_tangent: float, step: float) -> LawResponse:
+    """Check one batch for increments of several lengths and return the first response."""
+    first = batch.response()
+    for dt in (_DT, *_OTHER_DT):
+        timed = replace(batch, dt=dt, where=f"{batch.where}, dt = {dt:g}")
+        response = timed.response()
+        if dt == _DT or not _same(response, first):  # otherwise the law does not know time
+            _check_loop(timed, response)
+            _check_tangent(timed, response, rtol_tangent, step)
+    return first
 
 
-def _check_batch(
-    law: MaterialLaw, strain: Array, state: Array, rtol_tangent: float, strain_scale: float, where: str
-) -> LawResponse:
-    """Check one batch and return its response."""
-    response = _evaluate(law, strain, state)
-    _check_response(law, response, len(strain), where)
-    _evaluate(law, -0.5 * strain[::-1], np.zeros_like(state))  # a law with hidden history would remember this
-    _check_same(_evaluate(law, strain, state), response, 1e-12, f"the same input twice, {where}")
+def _check_loop(batch: _Batch, response: LawResponse) -> None:
+    """Check that a law has no memory beside its state, and that points do not know of each other."""
+    strain, state, where = batch.strain, batch.state, batch.where
+    replace(batch, strain=-0.5 * strain[::-1], state=np.zeros_like(state)).response()  # hidden history remembers this
+    _check_same(batch.response(), response, 1e-12, f"the same input twice, {where}")
     for i in range(len(strain)):
-        one = _evaluate(law, strain[i : i + 1], state[i : i + 1])
-        _check_same(one, response, 1e-9, f"point {i} alone and in the batch, {where}", slice(i, i + 1))
-    _check_tangent(law, strain, state, response, rtol_tangent, _DIFFERENCE_STEP * strain_scale, where)
-    return response
+        part = slice(i, i + 1)
+        one = replace(batch, strain=strain[part], state=state[part]).response()
+        _check_same(one, response, 1e-9, f"point {i} alone and in the batch, {where}", part)
 
 
-def _evaluate(law: MaterialLaw, strain: Array, state: Array) -> LawResponse:
-    """Evaluate a law on arrays that refuse to be written to, and check that they keep their values."""
-    given = strain.copy(), state.copy()
-    for array in given:
-        array.flags.writeable = False
-    response = law.evaluate(*given, _DT)
-    for name, array, original in zip(("strain", "state"), given, (strain, state), strict=True):
-        assert np.array_equal(array, original), f"evaluate changed its input {name}"
-        for part in ("stress", "tangent", "state"):
-            shared = np.shares_memory(getattr(response, part), array)
-            assert not shared, f"the response's {part} is a view of the input {name}, expected a new array"
-    return response
-
-
-def _check_response(law: MaterialLaw, response: LawResponse, n_qp: int, where: str) -> None:
-    """Check shapes, types and finite values."""
-    n_s = notation.n_strain(law.dim)
-    required = {"stress": (n_qp, n_s), "tangent": (n_qp, n_s, n_s), "state": (n_qp, law.n_state)}
-    if law.dim == 2:
-        required["stress_33"] = (n_qp,)
-    else:
-        assert response.stress_33 is None, f"stress_33 {where} is given, expected None in 3D"
-    for name, shape in required.items():
-        _check_array(getattr(response, name), name, shape, np.dtype(np.float64), where)
-    if response.error is not None:
-        _check_array(response.error, "error", (n_qp,), np.dtype(np.float64), where)
-        assert (response.error >= 0.0).all(), f"error {where} is negative somewhere"
-    if response.valid is not None:
-        _check_array(response.valid, "valid", (n_qp,), np.dtype(np.bool_), where)
-
-
-def _check_array(value: object, name: str, shape: tuple[int, ...], dtype: "np.dtype[np.generic]", where: str) -> None:
-    assert isinstance(value, np.ndarray), f"{name} {where} is {type(value).__name__}, expected a numpy array"
-    assert value.shape == shape, f"{name} {where} has the shape {value.shape}, expected {shape}"
-    assert value.dtype == dtype, f"{name} {where} has the type {value.dtype}, expected {dtype}"
-    assert np.isfinite(value).all(), f"{name} {where} is not finite"
+def _same(response: LawResponse, other: LawResponse) -> bool:
+    """Return whether two answers are equal to the last bit."""
+    pairs = [(getattr(response, name), getattr(other, name)) for name in _PARTS]
+    return all(np.array_equal(one, two) if one is not None else two is None for one, two in pairs)
 
 
 def _check_same(
     response: LawResponse, expected: LawResponse, rtol: float, where: str, part: slice = slice(None)
 ) -> None:
     """Compare every array with `part` of the expected ones, relative to their largest value."""
-    for name in ("stress", "tangent", "state", "stress_33", "error", "valid"):
+    for name in _PARTS:
         ours, theirs = getattr(response, name), getattr(expected, name)
         assert (ours is None) == (theirs is None), f"{name} is given only sometimes: {where}"
         if ours is None or ours.size == 0:
@@ -145,39 +152,36 @@ def _check_same(
         assert difference <= allowed, f"{name} differs by {difference:.3g}, allowed {allowed:.3g}: {where}"
 
 
-def _check_tangent(
-    law: MaterialLaw, strain: Array, state: Array, response: LawResponse, rtol: float, step: float, where: str
-) -> None:
+def _check_tangent(batch: _Batch, response: LawResponse, rtol: float, step: float) -> None:
     """Compare the tangent with central differences of the stress where the stress is smooth.
 
     Where it is smooth, twice the step leaves the central difference as it is and doubles the gap between the forward
     and the backward one. What is lacking in that bounds the error of the central difference at a kink nearby.
     """
-    forward, backward = _differences(law, strain, state, response, step)
-    far_forward, far_backward = _differences(law, strain, state, response, 2.0 * step)
+    forward, backward = _differences(batch, response, step)
+    far_forward, far_backward = _differences(batch, response, 2.0 * step)
     central = 0.5 * (forward + backward)
     size = np.linalg.norm(central, axis=(1, 2))
     gap = far_forward - far_backward - 2.0 * (forward - backward)
     shift = 0.5 * (far_forward + far_backward) - central
     doubt = np.linalg.norm(gap, axis=(1, 2)) + np.linalg.norm(shift, axis=(1, 2))
     smooth = doubt <= 0.5 * rtol * size
-    n_qp = len(strain)
+    n_qp, where = len(batch.strain), batch.where
     assert 2 * smooth.sum() >= n_qp, f"the stress is not smooth at {n_qp - smooth.sum()} of {n_qp} points {where}"
     error = np.where(smooth, np.linalg.norm(response.tangent - central, axis=(1, 2)) / size, 0.0)
     worst = int(error.argmax())
     assert error[worst] <= rtol, (
         f"the tangent of point {worst} {where} differs from central differences by {error[worst]:.3g} of its norm, "
-        f"allowed {rtol:.3g}; strain {strain[worst]}"
+        f"allowed {rtol:.3g}; strain {batch.strain[worst]}"
     )
 
 
-def _differences(
-    law: MaterialLaw, strain: Array, state: Array, response: LawResponse, step: float
-) -> tuple[Array, Array]:
+def _differences(batch: _Batch, response: LawResponse, step: float) -> tuple[Array, Array]:
     """Return the forward and backward differences of the stress. Shape (n_qp, n_s, n_s) each."""
-    n_qp, n_s = strain.shape
+    n_qp, n_s = batch.strain.shape
     moves = np.concatenate([step * np.eye(n_s), -step * np.eye(n_s)])
-    moved = (strain[:, None, :] + moves).reshape(-1, n_s)
-    stress = _evaluate(law, moved, np.repeat(state, 2 * n_s, axis=0)).stress.reshape(n_qp, 2 * n_s, n_s)
+    moved = (batch.strain[:, None, :] + moves).reshape(-1, n_s)
+    states = np.repeat(batch.state, 2 * n_s, axis=0)
+    stress = replace(batch, strain=moved, state=states).response().stress.reshape(n_qp, 2 * n_s, n_s)
     change = (stress - response.stress[:, None, :]).transpose(0, 2, 1) / step
     return change[:, :, :n_s], -change[:, :, n_s:]

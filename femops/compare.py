@@ -88,7 +88,7 @@ def compare(
         display: Shows the progress.
 
     Returns:
-        The report, as it is written to `compare.json`; its fields are documented in the README.
+        The report, as it is written to `compare.json`; its fields are documented in cases/README.md.
 
     Raises:
         CaseError: The case or a law cannot be used; the message names the option.

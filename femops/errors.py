@@ -44,3 +44,7 @@ class NotConverged(Exception):  # noqa: N818 - the name that the architecture gi
     def __str__(self) -> str:
         history = ", ".join(f"{value:.1e}" for value in self.residuals[-5:])
         return f"{self.what} (last residuals: {history})" if history else self.what
+
+
+class Refused(NotConverged):
+    """An answer that was found, but must not be used; shorter increments do not help."""

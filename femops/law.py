@@ -19,14 +19,14 @@ class Kinematics(Enum):
 
 @dataclass(frozen=True)
 class LawResponse:
-    """What a law answers for a batch of points.
+    """What a law answers for a batch of points: new numpy arrays of float64 (`valid` of bool).
 
     Attributes:
         stress: Stress, Mandel [stress]. Shape (n_qp, n_s).
         tangent: Consistent tangent d stress / d strain, Mandel [stress]. Shape (n_qp, n_s, n_s).
         state: Trial state at the end of the increment. Shape (n_qp, n_state).
         stress_33: In plane strain, the stress normal to the plane [stress], shape (n_qp,); None in 3D.
-        error: The law's own relative error bound or indicator, shape (n_qp,); None if it states none.
+        error: The law's own relative error bound or indicator, 0 or more, shape (n_qp,); None if it states none.
         valid: False where the law says that its answer must not be used, shape (n_qp,); None means all are valid.
     """
 
@@ -43,13 +43,15 @@ class MaterialLaw(Protocol):
     """Anything that maps a strain to a stress.
 
     A law is pure (same input, same output, no hidden history) and batched (it sees all points of a process at once).
-    A state of zeros is the virgin state.
+    A state of zeros is the virgin state. What breaks the contract is refused by name, in a run at the first call as
+    in `femops.checks.check_law`.
 
     Attributes:
-        kinematics: The strain measure.
+        kinematics: The strain measure; the host refuses others than it knows.
         dim: 2 (plane strain) or 3.
         n_state: Number of state variables of a point.
-        state_fields: The parts of the state worth looking at, by name; they become fields of the results.
+        state_fields: The parts of the state worth looking at, by name; they become fields of the results and are
+            named like none of theirs (`femops.contract.RESULT_FIELDS`).
     """
 
     kinematics: Kinematics
@@ -61,12 +63,12 @@ class MaterialLaw(Protocol):
         """Return stress, consistent tangent and trial state.
 
         Args:
-            strain: Total strain at the end of the increment, Mandel [-]. Shape (n_qp, n_s).
-            state: Committed state at the start of the increment. Shape (n_qp, n_state).
-            dt: Length of the increment [time].
+            strain: Total strain at the end of the increment, Mandel [-]; cannot be written to. Shape (n_qp, n_s).
+            state: Committed state at the start of the increment; cannot be written to. Shape (n_qp, n_state).
+            dt: Length of the increment [time], always positive.
 
         Returns:
-            The response; arrays are new, the input is never changed.
+            The response; its arrays are new, the law may not use them again.
 
         Raises:
             NotConverged: The law could not find its answer at some point.

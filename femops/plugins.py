@@ -13,7 +13,7 @@ from femops import hookspecs
 from femops.errors import CaseError
 from femops.law import LawContext, LawParameters, LawSpec, MaterialLaw
 from femops.phases import Phase
-from femops.rve.spec import RVE
+from femops.rve.spec import RVE, phase_readers
 from femops.surrogate.base import SurrogateOptions, SurrogateSpec
 from femops.surrogate.law import model_rve, surrogate_law
 from femops.surrogate.store import read_manifest
@@ -71,9 +71,12 @@ def law_parameters(mapping: Mapping[str, Any]) -> LawParameters:
         raise CaseError(f"missing; expected one of {', '.join(installed_laws())}", key="law")
     spec = law_spec(mapping["law"])
     try:
-        return spec.parameters.model_validate(dict(mapping), context={"law_parameters": law_parameters})
+        return spec.parameters.model_validate(dict(mapping))
     except ValidationError as error:
         raise first_error(error) from error
+
+
+phase_readers[:] = [law_parameters]
 
 
 def installed_surrogates() -> dict[str, SurrogateSpec]:

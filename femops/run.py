@@ -16,7 +16,7 @@ from mpi4py import MPI
 import femops
 from femops.case import EVERYWHERE, Case
 from femops.case_meshes import macro_tagged_mesh
-from femops.errors import CaseError, NotConverged
+from femops.errors import CaseError, NotConverged, Refused
 from femops.law import LawContext, MaterialLaw
 from femops.log import Timers
 from femops.macro.mesh import MacroMesh, macro_mesh
@@ -82,7 +82,7 @@ def prepare(case: Case, path: Path, comm: MPI.Comm, mesh: MacroMesh | None = Non
             check_points(problem)
     except CaseError as error:
         raise error.within(file=path) from error
-    return Run(case, problem, timers, notes(mesh, laws))
+    return Run(case, problem, timers, (*notes(mesh, laws), *problem.locking.notes()))
 
 
 def notes(mesh: MacroMesh, laws: Mapping[str, MaterialLaw]) -> tuple[str, ...]:
@@ -182,7 +182,8 @@ def _explained(error: CaseError | NotConverged, path: Path, progress: _Progress)
     """Add the case to an error that ended a run, and what to look at if nothing ever converged."""
     if isinstance(error, CaseError):
         return error.within(file=path)
-    hint = "" if progress.steps else "; is every part of the body supported, and is the first step small enough?"
+    helps = not progress.steps and not isinstance(error, Refused)
+    hint = "; is every part of the body supported, and is the first step small enough?" if helps else ""
     return NotConverged(f"{path}: {error.what}{hint}", error.residuals)
 
 
@@ -239,7 +240,7 @@ def move_files(data: Any, base: Path, folder: Path) -> None:
 
 
 def _write_summary(run: Run, path: Path, folder: Path, progress: _Progress) -> dict[str, Any]:
-    """Write and return the machine-readable face of a run; its fields are documented in the README."""
+    """Write and return the machine-readable face of a run; its fields are documented in cases/README.md."""
     problem, comm = run.problem, run.problem.comm
     counted = comm.allreduce(problem.quadrature.n_points)
     summary = {
@@ -248,7 +249,7 @@ def _write_summary(run: Run, path: Path, folder: Path, progress: _Progress) -> d
         "finished": progress.finished,
         "failure": progress.failure,
         "law": {name: parameters.law for name, parameters in run.case.laws().items()},
-        "notes": run.notes,
+        "notes": tuple(dict.fromkeys((*run.notes, *problem.locking.notes()))),
         "versions": _versions(),
         "ranks": comm.size,
         "n_qp": counted,

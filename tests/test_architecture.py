@@ -12,7 +12,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # Rooms from the ground up: a module imports its own floor and those below it.
 FLOORS = [
     {"errors", "notation", "parallel", "log", "expressions", "validation"},
-    {"law", "hookspecs", "checks"},
+    {"law", "hookspecs", "contract", "checks"},
     {"meshing", "phases"},
     {"rve", "surrogate"},
     {"builtin", "plugins"},

@@ -12,11 +12,12 @@ from helpers import SATURATING, box_case
 from mpi4py import MPI
 
 from femops import CaseError, NotConverged, load_law
+from femops.errors import Refused
 from femops.law import CertificateKind, CertifiedLaw, LawResponse
 from femops.log import Timers
 from femops.macro.mesh import macro_mesh
 from femops.macro.problem import MacroProblem
-from femops.macro.stepping import run_steps
+from femops.macro.stepping import StepReport, run_steps
 from femops.macro.trust import choose_snapshots
 from femops.meshing.box import box
 
@@ -47,13 +48,13 @@ class Detuned:
         tangent = factor[:, None, None] * answer.tangent + answer.stress[:, :, None] * along[:, None]
         valid = size < self.limit
         stress = np.where(valid[:, None], factor[:, None] * answer.stress, np.nan)
-        error = self.slope * size if self.stated else None
+        error = abs(self.slope) * size if self.stated else None
         return LawResponse(stress, tangent, self._state(strain), factor * answer.stress_33, error, valid)
 
     def certify(self, strain: np.ndarray, response: LawResponse, kind: CertificateKind) -> np.ndarray:
         assert len(response.stress) == len(strain)
         self.certified += len(strain)
-        return (2.0 if kind == "bound" else 1.0) * self.slope * np.linalg.norm(strain, axis=1)
+        return (2.0 if kind == "bound" else 1.0) * abs(self.slope) * np.linalg.norm(strain, axis=1)
 
     def solve_exactly(self, strain: np.ndarray, state: np.ndarray, dt: float) -> LawResponse:
         assert len(strain)
@@ -255,6 +256,77 @@ def test_snapshots_are_those_of_large_error_that_are_far_from_each_other() -> No
     assert len(choose_snapshots(strain, error)) == 4  # one stands twice
     assert choose_snapshots(strain, np.array([0.1, 0.2, np.inf, 0.3, 0.2]), 1).tolist() == [[1.0, 1e-3, 0.0]]
     assert choose_snapshots(strain[:0], error[:0]).shape == (0, 3)
+
+
+class Extrapolating(Detuned):
+    """Answers beyond its range too, says that it must not be used there, and counts its calls."""
+
+    calls = 0
+
+    def __init__(self, slope: float, limit: float = np.inf, *, stated: bool = False) -> None:
+        super().__init__(slope, stated=stated)
+        self.beyond = limit
+
+    def evaluate(self, strain: np.ndarray, state: np.ndarray, dt: float) -> LawResponse:
+        self.calls += 1
+        return replace(super().evaluate(strain, state, dt), valid=np.linalg.norm(strain, axis=1) < self.beyond)
+
+
+@pytest.mark.parametrize(
+    ("trust", "law", "problem"),
+    [
+        (None, Extrapolating(0.5, 6e-3), r"a law called its answer invalid at \d+ points; solve them with"),
+        ({"tolerance": 1.0, "on_violation": "stop"}, Extrapolating(0.5, 6e-3), "a law called its answer invalid"),
+        ({"tolerance": 3e-3}, Extrapolating(0.5), r"the error stated by a law exceeds trust\.tolerance"),
+        ({"tolerance": 3e-3}, Extrapolating(0.5, stated=True), r"the error stated by a law exceeds trust\.tolerance"),
+    ],
+    ids=["range", "range, stop", "certificate", "stated error"],
+)
+def test_a_violation_in_equilibrium_ends_the_run_at_once(trust: Any, law: Extrapolating, problem: str) -> None:
+    """As many calls as a run takes whose answers nobody refuses; the step before is left as it was."""
+    free = Extrapolating(0.5)
+    steps = {"steps": {"count": 3, "end": 1.5}}
+    allowed, reports = problem_of(free, {"on_violation": "warn", "tolerance": 1e9}, **steps), []
+    before = free.calls
+    run_steps(allowed, reports.append)
+    needed = before + sum(report.iterations for report in reports[:2])
+    law.calls = 0
+    refused, accepted = problem_of(law, trust, **steps), []
+    with pytest.raises(Refused, match=rf"^step 2 stopped at t = 0\.5: at t = 1 {problem}"):
+        run_steps(refused, accepted.append)
+    assert law.calls == needed
+    assert [(one.t, one.cutbacks) for one in accepted] == [(0.5, 0)]
+    allowed.solve(0.5, 0.5)
+    assert np.abs(refused.displacement.x.array - allowed.displacement.x.array).max() < 1e-12
+
+
+def test_an_iterate_may_leave_the_range_that_the_solution_stays_in() -> None:
+    """Under a traction a law that grows stiffer overshoots in its first iterate, and is back at the end."""
+    traction = {"supports": {"left": {"ux": 0.0}, "bottom": {"uy": 0.0}}, "loads": {"right": {"traction": ["9*t", 0]}}}
+    seen: list[float] = []
+
+    class Seen(Extrapolating):
+        def evaluate(self, strain: np.ndarray, state: np.ndarray, dt: float) -> LawResponse:
+            seen.append(np.linalg.norm(strain, axis=1).max(initial=0.0))
+            return super().evaluate(strain, state, dt)
+
+    free = problem_of(Seen(60.0), None, **traction)
+    free.solve(1.0, 1.0)
+    limit = 0.5 * (max(seen) + seen[-1])
+    assert max(seen) > 1.2 * seen[-1]
+    reports: list[StepReport] = []
+    problem = problem_of(Extrapolating(60.0, limit), None, **traction, steps={"count": 1, "end": 1.0})
+    run_steps(problem, reports.append)
+    assert reports[0].cutbacks == 0
+    assert np.array_equal(problem.displacement.x.array, free.displacement.x.array)
+    assert problem.material.statistics.points_out_of_range > 0
+
+
+def test_newton_that_fails_out_of_range_says_both() -> None:
+    law = Extrapolating(0.5, 1e-9)
+    problem = problem_of(law, None, solver={"rtol": 1e-10, "max_iter": 1})
+    with pytest.raises(NotConverged, match="stayed above 1e-10 in 1 iterations; in the last one a law called its"):
+        problem.solve(1.0, 1.0)
 
 
 def test_trust_that_cannot_be_had_is_refused() -> None:

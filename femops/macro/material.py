@@ -16,7 +16,7 @@ from femops.log import Timers
 from femops.macro.mesh import MacroMesh
 from femops.macro.quadrature import Quadrature
 from femops.macro.region import Region
-from femops.macro.trust import Counts, Enrichment, LawStatistics, choose_snapshots, gathered, refuse
+from femops.macro.trust import Counts, Enrichment, LawStatistics, choose_snapshots, gathered, refuse, violation
 from femops.notation import Array
 from femops.parallel import on_every_rank
 
@@ -34,9 +34,11 @@ class Material:
         quadrature: Its points.
         trust: What to do where a law calls its answer wrong; None stops at invalid points only.
         timers: Where the time of certificates and exact solves goes.
+        called: Name of each region's law in the case, for messages.
 
     Raises:
-        CaseError: A law has another dimension than the body, or none can solve exactly though the case wants it.
+        CaseError: A law breaks the contract or has another dimension than the body, or none can solve exactly though
+            the case wants it.
     """
 
     laws: Mapping[str, MaterialLaw]
@@ -44,18 +46,19 @@ class Material:
     quadrature: Quadrature
     trust: Trust | None = None
     timers: Timers = field(default_factory=Timers)
+    called: Mapping[str, str] = field(default_factory=dict)
     statistics: LawStatistics = field(default_factory=LawStatistics)
 
     def __post_init__(self) -> None:
         self.regions = []
         for name, law in self.laws.items():
+            cells = self.quadrature.cells if name == EVERYWHERE else self.mesh.regions[name]
+            self.regions.append(Region(name, law, self.quadrature.points_of(cells), self.called.get(name, "")))
             if law.dim != self.quadrature.dim:
                 raise CaseError(
                     f"the law is {law.dim}D, expected {self.quadrature.dim}D as in kinematics", key=f"material.{name}"
                 )
-            cells = self.quadrature.cells if name == EVERYWHERE else self.mesh.regions[name]
-            points = self.quadrature.points_of(cells)
-            self.regions.append(Region(name, law, points, np.zeros((len(points), law.n_state))))
+        _check_state_fields(self.regions)
         self._certified = any(region.certified is not None for region in self.regions)
         if self.trust is not None and self.trust.on_violation == "solve" and not self._certified:
             problem = "'solve' given, but no law of the case can solve its points exactly; expected stop or warn"
@@ -72,6 +75,7 @@ class Material:
         self.tangent = np.zeros((self.quadrature.n_points, n_s, n_s))
         self.stress_33 = np.zeros(self.quadrature.n_points)
         self.error = np.full(self.quadrature.n_points, np.nan)
+        self._counts = Counts()
         self.keep()
 
     @property
@@ -84,31 +88,59 @@ class Material:
     def _comm(self) -> MPI.Comm:
         return self.mesh.mesh.comm
 
-    def warm_up(self) -> None:
-        """Call every law once for one point, so that what it compiles or loads is done; collective."""
+    def warm_up(self, dt: float) -> None:
+        """Call every law once for one point, so that what it compiles or loads is done; collective.
+
+        Args:
+            dt: Length of an increment [time].
+
+        Raises:
+            CaseError: A law breaks the contract.
+        """
+        strain = np.full((1, self.stress.shape[1]), _WARM_UP_STRAIN)
+
+        def work() -> None:
+            for region in self.regions:
+                region.warm_up(strain, dt, self.trust)
+
         with suppress(NotConverged):  # what it answers does not matter
-            on_every_rank(self._comm, self._warm_up)
+            on_every_rank(self._comm, work)
 
     def evaluate(self, strain: Array, dt: float) -> None:
         """Ask every law once for all its points; collective.
 
-        Points in doubt are solved exactly where the case wants it, those of a law in one batch.
+        Points in doubt are solved exactly where the case wants it, those of a law in one batch. Answers that must
+        not be used serve as iterates; see `judge`.
 
         Args:
             strain: Total strain at all points of this rank, Mandel [-]. Shape (n_qp, n_s).
             dt: Length of the increment [time].
 
         Raises:
-            NotConverged: A law on any rank found no answer, or one that must not be used.
+            NotConverged: A law on any rank found no answer.
+            CaseError: A law breaks the contract.
         """
         trust, timers = self.trust, self.timers
-        self._each(lambda region: region.ask(strain[region.points], dt, trust, timers))
+        self._counts = self._each(lambda region: region.ask(strain[region.points], dt, trust, timers))
         for region in self.regions:
             if (answer := region.trial) is None:
                 continue
             self.stress[region.points], self.tangent[region.points] = answer.stress, answer.tangent
             if answer.stress_33 is not None:
                 self.stress_33[region.points] = answer.stress_33
+
+    @property
+    def violation(self) -> str:
+        """Why the last response must not be used, empty if it may."""
+        return violation(self._counts, self.trust, solvable=self._certified)
+
+    def judge(self) -> None:
+        """Refuse the last response, in which a body is in equilibrium, if it must not be used.
+
+        Raises:
+            Refused: There are points in doubt that were not solved exactly.
+        """
+        refuse(self._counts, self.trust, solvable=self._certified)
 
     def certify(self, strain: Array) -> int:
         """Certify the last response where it is not exact; collective.
@@ -120,19 +152,20 @@ class Material:
             Number of points, over all ranks, that have to be solved exactly from now on.
 
         Raises:
-            NotConverged: There are points above the tolerance and the case wants to stop there.
+            Refused: There are points above the tolerance and the case wants to stop there.
         """
         trust = self.trust
         if trust is None or not self._certified:
             return 0
         with self.timers.part("certificate"):
-            return self._each(lambda region: region.certify(strain[region.points], trust)).remembered
+            counts = self._each(lambda region: region.certify(strain[region.points], trust))
+        refuse(counts, trust, solvable=True)
+        return counts.remembered
 
     def commit(self) -> None:
         """Make the last response the committed state; collective."""
         for region in self.regions:
-            if region.trial is not None:
-                region.state = region.trial.state
+            region.commit()
         stated = float(self.error[np.isfinite(self.error)].max(initial=-1.0))
         worst = self._comm.allreduce(stated, op=MPI.MAX)
         if worst >= 0.0:
@@ -179,7 +212,7 @@ class Material:
         return fields
 
     def _each(self, work: Callable[[Region], Counts]) -> Counts:
-        """Do something with every region; add up what happened on all ranks and raise everywhere if it is refused."""
+        """Do something with every region; add up what happened on all ranks."""
         counts = on_every_rank(self._comm, lambda: [work(region) for region in self.regions])
         for region in self.regions:
             self.error[region.points] = region.error
@@ -188,17 +221,16 @@ class Material:
             total.add(one)
         total = total.over_ranks(self._comm)
         self.statistics.add(total)
-        refuse(total, self.trust, solvable=self._certified)
         return total
 
-    def _warm_up(self) -> None:
-        trust = self.trust
-        for region in self.regions:
-            strain = np.full((1, self.stress.shape[1]), _WARM_UP_STRAIN)
-            state = np.zeros((1, region.law.n_state))
-            response = region.law.evaluate(strain, state, 0.0)
-            if trust is None or (law := region.certified) is None:
-                continue
-            law.certify(strain, response, trust.certificate)
-            if trust.on_violation == "solve":
-                law.solve_exactly(strain, state, 0.0)
+
+def _check_state_fields(regions: list[Region]) -> None:
+    """Refuse parts of the state that have one name and different sizes, as they are one field of the results."""
+    sizes: dict[str, tuple[int, str]] = {}
+    for region in regions:
+        for name, part in region.law.state_fields.items():
+            size = part.stop - part.start
+            first, other = sizes.setdefault(name, (size, region.name))
+            if size != first:
+                problem = f"the state field {name!r} has {size} components, but {first} in {other!r}; expected as many"
+                raise CaseError(problem, key=f"material.{region.name}")

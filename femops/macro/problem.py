@@ -16,6 +16,7 @@ from femops.errors import NotConverged
 from femops.law import MaterialLaw
 from femops.log import Timers
 from femops.macro.boundary import Loads, Supports, check_names, total
+from femops.macro.locking import Locking
 from femops.macro.material import Material
 from femops.macro.mesh import MacroMesh
 from femops.macro.quadrature import Quadrature, default_degree
@@ -61,14 +62,17 @@ class MacroProblem:
         self.reaction = fem.Function(space, name="reaction")
         degree = default_degree(mesh, case.order) if case.quadrature_degree is None else case.quadrature_degree
         self.quadrature = Quadrature(mesh, self.displacement, degree)
-        self.material = Material(laws, mesh, self.quadrature, case.trust, timers)
+        called = {name: parameters.law for name, parameters in case.laws().items()}
+        self.material = Material(laws, mesh, self.quadrature, case.trust, timers, called)
         self.supports = Supports(case, mesh, space)
         self.loads = Loads(case, mesh, 2 * case.order + 1)
         self._make_forms(space)
         self._make_solver()
         self._largest_force = 0.0
-        self.material.warm_up()
-        self.evaluate(0.0)
+        first = case.steps.ends()[0]
+        self.material.warm_up(first)
+        self.evaluate(first)
+        self.locking = Locking(self.material, case.order)
         self.material.keep()
         self._keep()
 
@@ -113,6 +117,7 @@ class MacroProblem:
 
         Raises:
             NotConverged: The residual stayed above the tolerance, or a law found no answer.
+            Refused: The body is in equilibrium, but with answers of a law that must not be used.
         """
         self.supports.set_time(t)
         self.loads.set_time(t)
@@ -148,11 +153,11 @@ class MacroProblem:
                 break
             if report.residuals[-1] <= self.case.solver.rtol:
                 self._largest_force = max(force, self._largest_force)
+                self.material.judge()
                 return
-        raise NotConverged(
-            f"the macroscale residual stayed above {self.case.solver.rtol:g} in {report.iterations} iterations",
-            tuple(report.residuals),
-        )
+        problem = f"the macroscale residual stayed above {self.case.solver.rtol:g} in {report.iterations} iterations"
+        doubt = self.material.violation
+        raise NotConverged(f"{problem}; in the last one {doubt}" if doubt else problem, tuple(report.residuals))
 
     def _advance(self) -> None:
         """Solve the linearised problem, with the prescribed displacements, and update the displacement."""

@@ -1,15 +1,16 @@
 """A law, the points that it serves on this rank, and which of them are solved exactly instead."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from femops import notation
-from femops.case import Trust
-from femops.errors import NotConverged
-from femops.law import CertifiedLaw, LawResponse, MaterialLaw
+from femops.case import EVERYWHERE, Trust
+from femops.contract import check_attributes, check_error, check_response, read_only
+from femops.errors import CaseError, NotConverged
+from femops.law import CertificateKind, CertifiedLaw, LawResponse, MaterialLaw
 from femops.log import Timers
 from femops.macro.trust import Counts, Reason
 from femops.notation import Array
@@ -29,7 +30,8 @@ class Region:
         name: Name of the region, or `everywhere`.
         law: Its law.
         points: Quadrature points of the region on this rank.
-        state: Committed state. Shape (n_points, n_state).
+        state: Committed state, which cannot be written to. Shape (n_points, n_state).
+        called: Name of the law in the case, for messages.
         trial: The last response.
         error: Relative error of the last response; 0 where it is exact, NaN where none is stated. Shape (n_points,).
         reason: Why a point of the last response was solved exactly, see `Reason`. Shape (n_points,).
@@ -41,7 +43,8 @@ class Region:
     name: str
     law: MaterialLaw
     points: Any
-    state: Array
+    state: Array = field(init=False)
+    called: str = ""
     trial: LawResponse | None = None
     error: Array = field(init=False)
     reason: Any = field(init=False)
@@ -50,6 +53,9 @@ class Region:
     flags: Any = field(init=False)
 
     def __post_init__(self) -> None:
+        with self.blaming_law():
+            check_attributes(self.law)
+        self.state = read_only(np.zeros((len(self.points), self.law.n_state)))
         self.forget()
         self.error = np.full(len(self.points), np.nan)
         self.keep()
@@ -63,6 +69,47 @@ class Region:
     def solved(self) -> Any:
         """Positions of the points that were solved exactly in the last response."""
         return np.flatnonzero(self.reason)
+
+    @contextmanager
+    def blaming_law(self) -> Iterator[None]:
+        """Name the law in every error that it raises or causes.
+
+        Raises:
+            NotConverged: As the law said.
+            CaseError: The law breaks the contract.
+            RuntimeError: Any other exception of the law.
+        """
+        who = f"law of {self.name}" + (f" ({self.called!r})" if self.called else "")
+        try:
+            yield
+        except NotConverged as error:
+            raise NotConverged(f"law of {self.name}: {error.what}", error.residuals) from error
+        except CaseError as error:
+            key = "material" if self.name == EVERYWHERE else f"material.{self.name}"
+            raise CaseError(f"{who}: {error.problem}", error.file, error.key).within(key=key) from error
+        except Exception as error:
+            raise RuntimeError(f"{who}: {type(error).__name__}: {error}") from error
+
+    def warm_up(self, strain: Array, dt: float, trust: Trust | None) -> None:
+        """Ask everything once that a run asks, for one point in the virgin state; the answers do not matter.
+
+        Args:
+            strain: Shape (1, n_s).
+            dt: Length of the increment [time].
+            trust: What the case wants.
+        """
+        state = np.zeros((1, self.law.n_state))
+        response = self._asked(self.law.evaluate, strain, state, dt)
+        if trust is None or (law := self.certified) is None:
+            return
+        self._certified(law, strain, response, trust.certificate)
+        if trust.on_violation == "solve":
+            self._asked(law.solve_exactly, strain, state, dt)
+
+    def commit(self) -> None:
+        """Make the last response the committed state."""
+        if self.trial is not None:
+            self.state = read_only(self.trial.state)
 
     def forget(self) -> None:
         """Solve no point exactly any more because it once was."""
@@ -122,9 +169,7 @@ class Region:
         counts, law, own = Counts(), self.certified, np.flatnonzero(self.reason == Reason.NOT_SOLVED)
         if law is None or self.trial is None or not len(own):
             return counts
-        error = np.asarray(law.certify(strain[own], _taken(self.trial, own, self.error), trust.certificate))
-        if error.shape != (len(own),):
-            raise ValueError(f"the law of {self.name} answers certificates of {error.shape}, expected ({len(own)},)")
+        error = self._certified(law, strain[own], _taken(self.trial, own, self.error), trust.certificate)
         self.error[own] = error
         above = ~(error <= trust.tolerance)
         counts.certified, counts.above_tolerance = len(own), int(above.sum())
@@ -141,24 +186,36 @@ class Region:
         """Let the law learn from exact solutions at some strains; its new state variables start as zeros."""
         if self.certified is None:
             raise ValueError(f"the law of {self.name} cannot learn")
-        law = self.certified.enriched(strain)
-        more = law.n_state - self.law.n_state
-        if more < 0:
-            raise ValueError(f"the enriched law of {self.name} has {-more} state variables less than before")
+        with self.blaming_law():
+            law = self.certified.enriched(read_only(strain))
+            check_attributes(law)
+            more = law.n_state - self.law.n_state
+            if more < 0:
+                raise CaseError(f"enriched, it has {-more} state variables less than before")
         self.law, self.trial = law, None
-        self.state = np.pad(self.state, ((0, 0), (0, more)))
+        self.state = read_only(np.pad(self.state, ((0, 0), (0, more))))
         self.forget()
         self.keep()
 
     def _answer(self, ask: _Ask, strain: Array, own: Any, dt: float) -> LawResponse:
         """Ask the law for some points in one batch."""
         part = slice(None) if len(own) == len(strain) else own
-        try:
-            response = ask(strain[part], self.state[part], dt)
-        except NotConverged as error:
-            raise NotConverged(f"law of {self.name}: {error.what}", error.residuals) from error
-        self._check(own, response)
+        return self._asked(ask, strain[part], self.state[part], dt)
+
+    def _asked(self, ask: _Ask, strain: Array, state: Array, dt: float) -> LawResponse:
+        """Ask the law with arrays that it cannot write to, and hold its answer to the contract."""
+        given = read_only(strain)
+        with self.blaming_law():
+            response = ask(given, read_only(state), dt)
+            check_response(self.law, response, given, self.state)
         return response
+
+    def _certified(self, law: CertifiedLaw, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
+        """Ask the law for certificates."""
+        with self.blaming_law():
+            error = law.certify(read_only(strain), response, kind)
+            check_error(error, "certificate", len(strain))
+        return error
 
     def _judge(self, response: LawResponse, own: Any, trust: Trust | None, counts: Counts, *, solvable: bool) -> None:
         """Find the points in doubt; an answer or an error that is no number is the worst of all."""
@@ -166,7 +223,7 @@ class Region:
             self._check_finite(response)
         invalid = ~np.logical_and.reduce([_finite(values) for values in _arrays(response).values()])
         if response.valid is not None:
-            out_of_range = ~np.asarray(response.valid, dtype=bool)
+            out_of_range = ~response.valid
             counts.out_of_range += int(out_of_range.sum())
             invalid |= out_of_range
         above = np.zeros(len(own), dtype=bool)
@@ -187,18 +244,6 @@ class Region:
         self.doubt[own[doubt]] = np.where(invalid, np.inf, self.error[own])[doubt]
         self.flags[own[doubt]] += 1
 
-    def _check(self, own: Any, response: LawResponse) -> None:
-        """Refuse arrays of a wrong shape."""
-        n, n_s = len(own), notation.n_strain(self.law.dim)
-        expected: dict[str, tuple[int, ...]] = {"stress": (n, n_s), "tangent": (n, n_s, n_s)}
-        expected["state"] = (n, self.law.n_state)
-        if self.law.dim == 2:
-            expected["stress_33"] = (n,)
-        for name, shape in expected.items():
-            values = getattr(response, name)
-            if np.shape(values) != shape:
-                raise ValueError(f"the law of {self.name} answers {name} of {np.shape(values)}, expected {shape}")
-
     def _check_finite(self, response: LawResponse) -> None:
         """Refuse answers that are no numbers."""
         for name, values in _arrays(response).items():
@@ -218,11 +263,10 @@ def _finite(values: Array) -> Any:
 
 
 def _taken(response: LawResponse, own: Any, error: Array) -> LawResponse:
-    """Return the response at some points."""
-    if len(own) == len(error):
-        return response
-    arrays = {name: values[own] for name, values in _arrays(response).items()}
-    return replace(response, **arrays, error=error[own], valid=None)
+    """Return the response at some points, which cannot be written to."""
+    part = slice(None) if len(own) == len(error) else own
+    arrays = {name: read_only(values[part]) for name, values in _arrays(response).items()}
+    return replace(response, **arrays, error=read_only(error[part]), valid=None)
 
 
 def _merged(parts: list[tuple[Any, LawResponse]], error: Array) -> LawResponse:

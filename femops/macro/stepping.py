@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from femops.errors import NotConverged
+from femops.errors import NotConverged, Refused
 from femops.macro.problem import MacroProblem, NewtonReport
 
 _SHRINK = 0.5
@@ -46,10 +46,13 @@ def run_steps(
 
     Raises:
         NotConverged: An increment failed at the smallest length; the message says in which step.
+        Refused: An increment converged to an answer that must not be used; it is not tried shorter.
     """
     start, ends = 0.0, problem.case.steps.ends()
     for number, end in enumerate(ends, start=1):
-        accepted(_run_step(problem, number, start, end, watch))
+        report = _run_step(problem, number, start, end, watch)
+        problem.locking.look()
+        accepted(report)
         if number < len(ends):
             problem.enrich(number)
         start = end
@@ -70,6 +73,9 @@ def _run_step(
         target = end if t + length > end - smallest else t + length
         try:
             report = _increment(problem, number, t, target, watch)
+        except Refused as error:
+            reached = f"step {number} stopped at t = {t:g}: at t = {target:g} {error.what}"
+            raise Refused(reached, error.residuals) from error
         except NotConverged as error:
             cutbacks += 1
             length = _SHRINK * (target - t)

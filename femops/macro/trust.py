@@ -8,7 +8,7 @@ import numpy as np
 from mpi4py import MPI
 
 from femops.case import Trust
-from femops.errors import NotConverged
+from femops.errors import Refused
 from femops.law import CertificateKind
 from femops.notation import Array
 
@@ -127,28 +127,36 @@ class Counts:
         return Counts(*[*summed.tolist(), comm.allreduce(worst, op=MPI.MAX)])
 
 
-def refuse(counts: Counts, trust: Trust | None, *, solvable: bool) -> None:
-    """Raise if answers must not be used.
+def violation(counts: Counts, trust: Trust | None, *, solvable: bool) -> str:
+    """Return why answers must not be used and what to do, empty if they may.
 
     Args:
         counts: What happened on all ranks.
         trust: What the case wants; without it only invalid answers are refused.
         solvable: Whether a law of the case could solve its points exactly.
-
-    Raises:
-        NotConverged: There are points in doubt that were not solved; the message says how many and what to do.
     """
     if trust is not None and trust.on_violation == "warn":
-        return
+        return ""
     solving = trust is not None and trust.on_violation == "solve"
     instead = "solve them with trust: {on_violation: solve}, or " if solvable and not solving else ""
     advice = f"; {instead}train the law on a larger range" if solvable else ""
     if counts.unsolved_invalid:
-        raise NotConverged(f"a law called its answer invalid at {counts.unsolved_invalid} points{advice}")
+        return f"a law called its answer invalid at {counts.unsolved_invalid} points{advice}"
     if counts.unsolved_above and trust is not None:
         worst = f" (largest {counts.worst:.1e}, tolerance {trust.tolerance:g})" if counts.worst >= 0.0 else ""
         where = f"at {counts.unsolved_above} points{worst}"
-        raise NotConverged(f"the error stated by a law exceeds trust.tolerance {where}{advice}")
+        return f"the error stated by a law exceeds trust.tolerance {where}{advice}"
+    return ""
+
+
+def refuse(counts: Counts, trust: Trust | None, *, solvable: bool) -> None:
+    """Raise if answers must not be used; arguments as in `violation`.
+
+    Raises:
+        Refused: There are points in doubt that were not solved; the message says how many and what to do.
+    """
+    if problem := violation(counts, trust, solvable=solvable):
+        raise Refused(problem)
 
 
 def choose_snapshots(strain: Array, error: Array, count: int = MOST_SNAPSHOTS) -> Array:

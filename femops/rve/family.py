@@ -8,7 +8,7 @@ from math import gamma, pi
 from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationInfo, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
 from femops.errors import CaseError
 from femops.law import LawParameters
@@ -97,10 +97,10 @@ class Family(Cell):
 
     @field_validator("phases", mode="after")
     @classmethod
-    def _valid_phases(cls, phases: dict[str, Any], info: ValidationInfo) -> dict[str, LawParameters]:
+    def _valid_phases(cls, phases: dict[str, Any]) -> dict[str, LawParameters]:
         if set(phases) != {MATRIX, FIBRE}:
             raise ValueError(f"{', '.join(phases) or 'none'} given, expected {MATRIX} and {FIBRE}")
-        return valid_phases(phases, info)
+        return valid_phases(phases)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

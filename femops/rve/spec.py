@@ -1,11 +1,11 @@
 """How a case or a study describes an RVE, and the RVE made from it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from femops.errors import CaseError
 from femops.law import LawContext, LawParameters
@@ -40,7 +40,7 @@ class MeshFile(BaseModel):
     )
     cell_array: str | None = Field(None, description="which cell array holds the tags, if there are several")
 
-    def read(self, base: Path) -> TaggedMesh:
+    def read(self, base: Path = Path()) -> TaggedMesh:
         """Read the mesh.
 
         Args:
@@ -54,13 +54,17 @@ class MeshFile(BaseModel):
         return read_mesh(base / self.file, self.tags, self.cell_array)
 
 
-def valid_phases(phases: dict[str, Any], info: ValidationInfo) -> dict[str, LawParameters]:
+phase_readers: list[Callable[[Mapping[str, Any]], LawParameters]] = []
+"""Validates the laws of phases: the one entry is put here by `femops.plugins`, which knows the installed laws."""
+
+
+def valid_phases(phases: dict[str, Any]) -> dict[str, LawParameters]:
     """Validate the constituent laws of a block that is being validated.
 
     Args:
         phases: A mapping as in a case file, or valid parameters, for each phase.
-        info: What pydantic hands to the validator; its context holds the installed laws.
     """
+    (read,) = phase_readers
     valid = {}
     for name, mapping in phases.items():
         if isinstance(mapping, LawParameters):
@@ -69,7 +73,7 @@ def valid_phases(phases: dict[str, Any], info: ValidationInfo) -> dict[str, LawP
         if not isinstance(mapping, Mapping):
             raise NestedError(CaseError(f"{shown(mapping)} given, expected a law with its parameters", key=name))
         try:
-            valid[name] = (info.context or {})["law_parameters"](mapping)
+            valid[name] = read(mapping)
         except CaseError as error:
             raise NestedError(error.within(key=name)) from error
     return valid
@@ -94,8 +98,8 @@ class RVEParameters(BaseModel):
 
     @field_validator("phases", mode="after")
     @classmethod
-    def _valid_phases(cls, phases: dict[str, Any], info: ValidationInfo) -> dict[str, LawParameters]:
-        return valid_phases(phases, info)
+    def _valid_phases(cls, phases: dict[str, Any]) -> dict[str, LawParameters]:
+        return valid_phases(phases)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -148,7 +152,7 @@ def build_rve(parameters: RVEParameters, context: LawContext) -> RVE:
         CaseError: Geometry, mesh or phases are not usable.
     """
     if context.phase is None:
-        raise ValueError("an RVE is built through femops.plugins.get_law")
+        raise ValueError("no phases in this context; expected femops.plugins.rve_context(dim), or femops.load_law")
     laws: dict[str, Phase] = {}
     for name, phase in parameters.phases.items():
         try:

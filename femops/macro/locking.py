@@ -1,0 +1,166 @@
+"""Which laws lock in cells of first order: nearly incompressible ones, and those that flow at constant volume.
+
+Cells of first order have too few ways to deform at constant volume; with a bulk modulus far above the shear modulus
+they are much too stiff (Hughes, The Finite Element Method, 1987, section 4.2), and bodies that flow plastically bear
+more than the collapse load (Nagtegaal, Parks and Rice, doi 10.1016/0045-7825(74)90032-2).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from femops import notation
+from femops.case import EVERYWHERE
+from femops.macro.material import Material
+from femops.macro.region import Region
+from femops.notation import Array
+from femops.rve.spec import RVE
+
+LARGEST_RATIO = 20.0
+"""Largest K/G that cells of first order bear, ν = 0.475."""
+_ROUND_OFF = 1e-9
+_SHARE = 0.05  # of the points; what happens at fewer is not worth a line
+# By these names a law tells that it flows itself; the averages of an RVE have the name of a phase in front.
+_FLOWS = ("plastic_strain", "equivalent_plastic_strain")
+_HIGHER = {"triangle": "triangle6", "quad": "quad8", "tetra": "tetra10", "hexahedron": "hexahedron20"}
+
+
+@dataclass(frozen=True)
+class Moduli:
+    """What tangents resist with.
+
+    Attributes:
+        bulk: K of the isotropic part [stress]. Shape (n,).
+        shear: G of the isotropic part [stress]. Shape (n,).
+        softest: Half the smallest stiffness against changes of shape, G if the tangent is isotropic [stress].
+            Shape (n,).
+    """
+
+    bulk: Array
+    shear: Array
+    softest: Array
+
+
+def moduli(tangent: Array) -> Moduli:
+    """Split tangents into their resistance against changes of volume and of shape.
+
+    With m the identity and P the projection on deviators, both in the plane for plane strain, dim² κ = m C m and
+    2 (n_s − 1) G = tr(P C P). In 3D κ = K; in the plane C m = 2 (K + G/3) m, and κ = K + G/3.
+
+    Args:
+        tangent: Mandel [stress]. Shape (n, n_s, n_s).
+    """
+    n_s = tangent.shape[-1]
+    dim = notation.dimension(n_s)
+    volume = notation.identity(dim)[:, None]
+    shapes = np.linalg.svd(volume)[0][:, 1:]  # an orthonormal basis of the deviators
+    of_shapes = np.asarray(np.einsum("sa,nst,tb->nab", shapes, 0.5 * (tangent + tangent.transpose(0, 2, 1)), shapes))
+    shear = np.trace(of_shapes, axis1=1, axis2=2) / (2.0 * (n_s - 1))
+    kappa = np.einsum("s,nst,t->n", volume[:, 0], tangent, volume[:, 0]) / dim**2
+    bulk = kappa - shear / 3.0 if dim == 2 else kappa
+    softest = np.asarray(0.5 * np.linalg.eigvalsh(of_shapes)[:, 0], dtype=np.float64)
+    return Moduli(bulk, shear, softest)
+
+
+def ratio(bulk: Array, shear: Array) -> Array:
+    """Return K/G, infinite where a material with a bulk modulus does not resist shear."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(shear > 0.0, bulk / shear, np.where(bulk > 0.0, np.inf, 0.0))
+
+
+@dataclass
+class _Found:
+    """What was found in a region: K/G of the virgin material, then the largest shares of points, over all steps."""
+
+    virgin: float = 0.0
+    above: float = 0.0
+    flowing: float = 0.0
+
+
+@dataclass
+class Locking:
+    """Watches the laws of a body with cells of first order.
+
+    Args:
+        material: The laws, which have answered to a body that is not strained.
+        order: Order of the displacement.
+    """
+
+    material: Material
+    order: int
+    _found: dict[str, _Found] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for region in self._watched():
+            found = moduli(self.material.tangent[region.points])
+            largest = float(ratio(found.bulk, found.shear).max(initial=0.0))
+            self._found[region.name] = _Found(self._comm.allreduce(largest, op=MPI.MAX))
+
+    def look(self) -> None:
+        """Look at the tangents and states at the end of a step; collective."""
+        for region in self._watched():
+            found = self._found[region.name]
+            tangents = moduli(self.material.tangent[region.points])
+            above = ratio(tangents.bulk, tangents.softest) > LARGEST_RATIO
+            counts = np.array([len(region.points), above.sum(), _flowing(region).sum()], dtype=np.int64)
+            n, n_above, n_flowing = self._comm.allreduce(counts, op=MPI.SUM)
+            found.above = max(found.above, n_above / max(n, 1))
+            found.flowing = max(found.flowing, n_flowing / max(n, 1))
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what the user should know, one line each."""
+        lines = []
+        for name, found in self._found.items():
+            if found.virgin > LARGEST_RATIO:
+                what = f"K/G = {found.virgin:.4g} is above {LARGEST_RATIO:g}"
+            elif found.flowing > _SHARE:
+                what = f"{found.flowing:.0%} of the points flow plastically"
+            elif found.above > _SHARE:
+                what = f"K/G of the tangent is above {LARGEST_RATIO:g} at {found.above:.0%} of the points"
+            else:
+                continue
+            body = "the body" if name == EVERYWHERE else name
+            lines.append(f"{body}: {what}, where cells of order: 1 can be much too stiff (locking); take order: 2")
+        rves = [(region.name, getattr(region.law, "rve", None)) for region in self.material.regions]
+        return (*lines, *(line for name, rve in rves if rve is not None for line in _of_rve(name, rve)))
+
+    @property
+    def _comm(self) -> MPI.Comm:
+        return self.material.mesh.mesh.comm
+
+    def _watched(self) -> list[Region]:
+        return self.material.regions if self.order == 1 else []
+
+
+def _flowing(region: Region) -> Any:
+    """Return where a law says that it has flowed. Shape (n_points,)."""
+    parts = [part for name, part in region.law.state_fields.items() if name in _FLOWS]
+    flowing = np.zeros(len(region.points), dtype=bool)
+    for part in parts:
+        flowing |= (region.state[:, part] != 0.0).any(axis=1)
+    return flowing
+
+
+def _of_rve(region: str, rve: RVE) -> Iterator[str]:
+    """Yield a line for each phase of an RVE of linear cells that locks."""
+    mesh = rve.discretisation.mesh
+    uniform = len(rve.phases) == 1 and rve.discretisation.volume_fraction(0) > 1.0 - _ROUND_OFF
+    if mesh.kind.degree > 1 or uniform:
+        return
+    for name, phase in zip(rve.discretisation.phases, rve.phases, strict=True):
+        fields = phase.state_fields(mesh.dim)
+        n_state = max((part.stop for part in fields.values()), default=0)
+        virgin = phase.respond(np.zeros((notation.n_strain(mesh.dim), 1)), np.zeros((n_state, 1)))
+        found = moduli(virgin.tangent.transpose(2, 0, 1))
+        largest = float(ratio(found.bulk, found.shear)[0])
+        if largest > LARGEST_RATIO:
+            what = f"K/G = {largest:.4g} of {name} is above {LARGEST_RATIO:g}"
+        elif not set(_FLOWS).isdisjoint(fields):
+            what = f"{name} flows plastically"
+        else:
+            continue
+        instead = f"{_HIGHER[mesh.kind.name]} cells"
+        yield f"RVE of {region}: {what}, where {mesh.kind.name} cells can be much too stiff (locking); take {instead}"
