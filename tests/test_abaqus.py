@@ -102,6 +102,22 @@ def test_three_instances_of_two_parts_are_translated_first_and_rotated_then(tmp_
     assert "the mesh falls into 3 parts that share no node (instance One: 1 cell of Cube.Bulk" in mesh.notes[1]
 
 
+def test_one_name_for_sets_of_cells_and_of_facets_is_a_region_and_a_boundary(tmp_path: Path) -> None:
+    skin = "*Element, type=M3D4, elset=Skin\n2, 5, 6, 7, 8\n*Elset, elset=Bulk\n2\n*Membrane Section, elset=Bulk\n1.\n"
+    lower = part("Low", CUBE, "C3D8").replace("elset=Bulk", "elset=_PickedSet2")
+    upper = f"*Part, name=Up\n{nodes(CUBE)}*Element, type=C3D8, elset=Core\n1, 1, 2, 3, 4, 5, 6, 7, 8\n"
+    upper += f"*Solid Section, elset=Core, material=m\n,\n{skin}*End Part\n"
+    placed = "*Assembly, name=A\n*Instance, name=L, part=Low\n*End Instance\n"
+    placed += "*Instance, name=U, part=Up\n0., 0., 1.\n*End Instance\n*End Assembly\n"
+    mesh = read(tmp_path, lower + upper + placed)
+    # A section of Abaqus/CAE names a set of its own making: a region all the same.
+    assert {name: len(cells) for name, cells in mesh.regions.items()} == {"_PickedSet2": 1, "Core": 1}
+    np.testing.assert_allclose(corners(mesh, "Bulk")[:, 2], 2.0)
+    mesh = read(tmp_path, lower.replace("_PickedSet2", "Bulk") + upper + placed)
+    assert {name: len(cells) for name, cells in mesh.regions.items()} == {"Bulk": 1, "Core": 1}
+    np.testing.assert_allclose(corners(mesh, "Bulk")[:, 2], 2.0)
+
+
 def test_an_instance_may_hold_its_own_mesh(tmp_path: Path) -> None:
     own = nodes(CUBE[:4]) + "*Element, type=CPE4\n1, 1, 2, 3, 4\n*Nset, nset=Base\n1, 2\n"
     text = "*Part, name=P\n*End Part\n*Assembly, name=A\n*Instance, name=I, part=P\n3., 4., 0.\n"
@@ -199,11 +215,14 @@ def test_a_pressure_on_a_surface_stretches_the_bar(tmp_path: Path) -> None:
 
 def test_skins_and_node_surfaces_of_a_solid_are_boundaries(tmp_path: Path) -> None:
     skin = "*Element, type=M3D4, elset=Skin\n2, 5, 6, 7, 8\n*Membrane Section, elset=Skin, material=m\n1.\n"
-    skin += "*Surface, name=Top\nSkin, SPOS\n*Nset, nset=Low, generate\n1, 4\n"
+    skin += (
+        "*Nset, nset=_picked, internal\n1, 2, 3, 4\n*Surface, name=Top\nSkin, SPOS\n*Nset, nset=Low, generate\n1, 4\n"
+    )
     skin += "*Surface, type=NODE, name=Bottom\nLow, 1.\n*Surface, type=REVOLUTION, name=Tool\nSTART, 0., 0.\n"
     mesh = read(tmp_path, part("P", CUBE, "C3D8", skin))
     for name, height in (("Skin", 1.0), ("Top", 1.0), ("Bottom", 0.0), ("Low", 0.0)):
         np.testing.assert_allclose(mesh.points[mesh.boundaries[name]][..., 2], height)
+    assert set(mesh.boundaries) == {"Skin", "Top", "Bottom", "Low"}
     assert mesh.bare_sets == {"Tool": "is a surface of type REVOLUTION without a facet of the mesh"}
     assert mesh.notes == ("the elements of section set 'Skin' only name facets, without stiffness",)
 
@@ -211,6 +230,7 @@ def test_skins_and_node_surfaces_of_a_solid_are_boundaries(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        ("*Assembly", "*Part, name=Bar\n*End Part\n*Assembly", "part 'Bar' is defined twice"),
         ("part=Bar\n", "part=Beam\n", "instance 'Bar-1' is of part 'Beam', which is not defined before it"),
         ("part=Bar\n", "part=Bar, instance=Old\n", "instance 'Bar-1' comes from an earlier analysis"),
         ("part=Bar\n", "part=Bar\n0., 0.\n1., 2.\n", "instance 'Bar-1' is placed by '0., 0. / 1., 2.'; expected 3"),

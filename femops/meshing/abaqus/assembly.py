@@ -36,9 +36,8 @@ def read_inp(path: Path) -> RawMesh:
     names = _Names()
     groups, notes = _element_groups(placed, names)
     pieces = placed.pieces.values()
-    node_sets = names.of(
-        [_Member(one, one.nodes.names[key], ids) for one in pieces for key, ids in one.nodes.sets.items()]
-    )
+    named = ((one, one.nodes.names[key], ids) for one in pieces for key, ids in one.nodes.sets.items())
+    node_sets = names.of(_Member(*given) for given in named if not given[1].startswith("_"))
     facets, on_nodes, bare = _surfaces(placed, names)
     if names.united:
         given = ", ".join(sorted(names.united))
@@ -76,11 +75,11 @@ class _Names:
 
     def of(self, members: Iterable[_Member], of_parts: bool = False) -> dict[str, Indices]:
         """Return the sets by name; `of_parts` keeps those of different parts apart and does not name single ones."""
-        sorted_: dict[str, list[_Member]] = {}
+        by_name: dict[str, list[_Member]] = {}
         for member in members:
-            sorted_.setdefault(member.name.lower(), []).append(member)
+            by_name.setdefault(member.name.lower(), []).append(member)
         named: dict[str, Indices] = {}
-        for several in sorted_.values():
+        for several in by_name.values():
             outer = [member for member in several if not member.piece.name]
             inner = [member for member in several if member.piece.name]
             name = (outer or inner)[0].name
@@ -108,24 +107,25 @@ def _union(members: list[_Member]) -> Indices:
 def _element_groups(placed: Placed, names: _Names) -> tuple[dict[str, Indices], list[str]]:
     """Return the element sets that are regions or name facets, and notes on sections of other elements."""
     full = _cells_of_full_dimension(placed)
-    regions, facets = [], []
-    notes = []
+    regions, facets, notes = [], [], []
     sections = _sections(placed)
-    covering = set() if any(full[ids].any() for ids in sections.values()) else _covering(placed, full)
+    # Regions are the sets of sections, or those that cover the mesh, or all.
+    chosen = set(sections) if any(full[ids].any() for ids in sections.values()) else _covering(placed, full)
     for piece in placed.pieces.values():
         for key, ids in piece.elements.sets.items():
-            member = _Member(piece, piece.elements.names[key], ids)
-            section = (piece.name, key) in sections
-            if full[ids].any():
-                chosen = section if not covering and sections else not covering or (piece.name, key) in covering
-                if chosen and (section or key[0] != "_"):
-                    regions.append(member)
+            member, section = _Member(piece, piece.elements.names[key], ids), (piece.name, key) in sections
+            if key.startswith("_") and not section:
                 continue
-            if section and len(ids):
-                notes.append(f"the elements of section set '{member.name}' only name facets, without stiffness")
-            if key[0] != "_":
+            if not full[ids].any():
                 facets.append(member)
-    return {**names.of(regions, of_parts=True), **names.of(facets)}, notes
+                if section and len(ids):
+                    notes.append(f"the elements of section set '{member.name}' only name facets, without stiffness")
+            elif not chosen or (piece.name, key) in chosen:
+                regions.append(member)
+    groups = names.of(regions, of_parts=True)
+    for name, ids in names.of(facets).items():
+        groups[name] = np.union1d(groups.get(name, ids), ids)
+    return groups, notes
 
 
 def _cells_of_full_dimension(placed: Placed) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
@@ -169,10 +169,12 @@ def _surfaces(placed: Placed, names: _Names) -> tuple[dict[str, Indices], dict[s
         for entry in (one for scope in piece.scopes for one in scope.surfaces):
             member = _surface(placed, piece, entry, known)
             known.setdefault(entry.name.lower(), []).extend([member] if member else [])
+            if entry.name.startswith("_"):
+                continue
             if member is None:
                 what = "is a surface" if entry.kind in ("ELEMENT", "NODE") else f"is a surface of type {entry.kind}"
                 bare[entry.name] = f"{what} without a facet of the mesh"
-            elif entry.name[:1] != "_":
+            else:
                 (nodes if entry.kind == "NODE" else facets).append(member)
     return names.of(facets), names.of(nodes), bare
 
@@ -203,6 +205,8 @@ def _not_read(model: Model, placed: Placed) -> list[str]:
     if placed.discrete:
         given = ", ".join(f"{count} of type {name}" for name, count in placed.discrete.items())
         notes.append(f"elements without volume are left out: {given}")
+    if axial := sorted({block.type for block in placed.blocks if block.type.upper().startswith("CAX")}):
+        notes.append(f"elements of type {', '.join(axial)} are read as plane cells, without an axis of symmetry")
     if model.joining:
         given = ", ".join(f"*{keyword}" for keyword in model.joining)
         notes.append(f"{given} not read: parts are joined by the nodes that they share, and by nothing else")

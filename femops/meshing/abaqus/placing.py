@@ -82,9 +82,10 @@ class Placed:
     pieces: dict[str, Piece]
 
     def by_block(self, ids: Indices) -> list[Indices]:
-        """Split numbers of elements into positions within each block."""
+        """Split sorted numbers of elements into positions within each block."""
         starts = np.cumsum([0, *(len(block.labels) for block in self.blocks)])
-        return [ids[(a <= ids) & (ids < b)] - a for a, b in pairwise(starts)]
+        cuts = np.searchsorted(ids, starts)
+        return [ids[a:b] - start for (a, b), start in zip(pairwise(cuts), starts[:-1], strict=True)]
 
     def members(self, piece: Piece, word: str, what: str, instance: str = "") -> Indices:
         """Return the numbers of the nodes or elements that a word names as seen from a piece.

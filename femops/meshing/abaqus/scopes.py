@@ -105,6 +105,8 @@ def read_model(path: Path) -> Model:
     for block in blocks(path):
         keyword, name = block.keyword, block.options.get("NAME", "")
         if keyword == "PART":
+            if name.lower() in model.parts:
+                raise CaseError(f"part '{name}' is defined twice")
             scope = model.parts.setdefault(name.lower(), Scope(name))
         elif keyword == "ASSEMBLY" or keyword == "END INSTANCE":
             scope = model.assembly

@@ -22,17 +22,22 @@ def facets_of_surface(placed: Placed, piece: Piece, entry: SurfaceEntry) -> Indi
     Raises:
         CaseError: A row names elements that are not defined, or a face that they do not have.
     """
-    dim = max(CELLS[block.kind].dim for block in placed.blocks if block.kind is not None)
+    kinds = {str(block.kind): CELLS[str(block.kind)] for block in placed.blocks}
+    dim = max(kind.dim for kind in kinds.values())
+    full = [kind for kind in kinds.values() if kind.dim == dim]
+    if len(full) > 1:
+        return None  # such a mesh will be refused
     facets = []
     for row in entry.rows:
         label = row[1].upper() if len(row) > 1 else ""
         chosen = placed.by_block(placed.members(piece, row[0], "element"))
         for block, cells in zip(placed.blocks, chosen, strict=True):
             kind = CELLS[str(block.kind)]
-            if not len(cells) or kind.dim < dim - 1:
+            if not len(cells):
                 continue
-            if kind.dim == dim - 1:
-                facets += [block.nodes[cells]] if label in ("", *WHOLE) else []
+            if kind.dim < dim:
+                skin = kind.name == full[0].facet and label in ("", *WHOLE)
+                facets += [block.nodes[cells]] if skin else []
             elif label == "":
                 own = exterior_facets(block.nodes[cells], kind)
                 facets.append(own[facets_among(own, _free_facets(placed, dim))])
