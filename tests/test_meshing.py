@@ -182,7 +182,7 @@ def test_families_of_med_files_name_regions_and_boundaries(tmp_path: Path) -> No
         ({"a": [1, 2]}, {"x": 1}, None, "1 of 2 cells belong to no region"),
         ({"a": [1, 2], "b": [1, 1]}, {"x": 1}, None, "name one with cell_array: the file has a, b"),
         ({"a": [1, 2]}, {"x": 1}, "c", "cell_array: 'c' is no integer cell array; the file has a"),
-        ({"a": [1.0, 2.0]}, {"x": 1}, None, "the file has none"),
+        ({"a": [1.5, 2.0]}, {"x": 1}, None, "the file has none"),
         ({"a": [1, 1]}, {"x": 1, "y": 1}, None, "regions 'x' and 'y' share 2 cells"),
     ],
 )

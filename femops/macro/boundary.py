@@ -12,6 +12,7 @@ from femops.case import EVERYWHERE, Case
 from femops.errors import CaseError
 from femops.expressions import value_at
 from femops.macro.mesh import MacroMesh
+from femops.meshing.connectivity import RigidMotions
 from femops.notation import Array
 from femops.parallel import on_every_rank
 
@@ -33,6 +34,8 @@ def check_names(case: Case, mesh: MacroMesh) -> None:
         if quantity.reaction is not None:
             boundaries.append((f"quantities.{key}.reaction", quantity.reaction))
     for key, name in boundaries:
+        if name in mesh.bare_sets:
+            raise CaseError(_without_facets(name, mesh), key=key)
         if name not in mesh.boundaries:
             raise CaseError(_unknown("boundary", name, mesh.boundaries), key=key)
     for name, load in case.loads.items():
@@ -59,6 +62,13 @@ def _unknown(what: str, name: str, known: dict[str, Any]) -> str:
     return f"the mesh has no {what} {name!r}; it has: {', '.join(known) or 'none'}"
 
 
+def _without_facets(name: str, mesh: MacroMesh) -> str:
+    return (
+        f"the set {name!r} {mesh.bare_sets[name]}; expected a boundary of facets, as single points cannot be supported "
+        f"or loaded; the mesh has: {', '.join(mesh.boundaries) or 'none'}"
+    )
+
+
 class Supports:
     """Prescribed displacements.
 
@@ -70,7 +80,8 @@ class Supports:
 
     def __init__(self, case: Case, mesh: MacroMesh, space: fem.FunctionSpace) -> None:
         self.conditions: list[fem.DirichletBC] = []
-        held: list[tuple[Array, int]] = []
+        held: list[_Held] = []
+        part_of_node = _part_of_node(mesh, space)
         self._constants: list[tuple[fem.Constant, Any]] = []
         self._dofs: list[tuple[str, Any]] = []
         self._comm = mesh.mesh.comm
@@ -80,11 +91,12 @@ class Supports:
                 dofs = fem.locate_dofs_topological(
                     space.sub(axis), mesh.mesh.topology.dim - 1, mesh.boundaries[name], remote=True
                 )
-                held.append((space.tabulate_dof_coordinates()[dofs // case.dim], axis))
+                nodes = dofs // case.dim
+                held.append((space.tabulate_dof_coordinates()[nodes], np.full(len(nodes), axis), part_of_node[nodes]))
                 self.conditions.append(fem.dirichletbc(constant, dofs, space.sub(axis)))
                 self._constants.append((constant, value))
                 self._dofs.append((f"u{'xyz'[axis]} of {name}", dofs))
-        _check_rigid(held, case.dim, mesh.mesh.comm)
+        _check_rigid(held, mesh)
 
     def set_time(self, t: float) -> None:
         """Give every prescribed displacement its value at time t."""
@@ -175,24 +187,40 @@ def _at(value: Any, t: float) -> Any:
         raise CaseError(str(error)) from error
 
 
-_MOTIONS = ("move along x", "move along y", "move along z", "turn about x", "turn about y", "turn about z")
+_Held = tuple[Array, Any, Any]  # points (n, 3), the axis held at each, and its part of the body
 
 
-def _check_rigid(held: list[tuple[Array, int]], dim: int, comm: MPI.Comm) -> None:
-    """Refuse supports that leave the body a rigid motion; `held` are points (n, 3) and the axis held there."""
-    points = np.vstack([np.empty((0, 3)), *(x for x, _ in held)])
-    axes = np.concatenate([np.empty(0, dtype=int), *(np.full(len(x), axis) for x, axis in held)])
-    points = points - total(comm, points.sum(0)) / max(int(total(comm, len(points))), 1)
-    size = comm.allreduce(float(np.abs(points).max(initial=0.0)), op=MPI.MAX) or 1.0
-    # What a held component sees of a translation along e_k, and of a rotation e_k × x.
-    moved = np.eye(3)[axes]
-    turned = -np.cross(points[:, None, :] / size, np.eye(3))[np.arange(len(axes)), :, axes]
-    possible = [0, 1, 5] if dim == 2 else list(range(6))
-    seen = np.hstack([moved, turned])[:, possible]
-    values, vectors = np.linalg.eigh(total(comm, seen.T @ seen))
-    if values[0] <= 1e-10 * values[-1]:
-        motion = _MOTIONS[possible[int(np.abs(vectors[:, 0]).argmax())]]
-        raise CaseError(f"the body can {motion}; expected supports that hold it", key="supports")
+def _part_of_node(mesh: MacroMesh, space: fem.FunctionSpace) -> Any:
+    """Return the part of the body of each node of the displacement space."""
+    nodes = space.dofmap.list
+    part = np.zeros(space.tabulate_dof_coordinates().shape[0], dtype=np.int64)
+    part[nodes.ravel()] = np.repeat(mesh.part_of_cell, nodes.shape[1])
+    return part
+
+
+def _check_rigid(held: list[_Held], mesh: MacroMesh) -> None:
+    """Refuse supports that leave the body, or a part that shares no node with the rest, a rigid motion."""
+    comm, n_parts = mesh.mesh.comm, len(mesh.parts)
+    points = np.vstack([np.empty((0, 3)), *(x for x, _, _ in held)])
+    axes, parts = (np.concatenate([np.empty(0, dtype=np.int64), *(one[i] for one in held)]) for i in (1, 2))
+    sums = np.zeros((n_parts, 4))
+    np.add.at(sums, parts, np.column_stack([points, np.ones(len(points))]))
+    sums = total(comm, sums)
+    centres = sums[:, :3] / np.maximum(sums[:, 3:], 1.0)
+    reach = np.zeros(n_parts)
+    np.maximum.at(reach, parts, np.abs(points - centres[parts]).max(axis=1))
+    comm.Allreduce(MPI.IN_PLACE, reach, op=MPI.MAX)
+    motions = RigidMotions(centres, np.where(reach > 0.0, reach, 1.0), mesh.mesh.topology.dim)
+    free = motions.free(total(comm, motions.gram(motions.seen(points, axes, parts), parts)))
+    if free and n_parts == 1:
+        raise CaseError(f"the body can {free[0]}; expected supports that hold it", key="supports")
+    if free:
+        part, motion = next(iter(free.items()))
+        raise CaseError(
+            f"the mesh falls into {n_parts} parts that share no node, and one of them can {motion}: "
+            f"{mesh.parts[part]}; expected merged nodes, or supports that hold each part",
+            key="supports",
+        )
 
 
 def total(comm: MPI.Comm, values: Any) -> Any:

@@ -1,7 +1,7 @@
 """The distributed macroscale mesh with its named regions and boundaries."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import basix.ufl
@@ -15,6 +15,7 @@ from mpi4py import MPI
 from femops.errors import CaseError
 from femops.meshing import CELLS, CellKind, TaggedMesh
 from femops.meshing.building import exterior_facets
+from femops.meshing.connectivity import describe_parts, part_of_nodes
 from femops.parallel import on_root
 
 Indices = npt.NDArray[np.int32]
@@ -31,6 +32,9 @@ class MacroMesh:
         boundaries: Facets of this rank on each named boundary.
         interior: The boundaries that do not lie on the surface of the body.
         notes: What the user should know about the mesh, one line each.
+        bare_sets: Named sets that are no boundary, and why.
+        parts: What to call each part that shares no node with the others.
+        part_of_cell: The part of each cell of this rank. Shape (n_cells,).
     """
 
     mesh: dolfinx_mesh.Mesh
@@ -39,6 +43,9 @@ class MacroMesh:
     boundaries: dict[str, Indices]
     interior: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    bare_sets: dict[str, str] = field(default_factory=dict)
+    parts: tuple[str, ...] = ("the body",)
+    part_of_cell: Indices = field(default_factory=lambda: np.empty(0, dtype=np.int32))
 
     @property
     def n_cells(self) -> int:
@@ -71,6 +78,7 @@ def macro_mesh(make: Callable[[], TaggedMesh], dim: int, comm: MPI.Comm) -> Macr
 
 def _header(mesh: TaggedMesh) -> dict[str, Any]:
     """Return what every rank has to know of the mesh."""
+    n_parts, part = part_of_nodes(mesh.cells, len(mesh.points))
     return {
         "dim": mesh.dim,
         "kind": mesh.kind.name,
@@ -78,6 +86,8 @@ def _header(mesh: TaggedMesh) -> dict[str, Any]:
         "bounds": list(mesh.boundaries),
         "interior": _interior(mesh),
         "notes": mesh.notes,
+        "bare_sets": mesh.bare_sets,
+        "parts": tuple(describe_parts(mesh, part, n_parts)) if n_parts > 1 else ("the body",),
     }
 
 
@@ -131,16 +141,42 @@ def _distribute(tagged: TaggedMesh | None, header: dict[str, Any], comm: MPI.Com
     for name in header["bounds"]:
         chosen = None if tagged is None else tagged.boundaries[name][:, facet_order]
         boundaries[name] = _entities(mesh, dim - 1, chosen, CELLS[kind.facet].n_nodes)
-    return MacroMesh(mesh, kind, regions, boundaries, header["interior"], header["notes"])
+    parts = _parts(mesh, cells, len(header["parts"]))
+    return MacroMesh(
+        mesh,
+        kind,
+        regions,
+        boundaries,
+        header["interior"],
+        header["notes"],
+        header["bare_sets"],
+        header["parts"],
+        parts,
+    )
+
+
+def _parts(mesh: dolfinx_mesh.Mesh, cells: npt.NDArray[np.int64], n_parts: int) -> Indices:
+    """Return the part of each cell of this rank; `cells` are those of the input on rank 0, none elsewhere."""
+    dim = mesh.topology.dim
+    found = np.zeros(mesh.topology.index_map(dim).size_local, dtype=np.int32)
+    if n_parts == 1:
+        return found
+    part = part_of_nodes(cells, int(cells.max()) + 1)[1][cells[:, 0]] if len(cells) else np.empty(0)
+    tags = _tagged(mesh, dim, cells, part.astype(np.int32))
+    found[tags.indices] = tags.values
+    return found
 
 
 def _entities(mesh: dolfinx_mesh.Mesh, dim: int, nodes: Any, n_nodes: int) -> Indices:
     """Return this rank's entities that have the given nodes of the input (on rank 0; None elsewhere)."""
     if nodes is None:
         nodes = np.empty((0, n_nodes), dtype=np.int64)
+    return np.unique(_tagged(mesh, dim, nodes, np.ones(len(nodes), dtype=np.int32)).indices).astype(np.int32)
+
+
+def _tagged(mesh: dolfinx_mesh.Mesh, dim: int, nodes: Any, values: Indices) -> dolfinx_mesh.MeshTags:
+    """Return this rank's entities, with values, that have the given nodes of the input."""
     nodes = np.ascontiguousarray(nodes, dtype=np.int64)
-    values = np.ones(len(nodes), dtype=np.int32)
     found, found_values = distribute_entity_data(mesh, dim, nodes, values)
     mesh.topology.create_connectivity(dim, 0)
-    tags = dolfinx_mesh.meshtags_from_entities(mesh, dim, adjacencylist(found), found_values)
-    return np.unique(tags.indices).astype(np.int32)
+    return dolfinx_mesh.meshtags_from_entities(mesh, dim, adjacencylist(found), found_values)

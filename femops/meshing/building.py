@@ -1,12 +1,14 @@
 """From blocks of cells with named groups, as files hold them, to a checked `TaggedMesh`; facets of cells."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import basix
 import numpy as np
 
 from femops.errors import CaseError
+from femops.meshing.cell_checks import check_nodes_of_cells, check_volume_of_cells
 from femops.meshing.cells import CELLS, CellKind
+from femops.meshing.connectivity import notes_on_connectivity
 from femops.meshing.tagged import Indices, TaggedMesh
 from femops.notation import Array
 
@@ -23,6 +25,10 @@ class RawMesh:
         dims: Topological dimension of each block.
         groups: For each name one array of cell indices per block.
         node_sets: For each name node indices; they name the exterior facets all of whose nodes they hold.
+        facets: For each name facets by nodes in VTK order.
+        bare_sets: Names that cannot be boundaries, and why.
+        instances: Nodes of each instance, if the file assembles the mesh from several.
+        notes: What the user should know, one line each.
     """
 
     points: Array
@@ -30,6 +36,10 @@ class RawMesh:
     dims: list[int]
     groups: dict[str, list[Indices]] = field(default_factory=dict)
     node_sets: dict[str, Indices] = field(default_factory=dict)
+    facets: dict[str, Indices] = field(default_factory=dict)
+    bare_sets: dict[str, str] = field(default_factory=dict)
+    instances: dict[str, Indices] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def build(raw: RawMesh) -> TaggedMesh:
@@ -50,13 +60,16 @@ def build(raw: RawMesh) -> TaggedMesh:
     renumber = np.full(len(raw.points), -1, dtype=np.int64)
     renumber[used] = np.arange(len(used))
     points = _in_space(np.asarray(raw.points, dtype=np.float64)[used], kind.dim)
-    cells = _oriented(points, compact.reshape(cells.shape), kind)
-    boundaries = {name: renumber[facets] for name, facets in _boundary_groups(raw, kind).items()}
-    for name, facets in boundaries.items():
-        if off := int((facets < 0).any(axis=1).sum()):
-            raise CaseError(f"boundary '{name}' has {off} facets with nodes of no cell; expected facets of the mesh")
-    boundaries |= _boundaries_of_node_sets(raw, renumber, cells, kind)
-    return TaggedMesh(points, cells, kind, _regions(raw, blocks, len(cells)), boundaries)
+    cells = compact.reshape(cells.shape)
+    check_nodes_of_cells(points, cells)
+    sign, curved = check_volume_of_cells(points, cells, kind)
+    cells = _oriented(cells, kind, sign)
+    boundaries, bare, notes = _boundaries(raw, renumber, cells, kind)
+    instances = {name: renumber[nodes][renumber[nodes] >= 0] for name, nodes in raw.instances.items()}
+    regions = _regions(raw, blocks, len(cells))
+    bare = {name: why for name, why in bare.items() if name not in regions}
+    mesh = TaggedMesh(points, cells, kind, regions, boundaries, (*raw.notes, *curved, *notes), bare, instances)
+    return replace(mesh, notes=(*mesh.notes, *notes_on_connectivity(mesh)))
 
 
 def local_facets(kind: CellKind) -> Indices:
@@ -72,8 +85,7 @@ def local_facets(kind: CellKind) -> Indices:
 
 def exterior_facets(cells: Indices, kind: CellKind) -> Indices:
     """Return the facets that belong to one cell only, by nodes in VTK order. Shape (n_facets, n_nodes_of_facet)."""
-    local = local_facets(kind)
-    facets = cells[:, local].reshape(-1, local.shape[1])
+    facets = _all_facets(cells, kind)
     _, first, count = np.unique(np.sort(facets, axis=1), axis=0, return_index=True, return_counts=True)
     return np.asarray(facets[np.sort(first[count == 1])], dtype=np.int64)
 
@@ -112,17 +124,11 @@ def _in_space(points: Array, dim: int) -> Array:
     return np.ascontiguousarray(points[:, :dim])
 
 
-def _oriented(points: Array, cells: Indices, kind: CellKind) -> Indices:
-    """Flip cells of negative orientation by exchanging the first two reference axes; refuse degenerate ones."""
-    determinants = jacobians(points, cells, kind)
+def _oriented(cells: Indices, kind: CellKind, sign: Array) -> Indices:
+    """Flip cells of negative orientation by exchanging the first two reference axes."""
     swapped = kind.nodes.copy()
     swapped[:, [0, 1]] = kind.nodes[:, [1, 0]]
     flip = np.abs(swapped[:, None, :] - kind.nodes).max(-1).argmin(-1)
-    sign = np.sign(determinants.sum(axis=1))
-    smallest = (determinants * sign[:, None]).min(axis=1)
-    if len(bad := np.flatnonzero(~(smallest > 0.0))):
-        where = ", ".join(f"{x:g}" for x in points[cells[bad[0]]].mean(0))
-        raise CaseError(f"{len(bad)} cells are degenerate or folded, for example at ({where}); expected valid cells")
     oriented = cells.copy()
     oriented[sign < 0] = cells[sign < 0][:, flip]
     return oriented
@@ -149,6 +155,58 @@ def _regions(raw: RawMesh, blocks: list[int], n_cells: int) -> dict[str, Indices
     return regions
 
 
+def _boundaries(
+    raw: RawMesh, renumber: Indices, cells: Indices, kind: CellKind
+) -> tuple[dict[str, Indices], dict[str, str], list[str]]:
+    """Return the boundaries, why other sets are none, and notes. Facets given as such come before node sets."""
+    groups = {**_boundary_groups(raw, kind), **raw.facets}
+    exterior = exterior_facets(cells, kind) if raw.node_sets else cells[:0, local_facets(kind)[0]]
+    everything = _all_facets(cells, kind)
+    boundaries, bare, notes = {}, dict(raw.bare_sets), []
+    for name, facets in groups.items():
+        given = _once(renumber[facets])
+        near = np.zeros(int(cells.max()) + 1, dtype=bool)
+        near[given[given >= 0]] = True
+        if off := int((~facets_among(given, everything[near[everything].all(axis=1)])).sum()):
+            raise CaseError(f"boundary '{name}' has {off} facets that are of no cell; expected facets of the mesh")
+        boundaries[name] = given
+    for name, nodes in raw.node_sets.items():
+        inside = np.zeros(int(cells.max()) + 1, dtype=bool)
+        inside[renumber[nodes][renumber[nodes] >= 0]] = True
+        facets = exterior[inside[exterior].all(axis=1)]
+        if name in boundaries:
+            if not (len(facets) == len(boundaries[name]) and facets_among(facets, boundaries[name]).all()):
+                notes.append(f"'{name}' names facets and a set of other nodes; the facets are the boundary")
+        elif len(facets):
+            boundaries[name] = facets
+        else:
+            count = f"{len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}"
+            bare[name] = f"holds {count} and no whole facet of the surface"
+    for name, members in raw.groups.items():
+        small = [raw.blocks[i][0] for i, one in enumerate(members) if len(one) and raw.dims[i] < kind.dim - 1]
+        if small and name not in boundaries:
+            bare[name] = f"holds cells of kind {small[0]} and no facets"
+    return boundaries, {name: why for name, why in bare.items() if name not in boundaries}, notes
+
+
+def facets_among(facets: Indices, others: Indices) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    """Tell which facets are among others, whatever the order of their nodes. Shape (n_facets,)."""
+    _, number = np.unique(np.sort(np.vstack([facets, others]), axis=1), axis=0, return_inverse=True)
+    number = np.ravel(number)
+    return np.asarray(np.isin(number[: len(facets)], number[len(facets) :]))
+
+
+def _once(facets: Indices) -> Indices:
+    """Return facets without those that have the same nodes as one before."""
+    _, first = np.unique(np.sort(facets, axis=1), axis=0, return_index=True)
+    return facets[np.sort(first)]
+
+
+def _all_facets(cells: Indices, kind: CellKind) -> Indices:
+    local = local_facets(kind)
+    return cells[:, local].reshape(-1, local.shape[1])
+
+
 def _boundary_groups(raw: RawMesh, kind: CellKind) -> dict[str, Indices]:
     boundaries: dict[str, Indices] = {}
     facet_blocks = [i for i, d in enumerate(raw.dims) if d == kind.dim - 1]
@@ -158,18 +216,4 @@ def _boundary_groups(raw: RawMesh, kind: CellKind) -> dict[str, Indices]:
             raise CaseError(f"boundary '{name}' has facets of kind {wrong[0]}; {kind.name} cells have {kind.facet}")
         if parts:
             boundaries[name] = np.vstack([facets for _, facets in parts]).astype(np.int64)
-    return boundaries
-
-
-def _boundaries_of_node_sets(raw: RawMesh, renumber: Indices, cells: Indices, kind: CellKind) -> dict[str, Indices]:
-    if not raw.node_sets:
-        return {}
-    exterior = exterior_facets(cells, kind)
-    boundaries = {}
-    for name, nodes in raw.node_sets.items():
-        inside = np.zeros(int(cells.max()) + 1, dtype=bool)
-        inside[renumber[nodes][renumber[nodes] >= 0]] = True
-        facets = exterior[inside[exterior].all(axis=1)]
-        if len(facets):
-            boundaries[name] = facets
     return boundaries

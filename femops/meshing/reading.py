@@ -1,10 +1,10 @@
-"""Mesh files with named groups: MSH through gmsh, Abaqus input directly, every other format through meshio."""
+"""Mesh files with named groups: MSH through gmsh, Abaqus and XDMF of DOLFINx directly, others through meshio."""
 
 import contextlib
 import io
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import meshio
 import numpy as np
@@ -13,9 +13,11 @@ from femops.errors import CaseError
 from femops.meshing.abaqus import read_inp
 from femops.meshing.building import RawMesh, build
 from femops.meshing.tagged import Indices, TaggedMesh
+from femops.meshing.tags import CellArray, Tags, tagged_groups, whole
+from femops.meshing.xdmf import has_several_grids, read_xdmf
 
 
-def read_mesh(path: Path | str, tags: Mapping[str, int] | None = None, cell_array: str | None = None) -> TaggedMesh:
+def read_mesh(path: Path | str, tags: Tags | None = None, cell_array: str | None = None) -> TaggedMesh:
     """Read a mesh with its named regions and boundaries.
 
     Names come from physical groups (.msh), element and node sets (.inp), and cell sets, families or field data of
@@ -25,7 +27,7 @@ def read_mesh(path: Path | str, tags: Mapping[str, int] | None = None, cell_arra
 
     Args:
         path: The file.
-        tags: Name and integer of each region and boundary.
+        tags: Name and integer of each region and boundary; or such a mapping for each cell array by its name.
         cell_array: Name of the integer cell array; needed if the file has several.
 
     Returns:
@@ -42,16 +44,14 @@ def read_mesh(path: Path | str, tags: Mapping[str, int] | None = None, cell_arra
             return _read_msh(path, tags or {})
         if path.suffix.lower() == ".inp":
             return _only_tagged(_read_abaqus(path), tags)
-        mesh = _read_meshio(path)
-        groups = _tagged_groups(mesh, tags, cell_array) if tags else _named_groups(mesh)
-        blocks = [(block.type, np.asarray(block.data, dtype=np.int64)) for block in mesh.cells]
-        sets = {name: np.asarray(nodes, dtype=np.int64) for name, nodes in mesh.point_sets.items()}
-        return build(RawMesh(mesh.points, blocks, [block.dim for block in mesh.cells], groups, sets))
+        if path.suffix.lower() in (".xdmf", ".xmf") and has_several_grids(path):
+            return build(read_xdmf(path, tags or {}, cell_array))
+        return _build_meshio(_read_meshio(path), tags or {}, cell_array)
     except CaseError as error:
         raise error.within(file=path) from error
 
 
-def _read_msh(path: Path, tags: Mapping[str, int]) -> TaggedMesh:
+def _read_msh(path: Path, tags: Tags) -> TaggedMesh:
     import gmsh  # loads graphics libraries: only when needed
 
     from femops.meshing.gmsh_model import gmsh_session, tagged_mesh_from_gmsh
@@ -67,6 +67,8 @@ def _read_msh(path: Path, tags: Mapping[str, int]) -> TaggedMesh:
             raise CaseError(f"gmsh cannot read the file: {error}") from error
         mesh = tagged_mesh_from_gmsh()
     names = {str(number): name for name, number in tags.items()}
+    if nested := [name for name, number in tags.items() if not isinstance(number, int)]:
+        raise CaseError(f"tags: {nested[0]}: a mesh of gmsh has no cell arrays; expected the number of a group")
     if missing := [number for number in names if number not in {*mesh.regions, *mesh.boundaries}]:
         given = ", ".join([*mesh.regions, *mesh.boundaries])
         raise CaseError(f"tags: {names[missing[0]]}: {missing[0]} is no nameless group; the file has {given}")
@@ -84,7 +86,7 @@ def _read_abaqus(path: Path) -> TaggedMesh:
         raise CaseError(f"not a readable Abaqus input file: {error}") from error
 
 
-def _only_tagged(mesh: TaggedMesh, tags: Mapping[str, int] | None) -> TaggedMesh:
+def _only_tagged(mesh: TaggedMesh, tags: Tags | None) -> TaggedMesh:
     if tags:
         raise CaseError("tags given for an Abaqus input file, which has no cell arrays; expected element sets")
     return mesh
@@ -104,33 +106,38 @@ def _read_meshio(path: Path) -> meshio.Mesh:
         raise CaseError(f"meshio cannot read the file: {reason or type(error).__name__}") from error
 
 
-def _tagged_groups(mesh: meshio.Mesh, tags: Mapping[str, int], cell_array: str | None) -> dict[str, list[Indices]]:
-    values = _integer_array(mesh, cell_array)
-    groups = {name: [np.flatnonzero(block == number) for block in values] for name, number in tags.items()}
-    for name, members in groups.items():
-        if not any(len(block) for block in members):
-            present = ", ".join(map(str, np.unique(np.concatenate(values))[:20]))
-            raise CaseError(f"tags: {name}: {tags[name]} is the value of no cell; the file has {present}")
-    return groups
+def _build_meshio(mesh: meshio.Mesh, tags: Tags, cell_array: str | None) -> TaggedMesh:
+    dims = [block.dim for block in mesh.cells]
+    groups, notes = _named_groups(mesh), list[str]()
+    if tags:
+        flat = cell_array is None and any(isinstance(one, int) for one in tags.values())
+        arrays = _integer_arrays(mesh)
+        if (flat and len(arrays) != 1) or (cell_array is not None and cell_array not in arrays):
+            _one_array(list(arrays), cell_array)
+        groups, notes = tagged_groups(list(arrays.values()), dims, tags, cell_array)
+    blocks = [(block.type, np.asarray(block.data, dtype=np.int64)) for block in mesh.cells]
+    sets = {name: np.asarray(nodes, dtype=np.int64) for name, nodes in mesh.point_sets.items()}
+    return build(RawMesh(mesh.points, blocks, dims, groups, sets, notes=tuple(notes)))
 
 
-def _integer_array(mesh: meshio.Mesh, cell_array: str | None) -> list[Indices]:
-    integer = [
-        name for name, blocks in mesh.cell_data.items() if all(np.asarray(block).dtype.kind in "iu" for block in blocks)
-    ]
+def _integer_arrays(mesh: meshio.Mesh) -> dict[str, CellArray]:
+    """Return the integer cell arrays; arrays of whole floating-point numbers where there are no others."""
+    integer: dict[str, CellArray] = {}
+    floating: dict[str, CellArray] = {}
+    for name, blocks in mesh.cell_data.items():
+        values = [whole(block) for block in blocks]
+        columns = [one.reshape(len(one), -1)[:, 0] for one in values if one is not None]
+        if len(columns) == len(blocks):
+            kinds = {np.asarray(block).dtype.kind for block in blocks}
+            (integer if kinds <= set("iu") else floating)[name] = CellArray(name, columns)
+    return integer or floating
+
+
+def _one_array(names: list[str], cell_array: str | None) -> NoReturn:
+    listed = ", ".join(names) or "none"
     if cell_array is not None:
-        if cell_array not in integer:
-            raise CaseError(f"cell_array: '{cell_array}' is no integer cell array; the file has {_listed(integer)}")
-        chosen = cell_array
-    elif len(integer) == 1:
-        chosen = integer[0]
-    else:
-        raise CaseError(f"tags need one integer cell array; name one with cell_array: the file has {_listed(integer)}")
-    return [np.asarray(block, dtype=np.int64).reshape(len(block), -1)[:, 0] for block in mesh.cell_data[chosen]]
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) or "none"
+        raise CaseError(f"cell_array: '{cell_array}' is no integer cell array; the file has {listed}")
+    raise CaseError(f"tags need one integer cell array; name one with cell_array: the file has {listed}")
 
 
 def _named_groups(mesh: meshio.Mesh) -> dict[str, list[Indices]]:
@@ -149,7 +156,10 @@ def _named_groups(mesh: meshio.Mesh) -> dict[str, list[Indices]]:
             groups[name] = [np.flatnonzero(np.isin(block, numbers)) for block in values]
     fields = {name: np.ravel(value) for name, value in mesh.field_data.items() if np.size(value) == 2}
     if fields and not groups:
-        values = _integer_array(mesh, None)
+        arrays = list(_integer_arrays(mesh).values())
+        if len(arrays) != 1:
+            _one_array([one.name for one in arrays], None)
+        values = arrays[0].values
         dims = [block.dim for block in mesh.cells]
         for name, (number, dim) in fields.items():
             groups[name] = [

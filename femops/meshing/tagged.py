@@ -22,6 +22,8 @@ class TaggedMesh:
         regions: Cells of each named region, by index into `cells`. Regions do not overlap and cover the mesh.
         boundaries: Facets of each named boundary, by nodes in VTK order. Shape (n_facets, n_nodes_of_facet) each.
         notes: What the user should know about the mesh, one line each.
+        bare_sets: Named sets that are no boundary, and why: what they hold instead of facets.
+        instances: Nodes of each instance, if the file assembles the mesh from several.
     """
 
     points: Array
@@ -30,6 +32,8 @@ class TaggedMesh:
     regions: dict[str, Indices] = field(default_factory=dict)
     boundaries: dict[str, Indices] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    bare_sets: dict[str, str] = field(default_factory=dict)
+    instances: dict[str, Indices] = field(default_factory=dict)
 
     @property
     def dim(self) -> int:

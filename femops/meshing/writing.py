@@ -7,7 +7,7 @@ import meshio
 import numpy as np
 
 from femops.errors import CaseError
-from femops.meshing.abaqus import write_inp
+from femops.meshing.abaqus.writing import write_inp
 from femops.meshing.tagged import TaggedMesh
 
 

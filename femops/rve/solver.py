@@ -22,6 +22,7 @@ from femops.rve.discretisation import Discretisation, Indices
 from femops.rve.equations import Equations, Points
 from femops.rve.line_search import Step, line_search
 from femops.rve.linear import LinearSolverName, linear_solver
+from femops.rve.loose import check_parts
 
 Flags = npt.NDArray[np.bool_]
 _BYTES_OF_BATCH = 24e6
@@ -119,6 +120,7 @@ class RVESolver:
 
     def __post_init__(self) -> None:
         self.free = free_dofs(self.discretisation.mesh, self.boundary)
+        check_parts(self.discretisation.mesh, self.free)
         self._equations = Equations(self.discretisation, self.phases, self.free)
         mean_strain = self._equations.mean_strain if self.free.zero_mean_strain else None
         solver = linear_solver(self.options.linear, self._equations.pattern)

@@ -35,7 +35,9 @@ class MeshFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     file: Path = Field(description="path, relative to the case file")
-    tags: dict[str, int] | None = Field(None, description="name of each integer tag, for formats without names")
+    tags: dict[str, int | dict[str, int]] | None = Field(
+        None, description="name of each integer tag, for formats without names; or such a mapping for each cell array"
+    )
     cell_array: str | None = Field(None, description="which cell array holds the tags, if there are several")
 
     def read(self, base: Path = Path()) -> TaggedMesh:

@@ -1,0 +1,226 @@
+"""Parts placed in space: nodes and elements numbered through, and their sets by these numbers."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from femops.errors import CaseError
+from femops.meshing.abaqus.scopes import Elements, Instance, Model, Scope, SetEntry
+from femops.meshing.tagged import Indices
+from femops.notation import Array
+
+_DISCRETE = -1  # number of an element without volume
+
+
+@dataclass
+class Labels:
+    """Nodes or elements of one piece: numbers by label, and sets of numbers by name whatever its case.
+
+    Attributes:
+        what: "node" or "element".
+        labels: Sorted. Shape (n,).
+        ids: Number of each in the whole mesh. Shape (n,).
+        sets: Numbers in each set, by name in lower case.
+        names: The name of each set as the file writes it first.
+        own: Names in lower case of the sets that a keyword of their own defines.
+    """
+
+    what: str
+    labels: Indices
+    ids: Indices
+    sets: dict[str, Indices] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    own: set[str] = field(default_factory=set)
+
+    def find(self, wanted: Indices) -> Indices:
+        """Return the numbers of labels.
+
+        Raises:
+            CaseError: A label is not defined.
+        """
+        known = np.append(self.labels, np.iinfo(np.int64).max)
+        places = np.searchsorted(self.labels, wanted)
+        if len(lost := np.ravel(wanted[known[places] != wanted])):
+            raise CaseError(f"{self.what} {lost[0]} is used but not defined")
+        return self.ids[places]
+
+    def add(self, entry: SetEntry, ids: Indices) -> None:
+        """Add numbers to the set of an entry."""
+        key = entry.name.lower()
+        self.names.setdefault(key, entry.name)
+        self.sets[key] = np.union1d(self.sets.get(key, np.empty(0, dtype=np.int64)), ids[ids != _DISCRETE])
+        if entry.own:
+            self.own.add(key)
+
+
+@dataclass
+class Piece:
+    """A placed part; or, without a name, all that lies in no instance."""
+
+    name: str
+    part: str
+    scopes: list[Scope]
+    nodes: Labels
+    elements: Labels
+
+
+@dataclass
+class Placed:
+    """All pieces; nodes and elements are numbered through them.
+
+    Attributes:
+        points: Shape (n_nodes, 3).
+        blocks: Elements that have a kind, with numbers as nodes; elements are numbered through the blocks.
+        discrete: Number of elements of each type that has no volume.
+        pieces: The pieces by name in lower case, that without a name last.
+    """
+
+    points: Array
+    blocks: list[Elements]
+    discrete: dict[str, int]
+    pieces: dict[str, Piece]
+
+    def by_block(self, ids: Indices) -> list[Indices]:
+        """Split sorted numbers of elements into positions within each block."""
+        starts = np.cumsum([0, *(len(block.labels) for block in self.blocks)])
+        cuts = np.searchsorted(ids, starts)
+        return [ids[a:b] - start for (a, b), start in zip(pairwise(cuts), starts[:-1], strict=True)]
+
+    def members(self, piece: Piece, word: str, what: str, instance: str = "") -> Indices:
+        """Return the numbers of the nodes or elements that a word names as seen from a piece.
+
+        Args:
+            piece: Where the word stands.
+            word: A label, a set, or `INSTANCE.label` or `INSTANCE.set`.
+            what: "node" or "element".
+            instance: The instance that the word belongs to, if it is given beside it.
+
+        Raises:
+            CaseError: Nothing has that name.
+        """
+        home = self._instance(instance) if instance else piece
+        if word.isdigit():
+            return _of(home, what).find(np.array([word], dtype=np.int64))
+        for place_ in (home, piece):
+            if word.lower() in _of(place_, what).sets:
+                return _of(place_, what).sets[word.lower()]
+        prefix, dot, rest = word.partition(".")
+        if dot and prefix.lower() in self.pieces:
+            return self.members(self.pieces[prefix.lower()], rest, what)
+        raise CaseError(f"{what} set '{word}' is not defined before it is used")
+
+    def add_set(self, piece: Piece, entry: SetEntry, what: str) -> None:
+        """Add an entry to the sets of a piece.
+
+        Raises:
+            CaseError: It names an instance, a set or a label that is not defined before it.
+        """
+        labels = _of(self._instance(entry.instance) if entry.instance else piece, what)
+        plain = [word for word in entry.words if word.isdigit()]
+        if entry.of_elements:
+            elements = self.members(piece, entry.words[0], "element", entry.instance)
+            found = [
+                block.nodes[chosen].ravel() for block, chosen in zip(self.blocks, self.by_block(elements), strict=True)
+            ]
+        elif entry.generate:
+            ranges = np.array(entry.words, dtype=np.int64).reshape(-1, 3)
+            found = [labels.find(np.arange(first, last + 1, step)) for first, last, step in ranges.tolist()]
+        else:
+            found = [labels.find(np.array(plain, dtype=np.int64))]
+            found += [self.members(piece, word, what, entry.instance) for word in entry.words if not word.isdigit()]
+        _of(piece, what).add(entry, np.concatenate([np.empty(0, dtype=np.int64), *found]))
+
+    def _instance(self, name: str) -> Piece:
+        if name.lower() not in self.pieces:
+            raise CaseError(f"instance '{name}' is used but not defined")
+        return self.pieces[name.lower()]
+
+
+def place(model: Model) -> Placed:
+    """Place the parts of a model as its instances say, and resolve all sets.
+
+    Raises:
+        CaseError: Parts without instances, or names and labels that refer to nothing or to two things.
+    """
+    placed = Placed(np.empty((0, 3)), [], {}, {})
+    points = [placed.points]
+    outer = [model.flat, *([] if model.instances else model.parts.values()), model.assembly]
+    if not model.instances and len(model.parts) > 1:
+        raise CaseError(f"the file has {len(model.parts)} parts and no instance of them; expected an assembly")
+    for instance in model.instances.values():
+        scopes = [model.parts[instance.part], instance]
+        points.append(
+            _moved(_add_piece(placed, scopes, instance.name, instance.part, len(np.vstack(points))), instance)
+        )
+    points.append(_add_piece(placed, outer, "", "", len(np.vstack(points))))
+    placed.points = np.vstack(points)
+    for piece in placed.pieces.values():
+        for scope in piece.scopes:
+            for entry in scope.element_sets:
+                placed.add_set(piece, entry, "element")
+            for entry in scope.node_sets:
+                placed.add_set(piece, entry, "node")
+    return placed
+
+
+def _of(piece: Piece, what: str) -> Labels:
+    return piece.nodes if what == "node" else piece.elements
+
+
+def _add_piece(placed: Placed, scopes: list[Scope], name: str, part: str, n_nodes: int) -> Array:
+    """Number the nodes and elements of a piece after those before it; return its nodes as the file has them."""
+    nothing = np.empty(0, dtype=np.int64)
+    labels = np.concatenate([nothing, *(one for scope in scopes for one in scope.labels)])
+    points = np.vstack([np.empty((0, 3)), *(one for scope in scopes for one in scope.points)])
+    known, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    if len(twice := labels[(points != points[first][inverse]).any(axis=1)]):
+        raise CaseError(
+            f"node {twice[0]} is defined twice, at different points{f' of instance {name!r}' if name else ''}"
+        )
+    nodes = Labels("node", known, n_nodes + np.arange(len(known)))
+    blocks = [block for scope in scopes for block in scope.elements]
+    n_elements = sum(len(block.labels) for block in placed.blocks)
+    ids = []
+    for block in blocks:
+        if block.kind is None:
+            placed.discrete[block.type] = placed.discrete.get(block.type, 0) + len(block.labels)
+            ids.append(np.full(len(block.labels), _DISCRETE))
+        else:
+            placed.blocks.append(Elements(block.type, block.kind, block.labels, nodes.find(block.nodes)))
+            ids.append(n_elements + np.arange(len(block.labels)))
+            n_elements += len(block.labels)
+    of_elements = np.concatenate([nothing, *(block.labels for block in blocks)])
+    order = np.argsort(of_elements, kind="stable")
+    ordered = of_elements[order]
+    if len(twice := ordered[1:][ordered[1:] == ordered[:-1]]):
+        raise CaseError(f"element {twice[0]} is defined twice{f' in instance {name!r}' if name else ''}")
+    elements = Labels("element", ordered, np.concatenate([nothing, *ids])[order])
+    placed.pieces[name.lower()] = Piece(name, part, scopes, nodes, elements)
+    return points[first]
+
+
+def _moved(points: Array, instance: Instance) -> Array:
+    """Return the points of an instance where its data lines put them: first translated, then rotated.
+
+    The second line holds two points a and b of the axis and the angle in degrees, right-handed about b − a.
+    """
+    try:
+        rows = [np.array([float(word or 0.0) for word in row]) for row in instance.rows]
+    except ValueError as error:
+        raise CaseError(f"instance '{instance.name}' is placed by {instance.rows}; expected numbers") from error
+    if not rows:
+        return points
+    if len(rows) > 2 or len(rows[0]) > 3 or (len(rows) == 2 and len(rows[1]) != 7):
+        given = " / ".join(", ".join(row) for row in instance.rows)
+        raise CaseError(f"instance '{instance.name}' is placed by '{given}'; expected 3 numbers, then 7 or none")
+    moved = points + np.pad(rows[0], (0, 3 - len(rows[0])))
+    if len(rows) == 1:
+        return moved
+    start, end, angle = rows[1][:3], rows[1][3:6], np.deg2rad(rows[1][6])
+    if not np.linalg.norm(end - start) > 0.0:
+        raise CaseError(f"instance '{instance.name}' is rotated about an axis of no length; expected two points")
+    axis = (end - start) / np.linalg.norm(end - start)
+    arm = moved - start
+    along = np.outer(arm @ axis, axis)
+    return np.asarray(start + along + np.cos(angle) * (arm - along) + np.sin(angle) * np.cross(axis, arm))

@@ -1,0 +1,58 @@
+"""Surfaces of Abaqus input files as facets of cells."""
+
+import numpy as np
+
+from femops.errors import CaseError
+from femops.meshing.abaqus.elements import WHOLE, face_nodes
+from femops.meshing.abaqus.placing import Piece, Placed
+from femops.meshing.abaqus.scopes import SurfaceEntry
+from femops.meshing.building import exterior_facets, facets_among
+from femops.meshing.cells import CELLS
+from femops.meshing.tagged import Indices
+
+
+def facets_of_surface(placed: Placed, piece: Piece, entry: SurfaceEntry) -> Indices | None:
+    """Return the facets of a surface of elements, by nodes; None if none of its faces is a facet of the mesh.
+
+    Args:
+        placed: The mesh.
+        piece: Where the surface is defined.
+        entry: Its rows of a set or label and a face; without a face the free faces of the elements are meant.
+
+    Raises:
+        CaseError: A row names elements that are not defined, or a face that they do not have.
+    """
+    kinds = {str(block.kind): CELLS[str(block.kind)] for block in placed.blocks}
+    dim = max(kind.dim for kind in kinds.values())
+    full = [kind for kind in kinds.values() if kind.dim == dim]
+    if len(full) > 1:
+        return None  # such a mesh will be refused
+    facets = []
+    for row in entry.rows:
+        label = row[1].upper() if len(row) > 1 else ""
+        chosen = placed.by_block(placed.members(piece, row[0], "element"))
+        for block, cells in zip(placed.blocks, chosen, strict=True):
+            kind = CELLS[str(block.kind)]
+            if not len(cells):
+                continue
+            if kind.dim < dim:
+                skin = kind.name == full[0].facet and label in ("", *WHOLE)
+                facets += [block.nodes[cells]] if skin else []
+            elif label == "":
+                own = exterior_facets(block.nodes[cells], kind)
+                facets.append(own[facets_among(own, _free_facets(placed, dim))])
+            elif label not in WHOLE:
+                local = face_nodes(kind, label)
+                if local is None:
+                    raise CaseError(
+                        f"surface '{entry.name}' names face {row[1]} of {block.type} elements, which have none"
+                    )
+                facets.append(block.nodes[cells][:, local])
+    facets = [part for part in facets if len(part)]
+    return np.vstack(facets) if facets else None
+
+
+def _free_facets(placed: Placed, dim: int) -> Indices:
+    """Return the facets that belong to one cell only."""
+    of_cells = [(CELLS[str(block.kind)], block.nodes) for block in placed.blocks if CELLS[str(block.kind)].dim == dim]
+    return exterior_facets(np.vstack([nodes for _, nodes in of_cells]), of_cells[0][0])

@@ -1,0 +1,77 @@
+"""Cells that no mesh may have: twice the same, a node named twice, without volume, folded."""
+
+import numpy as np
+
+from femops.errors import CaseError
+from femops.meshing.cells import CELLS, CellKind
+from femops.meshing.tagged import Indices
+from femops.notation import Array
+
+
+def check_nodes_of_cells(points: Array, cells: Indices) -> None:
+    """Refuse cells that name a node twice, and cells with the same nodes.
+
+    Raises:
+        CaseError: How many there are, and where one of them lies.
+    """
+    nodes = np.sort(cells, axis=1)
+    bad = np.flatnonzero((nodes[:, 1:] == nodes[:, :-1]).any(axis=1))
+    if len(bad):
+        raise CaseError(f"{_count(bad)} a node twice{_where(points, cells, bad)}; expected different nodes")
+    # Equal nodes have equal numbers; only those with equal numbers are compared node by node.
+    number = nodes.astype(np.uint64) @ np.random.default_rng(0).integers(1, 2**63, nodes.shape[1], dtype=np.uint64)
+    _, inverse, count = np.unique(number, return_inverse=True, return_counts=True)
+    suspects = np.flatnonzero(count[np.ravel(inverse)] > 1)
+    _, first, count = np.unique(nodes[suspects], axis=0, return_index=True, return_counts=True)
+    if extra := int((count - 1).sum()):
+        where = _where(points, cells, suspects[first[count > 1]])
+        raise CaseError(f"{extra} {'cell is' if extra == 1 else 'cells are'} there twice{where}; expected each once")
+
+
+def check_volume_of_cells(points: Array, cells: Indices, kind: CellKind) -> tuple[Array, list[str]]:
+    """Refuse cells without volume and folded cells, whose Jacobian changes its sign.
+
+    The Jacobian has to keep its sign at the quadrature points and, in the straight quadrilateral or hexahedron with
+    the same corners (they come first in VTK order), at these. Where a curved side folds a cell at a node alone, a
+    note says so: integrals do not see it.
+
+    Returns:
+        Orientation of each cell, 1 or −1, shape (n_cells,), and notes.
+
+    Raises:
+        CaseError: How many there are, and where one of them lies.
+    """
+    inside = _jacobians(points, cells, kind, kind.quadrature()[0])
+    sign = np.sign(inside.sum(axis=1))
+    size = np.ptp(points[cells], axis=1).max(axis=1)
+    # What rounding of the coordinates makes of a vanishing determinant.
+    rounding = 8.0 * np.finfo(float).eps * np.abs(points).max() * size ** (kind.dim - 1)
+    bad = ~((inside * sign[:, None]).min(axis=1) > rounding)
+    if kind.shape in ("quadrilateral", "hexahedron"):
+        straight = next(one for one in CELLS.values() if one.shape == kind.shape and one.degree == 1)
+        bad |= _folded(_jacobians(points, cells[:, : straight.n_nodes], straight, straight.nodes), sign)
+    if bad.any():
+        where = _where(points, cells, np.flatnonzero(bad))
+        raise CaseError(f"{bad.sum()} cells are degenerate or folded{where}; expected valid cells")
+    if kind.degree == 1:
+        return np.asarray(sign), []
+    curved = np.flatnonzero(_folded(_jacobians(points, cells, kind, kind.nodes), sign))
+    where = _where(points, cells, curved) if len(curved) else ""
+    return np.asarray(sign), [f"{len(curved)} cells are so curved that they fold at a node{where}"] if where else []
+
+
+def _folded(determinants: Array, sign: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    """Tell which cells have a determinant of the wrong sign; it may vanish, as in quarter-point elements."""
+    return np.asarray((determinants * sign[:, None]).min(axis=1) < -1e-9 * np.abs(determinants).max(axis=1))
+
+
+def _jacobians(points: Array, cells: Indices, kind: CellKind, at: Array) -> Array:
+    return np.asarray(np.linalg.det(np.einsum("cni,qnj->cqij", points[cells], kind.tabulate(at)[1])))
+
+
+def _count(bad: Indices) -> str:
+    return "1 cell names" if len(bad) == 1 else f"{len(bad)} cells name"
+
+
+def _where(points: Array, cells: Indices, bad: Indices) -> str:
+    return f", for example at ({', '.join(f'{x:g}' for x in points[cells[bad[0]]].mean(0))})"

@@ -1,0 +1,115 @@
+"""Names for the integers of cell arrays."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from femops.errors import CaseError
+from femops.meshing.tagged import Indices
+
+Tags = Mapping[str, int | Mapping[str, int]]
+"""Integers by name; or, for each cell array by its name, integers by name."""
+
+UNTAGGED = np.iinfo(np.int64).min
+
+
+@dataclass(frozen=True)
+class CellArray:
+    """A cell array whose values are integers: its values in each block, `UNTAGGED` where it has none."""
+
+    name: str
+    values: list[Indices]
+
+    def where(self, number: int) -> list[Indices]:
+        """Return the cells of each block that have a value."""
+        return [np.flatnonzero(block == number) for block in self.values]
+
+
+def whole(values: npt.ArrayLike) -> Indices | None:
+    """Return an array as integers, or None if its values are not whole numbers."""
+    given = np.asarray(values)
+    if given.dtype.kind in "iu":
+        return given.astype(np.int64)
+    if given.dtype.kind != "f" or not ((np.abs(given) < 2**53) & (given == np.round(given))).all():
+        return None
+    return given.astype(np.int64)
+
+
+def tagged_groups(
+    arrays: Sequence[CellArray], dims: Sequence[int], tags: Tags, cell_array: str | None
+) -> tuple[dict[str, list[Indices]], list[str]]:
+    """Return the cells of each block that each name of `tags` means, and notes.
+
+    Args:
+        arrays: The integer cell arrays of the file.
+        dims: Dimension of each block.
+        tags: The names.
+        cell_array: The only array to use, if one is named.
+
+    Raises:
+        CaseError: A name means no cell, or cells of several arrays.
+    """
+    known = {one.name: one for one in arrays}
+    if cell_array is not None:
+        known = {cell_array: known[cell_array]}
+    groups: dict[str, list[Indices]] = {}
+    for name, given in tags.items():
+        if isinstance(given, Mapping):
+            if name not in known:
+                raise CaseError(f"tags: '{name}' is no integer cell array; the file has {', '.join(known) or 'none'}")
+            for inner, number in given.items():
+                _add(groups, inner, _only([known[name]], dims, inner, number))
+        else:
+            _add(groups, name, _only(list(known.values()), dims, name, given))
+    return groups, _tell_apart(groups, dims, {name: one for name, one in tags.items() if isinstance(one, int)})
+
+
+def _add(groups: dict[str, list[Indices]], name: str, members: list[Indices]) -> None:
+    groups[name] = [np.union1d(a, b) for a, b in zip(groups.get(name, members), members, strict=True)]
+
+
+def _only(arrays: list[CellArray], dims: Sequence[int], name: str, number: int) -> list[Indices]:
+    """Return the cells of each block with a value, in the one array that has it for cells of their dimension."""
+    found = [np.empty(0, dtype=np.int64)] * len(dims)
+    holder: dict[int, str] = {}
+    for array in arrays:
+        for block, members in enumerate(array.where(number)):
+            if not len(members):
+                continue
+            other = holder.setdefault(dims[block], array.name)
+            if other != array.name:
+                raise CaseError(
+                    f"tags: {name}: {number} is a value of '{other}' and of '{array.name}'; "
+                    f"expected the array as well, as in tags: {{{other}: {{{name}: {number}}}}}"
+                )
+            found[block] = members
+    if not holder:
+        values = np.unique(np.concatenate([block for array in arrays for block in array.values]))
+        present = ", ".join(map(str, values[values != UNTAGGED][:20]))
+        raise CaseError(f"tags: {name}: {number} is the value of no cell; the file has {present}")
+    return found
+
+
+def _tell_apart(groups: dict[str, list[Indices]], dims: Sequence[int], tags: Mapping[str, int]) -> list[str]:
+    """Where names share an integer that cells and facets have, leave the cells to the last name; return notes.
+
+    All of them name the facets, since boundaries may overlap; regions may not.
+    """
+    notes = []
+    full = [block for block, dim in enumerate(dims) if dim == max(dims)]
+    for number in dict.fromkeys(tags.values()):
+        names = [name for name, one in tags.items() if one == number]
+        both = any(len(groups[names[0]][i]) for i in full) and any(
+            len(members) for i, members in enumerate(groups[names[0]]) if i not in full
+        )
+        if len(names) < 2 or not both:
+            continue
+        for name in names[:-1]:
+            groups[name] = [members[:0] if i in full else members for i, members in enumerate(groups[name])]
+        notes.append(
+            f"tags: {' and '.join(names)} are all {number}, which cells and facets have: the region is '{names[-1]}', "
+            "and each is a boundary; name the cell arrays in tags to tell them apart"
+        )
+    return notes

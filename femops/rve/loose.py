@@ -1,0 +1,55 @@
+"""Parts of an RVE that nothing holds: neither shared nodes, nor fixed nodes, nor their own periodic images."""
+
+import numpy as np
+import numpy.typing as npt
+
+from femops.errors import CaseError
+from femops.meshing import TaggedMesh
+from femops.meshing.connectivity import RigidMotions, describe_parts, part_of_nodes
+from femops.rve.boundary import FreeDofs
+
+Indices = npt.NDArray[np.int64]
+
+
+def check_parts(mesh: TaggedMesh, free: FreeDofs) -> None:
+    """Refuse an RVE with a part that can move as a rigid body while the fluctuation meets its conditions.
+
+    A fixed component sees the motion itself; two nodes that share a component see the difference of its values.
+
+    Raises:
+        CaseError: The message names the part, its regions and the motion.
+    """
+    ties = _ties(free, mesh.dim)
+    n_parts, part = part_of_nodes(mesh.cells, len(mesh.points), ties[:, :2])
+    used = part >= 0
+    counts = np.bincount(part[used], minlength=n_parts)
+    points = np.zeros((len(mesh.points), 3))
+    points[:, : mesh.dim] = mesh.points
+    centres = np.column_stack([np.bincount(part[used], points[used, i], n_parts) for i in range(3)]) / counts[:, None]
+    sizes = np.full(n_parts, np.ptp(points, axis=0).max())
+    motions = RigidMotions(centres, sizes, mesh.dim)
+    node, axis = np.nonzero(free.of.reshape(-1, mesh.dim) < 0)
+    fixed, axis = node[used[node]], axis[used[node]]
+    gram = motions.gram(motions.seen(points[fixed], axis, part[fixed]), part[fixed])
+    one, other, axis = ties[used[ties[:, 0]]].T
+    seen = motions.seen(points[one], axis, part[one]) - motions.seen(points[other], axis, part[other])
+    loose = motions.free(gram + motions.gram(seen, part[one]))
+    if loose:
+        number, motion = next(iter(loose.items()))
+        raise CaseError(
+            f"a part of the RVE shares no node with the rest and can {motion}: "
+            f"{describe_parts(mesh, part, n_parts)[number]}; expected merged nodes",
+            key="mesh",
+        )
+
+
+def _ties(free: FreeDofs, dim: int) -> Indices:
+    """Return nodes that share a displacement component with another one: node, other, axis. Shape (n, 3)."""
+    of = free.of.reshape(-1, dim)
+    found = []
+    for axis in range(dim):
+        nodes = np.flatnonzero(of[:, axis] >= 0)
+        _, first, inverse = np.unique(of[nodes, axis], return_index=True, return_inverse=True)
+        other = nodes[first[inverse]]
+        found.append(np.column_stack([nodes, other, np.full(len(nodes), axis)])[nodes != other])
+    return np.vstack(found)
