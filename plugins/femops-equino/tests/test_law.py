@@ -81,7 +81,7 @@ def test_the_elastic_limit_is_that_of_the_nested_solve(law, truth):
 
 @pytest.mark.parametrize("corrections", ["auto", 1, "adjoint", 0])
 def test_no_error_is_stated_unasked(plane, truth, corrections):
-    """The decrement of the reduced problem knows nothing of modes and cubature, and is mostly far below the error."""
+    """The decrement of the reduced problem knows nothing of modes and cubature, and can be far below the error."""
     law, strain = loaded(plane, {"corrections": corrections}), truth.strain[truth.inside]
     ours = answer_of(law, strain)
     assert ours.error is None
@@ -89,7 +89,7 @@ def test_no_error_is_stated_unasked(plane, truth, corrections):
     if corrections == "auto":
         error = relative(ours.stress, truth.answer.stress[truth.inside])
         assert (ours.solver_residual <= law.parameters.tolerance).all()
-        assert (ours.solver_residual < error).mean() > 0.5
+        assert (ours.solver_residual / error).min() < 1e-3
 
 
 @pytest.mark.parametrize("corrections", ["auto", 1, "adjoint", 0])
