@@ -143,17 +143,6 @@ class Equations:
         floor = np.linalg.norm(self._linear.load) * 1e-12 + np.finfo(float).tiny
         return np.maximum(self._force_scale * scale, floor)
 
-    def energy(self, strain: Array, fluctuation: Array, history: list[Array]) -> Array:
-        """Return Σ w ψ. Shape (N,)."""
-        local = self._local_strain(strain, fluctuation)
-        total = 0.5 * np.einsum("sn,sn->n", strain, self._linear.mean @ strain)
-        total += np.einsum("fn,fn->n", fluctuation, self._linear.load @ strain)
-        total += 0.5 * np.einsum("fn,fn->n", fluctuation, self._linear.matrix @ fluctuation)
-        for position in range(self._n_linear, len(self.phases)):
-            part = self._points_of_phase(position)
-            total += self._weight[part] @ self.phases[position].energy(local[:, part], history[position])
-        return total
-
     def condensed_tangent(self, tangent: Array, sensitivity: Array) -> tuple[Array, Array]:
         """Return Σ w (1 + B X)ᵀ D (1 + B X), shape (n_s, n_s, N), and K X + L, shape (n_free, n_s, N)."""
         n_s, n = sensitivity.shape[1:]
