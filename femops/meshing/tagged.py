@@ -22,6 +22,7 @@ class TaggedMesh:
         regions: Cells of each named region, by index into `cells`. Regions do not overlap and cover the mesh.
         boundaries: Facets of each named boundary, by nodes in VTK order. Shape (n_facets, n_nodes_of_facet) each.
         notes: What the user should know about the mesh, one line each.
+        periods: Period vectors of an RVE, one a row, if they are known [length]. Shape (dim, dim).
     """
 
     points: Array
@@ -30,6 +31,7 @@ class TaggedMesh:
     regions: dict[str, Indices] = field(default_factory=dict)
     boundaries: dict[str, Indices] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    periods: Array | None = None
 
     @property
     def dim(self) -> int:

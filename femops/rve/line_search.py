@@ -1,8 +1,9 @@
 """Line search on the convex energy of a batch of RVEs, by its slope along the corrections.
 
-The slope φ'(t) = R(q + t d) · d of the energy along a correction d grows with t and is negative at t = 0. A step is good
-where |φ'(t)| ≤ c |φ'(0)|, which bounds it from both sides. Neither the residual nor a decrease of the energy alone would
-do: the stress of a phase that saturates hardly changes far away, so that both accept steps that lead nowhere.
+The slope φ'(t) = R(q + t d) · d of the energy along a correction d grows with t and is negative at t = 0. A step is
+good where |φ'(t)| ≤ c |φ'(0)|, which bounds it from both sides. Neither the residual nor a decrease of the energy
+alone would do: the stress of a phase that saturates hardly changes far away, so that both accept steps that lead
+nowhere.
 """
 
 from dataclasses import dataclass

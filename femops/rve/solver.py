@@ -139,7 +139,7 @@ class RVESolver:
     options: SolverOptions = field(default_factory=SolverOptions)
 
     def __post_init__(self) -> None:
-        self.free = free_dofs(self.discretisation.mesh, self.boundary)
+        self.free = free_dofs(self.discretisation.outline, self.boundary)
         self._equations = Equations(self.discretisation, self.phases, self.free)
         mean_strain = self._equations.mean_strain if self.free.zero_mean_strain else None
         solver = linear_solver(self.options.linear, self._equations.pattern)
@@ -295,7 +295,8 @@ class RVESolver:
             if not len(left):
                 break
             mended, rhs = values[:, left] + part * self._elastic_stiffness, np.ascontiguousarray(right[:, :, left])
-            solution[:, :, left], success = self._linear_solver.solve(mended, rhs, None if slots is None else slots[left])
+            places = None if slots is None else slots[left]
+            solution[:, :, left], success = self._linear_solver.solve(mended, rhs, places)
             left = left[~success]
         failed = np.zeros(len(whole), dtype=bool)
         failed[left] = True

@@ -1,15 +1,17 @@
 """How a case or a study describes an RVE, and the RVE made from it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from femops.errors import CaseError
 from femops.law import LawContext, LawParameters
 from femops.meshing import TaggedMesh
+from femops.notation import Array
 from femops.parallel import on_root
 from femops.phases import Phase
 from femops.rve.boundary import Boundary
@@ -25,6 +27,10 @@ from femops.rve.geometry import (
     Spheres,
     generate,
 )
+from femops.rve.outline import Outline
+from femops.rve.parallelepiped import TOLERANCE, spanned
+from femops.rve.periodic_cell import edges
+from femops.rve.periodicity import matched
 from femops.rve.voxels import Voxels
 from femops.validation import NestedError, shown
 
@@ -50,6 +56,52 @@ class MeshFile(BaseModel):
         from femops.meshing.reading import read_mesh  # gmsh loads graphics libraries: only when needed
 
         return read_mesh(base / self.file, self.tags, self.cell_array)
+
+
+class RVEMeshFile(MeshFile):
+    """The mesh of an RVE in a file, with what is known of its period."""
+
+    periods: list[list[float]] | None = Field(None, description="period vectors [length]; default: found in the mesh")
+    tolerance: float = Field(
+        TOLERANCE, gt=0, le=1e-2, description="largest gap between opposite faces, relative to the size [-]"
+    )
+
+    def rve_mesh(self, base: Path, boundary: Boundary) -> TaggedMesh:
+        """Read the mesh, make opposite faces match under periodic conditions, and note what may surprise.
+
+        Args:
+            base: Folder that a relative path starts from.
+            boundary: The boundary condition.
+
+        Raises:
+            CaseError: See `read`; the mesh does not have these periods, or its faces do not match.
+        """
+        try:
+            return self._bounded(self.read(base), boundary)
+        except CaseError as error:  # the block is `mesh` already
+            raise CaseError(error.problem, error.file, error.key.removeprefix("mesh").lstrip(".")) from error
+
+    def _bounded(self, mesh: TaggedMesh, boundary: Boundary) -> TaggedMesh:
+        """Return the mesh with its periods, if they were given, and with faces that match."""
+        if self.periods is not None:
+            mesh = replace(mesh, periods=_vectors(self.periods, mesh.dim))
+            mesh = replace(mesh, periods=spanned(mesh.points, mesh.periods, self.tolerance).periods)
+        outline = Outline(mesh, self.tolerance)
+        if boundary == "periodic" and outline.cell is not None:
+            mesh = matched(mesh, outline.cell)
+        elif boundary != "periodic" and outline.cell is None:
+            note = f"no parallelepiped; {boundary} conditions act on its whole outer surface"
+            mesh = replace(mesh, notes=(*mesh.notes, f"{note}, its volume is {outline.volume:.6g}"))
+        if outline.voids_on_faces and self.periods is None:
+            note = "voids reach the faces of the cell; they count as volume, and their walls are free"
+            mesh = replace(mesh, notes=(*mesh.notes, note))
+        return mesh
+
+
+def _vectors(periods: list[list[float]], dim: int) -> Array:
+    if len(periods) != dim or any(len(one) != dim for one in periods):
+        raise CaseError(f"{periods} given, expected {dim} vectors of {dim} numbers", key="periods")
+    return np.array(periods, dtype=np.float64)
 
 
 def valid_phases(phases: dict[str, Any], info: ValidationInfo) -> dict[str, LawParameters]:
@@ -78,7 +130,7 @@ class RVEParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    mesh: MeshFile | None = None
+    mesh: RVEMeshFile | None = None
     circles: Circles | None = None
     ellipses: Ellipses | None = None
     random_circles: RandomCircles | None = None
@@ -113,7 +165,13 @@ class RVEParameters(BaseModel):
         description = getattr(self, source)
 
         def make() -> TaggedMesh:
-            return description.read(context.base) if isinstance(description, MeshFile) else generate(description)
+            if isinstance(description, RVEMeshFile):
+                return description.rve_mesh(context.base, self.boundary)
+            mesh = generate(description)
+            mesh = replace(mesh, periods=np.diag(edges(description.size, mesh.dim)))
+            if Outline(mesh).fits:
+                return mesh
+            raise CaseError("voids take a whole face of the cell; expected a phase on every face")
 
         try:
             mesh = on_root(context.comm, make)
