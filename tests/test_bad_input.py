@@ -367,7 +367,8 @@ def test_an_rve_mesh_without_matching_faces_or_phases_is_refused(refused: Refuse
     rve = {"mesh": {"file": "uneven.vtu"}, "phases": {"domain": ELASTIC}}
     assert refused(changed(NESTED, "material.rve", rve)) == (
         "material.rve.mesh: opposite faces of the RVE mesh do not match along x: 1 of 3 nodes of the lower face have "
-        "no image, for example the one at (0, 0.5); the largest gap is 0.5, 0.5 of the size; expected the same nodes on both"
+        "no image, for example the one at (0, 0.5); the largest gap is 0.5, 0.5 of the size; expected the same "
+        "nodes on both"
     )
     rve["phases"] = {"fibre": ELASTIC}
     assert refused(changed(NESTED, "material.rve", rve)) == (

@@ -19,7 +19,7 @@ from femops.meshing import TaggedMesh
 from femops.notation import Array
 from femops.rve.outline import Outline
 from femops.rve.parallelepiped import Parallelepiped
-from femops.rve.periodicity import periodic_masters
+from femops.rve.periodicity import faces_match, periodic_masters
 
 Boundary = Literal["periodic", "kinematic", "static"]
 _UNEVEN = (1e-5, 1e-4, 1e-3, 1e-2)
@@ -82,7 +82,8 @@ def periodic_cell(outline: Outline) -> Parallelepiped:
     """
     if outline.cell is not None:
         return outline.cell
-    found = next((tolerance for tolerance in _UNEVEN if Outline(outline.mesh, tolerance).cell is not None), None)
+    cells = (Outline(outline.mesh, tolerance).cell for tolerance in _UNEVEN)
+    found = next((cell.tolerance for cell in cells if cell is not None and faces_match(outline.mesh, cell)), None)
     advice = "if voids reach its corners, give its period vectors as `periods` in the mesh block"
     if found is not None:
         advice = f"its faces are uneven: `tolerance: {found:g}` in the mesh block accepts them"

@@ -15,7 +15,7 @@ from scipy.spatial import ConvexHull, cKDTree
 
 from femops.errors import CaseError
 from femops.meshing import TaggedMesh
-from femops.meshing.building import exterior
+from femops.meshing.building import exterior, measures
 from femops.notation import Array
 from femops.rve.parallelepiped import TOLERANCE, Parallelepiped, box_of, from_hull, spanned
 from femops.rve.periodicity import faces_match
@@ -102,7 +102,11 @@ class Outline:
     @cached_property
     def volume(self) -> float:
         """Volume with all voids [length^dim]."""
-        return self.cell.volume if self.cell is not None else float(self.surface.volumes[self._outer].sum())
+        if self.cell is not None:
+            return self.cell.volume
+        self._outer  # noqa: B018 - several parts are refused
+        volumes = self._components[1]
+        return float(measures(self.mesh).sum() - volumes[volumes < 0.0].sum())
 
     @cached_property
     def boundary_nodes(self) -> Flags:

@@ -69,6 +69,7 @@ def periodic_masters(mesh: TaggedMesh, cell: Parallelepiped) -> Indices:
         CaseError: Opposite faces do not carry the same nodes, or cracks meet them so that images are not clear.
     """
     faces = [_Face.of(mesh, cell, axis) for axis in range(mesh.dim)]
+    _check_tolerance(mesh, cell, faces)
     _check(mesh, cell, faces)
     pairs = _pairs(mesh, cell, faces)
     links = sp.coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(mesh.points),) * 2)
@@ -104,6 +105,16 @@ def matched(mesh: TaggedMesh, cell: Parallelepiped) -> TaggedMesh:
     still = np.linalg.norm(moved, axis=1) == 0.0
     points = np.where(still[:, None], mesh.points, cell.origin + exact @ cell.periods)
     return replace(mesh, points=points, periods=cell.periods, notes=(*mesh.notes, note))
+
+
+def _check_tolerance(mesh: TaggedMesh, cell: Parallelepiped, faces: list[_Face]) -> None:
+    """Refuse a tolerance that nodes on faces could be mistaken for each other by."""
+    points = mesh.points[np.unique(np.concatenate([nodes for face in faces for nodes in (face.low, face.high)]))]
+    close = cKDTree(points).query_pairs(cell.gap, output_type="ndarray")
+    apart = np.linalg.norm(points[close[:, 0]] - points[close[:, 1]], axis=1)
+    if (apart > TOLERANCE * cell.size).any():
+        problem = f"{cell.tolerance:g} given, but nodes on faces are closer to each other than that part of the size"
+        raise CaseError(problem, key="mesh.tolerance")
 
 
 def _check(mesh: TaggedMesh, cell: Parallelepiped, faces: list[_Face]) -> None:
@@ -149,12 +160,7 @@ def _pairs(mesh: TaggedMesh, cell: Parallelepiped, faces: list[_Face]) -> Indice
         doubtful[_shared(face, cell)] = True
     for face in faces:
         clear = ~(doubtful[face.high] | doubtful[face.low[face.image]])
-        image = face.image[clear]
-        if len(np.unique(image)) < len(image):
-            raise CaseError(
-                f"{cell.tolerance:g} given, but nodes are closer to each other than that", key="mesh.tolerance"
-            )
-        pairs.append(np.stack([face.high[clear], face.low[image]], axis=1))
+        pairs.append(np.stack([face.high[clear], face.low[face.image[clear]]], axis=1))
     if doubtful.any():
         pairs += _pairs_of_facets(mesh, cell, doubtful)
         lonely = doubtful.copy()

@@ -89,6 +89,7 @@ class RVEMeshFile(MeshFile):
         outline = Outline(mesh, self.tolerance)
         if boundary == "periodic" and outline.cell is not None:
             mesh = matched(mesh, outline.cell)
+            outline = Outline(mesh)
         elif boundary != "periodic" and outline.cell is None:
             note = f"no parallelepiped; {boundary} conditions act on its whole outer surface"
             mesh = replace(mesh, notes=(*mesh.notes, f"{note}, its volume is {outline.volume:.6g}"))
