@@ -105,7 +105,7 @@ class NestedLaw:
             offset += max((part.stop for part in of_phase.values()), default=0)
         return fields, offset
 
-    def _solve(self, strain: Array, state: Array, first: int = 0) -> Solution:
+    def _solve(self, strain: Array, state: Array, first: int | None = None) -> Solution:
         columns = np.ascontiguousarray(strain.T)
         history = self._unpack_history(state)
         if not self._predictor:

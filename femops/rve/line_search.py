@@ -54,18 +54,18 @@ def line_search(equations: Equations, step: Step, rtol: float) -> tuple[Array, P
     """
     length = np.ones(step.before.shape[1])
     points = equations.evaluate(step.strain, step.before + step.correction, step.history)
-    start, here, small = _slopes(equations, step, length, points, rtol)
-    bracket = _Bracket.of(start)
-    left = np.flatnonzero(~(small | (np.abs(here) <= _LARGEST_SLOPE * np.abs(start))))
+    start = np.einsum("fn,fn->n", step.residual, step.correction)
+    here, bad = _judged(equations, step, length, points, start, rtol)
+    bracket, left, here = _Bracket.of(start), np.flatnonzero(bad), here[bad]
     for _ in range(_MOST_EVALUATIONS):
         if not len(left):
             break
-        length[left] = bracket.next(left, length[left], here[left])
+        length[left] = bracket.next(left, length[left], here)
         part = step.of(left)
         new = equations.evaluate(part.strain, part.before + length[left] * part.correction, part.history)
-        _, here[left], small = _slopes(equations, part, length[left], new, rtol)
+        here, bad = _judged(equations, part, length[left], new, start[left], rtol)
         points = points.put(left, new)
-        left = left[~(small | (np.abs(here[left]) <= _LARGEST_SLOPE * np.abs(start[left])))]
+        left, here = left[bad], here[bad]
     stuck = np.zeros(len(length), dtype=bool)
     stuck[left] = True
     return step.before + length * step.correction, points, stuck
@@ -100,11 +100,14 @@ class _Bracket:
         return found
 
 
-def _slopes(equations: Equations, step: Step, length: Array, points: Points, rtol: float) -> tuple[Array, Array, Flags]:
-    """Return the slopes at the start and at the points, and where the residual at the points is small enough."""
+def _judged(
+    equations: Equations, step: Step, length: Array, points: Points, start: Array, rtol: float
+) -> tuple[Array, Flags]:
+    """Return the slopes at the points, and which steps are bad: neither flat enough nor at a small residual."""
     after = step.before + length * step.correction
     unbalanced = equations.unbalanced(points, step.strain, after)
-    start = np.einsum("fn,fn->n", step.residual, step.correction)
     here = np.einsum("fn,fn->n", unbalanced, step.correction)
-    small = np.linalg.norm(unbalanced, axis=0) <= rtol * equations.force(points, step.strain, after)
-    return start, here, small
+    bad = ~(np.abs(here) <= _LARGEST_SLOPE * np.abs(start))
+    if bad.any():
+        bad &= ~(np.linalg.norm(unbalanced, axis=0) <= rtol * equations.force(points, step.strain, after))
+    return here, bad

@@ -169,7 +169,7 @@ class RVESolver:
         history: list[Array],
         start: Array | None = None,
         sensitivity: Array | None = None,
-        first: int = 0,
+        first: int | None = None,
     ) -> Solution:
         """Solve for one batch.
 
@@ -178,7 +178,7 @@ class RVESolver:
             history: Committed state of each phase, see `virgin_history`.
             start: First guess of the fluctuation, shape (n_free, N); default: its linear elastic value.
             sensitivity: First guess of dq/dE, shape (n_free, n_s, N); default: its elastic value.
-            first: Number of the first RVE, for messages.
+            first: Number of the first RVE, so that messages can name others by theirs.
 
         Raises:
             NotConverged: An RVE did not converge; the message says which, at what strain and why.
@@ -354,11 +354,11 @@ class RVESolver:
         return total
 
 
-def _named(failures: dict[int, str], strain: Array, first: int) -> str:
-    """Return numbers, strains and reasons of the RVEs that failed, those of the largest strains first."""
+def _named(failures: dict[int, str], strain: Array, first: int | None) -> str:
+    """Return strains and reasons of the RVEs that failed, those of the largest strains first."""
     order = sorted(failures, key=lambda number: -float(np.abs(strain[:, number]).max()))
-    names = [
-        f"number {first + one} at the strain [{', '.join(f'{x:.4g}' for x in strain[:, one])}] ({failures[one]})"
-        for one in order[:_MOST_NAMED]
-    ]
+    names = []
+    for one in order[:_MOST_NAMED]:
+        which = "the one" if first is None else f"number {first + one}"
+        names.append(f"{which} at the strain [{', '.join(f'{x:.4g}' for x in strain[:, one])}] ({failures[one]})")
     return "; ".join(names + ([f"and {len(order) - _MOST_NAMED} more"] if len(order) > _MOST_NAMED else []))
