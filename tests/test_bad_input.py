@@ -108,6 +108,7 @@ BLOCKS = [
     ("mesh", {}, "mesh: expected either file or box"),
     ("mesh.file", "a.msh", "mesh: expected either file or box"),
     ("mesh", {"file": "none.msh"}, "none.msh: mesh: the mesh file does not exist"),
+    ("mesh.periods", [[1, 0], [0, 1]], "mesh.periods: unknown key; expected one of file, tags, cell_array, box"),
     ("mesh.box.cells", [2, -2], "mesh.box: size [1.0, 1.0] and cells [2, -2] given, expected positive numbers"),
     ("mesh.box.cells", [2, 2, 2], "mesh.box: size has 2 and cells has 3 entries, expected as many"),
     ("mesh.box.cell", "tetra", "mesh.box: tetra does not fill a box of 2 dimensions"),

@@ -127,14 +127,6 @@ class Outline:
         found[pairs.ravel()] = True
         return found
 
-    @property
-    def fits(self) -> bool:
-        """Whether the mesh spans its periods."""
-        try:
-            return self.cell is not None
-        except CaseError:
-            return False
-
     @cached_property
     def told_periods(self) -> Array | None:
         """Periods of the mesh, where its nodes and cells alone do not tell them."""
@@ -160,8 +152,8 @@ class Outline:
         rows = np.repeat(facets[:, :1], facets.shape[1] - 1, axis=1).ravel()
         links = (np.ones(len(rows)), (rows, facets[:, 1:].ravel()))
         n = len(mesh.points)
-        label = connected_components(sp.coo_array(links, shape=(n, n)), directed=False)[1][facets[:, 0]]
-        names, label = np.unique(label, return_inverse=True)
+        of_node = connected_components(sp.coo_array(links, shape=(n, n)), directed=False)[1]
+        names, label = np.unique(of_node[facets[:, 0]], return_inverse=True)
         component = np.full(len(keep), -1, dtype=np.int64)
         component[keep] = label
         return component, np.bincount(label, weights=self.surface.volumes[keep], minlength=len(names))

@@ -131,7 +131,8 @@ def from_hull(points: Array, tolerance: float = TOLERANCE) -> Parallelepiped | N
     dim, gap = points.shape[1], tolerance * float(np.ptp(points, axis=0).max())
     corners = points[hull.simplices]
     area = np.abs(np.linalg.det(np.concatenate([corners[:, 1:] - corners[:, :1], hull.equations[:, None, :dim]], 1)))
-    left, normals = np.ones(len(area), dtype=bool), []
+    left = np.ones(len(area), dtype=bool)
+    normals: list[Array] = []
     while left.any() and len(normals) < dim:
         normal = hull.equations[np.argmax(np.where(left, area, -1.0)), :dim]
         normals.append(normal * np.sign(normal[np.abs(normal).round(9).argmax()]))
@@ -162,4 +163,4 @@ def _box_of(points: Array, tolerance: float) -> Parallelepiped:
 def _has_corners(cell: Parallelepiped, points: Array) -> bool:
     """Tell whether there is a point in every corner."""
     corners = cell.corner(np.array(list(np.ndindex(*(2,) * cell.dim))))
-    return bool((cKDTree(points).query(corners)[0] <= 2.0 * cell.dim * cell.gap).all())
+    return bool(np.all(np.asarray(cKDTree(points).query(corners)[0]) <= 2.0 * cell.dim * cell.gap))

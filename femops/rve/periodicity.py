@@ -52,7 +52,7 @@ class _Face:
         """Return the faces of a period."""
         low, high = (np.flatnonzero(cell.on_face(mesh.points, side)[:, axis]) for side in (0, 1))
         below, above = (cell.flattened(mesh.points[nodes], axis) for nodes in (low, high))
-        high_gap, image = cKDTree(below).query(above)
+        high_gap, image = (np.asarray(one) for one in cKDTree(below).query(above))
         return _Face(low, high, below, above, image, high_gap, np.asarray(cKDTree(above).query(below)[0]))
 
 

@@ -66,26 +66,25 @@ class RVEMeshFile(MeshFile):
         TOLERANCE, gt=0, le=1e-2, description="largest gap between opposite faces, relative to the size [-]"
     )
 
-    def rve_mesh(self, base: Path, boundary: Boundary) -> TaggedMesh:
-        """Read the mesh, make opposite faces match under periodic conditions, and note what may surprise.
+    def bounded(self, mesh: TaggedMesh, boundary: Boundary) -> TaggedMesh:
+        """Return the mesh with its periods, if they are given, faces that match, and notes on what may surprise.
 
         Args:
-            base: Folder that a relative path starts from.
+            mesh: What `read` returned.
             boundary: The boundary condition.
 
         Raises:
-            CaseError: See `read`; the mesh does not have these periods, or its faces do not match.
+            CaseError: The mesh does not have these periods, or its faces do not match under periodic conditions.
         """
         try:
-            return self._bounded(self.read(base), boundary)
+            return self._bounded(mesh, boundary)
         except CaseError as error:  # the block is `mesh` already
             raise CaseError(error.problem, error.file, error.key.removeprefix("mesh").lstrip(".")) from error
 
     def _bounded(self, mesh: TaggedMesh, boundary: Boundary) -> TaggedMesh:
-        """Return the mesh with its periods, if they were given, and with faces that match."""
         if self.periods is not None:
-            mesh = replace(mesh, periods=_vectors(self.periods, mesh.dim))
-            mesh = replace(mesh, periods=spanned(mesh.points, mesh.periods, self.tolerance).periods)
+            given = _vectors(self.periods, mesh.dim)
+            mesh = replace(mesh, periods=spanned(mesh.points, given, self.tolerance).periods)
         outline = Outline(mesh, self.tolerance)
         if boundary == "periodic" and outline.cell is not None:
             mesh = matched(mesh, outline.cell)
@@ -167,12 +166,11 @@ class RVEParameters(BaseModel):
 
         def make() -> TaggedMesh:
             if isinstance(description, RVEMeshFile):
-                return description.rve_mesh(context.base, self.boundary)
+                mesh = description.read(context.base)
+                known = set(mesh.regions) == set(self.phases)  # otherwise refused when the RVE is built
+                return description.bounded(mesh, self.boundary) if known else mesh
             mesh = generate(description)
-            mesh = replace(mesh, periods=np.diag(edges(description.size, mesh.dim)))
-            if Outline(mesh).fits:
-                return mesh
-            raise CaseError("voids take a whole face of the cell; expected a phase on every face")
+            return replace(mesh, periods=np.diag(edges(description.size, mesh.dim)))
 
         try:
             mesh = on_root(context.comm, make)
