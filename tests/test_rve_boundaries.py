@@ -14,12 +14,15 @@ from femops.meshing import TaggedMesh
 from femops.meshing.box import box
 from femops.notation import Array
 from femops.phases.elastic import ElasticParameters
+from femops.plugins import rve_of_model
 from femops.rve.discretisation import discretise
 from femops.rve.law import NestedLaw
 from femops.rve.outline import Outline
 from femops.rve.snapshots import content_hash
 from femops.rve.spec import RVE, RVEParameters
+from femops.surrogate import TrainedModel
 from femops.surrogate.periodic_space import PeriodicSpace
+from femops.surrogate.store import Origin, write_model
 
 SOFT = {"law": "elastic", "K": 600.0, "G": 300.0}
 STIFF = {"law": "elastic", "K": 43452.0, "G": 29918.0}
@@ -385,9 +388,13 @@ def test_voids_in_the_corners_are_the_void_in_the_centre(dim: int, linear: Any, 
         from_file(corners, tmp_path, "periodic")
 
 
+def octagon() -> TaggedMesh:
+    """Return a grid without its corners: a convex body, unless its periods tell that its corners are void."""
+    return without(grid(2, 6, "triangle"), lambda x: np.abs(x - 0.5).sum(1) > 0.84)
+
+
 def test_walls_of_voids_in_the_corners_are_free_where_periods_tell_that_they_are_voids(tmp_path: Path) -> None:
-    octagon = without(grid(2, 6, "triangle"), lambda x: np.abs(x - 0.5).sum(1) > 0.84)
-    body, cell = (from_file(octagon, tmp_path, "kinematic", **k) for k in ({}, {"periods": [[1, 0], [0, 1]]}))
+    body, cell = (from_file(octagon(), tmp_path, "kinematic", **k) for k in ({}, {"periods": [[1, 0], [0, 1]]}))
     assert body.rve.discretisation.mesh.notes[0].startswith("no parallelepiped; kinematic conditions act on its whole")
     assert_is_its_phase(body)
     strain = STRAIN[2]
@@ -417,14 +424,24 @@ def test_surrogates_of_periodic_fields_refuse_cells_that_are_no_box_along_the_ax
 
 
 def test_rves_that_differ_in_shape_alone_have_other_hashes() -> None:
-    octagon = without(grid(2, 6, "triangle"), lambda x: np.abs(x - 0.5).sum(1) > 0.84)
-    laws = [nested(replace(octagon, periods=one), "kinematic", SOFT) for one in (None, np.eye(2))]
+    laws = [nested(replace(octagon(), periods=one), "kinematic", SOFT) for one in (None, np.eye(2))]
     parameters = RVEParameters.model_construct(phases={"a": ElasticParameters(**SOFT)})
     body, cell = (content_hash(law.rve, parameters) for law in laws)
     assert body != cell
     told = [law.rve.discretisation.outline.told_periods for law in laws]
     assert told[0] is None
     np.testing.assert_array_equal(told[1], np.eye(2))
+
+
+def test_a_stored_rve_keeps_the_periods_that_its_nodes_do_not_tell(tmp_path: Path) -> None:
+    for name, periods in (("body", None), ("cell", np.eye(2))):
+        rve = nested(replace(octagon(), periods=periods), "kinematic", SOFT).rve
+        model = TrainedModel({"weights": np.zeros((3, 4))}, {}, rve, -np.ones(3), np.ones(3))
+        write_model(tmp_path / name, Origin("toy", "0123"), model, {"a": ElasticParameters(**SOFT)})
+        stored = rve_of_model(tmp_path / name).discretisation
+        assert stored.volume == rve.discretisation.volume
+        assert (stored.volume == pytest.approx(1.0)) == (name == "cell")
+        np.testing.assert_array_equal(stored.outline.boundary_nodes, rve.discretisation.outline.boundary_nodes)
 
 
 # -- faces that differ --------------------------------------------------------------------------------------------

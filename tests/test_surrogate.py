@@ -178,33 +178,6 @@ def test_the_folder_of_a_model_tells_its_dimension(tmp_path: Path) -> None:
         load_law(tmp_path / "model", dim=2)
 
 
-def test_a_stored_rve_keeps_the_periods_that_its_nodes_do_not_tell(tmp_path: Path) -> None:
-    """Without its corners a grid is no box: under kinematic conditions it would be another RVE."""
-    voids = {"circles": [{"center": [0.5, 0.5], "radius": 0.3, "phase": "void"}], "mesh_size": 0.2}
-    rve = {"circles": voids, "boundary": "kinematic", "phases": {"matrix": SATURATING}}
-    law = load_law({"law": "nested", "rve": rve})
-    assert isinstance(law, NestedLaw)
-    assert law.rve.discretisation.volume == pytest.approx(1.0)
-    arrays, settings = {"weights": np.zeros((3, 4))}, {"degree": 1, "scale": 1.0}
-    for name, rve in (("told", law.rve), ("found", load_homogeneous().rve)):
-        write_model(
-            tmp_path / name,
-            Origin("toy", "0123"),
-            TrainedModel(arrays, settings, rve, -np.ones(3), np.ones(3)),
-            {"matrix": law_parameters(SATURATING)},
-        )
-        stored = rve_of_model(tmp_path / name).discretisation
-        assert (stored.mesh.periods is not None) == (name == "told")
-        assert stored.volume == rve.discretisation.volume
-        np.testing.assert_array_equal(stored.outline.boundary_nodes, rve.discretisation.outline.boundary_nodes)
-
-
-def load_homogeneous() -> NestedLaw:
-    law = load_law({"law": "nested", "rve": {"homogeneous": {}, "phases": {"matrix": SATURATING}}})
-    assert isinstance(law, NestedLaw)
-    return law
-
-
 @pytest.mark.parametrize("given", [{}, {"model": "m", "study": "s.yaml"}])
 def test_a_surrogate_in_a_case_needs_one_source(given: dict[str, str]) -> None:
     with pytest.raises(CaseError, match="exactly one of model"):
