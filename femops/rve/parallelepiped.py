@@ -103,7 +103,8 @@ def spanned(points: Array, periods: Array, tolerance: float = TOLERANCE) -> Para
     if (np.abs(extent - 1.0) * found.heights > 2.0 * found.gap).any():
         spans = ", ".join(f"{x:.8g}" for x in extent)
         raise CaseError(f"the mesh spans {spans} times the period vectors, expected 1 of each", key="periods")
-    return _box_of(points, tolerance) if found.aligned and (np.diag(periods) > 0.0).all() else found
+    box = _box_of(points, tolerance)
+    return box if (np.abs(box.periods - periods) <= TOLERANCE * found.size).all() else found
 
 
 def box_of(points: Array, on_faces: Array, tolerance: float = TOLERANCE) -> tuple[Parallelepiped, bool] | None:

@@ -90,7 +90,16 @@ def matched(mesh: TaggedMesh, cell: Parallelepiped) -> TaggedMesh:
     Raises:
         CaseError: See `periodic_masters`.
     """
-    master = periodic_masters(mesh, cell)
+    return _moved(mesh, cell, periodic_masters(mesh, cell))
+
+
+def levelled(mesh: TaggedMesh, cell: Parallelepiped) -> TaggedMesh:
+    """Return a mesh whose nodes on faces are in their planes; those that differ by more than round-off are moved."""
+    return _moved(mesh, cell, np.arange(len(mesh.points)))
+
+
+def _moved(mesh: TaggedMesh, cell: Parallelepiped, master: Indices) -> TaggedMesh:
+    """Return a mesh with the nodes on faces where their masters put them."""
     lattice = cell.coordinates(mesh.points)
     exact = lattice.copy()
     for side in (0, 1):
@@ -101,7 +110,7 @@ def matched(mesh: TaggedMesh, cell: Parallelepiped) -> TaggedMesh:
     gap = float(np.linalg.norm(moved, axis=1).max())
     if gap <= _ROUND_OFF * cell.size:
         return mesh
-    note = f"opposite faces differed by up to {gap:.2g} ({gap / cell.size:.2g} of the size); their nodes were moved"
+    note = f"faces were uneven or differed by up to {gap:.2g} ({gap / cell.size:.2g} of the size); nodes were moved"
     still = np.linalg.norm(moved, axis=1) == 0.0
     points = np.where(still[:, None], mesh.points, cell.origin + exact @ cell.periods)
     return replace(mesh, points=points, periods=cell.periods, notes=(*mesh.notes, note))

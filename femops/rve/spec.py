@@ -30,7 +30,7 @@ from femops.rve.geometry import (
 from femops.rve.outline import Outline
 from femops.rve.parallelepiped import TOLERANCE, spanned
 from femops.rve.periodic_cell import edges
-from femops.rve.periodicity import matched
+from femops.rve.periodicity import levelled, matched
 from femops.rve.voxels import Voxels
 from femops.validation import NestedError, shown
 
@@ -89,7 +89,10 @@ class RVEMeshFile(MeshFile):
         if boundary == "periodic" and outline.cell is not None:
             mesh = matched(mesh, outline.cell)
             outline = Outline(mesh)
-        elif boundary != "periodic" and outline.cell is None:
+        elif outline.cell is not None:
+            mesh = levelled(mesh, outline.cell)
+            outline = Outline(mesh)
+        elif boundary != "periodic":
             note = f"no parallelepiped; {boundary} conditions act on its whole outer surface"
             mesh = replace(mesh, notes=(*mesh.notes, f"{note}, its volume is {outline.volume:.6g}"))
         if outline.voids_on_faces and self.periods is None:
