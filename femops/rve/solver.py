@@ -215,7 +215,7 @@ class RVESolver:
             outdated = (batch.factorisations == 0) & self._equations.nonlinear  # X belongs to another strain
             active = np.flatnonzero(((batch.relative > self.options.rtol) | outdated) & batch.alive)
             if len(norms) > self.options.max_iter:
-                batch.fail(active, "too slow")
+                batch.failures.update({int(i): f"relative residual {batch.relative[i]:.1e}" for i in active})
             elif len(active):
                 self._advance(batch, active)
                 continue
