@@ -10,6 +10,7 @@ from femops.law import LawContext
 from femops.meshing import TaggedMesh
 from femops.meshing.building import measures
 from femops.rve.law import NestedParameters
+from femops.rve.outline import Outline
 
 
 def macro_tagged_mesh(case: Case, base: Path) -> TaggedMesh:
@@ -45,7 +46,14 @@ def case_meshes(case: Case, base: Path) -> dict[str, TaggedMesh]:
 def describe(mesh: TaggedMesh) -> tuple[str, str, str, str]:
     """Return cells, nodes, regions with their volume fractions, and boundaries, as text."""
     volume = measures(mesh)
-    lower, upper = mesh.bounds
-    box_volume = np.prod(upper - lower)
-    regions = ", ".join(f"{name} ({volume[cells].sum() / box_volume:.3f})" for name, cells in mesh.regions.items())
+    whole = _volume(mesh)
+    regions = ", ".join(f"{name} ({volume[cells].sum() / whole:.3f})" for name, cells in mesh.regions.items())
     return f"{len(mesh.cells)} {mesh.kind.name}", str(len(mesh.points)), regions, ", ".join(mesh.boundaries)
+
+
+def _volume(mesh: TaggedMesh) -> float:
+    """Return the volume with voids, that of the box around the mesh where it has several parts."""
+    try:
+        return Outline(mesh).volume
+    except CaseError:
+        return float(np.prod(mesh.bounds[1] - mesh.bounds[0]))

@@ -108,6 +108,7 @@ BLOCKS = [
     ("mesh", {}, "mesh: expected either file or box"),
     ("mesh.file", "a.msh", "mesh: expected either file or box"),
     ("mesh", {"file": "none.msh"}, "none.msh: mesh: the mesh file does not exist"),
+    ("mesh.periods", [[1, 0], [0, 1]], "mesh.periods: unknown key; expected one of file, tags, cell_array, box"),
     ("mesh.box.cells", [2, -2], "mesh.box: size [1.0, 1.0] and cells [2, -2] given, expected positive numbers"),
     ("mesh.box.cells", [2, 2, 2], "mesh.box: size has 2 and cells has 3 entries, expected as many"),
     ("mesh.box.cell", "tetra", "mesh.box: tetra does not fill a box of 2 dimensions"),
@@ -367,7 +368,8 @@ def test_an_rve_mesh_without_matching_faces_or_phases_is_refused(refused: Refuse
     rve = {"mesh": {"file": "uneven.vtu"}, "phases": {"domain": ELASTIC}}
     assert refused(changed(NESTED, "material.rve", rve)) == (
         "material.rve.mesh: opposite faces of the RVE mesh do not match along x: 1 of 3 nodes of the lower face have "
-        "no image, for example the one at (0, 0.5)"
+        "no image, for example the one at (0, 0.5); the largest gap is 0.5, 0.5 of the size; expected the same "
+        "nodes on both"
     )
     rve["phases"] = {"fibre": ELASTIC}
     assert refused(changed(NESTED, "material.rve", rve)) == (

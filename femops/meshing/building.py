@@ -85,9 +85,15 @@ def local_facets(kind: CellKind) -> Indices:
 
 def exterior_facets(cells: Indices, kind: CellKind) -> Indices:
     """Return the facets that belong to one cell only, by nodes in VTK order. Shape (n_facets, n_nodes_of_facet)."""
+    return exterior(cells, kind)[0]
+
+
+def exterior(cells: Indices, kind: CellKind) -> tuple[Indices, Indices]:
+    """Return the facets that belong to one cell only, see `exterior_facets`, and their cells. Shape (n_facets,)."""
     facets = _all_facets(cells, kind)
     _, first, count = np.unique(np.sort(facets, axis=1), axis=0, return_index=True, return_counts=True)
-    return np.asarray(facets[np.sort(first[count == 1])], dtype=np.int64)
+    chosen = np.sort(first[count == 1])
+    return np.asarray(facets[chosen], dtype=np.int64), chosen // len(local_facets(kind))
 
 
 def jacobians(points: Array, cells: Indices, kind: CellKind) -> Array:

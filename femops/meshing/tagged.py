@@ -24,6 +24,7 @@ class TaggedMesh:
         notes: What the user should know about the mesh, one line each.
         bare_sets: Named sets that are no boundary, and why: what they hold instead of facets.
         instances: Nodes of each instance, if the file assembles the mesh from several.
+        periods: Period vectors of an RVE, one a row, if they are known [length]. Shape (dim, dim).
     """
 
     points: Array
@@ -34,6 +35,7 @@ class TaggedMesh:
     notes: tuple[str, ...] = ()
     bare_sets: dict[str, str] = field(default_factory=dict)
     instances: dict[str, Indices] = field(default_factory=dict)
+    periods: Array | None = None
 
     @property
     def dim(self) -> int:

@@ -1,8 +1,11 @@
 """Boundary conditions of an RVE: which displacement components are free, shared or fixed.
 
-periodic   opposite nodes share their fluctuation; one node is pinned.
+periodic   opposite nodes share their fluctuation; one node is pinned. Takes parallelepipeds.
 kinematic  the fluctuation vanishes on the boundary (u = E · x there): an upper bound of the stiffness.
 static     only the mean strain is prescribed, ⟨ε(w)⟩ = 0, which makes the traction uniform: a lower bound.
+
+The boundary of the last two is that of `Outline`: the faces of a parallelepiped, or the outer surface of a body of any
+other shape.
 """
 
 from dataclasses import dataclass
@@ -10,14 +13,16 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
 
 from femops.errors import CaseError
 from femops.meshing import TaggedMesh
-from femops.meshing.building import exterior_facets, jacobians
+from femops.notation import Array
+from femops.rve.outline import Outline
+from femops.rve.parallelepiped import Parallelepiped
+from femops.rve.periodicity import faces_match, periodic_masters
 
 Boundary = Literal["periodic", "kinematic", "static"]
-_TOLERANCE = 1e-6
+_UNEVEN = (1e-5, 1e-4, 1e-3, 1e-2)
 
 
 @dataclass(frozen=True)
@@ -35,24 +40,29 @@ class FreeDofs:
     zero_mean_strain: bool
 
 
-def free_dofs(mesh: TaggedMesh, boundary: Boundary) -> FreeDofs:
+def free_dofs(outline: Outline, boundary: Boundary) -> FreeDofs:
     """Number the free dofs of the fluctuation under a boundary condition.
 
+    Args:
+        outline: What bounds the RVE.
+        boundary: The boundary condition.
+
     Raises:
-        CaseError: The nodes of opposite faces do not match (periodic), nothing is left free (kinematic), or voids
-            reach the faces (static).
+        CaseError: The RVE is no parallelepiped or the nodes of opposite faces do not match (periodic), nothing is left
+            free (kinematic), or voids reach the faces (static).
     """
+    mesh = outline.mesh
+    master = np.arange(len(mesh.points))
     if boundary == "periodic":
-        master = _periodic_masters(mesh)
-        pinned = master == master[_nearest(mesh, np.zeros(mesh.dim))]
+        cell = periodic_cell(outline)
+        master = periodic_masters(mesh, cell)
+        pinned = master == master[_nearest(mesh, cell.origin)]
         fixed = np.repeat(pinned, mesh.dim)
     elif boundary == "kinematic":
-        master = np.arange(len(mesh.points))
-        fixed = np.repeat((_on_face(mesh, 0) | _on_face(mesh, 1)).any(axis=1), mesh.dim)
+        fixed = np.repeat(outline.boundary_nodes, mesh.dim)
     else:
-        _check_solid_faces(mesh)
-        master = np.arange(len(mesh.points))
-        fixed = _rigid_pins(mesh)
+        _check_solid_faces(outline)
+        fixed = _rigid_pins(outline)
     used = np.zeros(len(mesh.points), dtype=bool)
     used[mesh.cells] = True
     is_free = ~fixed & np.repeat((master == np.arange(len(master))) & _any_of(master, used), mesh.dim)
@@ -64,78 +74,64 @@ def free_dofs(mesh: TaggedMesh, boundary: Boundary) -> FreeDofs:
     return FreeDofs(shared, int(is_free.sum()), boundary == "static")
 
 
+def periodic_cell(outline: Outline) -> Parallelepiped:
+    """Return the parallelepiped that an RVE repeats.
+
+    Raises:
+        CaseError: It is none.
+    """
+    if outline.cell is not None:
+        return outline.cell
+    cells = (Outline(outline.mesh, tolerance).cell for tolerance in _UNEVEN)
+    found = next((cell.tolerance for cell in cells if cell is not None and faces_match(outline.mesh, cell)), None)
+    advice = "if voids reach its corners, give its period vectors as `periods` in the mesh block"
+    if found is not None:
+        advice = f"its faces are uneven: `tolerance: {found:g}` in the mesh block accepts them"
+    problem = "'periodic' given, but the RVE mesh is no parallelepiped; expected a box, rotated or sheared"
+    raise CaseError(f"{problem} ({advice}), or kinematic or static, which take any shape", key="boundary")
+
+
 def _any_of(master: npt.NDArray[np.int64], used: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Tell for each master whether any node that it stands for belongs to a cell."""
     count = np.bincount(master, weights=used, minlength=len(master))
     return count > 0
 
 
-def _on_face(mesh: TaggedMesh, side: int) -> npt.NDArray[np.bool_]:
-    """Tell which nodes lie on the lower (0) or upper (1) face of each axis. Shape (n_nodes, dim)."""
-    lower, upper = mesh.bounds
-    face = upper if side else lower
-    return np.abs(mesh.points - face) < _TOLERANCE * (upper - lower).max()
-
-
-def _periodic_masters(mesh: TaggedMesh) -> npt.NDArray[np.int64]:
-    """Return for each node the node of the lower faces whose periodic image it is, or itself. Shape (n_nodes,)."""
-    lower, _ = mesh.bounds
-    on_lower, on_upper = _on_face(mesh, 0), _on_face(mesh, 1)
-    for axis in range(mesh.dim):
-        _check_faces(mesh, axis, on_lower[:, axis], on_upper[:, axis])
-    wrapped = np.where(on_upper, lower, mesh.points)
-    candidates = np.flatnonzero(~on_upper.any(axis=1))
-    _, nearest = cKDTree(mesh.points[candidates]).query(wrapped)
-    return candidates[nearest]
-
-
-def _check_faces(mesh: TaggedMesh, axis: int, low: npt.NDArray[np.bool_], high: npt.NDArray[np.bool_]) -> None:
-    """Refuse a mesh whose faces of one axis do not carry the same nodes."""
-    lower, upper = mesh.bounds
-    others = [i for i in range(mesh.dim) if i != axis]
-    low_points, high_points = mesh.points[low][:, others], mesh.points[high][:, others]
-    tolerance = _TOLERANCE * (upper - lower).max()
-    for here, there, side in ((low_points, high_points, "lower"), (high_points, low_points, "upper")):
-        distance = np.asarray(cKDTree(there).query(here)[0])
-        if (distance > tolerance).any():
-            at = mesh.points[low if side == "lower" else high][distance.argmax()]
-            raise CaseError(
-                f"opposite faces of the RVE mesh do not match along {'xyz'[axis]}: {(distance > tolerance).sum()} of "
-                f"{len(here)} nodes of the {side} face have no image, for example the one at "
-                f"({', '.join(f'{x:.4g}' for x in at)})",
-                key="mesh",
-            )
-
-
-def _check_solid_faces(mesh: TaggedMesh) -> None:
-    """Refuse a cell whose faces are cut by voids: there the uniform traction of static conditions has no body."""
-    lower, upper = mesh.bounds
-    facets, kind = exterior_facets(mesh.cells, mesh.kind), mesh.facet_kind
+def _check_solid_faces(outline: Outline) -> None:
+    """Refuse a parallelepiped whose faces are cut by voids: there the uniform traction of static has no body."""
+    cell, mesh, surface = outline.cell, outline.mesh, outline.surface
+    if cell is None:
+        return
+    areas = surface.normals.sum(axis=1)
     for side in (0, 1):
-        on_face = _on_face(mesh, side)
+        on_face = cell.on_face(mesh.points, side)[surface.facets].all(axis=1)
         for axis in range(mesh.dim):
-            others = [i for i in range(mesh.dim) if i != axis]
-            chosen = facets[on_face[facets, axis].all(axis=1)]
-            area = np.abs(jacobians(mesh.points[:, others], chosen, kind)) @ kind.quadrature()[1]
-            if area.sum() < (1.0 - 1e-9) * np.prod((upper - lower)[others]):
+            area = np.linalg.norm(areas[on_face[:, axis]].sum(axis=0))
+            if area < (1.0 - 1e-9) * cell.volume / cell.heights[axis]:
                 raise CaseError(
                     "'static' given, but voids reach the faces of the RVE; expected periodic or kinematic",
                     key="boundary",
                 )
 
 
-def _nearest(mesh: TaggedMesh, corner: npt.NDArray[np.float64]) -> int:
-    """Return the node nearest to a corner of the box, given as fractions of its edges."""
-    lower, upper = mesh.bounds
-    return int(np.linalg.norm(mesh.points - (lower + corner * (upper - lower)), axis=1).argmin())
+def _nearest(mesh: TaggedMesh, place: Array) -> int:
+    """Return the node nearest to a place."""
+    return int(np.linalg.norm(mesh.points - place, axis=1).argmin())
 
 
-def _rigid_pins(mesh: TaggedMesh) -> npt.NDArray[np.bool_]:
-    """Fix just enough components to remove the rigid motions. Shape (n_nodes · dim,)."""
-    fixed = np.zeros((len(mesh.points), mesh.dim), dtype=bool)
-    corner = np.eye(mesh.dim)
-    fixed[_nearest(mesh, np.zeros(mesh.dim)), :] = True
-    fixed[_nearest(mesh, corner[0]), 1:] = True
+def _rigid_pins(outline: Outline) -> npt.NDArray[np.bool_]:
+    """Fix just enough components to remove the rigid motions: those of three nodes far apart. Shape (n_nodes · dim,).
+
+    One node is fixed; a second one may move along its largest distance from the first one only, which leaves the
+    rotation around the line through both; of a third one the component is fixed that this rotation moves most.
+    """
+    mesh, (lower, upper) = outline.mesh, outline.mesh.bounds
+    cell = outline.cell or Parallelepiped(lower, np.diag(upper - lower))
+    fixed, corner = np.zeros((len(mesh.points), mesh.dim), dtype=bool), np.eye(mesh.dim)
+    first, *others = (_nearest(mesh, cell.corner(one)) for one in (np.zeros(mesh.dim), *corner[: mesh.dim - 1]))
+    along, *rest = mesh.points[others] - mesh.points[first]
+    fixed[first] = True
+    fixed[others[0]] = np.arange(mesh.dim) != np.abs(along).argmax()
     if mesh.dim == 3:
-        fixed[_nearest(mesh, corner[1]), 2] = True
+        fixed[others[1], np.abs(np.cross(along, rest[0])).argmax()] = True
     return fixed.ravel()

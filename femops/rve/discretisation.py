@@ -10,6 +10,7 @@ from femops import notation
 from femops.errors import CaseError
 from femops.meshing import TaggedMesh
 from femops.notation import Array
+from femops.rve.outline import Outline
 
 Indices = npt.NDArray[np.int64]
 
@@ -25,7 +26,7 @@ class Discretisation:
         strain_operator: B of every cell and quadrature point, Mandel [1/length]. Shape (n_cells, n_q, n_s, n_dofs).
         weight: Quadrature weight times Jacobian determinant [volume]. Shape (n_cells, n_q).
         points: Coordinates of the quadrature points [length]. Shape (n_cells, n_q, dim).
-        volume: Volume of the cell including voids [volume].
+        outline: What bounds it.
     """
 
     mesh: TaggedMesh
@@ -34,12 +35,17 @@ class Discretisation:
     strain_operator: Array
     weight: Array
     points: Array
-    volume: float
+    outline: Outline
 
     @property
     def dim(self) -> int:
         """Dimension of space."""
         return self.mesh.dim
+
+    @property
+    def volume(self) -> float:
+        """Volume including voids [volume]."""
+        return self.outline.volume
 
     @property
     def n_s(self) -> int:
@@ -124,8 +130,7 @@ def discretise(mesh: TaggedMesh, phases: tuple[str, ...]) -> Discretisation:
     for name, part in zip(phases, slices, strict=True):
         if weight[part].sum() <= 0.0:
             raise CaseError(f"phase {name!r} has no volume", key=f"phases.{name}")
-    lower, upper = mesh.bounds
-    return Discretisation(sorted_mesh, phases, slices, operator, weight, points, float(np.prod(upper - lower)))
+    return Discretisation(sorted_mesh, phases, slices, operator, weight, points, Outline(sorted_mesh))
 
 
 def _integrate(mesh: TaggedMesh) -> tuple[Array, Array, Array]:

@@ -6,12 +6,14 @@ from itertools import pairwise
 import numpy as np
 import scipy.sparse as sp
 
+from femops import notation
 from femops.notation import Array
 from femops.phases import Phase
 from femops.rve.assembly import Cells, add_stiffness, add_stress_of_unit_strains, upper_pattern
 from femops.rve.boundary import FreeDofs
 from femops.rve.discretisation import Discretisation, Indices
 from femops.rve.linear_phases import LinearPhases
+from femops.rve.outline import nodal_normals
 
 
 @dataclass
@@ -59,7 +61,8 @@ class Equations:
     Attributes:
         pattern: Sparsity of the upper triangle of the stiffness.
         nonlinear: Whether any phase is nonlinear.
-        mean_strain: ∫ w ⊗ n over the surface of the cell as a map of the free dofs. Shape (n_s, n_free).
+        mean_strain: ∫ w ⊗ n over the surface of the cell as a map of the free dofs; under other conditions than
+            static, over that of voids too. Shape (n_s, n_free).
     """
 
     def __init__(self, discretisation: Discretisation, phases: tuple[Phase, ...], free: FreeDofs) -> None:
@@ -82,7 +85,9 @@ class Equations:
         weighted = (everything.T @ sp.diags_array(np.tile(rve.weight.ravel(), rve.n_s))).tocsr()
         self._force_scale = float(np.linalg.norm(abs(weighted).sum(axis=1)))
         component = np.repeat(np.eye(rve.n_s), rve.n_points, axis=0)
-        self.mean_strain = np.ascontiguousarray((weighted @ component).T) * self._on_surface()
+        self.mean_strain = np.ascontiguousarray((weighted @ component).T)
+        if free.zero_mean_strain:
+            self.mean_strain = self._of_surface(self.mean_strain)
 
     @property
     def bytes_of_one(self) -> float:
@@ -143,17 +148,6 @@ class Equations:
         floor = np.linalg.norm(self._linear.load) * 1e-12 + np.finfo(float).tiny
         return np.maximum(self._force_scale * scale, floor)
 
-    def energy(self, strain: Array, fluctuation: Array, history: list[Array]) -> Array:
-        """Return Σ w ψ. Shape (N,)."""
-        local = self._local_strain(strain, fluctuation)
-        total = 0.5 * np.einsum("sn,sn->n", strain, self._linear.mean @ strain)
-        total += np.einsum("fn,fn->n", fluctuation, self._linear.load @ strain)
-        total += 0.5 * np.einsum("fn,fn->n", fluctuation, self._linear.matrix @ fluctuation)
-        for position in range(self._n_linear, len(self.phases)):
-            part = self._points_of_phase(position)
-            total += self._weight[part] @ self.phases[position].energy(local[:, part], history[position])
-        return total
-
     def condensed_tangent(self, tangent: Array, sensitivity: Array) -> tuple[Array, Array]:
         """Return Σ w (1 + B X)ᵀ D (1 + B X), shape (n_s, n_s, N), and K X + L, shape (n_free, n_s, N)."""
         n_s, n = sensitivity.shape[1:]
@@ -179,15 +173,23 @@ class Equations:
         offset = self._cells.start * self.discretisation.n_q
         return slice(part.start - offset, part.stop - offset)
 
-    def _on_surface(self) -> Array:
-        """Return 1 for the free dofs of nodes on the faces of the cell, 0 inside and around voids. Shape (n_free,)."""
-        mesh = self.discretisation.mesh
-        lower, upper = mesh.bounds
-        gap = np.minimum(mesh.points - lower, upper - mesh.points).min(axis=1)
-        on_face = np.repeat(gap < 1e-6 * (upper - lower).max(), mesh.dim)
-        result = np.zeros(self.free.count)
-        result[self.free.of[on_face & (self.free.of >= 0)]] = 1.0
-        return result
+    def _of_surface(self, mean_strain: Array) -> Array:
+        """Leave out of ∫ w ⊗ n what comes from voids and from the walls of cracks. Shape (n_s, n_free)."""
+        outline, dim = self.discretisation.outline, self.discretisation.dim
+        if outline.walls.any():
+            normals = nodal_normals(outline.surface, outline.walls, len(outline.mesh.points))
+            forces = notation.from_tensor(_symmetric(np.einsum("ij,nk->nijk", np.eye(dim), normals)))
+            of_walls, free = np.zeros_like(mean_strain), self.free.of
+            np.add.at(of_walls.T, free[free >= 0], forces.reshape(-1, len(mean_strain))[free >= 0])
+            mean_strain = mean_strain - of_walls
+        on_surface = np.zeros(self.free.count)
+        on_boundary = np.repeat(outline.boundary_nodes, dim)
+        on_surface[self.free.of[on_boundary & (self.free.of >= 0)]] = 1.0
+        return mean_strain * on_surface
+
+
+def _symmetric(tensor: Array) -> Array:
+    return 0.5 * (tensor + np.swapaxes(tensor, -1, -2))
 
 
 def _joined(parts: list[Array]) -> Array:

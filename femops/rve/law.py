@@ -76,7 +76,7 @@ class NestedLaw:
         new_state = np.empty((n_qp, self.n_state))
         for start in range(0, n_qp, self.solver.batch):
             part = slice(start, start + self.solver.batch)
-            solution = self._solve(strain[part], state[part])
+            solution = self._solve(strain[part], state[part], start)
             stress[part] = solution.stress.T
             tangent[part] = solution.tangent.transpose(2, 0, 1)
             if stress_33 is not None and solution.stress_33 is not None:
@@ -105,16 +105,16 @@ class NestedLaw:
             offset += max((part.stop for part in of_phase.values()), default=0)
         return fields, offset
 
-    def _solve(self, strain: Array, state: Array) -> Solution:
+    def _solve(self, strain: Array, state: Array, first: int | None = None) -> Solution:
         columns = np.ascontiguousarray(strain.T)
         history = self._unpack_history(state)
         if not self._predictor:
-            return self.solver.solve(columns, history)
+            return self.solver.solve(columns, history, first=first)
         last_strain, fluctuation, deviation = (np.ascontiguousarray(state[:, part].T) for part in self._parts[2:])
         elastic = self.solver.elastic_sensitivity
         sensitivity = deviation.reshape(*elastic.shape, -1) + elastic[:, :, None]
         start = fluctuation + np.einsum("fsn,sn->fn", sensitivity, columns - last_strain)
-        return self.solver.solve(columns, history, start, sensitivity)
+        return self.solver.solve(columns, history, start, sensitivity, first)
 
     def _unpack_history(self, state: Array) -> list[Array]:
         flat = state[:, self._parts[1]]

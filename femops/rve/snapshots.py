@@ -57,6 +57,10 @@ def content_hash(rve: RVE, parameters: RVEParameters) -> str:
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     digest.update(np.ascontiguousarray(mesh.points, dtype="<f8").tobytes())
     digest.update(np.ascontiguousarray(mesh.cells, dtype="<i8").tobytes())
+    outline = rve.discretisation.outline
+    if outline.cell is None or outline.walls.any() or not outline.cell.aligned:  # what a box without cracks is not
+        shape = "none" if outline.cell is None else outline.cell.periods.tolist()
+        digest.update(json.dumps(["outline", shape, int(outline.walls.sum())]).encode())
     return digest.hexdigest()
 
 

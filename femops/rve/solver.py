@@ -6,6 +6,10 @@ together; where a Newton step came close to the solution, its factor is kept for
 At the end the kept factor K₀ also improves X by one step, X −= K₀⁻¹ (K X + L). The stress is corrected by the adjoint,
 S += Xᵀ R / |Ω|, and the tangent is the quadratic form ⟨(1 + B X)ᵀ D (1 + B X)⟩ of the current point tangents, so that
 what is left of the error of X enters both to second order.
+
+The energies are convex, so a stiffness that cannot be factorised is so by round-off: where the stress of a phase
+saturates, its stiffness vanishes beside that of others. Then a small part of the elastic stiffness is added, which
+changes the step and not the solution. An RVE that fails nevertheless fails alone; `attempt` returns the others.
 """
 
 from dataclasses import dataclass, field
@@ -29,6 +33,8 @@ _BYTES_OF_BATCH = 24e6
 _LARGEST_BATCH = 32
 _NEWTON_TO_CHORD = 1e-3
 _CHORD_TO_NEWTON = 0.1
+_ELASTIC_PARTS = (1e-9, 1e-6, 1e-3, 1.0)
+_MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class Solution:
         history: Trial state of each phase. Shape (n_state, n_points_of_phase, N) each.
         iterations: Newton and chord steps of each RVE. Shape (N,).
         factorisations: Newton steps of each RVE. Shape (N,).
+        failures: Why an RVE failed, by its number in the batch; its values are NaN.
     """
 
     stress: Array
@@ -71,6 +78,7 @@ class Solution:
     history: list[Array]
     iterations: Array
     factorisations: Array
+    failures: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -82,6 +90,7 @@ class _Batch:
         kept: Whether the factor of an RVE's last Newton step is kept. Shape (N,).
         close: Whether the last step of an RVE reduced its residual so much that the factor is still good. Shape (N,).
         fresh: Whether the last step of an RVE was a Newton step. Shape (N,).
+        failures: Why an RVE failed, by its number.
     """
 
     strain: Array
@@ -95,11 +104,23 @@ class _Batch:
     kept: Flags = field(init=False)
     close: Flags = field(init=False)
     fresh: Flags = field(init=False)
+    failures: dict[int, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         n = self.strain.shape[1]
         self.iterations, self.factorisations = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
         self.kept, self.close, self.fresh = np.zeros((3, n), dtype=bool)
+
+    @property
+    def alive(self) -> Flags:
+        """Which RVEs have not failed. Shape (N,)."""
+        alive = np.ones(len(self.kept), dtype=bool)
+        alive[list(self.failures)] = False
+        return alive
+
+    def fail(self, which: Indices, why: str) -> None:
+        """Give some RVEs up."""
+        self.failures.update(dict.fromkeys(which.tolist(), why))
 
 
 @dataclass
@@ -119,7 +140,7 @@ class RVESolver:
     options: SolverOptions = field(default_factory=SolverOptions)
 
     def __post_init__(self) -> None:
-        self.free = free_dofs(self.discretisation.mesh, self.boundary)
+        self.free = free_dofs(self.discretisation.outline, self.boundary)
         check_parts(self.discretisation.mesh, self.free)
         self._equations = Equations(self.discretisation, self.phases, self.free)
         mean_strain = self._equations.mean_strain if self.free.zero_mean_strain else None
@@ -145,7 +166,12 @@ class RVESolver:
         return [np.zeros((n_state, size, n)) for n_state, size in zip(self.n_state_of_phase, sizes, strict=True)]
 
     def solve(
-        self, strain: Array, history: list[Array], start: Array | None = None, sensitivity: Array | None = None
+        self,
+        strain: Array,
+        history: list[Array],
+        start: Array | None = None,
+        sensitivity: Array | None = None,
+        first: int | None = None,
     ) -> Solution:
         """Solve for one batch.
 
@@ -154,10 +180,28 @@ class RVESolver:
             history: Committed state of each phase, see `virgin_history`.
             start: First guess of the fluctuation, shape (n_free, N); default: its linear elastic value.
             sensitivity: First guess of dq/dE, shape (n_free, n_s, N); default: its elastic value.
+            first: Number of the first RVE, so that messages can name others by theirs.
 
         Raises:
-            NotConverged: An RVE did not converge.
+            NotConverged: An RVE did not converge; the message says which, at what strain and why.
         """
+        solution, norms = self._attempt(strain, history, start, sensitivity)
+        if solution.failures:
+            what = f"{len(solution.failures)} of {strain.shape[1]} RVEs did not converge"
+            iterations = f"in {self.options.max_iter} iterations"
+            raise NotConverged(f"{what} {iterations}: {_named(solution.failures, strain, first)}", norms)
+        return solution
+
+    def attempt(
+        self, strain: Array, history: list[Array], start: Array | None = None, sensitivity: Array | None = None
+    ) -> Solution:
+        """Solve for one batch as `solve` does, but let RVEs fail: `Solution.failures` names them."""
+        return self._attempt(strain, history, start, sensitivity)[0]
+
+    def _attempt(
+        self, strain: Array, history: list[Array], start: Array | None, sensitivity: Array | None
+    ) -> tuple[Solution, tuple[float, ...]]:
+        """Return the solution and the largest relative residual at each iteration."""
         n = strain.shape[1]
         if sensitivity is None:
             sensitivity = np.repeat(self.elastic_sensitivity[:, :, None], n, axis=2)
@@ -169,19 +213,15 @@ class RVESolver:
         norms: list[float] = []
         while True:
             norms.append(float(batch.relative.max()))
+            batch.fail(np.flatnonzero(~np.isfinite(batch.relative)), "its residual is not finite")
             outdated = (batch.factorisations == 0) & self._equations.nonlinear  # X belongs to another strain
-            active = np.flatnonzero((batch.relative > self.options.rtol) | outdated)
-            if len(active) == 0:
-                return self._finish(batch)
-            if not np.isfinite(norms[-1]) or len(norms) > self.options.max_iter:
-                break
-            self._advance(batch, active)
-        failed = ~(batch.relative <= self.options.rtol)
-        raise NotConverged(
-            f"{failed.sum()} of {n} RVEs did not converge in {self.options.max_iter} iterations "
-            f"(largest strain component among them {np.abs(strain[:, failed]).max():.3g})",
-            tuple(norms),
-        )
+            active = np.flatnonzero(((batch.relative > self.options.rtol) | outdated) & batch.alive)
+            if len(norms) > self.options.max_iter:
+                batch.failures.update({int(i): f"relative residual {batch.relative[i]:.1e}" for i in active})
+            elif len(active):
+                self._advance(batch, active)
+                continue
+            return self._finish(batch), tuple(norms)
 
     def full_fluctuation(self, fluctuation: Array) -> Array:
         """Return the nodal fluctuation with zero mean. Shape (n_nodes, dim, N) from free dofs (n_free, N)."""
@@ -199,6 +239,7 @@ class RVESolver:
         points = self._equations.evaluate(zero, np.zeros((self.free.count, 1)), self.virgin_history(1))
         values, load = self._equations.stiffness_and_load(points.tangent)
         solution, success = self._linear_solver.solve(values, -load)
+        self._elastic_stiffness = values
         if not success.all():
             raise NotConverged(
                 "the stiffness of the unloaded RVE is not positive definite "
@@ -218,47 +259,65 @@ class RVESolver:
         good = (batch.kept & batch.close)[active]
         newton, chord = active[~good], active[good]
         if len(newton):
-            correction[:, newton] = self._newton(batch, newton, unbalanced[:, newton])
+            correction[:, newton], whole = self._newton(batch, newton, unbalanced[:, newton])
         if len(chord):
             correction[:, chord] = -self._linear_solver.resolve(chord, unbalanced[:, None, chord])[:, 0]
         correction[:, batch.relative <= self.options.rtol] = 0.0  # these wanted their sensitivities only
         batch.iterations[active] += 1
         batch.factorisations[newton] += 1
-        batch.kept[newton] = newton < self._linear_solver.n_kept
+        if len(newton):
+            batch.kept[newton] = (newton < self._linear_solver.n_kept) & whole
         batch.fresh[chord], batch.fresh[newton] = False, True
         history = [one[:, :, active] for one in batch.history]
         before = batch.fluctuation[:, active]
         step = Step(batch.strain[:, active], history, before, unbalanced[:, active], correction[:, active])
-        batch.fluctuation[:, active], new = line_search(self._equations, step, self.options.rtol)
+        batch.fluctuation[:, active], new, stuck = line_search(self._equations, step, self.options.rtol)
+        batch.fail(active[stuck], "the line search found no step")
         batch.points = batch.points.put(active, new)
         goal = np.where(batch.fresh, _NEWTON_TO_CHORD, _CHORD_TO_NEWTON) * batch.relative
         batch.relative = self._relative_residual(batch.points, batch.strain, batch.fluctuation)
         batch.close[active] = (batch.relative < goal)[active]
 
-    def _newton(self, batch: _Batch, which: Indices, unbalanced: Array) -> Array:
-        """Return Newton's corrections of some RVEs and renew their sensitivities."""
-        whole = len(which) == batch.strain.shape[1]
-        tangent = batch.points.tangent if whole else batch.points.tangent[..., which]
+    def _newton(self, batch: _Batch, which: Indices, unbalanced: Array) -> tuple[Array, Flags]:
+        """Return Newton's corrections of some RVEs, and where their stiffness was whole; renew their sensitivities."""
+        all_of_them = len(which) == batch.strain.shape[1]
+        tangent = batch.points.tangent if all_of_them else batch.points.tangent[..., which]
         values, load = self._equations.stiffness_and_load(tangent)
         right = np.concatenate([-load, -unbalanced[:, None]], axis=1)
-        solution, success = self._linear_solver.solve(values, right, which)
-        if not success.all():
-            raise NotConverged("the stiffness of an RVE is not positive definite at the current strain")
+        solution, whole, failed = self._factorised(values, right, which)
+        batch.fail(which[failed], "its stiffness is not positive definite")
         batch.sensitivity[:, :, which] = solution[:, :-1]
-        return solution[:, -1]
+        return solution[:, -1], whole
+
+    def _factorised(self, values: Array, right: Array, slots: Indices | None) -> tuple[Array, Flags, Flags]:
+        """Return solutions, where the stiffness was factorised as it is, and where not even with elastic parts."""
+        solution, success = self._linear_solver.solve(values, right, slots)
+        whole, left = success.copy(), np.flatnonzero(~success)
+        for part in _ELASTIC_PARTS:
+            if not len(left):
+                break
+            mended, rhs = values[:, left] + part * self._elastic_stiffness, np.ascontiguousarray(right[:, :, left])
+            places = None if slots is None else slots[left]
+            solution[:, :, left], success = self._linear_solver.solve(mended, rhs, places)
+            left = left[~success]
+        failed = np.zeros(len(whole), dtype=bool)
+        failed[left] = True
+        solution[:, :, left] = 0.0
+        return solution, whole, failed
 
     def _finish(self, batch: _Batch) -> Solution:
+        if batch.failures:
+            self._reset(batch)
         at = (batch.points, batch.strain, batch.fluctuation)
         if self.options.exact_sensitivities:
             values, load = self._equations.stiffness_and_load(batch.points.tangent)
-            batch.sensitivity, success = self._linear_solver.solve(values, -load)
-            if not success.all():
-                raise NotConverged("the stiffness of an RVE is not positive definite at the converged strain")
+            batch.sensitivity, _, failed = self._factorised(values, -load, None)
+            batch.fail(np.flatnonzero(failed), "its stiffness is not positive definite at the solution")
         total = self._tangent(batch)
         volume = self.discretisation.volume
         correction = np.einsum("fsn,fn->sn", batch.sensitivity, batch.points.residual)
         sum_33 = self._equations.sum_33(*at)
-        return Solution(
+        solution = Solution(
             (self._equations.sum_stress(*at) + correction) / volume,
             total / volume,
             None if sum_33 is None else sum_33 / volume,
@@ -267,7 +326,20 @@ class RVESolver:
             batch.points.history,
             batch.iterations,
             batch.factorisations,
+            batch.failures,
         )
+        for values in (solution.stress, solution.tangent, solution.fluctuation, solution.sensitivity):
+            values[..., list(batch.failures)] = np.nan
+        if solution.stress_33 is not None:
+            solution.stress_33[list(batch.failures)] = np.nan
+        return solution
+
+    def _reset(self, batch: _Batch) -> None:
+        """Put the RVEs that failed to rest, so that no value of theirs spoils an array operation."""
+        failed = np.array(sorted(batch.failures))
+        batch.fluctuation[:, failed], batch.sensitivity[:, :, failed], batch.kept[failed] = 0.0, 0.0, False
+        rest, history = np.zeros((len(batch.strain), len(failed))), [one[:, :, failed] for one in batch.history]
+        batch.points = batch.points.put(failed, self._equations.evaluate(rest, batch.fluctuation[:, failed], history))
 
     def _tangent(self, batch: _Batch) -> Array:
         """Return Σ w (1 + B X)ᵀ D (1 + B X) with an X improved by the kept factors.
@@ -282,3 +354,13 @@ class RVESolver:
             batch.sensitivity[:, :, kept] += change
             total[:, :, kept] += np.einsum("fsn,ftn->stn", rest, change)
         return total
+
+
+def _named(failures: dict[int, str], strain: Array, first: int | None) -> str:
+    """Return strains and reasons of the RVEs that failed, those of the largest strains first."""
+    order = sorted(failures, key=lambda number: -float(np.abs(strain[:, number]).max()))
+    names = []
+    for one in order[:_MOST_NAMED]:
+        which = "the one" if first is None else f"number {first + one}"
+        names.append(f"{which} at the strain [{', '.join(f'{x:.4g}' for x in strain[:, one])}] ({failures[one]})")
+    return "; ".join(names + ([f"and {len(order) - _MOST_NAMED} more"] if len(order) > _MOST_NAMED else []))

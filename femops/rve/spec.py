@@ -1,15 +1,17 @@
 """How a case or a study describes an RVE, and the RVE made from it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from femops.errors import CaseError
 from femops.law import LawContext, LawParameters
 from femops.meshing import TaggedMesh
+from femops.notation import Array
 from femops.parallel import on_root
 from femops.phases import Phase
 from femops.rve.boundary import Boundary
@@ -25,6 +27,10 @@ from femops.rve.geometry import (
     Spheres,
     generate,
 )
+from femops.rve.outline import Outline
+from femops.rve.parallelepiped import TOLERANCE, spanned
+from femops.rve.periodic_cell import edges
+from femops.rve.periodicity import levelled, matched
 from femops.rve.voxels import Voxels
 from femops.validation import NestedError, shown
 
@@ -52,6 +58,55 @@ class MeshFile(BaseModel):
         from femops.meshing.reading import read_mesh  # gmsh loads graphics libraries: only when needed
 
         return read_mesh(base / self.file, self.tags, self.cell_array)
+
+
+class RVEMeshFile(MeshFile):
+    """The mesh of an RVE in a file, with what is known of its period."""
+
+    periods: list[list[float]] | None = Field(None, description="period vectors [length]; default: found in the mesh")
+    tolerance: float = Field(
+        TOLERANCE, gt=0, le=1e-2, description="largest gap between opposite faces, relative to the size [-]"
+    )
+
+    def bounded(self, mesh: TaggedMesh, boundary: Boundary) -> TaggedMesh:
+        """Return the mesh with its periods, if they are given, faces that match, and notes on what may surprise.
+
+        Args:
+            mesh: What `read` returned.
+            boundary: The boundary condition.
+
+        Raises:
+            CaseError: The mesh does not have these periods, or its faces do not match under periodic conditions.
+        """
+        try:
+            return self._bounded(mesh, boundary)
+        except CaseError as error:  # the block is `mesh` already
+            raise CaseError(error.problem, error.file, error.key.removeprefix("mesh").lstrip(".")) from error
+
+    def _bounded(self, mesh: TaggedMesh, boundary: Boundary) -> TaggedMesh:
+        if self.periods is not None:
+            given = _vectors(self.periods, mesh.dim)
+            mesh = replace(mesh, periods=spanned(mesh.points, given, self.tolerance).periods)
+        outline = Outline(mesh, self.tolerance)
+        if boundary == "periodic" and outline.cell is not None:
+            mesh = matched(mesh, outline.cell)
+            outline = Outline(mesh)
+        elif outline.cell is not None:
+            mesh = levelled(mesh, outline.cell)
+            outline = Outline(mesh)
+        elif boundary != "periodic":
+            note = f"no parallelepiped; {boundary} conditions act on its whole outer surface"
+            mesh = replace(mesh, notes=(*mesh.notes, f"{note}, its volume is {outline.volume:.6g}"))
+        if outline.voids_on_faces and self.periods is None:
+            note = "voids reach the faces of the cell; they count as volume, and their walls are free"
+            mesh = replace(mesh, notes=(*mesh.notes, note))
+        return mesh
+
+
+def _vectors(periods: list[list[float]], dim: int) -> Array:
+    if len(periods) != dim or any(len(one) != dim for one in periods):
+        raise CaseError(f"{periods} given, expected {dim} vectors of {dim} numbers", key="periods")
+    return np.array(periods, dtype=np.float64)
 
 
 phase_readers: list[Callable[[Mapping[str, Any]], LawParameters]] = []
@@ -84,7 +139,7 @@ class RVEParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    mesh: MeshFile | None = None
+    mesh: RVEMeshFile | None = None
     circles: Circles | None = None
     ellipses: Ellipses | None = None
     random_circles: RandomCircles | None = None
@@ -119,7 +174,12 @@ class RVEParameters(BaseModel):
         description = getattr(self, source)
 
         def make() -> TaggedMesh:
-            return description.read(context.base) if isinstance(description, MeshFile) else generate(description)
+            if isinstance(description, RVEMeshFile):
+                mesh = description.read(context.base)
+                known = set(mesh.regions) == set(self.phases)  # otherwise refused when the RVE is built
+                return description.bounded(mesh, self.boundary) if known else mesh
+            mesh = generate(description)
+            return replace(mesh, periods=np.diag(edges(description.size, mesh.dim)))
 
         try:
             mesh = on_root(context.comm, make)

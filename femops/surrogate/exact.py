@@ -79,7 +79,8 @@ class ExactRVE:
             part = slice(first, min(first + size, n))
             columns = np.ascontiguousarray(strain[part].T)
             history = self.solver.virgin_history(columns.shape[1])
-            solution = self.solver.solve(columns, history, _columns(start, part), _columns(sensitivity, part))
+            guesses = _columns(start, part), _columns(sensitivity, part)
+            solution = self.solver.solve(columns, history, *guesses, first)
             answer.stress[part] = solution.stress.T
             answer.tangent[part] = solution.tangent.transpose(2, 0, 1)
             if answer.stress_33 is not None and solution.stress_33 is not None:

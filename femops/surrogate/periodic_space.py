@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from femops.errors import CaseError
 from femops.notation import Array
-from femops.rve.boundary import free_dofs
+from femops.rve.boundary import free_dofs, periodic_cell
 from femops.rve.discretisation import Discretisation, Indices
 from femops.rve.spec import RVE
 
@@ -35,7 +35,7 @@ class PeriodicSpace:
         cells: Nodes of each cell. Shape (n_cells, n_nodes_of_cell).
 
     Raises:
-        CaseError: The boundary condition is another one.
+        CaseError: The boundary condition is another one, or the RVE no box along the axes.
     """
 
     def __init__(self, rve: RVE) -> None:
@@ -44,7 +44,11 @@ class PeriodicSpace:
             raise CaseError(problem, key="rve.boundary")
         self.discretisation: Discretisation = rve.discretisation
         mesh, dim = self.discretisation.mesh, self.discretisation.dim
-        free = free_dofs(mesh, "periodic")
+        outline = self.discretisation.outline
+        free = free_dofs(outline, "periodic")
+        if not periodic_cell(outline).aligned:
+            problem = "is rotated or sheared, expected a box along the axes: this surrogate needs one"
+            raise CaseError(problem, key="rve.mesh")
         self.n_nodes = free.count // dim + 1
         first = free.of[::dim]
         self.node_of: Indices = np.where(first < 0, free.count // dim, first // dim)

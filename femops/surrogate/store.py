@@ -36,6 +36,7 @@ STORE_INTERFACE = 1
 
 MANIFEST, ARRAYS = "manifest.json", "model.safetensors"
 _MODEL, _BOUNDARY, _POINTS, _CELLS = "model/", "rve/boundary/", "rve/points", "rve/cells"
+_PERIODS = "rve/periods"  # only where nodes and cells do not tell them
 
 _KINEMATICS = {2: "plane_strain", 3: "solid"}
 
@@ -123,6 +124,8 @@ def write_model(folder: Path, origin: Origin, model: TrainedModel, phases: Mappi
         _CELLS: rve.mesh.cells,
         **{_BOUNDARY + name: facets for name, facets in rve.mesh.boundaries.items()},
     }
+    if (periods := rve.outline.told_periods) is not None:
+        mesh[_PERIODS] = periods
     stored = {
         "hash": content_hash(model.rve, _rve_parameters(model.rve.boundary, phases)),
         "boundary": model.rve.boundary,
@@ -266,6 +269,7 @@ def _stored_rve(
             CELLS[stored.cell],
             {name: np.arange(*stored.cells_of_phase[name]) for name in phases},
             {name.removeprefix(_BOUNDARY): one for name, one in arrays.items() if name.startswith(_BOUNDARY)},
+            periods=arrays.get(_PERIODS),
         )
         laws = tuple(phase for _, phase in phases.values())
         rve = RVE(discretise(mesh, tuple(phases)), laws, stored.boundary)

@@ -1,0 +1,215 @@
+"""Pairs of nodes on opposite faces of a parallelepiped.
+
+A node on an upper face is the image of the node that lies one period below it. Where several nodes lie at one place,
+because a crack cuts the face, the facets on the face tell them apart: those that are images of each other belong to the
+same side of the crack. Nodes inside are never images.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+from femops.errors import CaseError
+from femops.meshing import TaggedMesh
+from femops.meshing.building import exterior
+from femops.notation import Array
+from femops.rve.parallelepiped import TOLERANCE, Parallelepiped
+
+Flags = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.int64]
+_ROUND_OFF = 1e-9
+_MOST_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True)
+class _Face:
+    """The nodes of the two faces that a period connects, both seen on the lower face.
+
+    Attributes:
+        low: Nodes on the lower face. Shape (n_low,).
+        high: Nodes on the upper face. Shape (n_high,).
+        low_places: Where they are. Shape (n_low, dim).
+        high_places: Where they are. Shape (n_high, dim).
+        image: Position in `low` of the nearest node of each in `high`. Shape (n_high,).
+        high_gap: Distances to these. Shape (n_high,).
+        low_gap: Distances from `low` to the nearest in `high`. Shape (n_low,).
+    """
+
+    low: Indices
+    high: Indices
+    low_places: Array
+    high_places: Array
+    image: Indices
+    high_gap: Array
+    low_gap: Array
+
+    @staticmethod
+    def of(mesh: TaggedMesh, cell: Parallelepiped, axis: int) -> "_Face":
+        """Return the faces of a period."""
+        low, high = (np.flatnonzero(cell.on_face(mesh.points, side)[:, axis]) for side in (0, 1))
+        below, above = (cell.flattened(mesh.points[nodes], axis) for nodes in (low, high))
+        high_gap, image = (np.asarray(one) for one in cKDTree(below).query(above))
+        return _Face(low, high, below, above, image, high_gap, np.asarray(cKDTree(above).query(below)[0]))
+
+
+def faces_match(mesh: TaggedMesh, cell: Parallelepiped) -> bool:
+    """Tell whether opposite faces carry the same nodes."""
+    faces = [_Face.of(mesh, cell, axis) for axis in range(mesh.dim)]
+    return all(max(face.low_gap.max(), face.high_gap.max()) <= cell.gap for face in faces)
+
+
+def periodic_masters(mesh: TaggedMesh, cell: Parallelepiped) -> Indices:
+    """Return for each node the node below the upper faces whose periodic image it is, or itself. Shape (n_nodes,).
+
+    Raises:
+        CaseError: Opposite faces do not carry the same nodes, or cracks meet them so that images are not clear.
+    """
+    faces = [_Face.of(mesh, cell, axis) for axis in range(mesh.dim)]
+    _check_tolerance(mesh, cell, faces)
+    _check(mesh, cell, faces)
+    pairs = _pairs(mesh, cell, faces)
+    links = sp.coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(mesh.points),) * 2)
+    n_labels, label = connected_components(links, directed=False)
+    below = ~cell.on_face(mesh.points, 1).any(axis=1)
+    first = np.full(n_labels, -1, dtype=np.int64)
+    for nodes in (np.arange(len(label)), np.flatnonzero(below)):  # what is below the upper faces takes precedence
+        first[label[nodes[::-1]]] = nodes[::-1]
+    return first[label]
+
+
+def matched(mesh: TaggedMesh, cell: Parallelepiped) -> TaggedMesh:
+    """Return a mesh whose nodes on upper faces are exactly one period above those that they are images of.
+
+    Nodes that differ by more than round-off are moved, which a note tells: those of a lower face onto its plane, then
+    those of an upper face onto the images. Without this a homogeneous RVE would not be homogeneous.
+
+    Raises:
+        CaseError: See `periodic_masters`.
+    """
+    return _moved(mesh, cell, periodic_masters(mesh, cell))
+
+
+def levelled(mesh: TaggedMesh, cell: Parallelepiped) -> TaggedMesh:
+    """Return a mesh whose nodes on faces are in their planes; those that differ by more than round-off are moved."""
+    return _moved(mesh, cell, np.arange(len(mesh.points)))
+
+
+def _moved(mesh: TaggedMesh, cell: Parallelepiped, master: Indices) -> TaggedMesh:
+    """Return a mesh with the nodes on faces where their masters put them."""
+    lattice = cell.coordinates(mesh.points)
+    exact = lattice.copy()
+    for side in (0, 1):
+        on_face = cell.on_face(mesh.points, side)
+        exact[on_face] = side
+    exact = exact[master] + np.rint(lattice - exact[master]) * (master != np.arange(len(master)))[:, None]
+    moved = (exact - lattice) @ cell.periods
+    gap = float(np.linalg.norm(moved, axis=1).max())
+    if gap <= _ROUND_OFF * cell.size:
+        return mesh
+    note = f"faces were uneven or differed by up to {gap:.2g} ({gap / cell.size:.2g} of the size); nodes were moved"
+    still = np.linalg.norm(moved, axis=1) == 0.0
+    points = np.where(still[:, None], mesh.points, cell.origin + exact @ cell.periods)
+    return replace(mesh, points=points, periods=cell.periods, notes=(*mesh.notes, note))
+
+
+def _check_tolerance(mesh: TaggedMesh, cell: Parallelepiped, faces: list[_Face]) -> None:
+    """Refuse a tolerance that nodes on faces could be mistaken for each other by."""
+    points = mesh.points[np.unique(np.concatenate([nodes for face in faces for nodes in (face.low, face.high)]))]
+    close = cKDTree(points).query_pairs(cell.gap, output_type="ndarray")
+    apart = np.linalg.norm(points[close[:, 0]] - points[close[:, 1]], axis=1)
+    if (apart > TOLERANCE * cell.size).any():
+        problem = f"{cell.tolerance:g} given, but nodes on faces are closer to each other than that part of the size"
+        raise CaseError(problem, key="mesh.tolerance")
+
+
+def _check(mesh: TaggedMesh, cell: Parallelepiped, faces: list[_Face]) -> None:
+    """Refuse a mesh whose opposite faces do not carry the same nodes."""
+    for axis, face in enumerate(faces):
+        for nodes, gap, side in ((face.low, face.low_gap, "lower"), (face.high, face.high_gap, "upper")):
+            if (gap <= cell.gap).all():
+                continue
+            largest = _largest_gap(mesh, cell, faces)
+            at = ", ".join(f"{x:.4g}" for x in mesh.points[nodes][gap.argmax()])
+            raise CaseError(
+                f"opposite faces of the RVE mesh do not match along {cell.name_of(axis)}: {(gap > cell.gap).sum()} of "
+                f"{len(gap)} nodes of the {side} face have no image, for example the one at ({at}); the largest gap "
+                f"is {largest:.3g}, {largest / cell.size:.3g} of the size; {_advice(largest / cell.size)}",
+                key="mesh",
+            )
+
+
+def _largest_gap(mesh: TaggedMesh, cell: Parallelepiped, faces: list[_Face]) -> float:
+    """Return the largest distance of a node on a face from its image, or from the plane of the face [length]."""
+    gaps = [max(face.low_gap.max(), face.high_gap.max()) for face in faces]
+    wide = replace(cell, tolerance=_MOST_TOLERANCE)
+    for axis in range(mesh.dim):
+        face = _Face.of(mesh, wide, axis)
+        height = wide.coordinates(mesh.points)[:, axis] * wide.heights[axis]
+        uneven = max(np.abs(height[face.low]).max(), np.abs(height[face.high] - wide.heights[axis]).max())
+        gaps[axis] = min(gaps[axis], max(uneven, face.low_gap.max(), face.high_gap.max()))
+    return float(max(gaps))
+
+
+def _advice(relative: float) -> str:
+    """Tell what to do about a gap."""
+    enough = 1.1 * relative
+    if enough < _MOST_TOLERANCE:
+        return f"`tolerance: {enough:.1e}` in the mesh block accepts it"
+    return "expected the same nodes on both"
+
+
+def _pairs(mesh: TaggedMesh, cell: Parallelepiped, faces: list[_Face]) -> Indices:
+    """Return nodes of upper faces with what they are images of. Shape (n_pairs, 2)."""
+    pairs, doubtful = [], np.zeros(len(mesh.points), dtype=bool)
+    for face in faces:
+        doubtful[_shared(face, cell)] = True
+    for face in faces:
+        clear = ~(doubtful[face.high] | doubtful[face.low[face.image]])
+        pairs.append(np.stack([face.high[clear], face.low[face.image[clear]]], axis=1))
+    if doubtful.any():
+        pairs += _pairs_of_facets(mesh, cell, doubtful)
+        lonely = doubtful.copy()
+        lonely[np.concatenate(pairs).ravel()] = False
+        if lonely.any():
+            at = ", ".join(f"{x:.4g}" for x in mesh.points[lonely.argmax()])
+            raise CaseError(
+                f"the RVE mesh has several nodes at ({at}) on a face, but no facet tells what they are images of; "
+                "expected cracks whose sides both have facets on the face",
+                key="mesh",
+            )
+    return np.concatenate(pairs)
+
+
+def _shared(face: _Face, cell: Parallelepiped) -> Indices:
+    """Return the nodes of faces at places that hold several nodes of one of them."""
+    gap = TOLERANCE * cell.size
+    found = []
+    for places in (face.low_places, face.high_places):
+        several = cKDTree(places).query_pairs(gap, output_type="ndarray")
+        if len(several):
+            at = cKDTree(places[np.unique(several)])
+            for nodes, where in ((face.low, face.low_places), (face.high, face.high_places)):
+                found.append(nodes[np.asarray(at.query(where)[0]) <= cell.gap])
+    return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+
+
+def _pairs_of_facets(mesh: TaggedMesh, cell: Parallelepiped, doubtful: Flags) -> list[Indices]:
+    """Return the pairs with doubtful nodes that facets with their images on the opposite face give."""
+    facets, _ = exterior(mesh.cells, mesh.kind)
+    pairs = []
+    for axis in range(mesh.dim):
+        low, high = (facets[cell.on_face(mesh.points, side)[facets, axis].all(axis=1)] for side in (0, 1))
+        if not len(low) or not len(high):
+            continue
+        flat = cell.flattened(mesh.points, axis)
+        gap, image = cKDTree(flat[low].mean(axis=1)).query(flat[high].mean(axis=1))
+        high, low = high[gap <= cell.gap], low[image[gap <= cell.gap]]  # others border on voids
+        distance = np.linalg.norm(flat[high][:, :, None] - flat[low][:, None], axis=-1)
+        partner = np.take_along_axis(low, distance.argmin(axis=2), axis=1)
+        both = np.stack([high.ravel(), partner.ravel()], axis=1)
+        pairs.append(both[doubtful[both].any(axis=1)])
+    return pairs
