@@ -172,6 +172,16 @@ def test_the_error_of_any_fields_is_positive_and_bounded(kind: str) -> None:
         assert scale == 0.0 or bound.trace() < 200.0 * error.trace()  # the contrast at most, about
 
 
+@pytest.mark.parametrize("cell", ["quad", "hexahedron"])
+def test_the_bound_of_a_homogeneous_rve_is_the_error_itself(cell: str) -> None:
+    """There K₀ = K, so that nothing is lost between the residual and the error."""
+    problem = LinearFields.of([grid_rve(0, 4, cell, phases=(MATRIX, MATRIX))])
+    fields = random_fields(problem.load)
+    tangent = MATRIX.respond(np.eye(problem.load.shape[3]), None).tangent[:, :, 0]
+    error = problem.homogenized(fields)[0].numpy() - tangent
+    np.testing.assert_allclose(problem.bound(fields)[0], error, rtol=0, atol=1e-11 * error.max())
+
+
 def test_the_bound_holds_for_a_batch_of_different_softest_phases() -> None:
     pairs = [((1.0, 5.0), (70.0, 1.0)), ((9.0, 1.0), (1.0, 40.0)), ((600.0, 300.0), (100.0, 800.0))]
     rves = [grid_rve(i, phases=[Elastic(*moduli) for moduli in pair]) for i, pair in enumerate(pairs)]
@@ -245,6 +255,19 @@ def test_two_steps_bring_the_error_of_fields_from_10_percent_below_1(cell: str, 
         before = energy(problem, wrong - exact)
         after = energy(problem, problem.improve(wrong, 2, precondition) - exact)
         assert (after < 0.01 * before).all()  # energies: squares of the fields, as the error of C̄ is
+
+
+@pytest.mark.parametrize(
+    ("cell", "cells", "largest"), [("quad", 16, 0.15), ("triangle", 16, 0.5), ("hexahedron", 8, 0.15)]
+)
+def test_a_cycle_of_a_homogeneous_rve_contracts_every_error(cell: str, cells: int, largest: float) -> None:
+    """The smoother needs the largest eigenvalue: an estimate that is too low or too high makes it much worse."""
+    problem = LinearFields.of([grid_rve(0, cells, cell, phases=(MATRIX, MATRIX))])
+    cycle, error = problem.preconditioner(), problem.centred(random_fields(problem.load))
+    for _ in range(12):  # the power method: what contracts least is left
+        before = energy(problem, error)
+        error = problem.centred(error - cycle(problem.stiffness @ error))
+    assert float((energy(problem, error) / before).sqrt()) < largest
 
 
 def test_steps_never_make_the_tangent_larger_and_end_at_the_exact_one() -> None:

@@ -208,6 +208,28 @@ def test_steps_are_cut_back_and_grow_again() -> None:
     assert problem.mean_displacement_of("right")[0] == pytest.approx(0.02, rel=1e-12)
 
 
+class _Stiffening(_Brittle):
+    """Refuses increments above the limit only while it has not been strained by more than that."""
+
+    def evaluate(self, strain: np.ndarray, state: np.ndarray, dt: float) -> LawResponse:
+        limit = self.limit if np.abs(state).max(initial=0.0) <= self.limit else np.inf
+        if np.abs(strain - state).max(initial=0.0) > limit:
+            raise NotConverged("increment too large")
+        return replace(self.inner.evaluate(strain, state[:, :0], dt), state=strain.copy())
+
+
+def test_increments_grow_by_half_after_each_that_was_easy() -> None:
+    case = box_case("quadrilateral", steps={"count": 1, "end": 1.0})
+    mesh = macro_mesh(lambda: box([1.0, 1.0], [2, 2], "quad"), 2, MPI.COMM_WORLD)
+    problem = MacroProblem(case, mesh, {"everywhere": _Stiffening(0.001)}, Timers())  # a step of 0.01
+    reports, times = [], []
+    run_steps(problem, reports.append, lambda number, t, iteration, residual: times.append(t))
+    length = 1.0 / 16  # the first half of a half that is short enough
+    expected = [length * sum(1.5**i for i in range(n)) for n in range(1, 6)]
+    assert sorted(set(times)) == pytest.approx([*expected, 1.0])
+    assert (reports[0].increments, reports[0].cutbacks) == (6, 4)
+
+
 def test_hopeless_steps_say_where_and_leave_the_last_state() -> None:
     problem = _brittle_problem(1e-9, steps={"count": 2, "end": 2.0})
     with pytest.raises(NotConverged, match=r"step 1 stopped at t = 0 after \d+ cutbacks: .*increment too large"):

@@ -266,6 +266,27 @@ def test_a_failed_increment_leaves_no_trace() -> None:
     assert (region.memory > 0).sum() > (before[0] > 0).sum()
 
 
+def test_points_found_in_doubt_by_an_increment_that_fails_are_not_remembered() -> None:
+    class Overtaxed(Detuned):
+        most = 16
+
+        def solve_exactly(self, strain: np.ndarray, state: np.ndarray, dt: float) -> LawResponse:
+            if len(strain) > self.most:
+                raise NotConverged("too many RVEs")
+            return super().solve_exactly(strain, state, dt)
+
+    law = Overtaxed()
+    problem = problem_of(law, solving(3e-3))
+    problem.solve(0.85, 0.85)
+    (region,) = problem.material.regions
+    before, certified = region.memory.copy(), law.certified
+    law.most = int((before > 0).sum())  # fails only when the certificate of an equilibrium has found more points
+    with pytest.raises(NotConverged, match="too many RVEs"):
+        problem.solve(1.0, 0.15)
+    assert law.certified > certified
+    assert np.array_equal(region.memory, before)
+
+
 def test_a_point_between_two_laws_does_not_keep_newton_from_converging() -> None:
     """Under this traction the law ends beyond its range, where the stiffer truth brings the point back into it."""
     traction = {"supports": {"left": {"ux": 0.0}, "bottom": {"uy": 0.0}}, "loads": {"right": {"traction": ["3*t", 0]}}}

@@ -79,6 +79,23 @@ def test_the_bound_is_not_below_the_error_and_the_indicator_is_near_it(linear, n
     assert np.all((indicator > 0.8 * size) & (indicator < 1.1 * size))
 
 
+def test_the_bound_is_the_error_where_phases_hardly_differ(linear):
+    """With contrast 1 + δ, bound and error of the worst strain differ by a factor 1 + O(δ)."""
+    delta = 1e-3
+    fibre = {"law": "elastic", "K": SOFT["K"] * (1.0 + delta), "G": SOFT["G"] * (1.0 + delta)}
+    rve = {**RVE, "phases": {"matrix": SOFT, "fibre": fibre}}
+    law = _law(linear.model, rve, corrections=0, start="zero")
+    exact = load_law({"law": "nested", "rve": rve, "solver": {"rtol": 1e-12}}, dim=2)
+    predicted = _answer(law, np.eye(3)).stress
+    error = predicted - _answer(exact, np.eye(3)).stress
+    root = np.linalg.inv(np.linalg.cholesky(predicted))
+    values, vectors = np.linalg.eigh(root @ (0.5 * (error + error.T)) @ root.T)
+    worst = (root.T @ vectors[:, -1])[None]  # ‖ΔC E‖ = λ ‖C̄ E‖ in the norm of the compliance
+    bound = law.certify(worst, _answer(law, worst), "bound")
+    assert values[-1] > 1e-9
+    assert bound[0] == pytest.approx(values[-1], rel=20.0 * delta)
+
+
 def test_exact_solves_are_those_of_the_nested_law(linear, nested):
     law = _law(linear.model)
     exact = law.solve_exactly(STRAIN, np.zeros((len(STRAIN), 0)), 1.0)
