@@ -20,7 +20,7 @@ from femops.cli_progress import Steps, bars, stages
 from femops.cli_reports import report_comparison, report_training, report_trust
 from femops.errors import CaseError, NotConverged
 from femops.parallel import on_root
-from femops.plugins import installed_laws
+from femops.plugins import installed
 
 INPUT_ERROR, NOT_CONVERGED, INTERRUPTED = 2, 3, 130
 
@@ -93,11 +93,13 @@ def schema(study: Annotated[bool, typer.Option("--study", help="That of study fi
 
 @app.command()
 def plugins() -> None:
-    """List the laws that are installed."""
-    table = Table("law", "as RVE phase", "what it is")
-    for spec in installed_laws().values():
+    """List the laws that are installed, and the plugins that could not be loaded."""
+    table, found = Table("law", "as RVE phase", "what it is"), installed()
+    for spec in found.laws.values():
         table.add_row(spec.name, "yes" if spec.phase else "", spec.summary)
     console.print(table)
+    for name, why in found.broken.items():
+        console.print(f"Broken: the plugin {name} could not be loaded: {why}", soft_wrap=True)
 
 
 @app.command()

@@ -85,7 +85,12 @@ def test_long_sums_are_expressions() -> None:
 
 
 PHASES = {"matrix": {"law": "elastic", "K": 1.0, "G": 1.0}, "fibre": {"law": "saturating", "K": 1, "alpha": 1}}
-FAMILY = {"count": 2, "mesh": {"cells": 8}, "inclusions": {"shape": "circles"}, "phases": PHASES}
+FAMILY = {
+    "count": 2,
+    "mesh": {"cells": 8},
+    "inclusions": {"shape": "circles", "number": [1, 2], "volume_fraction": [0.1, 0.2]},
+    "phases": PHASES,
+}
 
 
 @pytest.mark.parametrize(
