@@ -36,10 +36,10 @@ class _Loader(yaml.SafeLoader):
         before = self._nodes
         node = super().compose_node(parent, index)
         self._depth -= 1
-        if not alias:
+        if not alias and node is not None:
             self._nodes += 1
             self._sizes[node] = self._nodes - before
-        elif node not in self._sizes:
+        elif node is None or node not in self._sizes:
             raise _problem("an alias stands inside the block that it names", mark)
         else:
             self._nodes += self._sizes[node]
@@ -58,9 +58,9 @@ class _Loader(yaml.SafeLoader):
             raise _problem(f"a number of {len(node.value)} digits, expected one below 1.8e308", node.start_mark)
         return value
 
-    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         first: dict[str, yaml.Mark] = {}
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():  # or super tells
             mark = first.setdefault(str(key.value), key.start_mark)
             if mark is not key.start_mark:
                 raise _problem(
