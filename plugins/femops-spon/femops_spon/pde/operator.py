@@ -119,8 +119,8 @@ class Operator:
         Args:
             inputs: Values of the inputs by name, as `Function.x.array` and `Constant.value` have them, with a leading
                 axis.
-            details: Whether to tell about the answer as well. The residual takes one assembly for each sample, about
-                as long as one pass of the network.
+            details: Whether to tell about the answer as well. The residual takes one assembly for each sample, about a
+                tenth of the time of the answer (Poisson, 32 × 32 cells, 4 passes).
 
         Returns:
             Values at the dofs of the space; those at Dirichlet dofs are exact. Shape (n, n_dofs). With `details`, an
