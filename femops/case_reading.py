@@ -1,5 +1,6 @@
 """The text of case and study files: YAML, changes to it from the command line, and its validation."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,28 +12,78 @@ from pydantic import BaseModel, ValidationError
 from femops.errors import CaseError
 from femops.validation import first_error, shown, with_suggestion
 
+# Far beyond what a case needs, and little enough to be read in seconds.
+_LARGEST_FILE = 16 * 2**20  # [bytes]
+_DEEPEST = 64
+_MOST_VALUES = 1_000_000
+
 
 class _Loader(yaml.SafeLoader):
-    """YAML as PyYAML reads it safely, but a key may stand only once in a block."""
+    """YAML as PyYAML reads it safely, within limits, and with every key only once in a block."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+        self._nodes = 0  # with every alias counted as what it stands for
+        self._sizes: dict[yaml.Node, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        alias, mark = self.check_event(yaml.AliasEvent), self.peek_event().start_mark
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise _problem(f"more than {_DEEPEST} blocks and lists inside each other", mark)
+        before = self._nodes
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if not alias and node is not None:
+            self._nodes += 1
+            self._sizes[node] = self._nodes - before
+        elif node is None or node not in self._sizes:
+            raise _problem("an alias stands inside the block that it names", mark)
+        else:
+            self._nodes += self._sizes[node]
+        if self._nodes > _MOST_VALUES:
+            raise _problem(f"more than {_MOST_VALUES} values, those of aliases counted every time", mark)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+        except (ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
+            kind = node.tag.rpartition(":")[2]
+            problem = f"{shown(node.value)} is no valid {kind} ({error}); text stands in quotes"
+            raise _problem(problem, node.start_mark) from error
+        if isinstance(value, int) and abs(value) > sys.float_info.max:
+            raise _problem(f"a number of {len(node.value)} digits, expected one below 1.8e308", node.start_mark)
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         first: dict[str, yaml.Mark] = {}
-        for key, _ in node.value:
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():  # or super tells
             mark = first.setdefault(str(key.value), key.start_mark)
             if mark is not key.start_mark:
-                problem = f"the key {key.value!r} stands twice in one block, first at line {mark.line + 1}"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                raise _problem(
+                    f"the key {key.value!r} stands twice in one block, first at line {mark.line + 1}", key.start_mark
+                )
         return super().construct_mapping(node, deep)
+
+
+def _problem(problem: str, mark: yaml.Mark) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, mark)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the blocks of a case file as they are written.
 
     Raises:
-        CaseError: The file is missing, is not UTF-8 or YAML, or holds no mapping.
+        CaseError: The file is missing, is not UTF-8 or YAML, is too large, or holds no mapping.
     """
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        with path.open("rb") as file:
+            text = file.read(_LARGEST_FILE + 1)
+        if len(text) > _LARGEST_FILE:
+            raise CaseError(f"is larger than {_LARGEST_FILE} bytes; expected a case or a study", file=path)
+        data = yaml.load(text.decode("utf-8"), _Loader)
     except OSError as error:
         raise CaseError(f"cannot be read ({error.strerror})", file=path) from error
     except UnicodeDecodeError as error:

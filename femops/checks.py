@@ -1,11 +1,15 @@
 """Checks of the law contract, for the tests of every law: built-in, nested or from a plugin.
 
-They need no test framework: `check_law(law)` raises AssertionError and says what is wrong.
+They need no test framework: `check_law(law)` raises AssertionError and says what is wrong. `check_arrays` is for laws
+that are loaded from stored models.
 """
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from femops import notation
 from femops.contract import check_attributes, check_response, read_only
@@ -96,6 +100,57 @@ class _Batch:
             value = getattr(response, name)
             assert value is None or np.isfinite(value).all(), f"{name} {self.where} is not finite"
         return response
+
+
+def check_arrays(
+    arrays: Mapping[str, npt.NDArray[Any]],
+    load: Callable[[dict[str, npt.NDArray[Any]]], object],
+    any_length: Sequence[str] = (),
+) -> None:
+    """Check that a stored model is refused, by the name of an array, when any of its arrays is not what it should be.
+
+    Each array in turn is left out, cut short, turned, made NaN, given another type, and exchanged for the next ones of
+    another shape. Exchanges of equal shapes are left to the checksum of the model.
+
+    Args:
+        arrays: Those of a trained model.
+        load: Makes a law, or whatever the model is for, from arrays.
+        any_length: Arrays that may have any number of rows.
+
+    Raises:
+        AssertionError: Wrong arrays are taken for right ones.
+    """
+    load(dict(arrays))
+    names = sorted(arrays)
+    for position, name in enumerate(names):
+        for what, damaged in _damages(arrays, name, names[position + 1 :] + names[:position]):
+            if what == "cut short" and name in any_length:
+                continue
+            try:
+                load(damaged)
+            except CaseError as error:
+                problem = str(error)
+                assert "array '" in problem and "\n" not in problem, f"{name} {what}: {problem!r} names no array"
+                continue
+            raise AssertionError(f"a model whose array {name!r} is {what} is loaded, expected a CaseError")
+
+
+def _damages(
+    arrays: Mapping[str, npt.NDArray[Any]], name: str, others: Sequence[str]
+) -> Iterator[tuple[str, dict[str, npt.NDArray[Any]]]]:
+    values = np.asarray(arrays[name])
+    yield "missing", {key: one for key, one in arrays.items() if key != name}
+    other_type = np.float32 if values.dtype == np.float64 else np.float64
+    changed = {"of another type": values.astype(other_type), "longer by an axis": values[None]}
+    if values.size:
+        changed |= {"cut short": values[:-1] if values.ndim else values[None][:0]}
+    if values.size and np.issubdtype(values.dtype, np.floating):
+        changed |= {"not a number": np.full_like(values, np.nan)}
+    if values.T.shape != values.shape:
+        changed |= {"turned": np.ascontiguousarray(values.T)}
+    yield from ((what, {**arrays, name: one}) for what, one in changed.items())
+    for other in [one for one in others if np.shape(arrays[one]) != values.shape][:2]:
+        yield f"exchanged for {other}", {**arrays, name: arrays[other], other: values}
 
 
 def _check_virgin(law: MaterialLaw, strain_scale: float, dt: float) -> None:

@@ -1,9 +1,11 @@
-"""The command line. Exit codes: 0 done, 2 the input must be mended, 3 the solution did not converge."""
+"""The command line.
+
+Exit codes: 0 done, 1 a fault that nobody foresaw, 2 the input must be mended, 3 the solution did not converge.
+"""
 
 import json
 import signal
 import sys
-import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +18,14 @@ from rich.table import Table
 
 import femops
 from femops.case import Case, case_schema, load_case
+from femops.cli_faults import noted, of_files
 from femops.cli_progress import Steps, bars, stages
 from femops.cli_reports import report_comparison, report_training, report_trust
 from femops.errors import CaseError, NotConverged
 from femops.parallel import on_root
-from femops.plugins import installed_laws
+from femops.plugins import installed
 
-INPUT_ERROR, NOT_CONVERGED, INTERRUPTED = 2, 3, 130
+UNKNOWN_FAULT, INPUT_ERROR, NOT_CONVERGED, INTERRUPTED = 1, 2, 3, 130
 
 app = typer.Typer(
     name="femops",
@@ -93,11 +96,13 @@ def schema(study: Annotated[bool, typer.Option("--study", help="That of study fi
 
 @app.command()
 def plugins() -> None:
-    """List the laws that are installed."""
-    table = Table("law", "as RVE phase", "what it is")
-    for spec in installed_laws().values():
+    """List the laws that are installed, and the plugins that could not be loaded."""
+    table, found = Table("law", "as RVE phase", "what it is"), installed()
+    for spec in found.laws.values():
         table.add_row(spec.name, "yes" if spec.phase else "", spec.summary)
     console.print(table)
+    for name, why in found.broken.items():
+        console.print(f"Broken: the plugin {name} could not be loaded: {why}", soft_wrap=True)
 
 
 @app.command()
@@ -319,7 +324,7 @@ def _noted_interrupts() -> Iterator[list[int]]:
 
 
 def _guarded(arguments: list[str] | None) -> int:
-    """Run a command; turn the two errors of femops into one line and an exit code."""
+    """Run a command; turn errors into one line and an exit code."""
     interrupts: list[int] = []
     try:
         with _noted_interrupts() as interrupts:
@@ -335,7 +340,7 @@ def _guarded(arguments: list[str] | None) -> int:
             message = error.format_message()
             return _fail(f"femops: {message}", INPUT_ERROR) if message else INPUT_ERROR
         if not interrupts:
-            return _abort()
+            return _abort(error, sys.argv[1:] if arguments is None else arguments)
         code = INTERRUPTED
     if code == INTERRUPTED:  # typer may turn Ctrl-C into this code
         resumes = bool({"train", "sample"} & set(arguments or sys.argv[1:2]))
@@ -349,14 +354,18 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _abort() -> int:
-    """Print the traceback and stop all ranks."""
+def _abort(error: Exception, arguments: list[str]) -> int:
+    """Say what happened, every rank for itself, and stop all ranks."""
     from mpi4py import MPI
 
-    traceback.print_exc()
-    if MPI.COMM_WORLD.size > 1:
-        MPI.COMM_WORLD.Abort(1)
-    return 1
+    comm = MPI.COMM_WORLD
+    rank = comm.rank if comm.size > 1 else None
+    file, said = of_files(error), "femops: " if rank is None else f"femops: rank {rank}: "
+    errors.quiet = False
+    code = _fail(said + (file or noted(error, arguments, rank)), INPUT_ERROR if file else UNKNOWN_FAULT)
+    if comm.size > 1:
+        comm.Abort(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import ast
 import math
 import operator
+import sys
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
@@ -14,6 +15,7 @@ from pydantic import BeforeValidator
 from femops.validation import shown
 
 Function = Callable[[float], float]
+_DEEPEST = 200
 
 _FUNCTIONS: dict[str, Callable[..., float]] = {
     "abs": abs,
@@ -66,9 +68,20 @@ def _applied(function: Callable[..., float], *nodes: ast.expr) -> Function:
 @cache
 def _parsed(text: str) -> Function:
     try:
-        return _compiled(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, OverflowError, RecursionError) as error:
+        tree = ast.parse(text.strip(), mode="eval").body
+        if _too_deep(tree):
+            raise OverflowError
+        return _compiled(tree)
+    except (SyntaxError, OverflowError, RecursionError, MemoryError) as error:  # what the parser says of deep ones
         raise ValueError(f"{shown(text)} given, expected an expression in t") from error
+
+
+def _too_deep(tree: ast.AST) -> bool:
+    """Return whether an expression could use up the stack, which may be high already when it is evaluated."""
+    level, depth = [tree], 0
+    while level and depth <= _DEEPEST:
+        level, depth = [one for node in level for one in ast.iter_child_nodes(node)], depth + 1
+    return bool(level)
 
 
 def value_at(value: Any, t: float) -> float:
@@ -115,7 +128,7 @@ def _is_pair(row: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 Value = Annotated[float | str | list[tuple[float, float]], BeforeValidator(_checked)]

@@ -1,7 +1,8 @@
 """Discovery of laws and surrogates through the entry-point group `femops`."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+import importlib.metadata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -14,50 +15,170 @@ from femops.errors import CaseError
 from femops.law import LawContext, LawParameters, LawSpec, MaterialLaw
 from femops.phases import Phase
 from femops.rve.spec import RVE, phase_readers
-from femops.surrogate.base import SurrogateOptions, SurrogateSpec
+from femops.surrogate.base import SurrogateOptions, SurrogateParameters, SurrogateSpec
 from femops.surrogate.law import model_rve, surrogate_law
 from femops.surrogate.store import read_manifest
-from femops.validation import first_error
+from femops.validation import first_error, shown
+
+_OWN = "femops"
+"""The package whose laws come first."""
 
 
 @cache
-def manager() -> pluggy.PluginManager:
-    """Return the plugin manager with every installed plugin registered."""
-    plugins = pluggy.PluginManager("femops")
+def _loaded() -> tuple[pluggy.PluginManager, dict[str, str]]:
+    """Return the plugin manager with every plugin that can be loaded, and what is wrong with the others."""
+    plugins, broken = pluggy.PluginManager("femops"), {}
     plugins.add_hookspecs(hookspecs)
-    plugins.load_setuptools_entrypoints("femops")
-    plugins.check_pending()
-    return plugins
+    for entry in importlib.metadata.entry_points(group="femops"):
+        package = entry.dist.name if entry.dist else entry.value
+        name = package if not plugins.has_plugin(package) else f"{package} ({entry.name})"
+        plugin = None
+        try:
+            plugin = entry.load()
+            if not plugins.is_registered(plugin):
+                plugins.register(plugin, name)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - what a stranger's module raises, it is left out
+            broken[name] = _in_a_line(error)
+            if plugin is not None and plugins.is_registered(plugin):
+                plugins.unregister(plugin)
+    return plugins, broken
+
+
+def manager() -> pluggy.PluginManager:
+    """Return the plugin manager with every installed plugin registered that can be loaded."""
+    return _loaded()[0]
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What the installed plugins provide.
+
+    Attributes:
+        laws: Every law by name, surrogates among them.
+        surrogates: Every surrogate by name.
+        broken: What is wrong with each plugin that had to be left out, in a line.
+    """
+
+    laws: Mapping[str, LawSpec]
+    surrogates: Mapping[str, SurrogateSpec]
+    broken: Mapping[str, str]
+
+
+def installed() -> Installed:
+    """Return what the installed plugins provide; those that do not keep to the contract are left out by name.
+
+    Raises:
+        CaseError: femops itself is not installed as a package.
+    """
+    broken, provided = dict(_loaded()[1]), {}
+    for name, plugin in manager().list_name_plugin():
+        try:
+            provided[name] = _provided(plugin)
+        except Exception as error:  # noqa: BLE001 - what a stranger's hook raises, it is left out
+            broken[name] = _in_a_line(error)
+    owners: dict[str, list[str]] = {}
+    for plugin_name, specs in provided.items():
+        for spec in specs:
+            owners.setdefault(spec.name, []).append(plugin_name)
+    for law, several in owners.items():
+        for one in several if len(several) > 1 else ():
+            others = " and ".join(sorted(set(several) - {one})) or "itself a second time"
+            if one != _OWN:
+                broken[one] = f"its law {law!r} is also provided by {others}"
+    specs = [spec for name, several in provided.items() if name not in broken for spec in several]
+    surrogates = {spec.name: spec for spec in specs if isinstance(spec, SurrogateSpec)}
+    laws = {spec.name: _as_law(spec) if isinstance(spec, SurrogateSpec) else spec for spec in specs}
+    if not laws:
+        raise CaseError("no laws found; expected femops to be installed as a package (uv sync, or pip install -e .)")
+    return Installed(dict(sorted(laws.items())), dict(sorted(surrogates.items())), dict(sorted(broken.items())))
+
+
+def _provided(plugin: Any) -> list[LawSpec | SurrogateSpec]:
+    """Return the laws and surrogates of a plugin.
+
+    Raises:
+        TypeError: It has a hook that femops does not know, or provides something else.
+        Exception: Whatever its hooks raise.
+    """
+    found: list[LawSpec | SurrogateSpec] = []
+    for hook in manager().get_hookcallers(plugin) or ():
+        expected = {"femops_laws": LawSpec, "femops_surrogates": SurrogateSpec}.get(hook.name)
+        for implementation in (one for one in hook.get_hookimpls() if one.plugin is plugin):
+            if expected is None:
+                if not implementation.optionalhook:
+                    raise TypeError(f"it has the unknown hook {hook.name!r}")
+                continue
+            specs = implementation.function()
+            if not isinstance(specs, list | tuple) or not all(isinstance(one, expected) for one in specs):
+                raise TypeError(f"{hook.name} returns {shown(specs)}, expected a list of {expected.__name__}")
+            for spec in specs:
+                _check_spec(spec)
+            found += specs
+    return found
+
+
+def _check_spec(spec: LawSpec | SurrogateSpec) -> None:
+    """Refuse a description of a law that no case could use.
+
+    Raises:
+        TypeError: It is none.
+    """
+
+    def derived(one: Any, base: type) -> bool:
+        return isinstance(one, type) and issubclass(one, base)
+
+    surrogate = isinstance(spec, SurrogateSpec)
+    checks = {
+        "name, expected text": isinstance(spec.name, str) and bool(spec.name),
+        "summary, expected text": isinstance(spec.summary, str),
+        "parameters, expected a class": derived(spec.parameters, SurrogateParameters if surrogate else LawParameters),
+    }
+    if isinstance(spec, SurrogateSpec):
+        fits = [one for one in (spec.fit, spec.fit_family, spec.fit_problem) if one is not None]
+        checks |= {
+            "options, expected a class": derived(spec.options, SurrogateOptions),
+            "as_law, expected a function": callable(spec.as_law),
+            "fit, fit_family and fit_problem, expected a function": bool(fits) and all(map(callable, fits)),
+            "problem, expected a model": spec.problem is None or derived(spec.problem, BaseModel),
+        }
+    else:
+        checks |= {
+            "build, expected a function": callable(spec.build),
+            "phase, expected a function": spec.phase is None or callable(spec.phase),
+        }
+    for what, good in checks.items():
+        if not good:
+            raise TypeError(f"its law {shown(spec.name)} has no valid {what}")
+
+
+def _in_a_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _missing(what: str, names: Iterable[str]) -> str:
+    """Return the end of a message about a law that there is not: what there is, and which plugins are left out."""
+    lost = "".join(f"; the plugin {name} could not be loaded: {why}" for name, why in installed().broken.items())
+    return f"{what} {', '.join(names) or 'none'}{lost}"
 
 
 def installed_laws() -> dict[str, LawSpec]:
     """Return every installed law by name.
 
     Raises:
-        CaseError: Two plugins provide the same name, or femops itself is not installed as a package.
+        CaseError: femops itself is not installed as a package.
     """
-    laws: dict[str, LawSpec] = {}
-    hook = manager().hook
-    provided = [spec for several in hook.femops_laws() for spec in several]
-    provided += [_as_law(spec) for several in hook.femops_surrogates() for spec in several]
-    for spec in provided:
-        if spec.name in laws:
-            raise CaseError(f"two installed plugins provide the law {spec.name!r}")
-        laws[spec.name] = spec
-    if not laws:
-        raise CaseError("no laws found; expected femops to be installed as a package (uv sync, or pip install -e .)")
-    return dict(sorted(laws.items()))
+    return dict(installed().laws)
 
 
 def law_spec(name: object) -> LawSpec:
     """Return an installed law by name.
 
     Raises:
-        CaseError: No such law is installed; the message lists those that are.
+        CaseError: No such law is installed; the message lists those that are, and plugins that could not be loaded.
     """
     laws = installed_laws()
     if not isinstance(name, str) or name not in laws:
-        raise CaseError(f"{name!r} is not installed; installed: {', '.join(laws)}", key="law")
+        raise CaseError(f"{shown(name)} is not installed; {_missing('installed:', laws)}", key="law")
     return laws[name]
 
 
@@ -68,7 +189,7 @@ def law_parameters(mapping: Mapping[str, Any]) -> LawParameters:
         CaseError: The law is not installed, or a parameter is unknown, missing or out of range.
     """
     if "law" not in mapping:
-        raise CaseError(f"missing; expected one of {', '.join(installed_laws())}", key="law")
+        raise CaseError(f"missing; {_missing('expected one of', installed_laws())}", key="law")
     spec = law_spec(mapping["law"])
     try:
         return spec.parameters.model_validate(dict(mapping))
@@ -81,8 +202,7 @@ phase_readers[:] = [law_parameters]
 
 def installed_surrogates() -> dict[str, SurrogateSpec]:
     """Return every installed surrogate by name."""
-    provided = (spec for several in manager().hook.femops_surrogates() for spec in several)
-    return dict(sorted((spec.name, spec) for spec in provided))
+    return dict(installed().surrogates)
 
 
 def surrogate_spec(name: object) -> SurrogateSpec:
@@ -93,8 +213,7 @@ def surrogate_spec(name: object) -> SurrogateSpec:
     """
     surrogates = installed_surrogates()
     if not isinstance(name, str) or name not in surrogates:
-        installed = ", ".join(surrogates) or "none"
-        raise CaseError(f"{name!r} is no installed surrogate; installed: {installed}", key="law")
+        raise CaseError(f"{shown(name)} is no installed surrogate; {_missing('installed:', surrogates)}", key="law")
     return surrogates[name]
 
 
@@ -105,7 +224,7 @@ def surrogate_options(mapping: Mapping[str, Any]) -> SurrogateOptions:
         CaseError: The surrogate is not installed, or an option is unknown, missing or out of range.
     """
     if "law" not in mapping:
-        raise CaseError(f"missing; expected one of {', '.join(installed_surrogates()) or 'none installed'}", key="law")
+        raise CaseError(f"missing; {_missing('expected one of', installed_surrogates())}", key="law")
     try:
         return surrogate_spec(mapping["law"]).options.model_validate(dict(mapping))
     except ValidationError as error:

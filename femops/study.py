@@ -151,6 +151,8 @@ def study_schema() -> dict[str, Any]:
     for name, several in blocks.items():
         if several:
             schema["properties"][name] = {"anyOf": [references[one, "validation"] for one in several]}
+    of_rve = case["$defs"]["RVEParameters"]["properties"]["phases"]
+    defs["Family"]["properties"]["phases"]["additionalProperties"] = of_rve["additionalProperties"]
     for one in blocks["surrogate"]:
         defs[references[one, "validation"]["$ref"].rpartition("/")[2]].setdefault("required", []).append("law")
     return {**schema, "$defs": {**defs, **case["$defs"]}, "$schema": case["$schema"]}

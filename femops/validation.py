@@ -109,8 +109,9 @@ def keys_at(schema: Mapping[str, Any], data: object, path: Sequence[str]) -> lis
 
 
 def _child(node: Mapping[str, Any], part: str) -> Mapping[str, Any]:
-    others = node.get("items") or node.get("additionalProperties") or {}
-    return node.get("properties", {}).get(part, others)
+    others = node.get("items") or node.get("additionalProperties")
+    child = node.get("properties", {}).get(part, others)
+    return child if isinstance(child, Mapping) else {}  # a bare true allows anything
 
 
 def _alternatives(node: Mapping[str, Any], definitions: Mapping[str, Any], data: object) -> Iterator[Mapping[str, Any]]:

@@ -1,5 +1,7 @@
 """Cases and problems for the tests, made in a few words."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +36,13 @@ def box_case(cell: str, *, cells: int = 3, **changes: Any) -> Case:
 def box_problem(cell: str, base: Path = Path(), **changes: Any) -> MacroProblem:
     """The problem of `box_case`, built but not solved."""
     return prepare(box_case(cell, **changes), base / "box.yaml", MPI.COMM_WORLD).problem
+
+
+def seal(folder: Path) -> None:
+    """Give a model folder the checksums that its arrays and its manifest have now."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["sha256"]
+    manifest["arrays_sha256"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    plain = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    manifest["sha256"] = hashlib.sha256(plain.encode("ascii")).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))

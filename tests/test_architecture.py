@@ -22,7 +22,7 @@ FLOORS = [
     {"training"},
     {"run"},
     {"compare", "compare_laws"},
-    {"cli", "cli_progress", "cli_reports"},
+    {"cli", "cli_faults", "cli_progress", "cli_reports"},
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from helpers import ELASTIC, SATURATING
+from helpers import ELASTIC, SATURATING, seal
 from toy_surrogate import ToyLaw, ToyParameters, ToyTraining, installed_toy
 
 from femops import CaseError, load_law
@@ -102,7 +102,7 @@ def test_a_mapping_and_a_folder_give_the_same_law(folder: Path) -> None:
     assert "toy" in installed_laws()
 
 
-def change(key: str, value: Any) -> Callable[[Path], None]:
+def edit(key: str, value: Any, sealed: bool) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
         manifest = json.loads((folder / "manifest.json").read_text())
         *parents, last = key.split(".")
@@ -111,8 +111,36 @@ def change(key: str, value: Any) -> Callable[[Path], None]:
             block = block[parent]
         block[last] = value
         (folder / "manifest.json").write_text(json.dumps(manifest))
+        if sealed:
+            seal(folder)
 
     return apply
+
+
+def edited(key: str, value: Any) -> Callable[[Path], None]:
+    """Edit a manifest and leave its checksum as it was."""
+    return edit(key, value, sealed=False)
+
+
+def change(key: str, value: Any) -> Callable[[Path], None]:
+    """Edit a manifest with its checksum."""
+    return edit(key, value, sealed=True)
+
+
+def rearranged(work: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    """Change the arrays of a model with its checksums."""
+
+    def apply(folder: Path) -> None:
+        arrays = safetensors.numpy.load_file(folder / "model.safetensors")
+        work(arrays)
+        safetensors.numpy.save_file(arrays, folder / "model.safetensors")
+        seal(folder)
+
+    return apply
+
+
+def setting(name: str, index: Any, value: Any) -> Callable[[Path], None]:
+    return rearranged(lambda arrays: arrays[name].__setitem__(index, value))
 
 
 def truncate(folder: Path) -> None:
@@ -126,12 +154,13 @@ def flip(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(data)
 
 
+EDITED = r"manifest\.json: is damaged or was edited \(its checksum is another one\); train the model again"
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "gone": (lambda folder: folder.rename(folder.with_name("other")), "model: does not exist, expected a model folder"),
     "no manifest": (lambda folder: (folder / "manifest.json").unlink(), r"model: has no manifest\.json"),
     "no json": (lambda folder: (folder / "manifest.json").write_text("{"), r"manifest\.json: is not readable as JSON"),
-    "a list": (lambda folder: (folder / "manifest.json").write_text("[]"), "interface None given, this femops reads 1"),
-    "interface": (change("interface", 7), "interface 7 given, this femops reads 1"),
+    "a list": (lambda folder: (folder / "manifest.json").write_text("[]"), "interface None given, this femops reads 2"),
+    "interface": (change("interface", 7), "interface 7 given, this femops reads 2"),
     "unknown key": (change("colour", "red"), r"manifest\.json: colour: unknown key"),
     "not installed": (change("law", "gone"), r"model: law: 'gone' is no installed surrogate; installed:.* toy"),
     "truncated": (truncate, r"model\.safetensors: is damaged"),
@@ -144,6 +173,33 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         r"rve\.phases\.fibre\.law: 'steel' is not installed",
     ),
     "no phases": (change("rve.phases", {}), "rve: describes no RVE"),
+    "lower end": (edited("low", [-1.0, -1.0, -1.0]), EDITED),
+    "upper end": (edited("high", [1.0, 1.0, 1.0]), EDITED),
+    "settings": (edited("settings.degree", 3), EDITED),
+    "seed": (edited("seed", 1), EDITED),
+    "checksum": (edited("sha256", 64 * "0"), EDITED),
+    "arrays of another model": (edited("arrays_sha256", 64 * "0"), EDITED),
+    "older": (edited("interface", 1), r"interface 1 given, this femops reads 2; train the model again"),
+    "deep": (lambda folder: (folder / "manifest.json").write_text("[" * 100000), "is not readable as JSON"),
+    "two strains": (change("low", [-1.0, -1.0]), r"manifest\.json: low: \[-1.0, -1.0\] to .* is no range of 3 strains"),
+    "range": (change("low", [1.0, 1.0, 1.0]), "is no range of 3 strains"),
+    "no cells": (rearranged(lambda arrays: arrays.pop("rve/cells")), "array 'rve/cells': missing"),
+    "no such node": (setting("rve/cells", 0, 10**6), "array 'rve/cells': holds 0 to 1000000, expected 0 to"),
+    "negative node": (setting("rve/cells", 0, -1), "array 'rve/cells': holds -1 to"),
+    "nowhere": (setting("rve/points", 0, np.nan), "'rve/points': holds values that are no finite numbers"),
+    "real cells": (
+        rearranged(lambda arrays: arrays.update({"rve/cells": arrays["rve/cells"].astype(float)})),
+        r"model\.safetensors: array 'rve/cells': \(.*, 3\) float64 found, expected \(n_cells, 3\) whole numbers",
+    ),
+    "points in space": (
+        rearranged(lambda arrays: arrays.update({"rve/points": np.zeros((9, 3))})),
+        r"'rve/points': \(9, 3\) float64 found, expected \(n_points, dim = 2\) float64",
+    ),
+    "cells of a phase": (change("rve.cells_of_phase.fibre", [0, 10**12]), "rve: describes no RVE"),
+    "no safetensors": (
+        lambda folder: ((folder / "model.safetensors").write_bytes(b"{}"), seal(folder)),
+        r"model\.safetensors: holds no arrays",
+    ),
 }
 
 
@@ -318,6 +374,9 @@ def test_a_law_that_needs_no_torch_never_imports_it(folder: Path) -> None:
 
 def test_the_manifest_tells_what_a_reader_needs(folder: Path) -> None:
     data = json.loads((folder / "manifest.json").read_text())
+    written = dict(data)
+    seal(folder)  # by the test's own formula
+    assert json.loads((folder / "manifest.json").read_text()) == written
     assert set(data) == set(Manifest.model_fields) - {"family", "problem"}
     assert (data["notation"], data["kinematics"], data["units"]) == ("mandel", "plane_strain", "mm, N, MPa")
     assert data["metrics"] == {"ratio": None}

@@ -1,5 +1,6 @@
 """What all surrogates of the nested RVE solve share: fitting, storing, loading, and their use as laws."""
 
+from femops.surrogate.arrays import CheckedArrays, StoredArrayError, state_dict
 from femops.surrogate.base import (
     Checkpoint,
     FamilyParameters,
@@ -19,6 +20,7 @@ from femops.surrogate.exact import ExactResponse, ExactRVE
 from femops.surrogate.ranges import within
 
 __all__ = [
+    "CheckedArrays",
     "Checkpoint",
     "ExactRVE",
     "ExactResponse",
@@ -28,11 +30,13 @@ __all__ = [
     "FitTask",
     "ProblemTask",
     "Progress",
+    "StoredArrayError",
     "SurrogateOptions",
     "SurrogateParameters",
     "SurrogateSpec",
     "TrainedModel",
     "chunks",
+    "state_dict",
     "torch_device",
     "within",
 ]

@@ -194,6 +194,8 @@ class SurrogateSpec:
         fit_family: Trains on a family of RVEs.
         problem: pydantic model of the `problem` block of a study.
         fit_problem: Trains on such a problem.
+        runs_code: Names the code of the user's own that a training on such a problem imports, without importing it;
+            None if there is none. The user is told before it runs.
     """
 
     name: str
@@ -207,3 +209,4 @@ class SurrogateSpec:
     fit_family: Callable[[FamilyTask], Fit] | None = None
     problem: type[BaseModel] | None = None
     fit_problem: Callable[[ProblemTask], Fit] | None = None
+    runs_code: Callable[[Any], str | None] | None = None

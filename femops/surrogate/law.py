@@ -3,14 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from femops.errors import CaseError
 from femops.law import CertifiedLaw, LawContext
 from femops.parallel import on_every_rank
 from femops.rve.spec import RVE, build_rve
-from femops.surrogate.base import FamilyParameters, SurrogateParameters, SurrogateSpec, TrainedModel
-from femops.surrogate.store import Manifest, StoredPhase, read_fit, read_manifest, read_model
+from femops.surrogate.base import FamilyParameters, SurrogateParameters, SurrogateSpec
+from femops.surrogate.store import Manifest, StoredPhase, model_of, of_arrays, read_fit, read_manifest, read_model
 
 
 def surrogate_law(
@@ -40,10 +38,11 @@ def surrogate_law(
             raise CaseError(problem, file=folder)
         own = _rve_of_case(parameters, manifest, context)
         if own is None:
-            return spec.as_law(read_model(folder, manifest, stored_phase), parameters)
-        fit = read_fit(folder, manifest)
-        low, high = np.array(manifest.low), np.array(manifest.high)
-        return spec.as_law(TrainedModel(fit.arrays, fit.settings, own, low, high), parameters)
+            model = read_model(folder, manifest, stored_phase)
+        else:
+            model = model_of(read_fit(folder, manifest), own, folder, manifest)
+        with of_arrays(folder):
+            return spec.as_law(model, parameters)
 
     return on_every_rank(context.comm, load)
 

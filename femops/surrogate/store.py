@@ -2,19 +2,23 @@
 
 It is self-contained: the arrays of the surrogate and the mesh of its RVE are in `model.safetensors`, everything else,
 the parameters of the phases among it, in the manifest. A model of a family of RVEs or of a problem holds the block of
-the study that describes it instead of an RVE. Nothing in it can be executed.
+the study that describes it instead of an RVE. Everything in it is data: reading it runs nothing and imports nothing
+that the manifest names. Nothing in it is believed before its checksum is right: `arrays_sha256` is that of the file of
+arrays, and `sha256` that of the manifest without this key, as JSON with sorted keys and no spaces.
 """
 
 import datetime
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import safetensors
 import safetensors.numpy
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -27,11 +31,12 @@ from femops.rve.boundary import Boundary
 from femops.rve.discretisation import discretise
 from femops.rve.snapshots import content_hash
 from femops.rve.spec import RVE, RVEParameters
-from femops.surrogate.base import Fit, TrainedModel
+from femops.surrogate.arrays import CheckedArrays, StoredArrayError, finite_range
+from femops.surrogate.base import Arrays, Fit, TrainedModel
 from femops.surrogate.files import new_folder, packed, plain, present, write_bytes
 from femops.validation import first_error
 
-STORE_INTERFACE = 1
+STORE_INTERFACE = 2
 """Raised when the meaning of a model folder changes."""
 
 MANIFEST, ARRAYS = "manifest.json", "model.safetensors"
@@ -101,6 +106,7 @@ class Manifest(BaseModel):
     metrics: dict[str, Any]
     versions: dict[str, str]
     date: str
+    arrays_sha256: str
     sha256: str
 
     @property
@@ -170,19 +176,26 @@ def _write(folder: Path, origin: Origin, fit: Fit, subject: Mapping[str, Any], m
         **subject,
         "settings": fit.settings,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "arrays_sha256": hashlib.sha256(data).hexdigest(),
     }
-    text = json.dumps(plain(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    written = plain(manifest)
+    text = json.dumps({**written, "sha256": checksum(written)}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with new_folder(folder) as new:
         write_bytes(new / ARRAYS, data)
         write_bytes(new / MANIFEST, text.encode())
+
+
+def checksum(manifest: Mapping[str, Any]) -> str:
+    """Return the checksum of a manifest, which does not count itself."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Read what a model folder tells about itself.
 
     Raises:
-        CaseError: There is no such folder, or no manifest that this version of femops can use in it.
+        CaseError: There is no such folder, no manifest that this version of femops can use in it, or an edited one.
     """
     folder = present(folder)
     file = folder / MANIFEST
@@ -192,16 +205,19 @@ def read_manifest(folder: Path) -> Manifest:
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CaseError(f"has no {MANIFEST}, expected a model folder that femops train wrote", file=folder) from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CaseError("is not readable as JSON; train the model again", file=file) from error
     interface = data.get("interface") if isinstance(data, dict) else None
     if interface != STORE_INTERFACE:
         problem = f"interface {interface!r} given, this femops reads {STORE_INTERFACE}; train the model again"
         raise CaseError(problem, file=file)
     try:
-        return Manifest.model_validate(data)
+        manifest = Manifest.model_validate(data)
     except ValidationError as error:
         raise first_error(error).within(file=file) from error
+    if manifest.sha256 != checksum(data):
+        raise CaseError("is damaged or was edited (its checksum is another one); train the model again", file=file)
+    return manifest
 
 
 def read_model(folder: Path, manifest: Manifest, stored_phase: StoredPhase) -> TrainedModel:
@@ -216,11 +232,38 @@ def read_model(folder: Path, manifest: Manifest, stored_phase: StoredPhase) -> T
         CaseError: The arrays are damaged or missing, or the RVE that they describe is not the one trained for, or
             there is none.
     """
-    arrays = safetensors.numpy.load(checked_arrays(folder, manifest))
+    arrays = _unpacked(folder, manifest)
     if manifest.rve is None:
         raise CaseError("holds a model without an RVE of its own; expected one of a single RVE", file=folder)
-    rve = _stored_rve(folder, manifest.rve, arrays, stored_phase)
-    return TrainedModel(_own(arrays), manifest.settings, rve, np.array(manifest.low), np.array(manifest.high))
+    rve = _stored_rve(folder, manifest, manifest.rve, arrays, stored_phase)
+    return model_of(Fit(_own(arrays), manifest.settings), rve, folder, manifest)
+
+
+def model_of(fit: Fit, rve: RVE, folder: Path, manifest: Manifest) -> TrainedModel:
+    """Return a trained surrogate with its RVE.
+
+    Args:
+        fit: Arrays and settings.
+        rve: The RVE.
+        folder: The model folder.
+        manifest: Its manifest.
+
+    Raises:
+        CaseError: The training range is not one of strains.
+    """
+    if not finite_range(manifest.low, manifest.high, rve.discretisation.n_s):
+        problem = f"{manifest.low} to {manifest.high} is no range of {rve.discretisation.n_s} strains"
+        raise CaseError(f"{problem}; train the model again", file=present(folder) / MANIFEST, key="low")
+    return TrainedModel(fit.arrays, fit.settings, rve, np.array(manifest.low), np.array(manifest.high))
+
+
+@contextmanager
+def of_arrays(folder: Path) -> Iterator[None]:
+    """Name the file of arrays where something inside finds that they are not what it needs."""
+    try:
+        yield
+    except StoredArrayError as error:
+        raise error.within(file=present(folder) / ARRAYS) from error
 
 
 def read_fit(folder: Path, manifest: Manifest) -> Fit:
@@ -229,7 +272,15 @@ def read_fit(folder: Path, manifest: Manifest) -> Fit:
     Raises:
         CaseError: The arrays are damaged or missing.
     """
-    return Fit(_own(safetensors.numpy.load(checked_arrays(folder, manifest))), manifest.settings)
+    return Fit(_own(_unpacked(folder, manifest)), manifest.settings)
+
+
+def _unpacked(folder: Path, manifest: Manifest) -> dict[str, npt.NDArray[Any]]:
+    data = checked_arrays(folder, manifest)
+    try:
+        return dict(safetensors.numpy.load(data))
+    except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise CaseError("holds no arrays; train the model again", file=present(folder) / ARRAYS) from error
 
 
 def _own(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
@@ -247,14 +298,12 @@ def checked_arrays(folder: Path, manifest: Manifest) -> bytes:
         data = file.read_bytes()
     except OSError as error:
         raise CaseError(f"cannot be read ({error.strerror}); train the model again", file=file) from error
-    if hashlib.sha256(data).hexdigest() != manifest.sha256:
+    if hashlib.sha256(data).hexdigest() != manifest.arrays_sha256:
         raise CaseError("is damaged (its checksum is not that of the manifest); train the model again", file=file)
     return data
 
 
-def _stored_rve(
-    folder: Path, stored: StoredRVE, arrays: Mapping[str, npt.NDArray[Any]], stored_phase: StoredPhase
-) -> RVE:
+def _stored_rve(folder: Path, whole: Manifest, stored: StoredRVE, arrays: Arrays, stored_phase: StoredPhase) -> RVE:
     manifest = present(folder) / MANIFEST
     phases: dict[str, tuple[LawParameters, Phase]] = {}
     for name, mapping in stored.phases.items():
@@ -263,17 +312,13 @@ def _stored_rve(
         except CaseError as error:
             raise error.within(file=manifest, key=f"rve.phases.{name}") from error
     try:
-        mesh = TaggedMesh(
-            arrays[_POINTS],
-            arrays[_CELLS],
-            CELLS[stored.cell],
-            {name: np.arange(*stored.cells_of_phase[name]) for name in phases},
-            {name.removeprefix(_BOUNDARY): one for name, one in arrays.items() if name.startswith(_BOUNDARY)},
-            periods=arrays.get(_PERIODS),
-        )
+        with of_arrays(folder):
+            mesh = _stored_mesh(CheckedArrays(arrays, dim=whole.dim), stored, list(phases))
         laws = tuple(phase for _, phase in phases.values())
         rve = RVE(discretise(mesh, tuple(phases)), laws, stored.boundary)
     except (KeyError, IndexError, ValueError, CaseError) as error:
+        if isinstance(error, CaseError) and error.file is not None:
+            raise
         raise CaseError("describes no RVE; train the model again", file=manifest, key="rve") from error
     parameters = _rve_parameters(stored.boundary, {name: one for name, (one, _) in phases.items()})
     found = content_hash(rve, parameters)
@@ -281,6 +326,30 @@ def _stored_rve(
         problem = f"the RVE is another one ({found[:12]}) than the model was trained for ({stored.hash[:12]})"
         raise CaseError(f"{problem}; train the model again", file=manifest, key="rve.hash")
     return rve
+
+
+def _stored_mesh(arrays: CheckedArrays, stored: StoredRVE, phases: list[str]) -> TaggedMesh:
+    """Return the mesh of an RVE.
+
+    Raises:
+        StoredArrayError: The arrays are not those of a mesh.
+        CaseError: Phases are not ranges of cells, one after the other.
+    """
+    kind = CELLS[stored.cell]
+    points = arrays.take(_POINTS, "n_points", "dim")
+    cells = arrays.indices(_CELLS, "n_cells", len(kind.nodes), below=len(points))
+    ranges = [stored.cells_of_phase[name] for name in phases]
+    ends = [0, *(stop for _, stop in ranges)]
+    if ends != sorted(ends) or ends[-1] != len(cells) or any(a != b for (a, _), b in zip(ranges, ends, strict=False)):
+        raise CaseError(f"{ranges} are no ranges of {len(cells)} cells, one after the other")
+    n_facet = len(CELLS[kind.facet].nodes)
+    boundaries = arrays.part(_BOUNDARY)
+    facets = {
+        name: boundaries.indices(name, f"facets of {name}", n_facet, below=len(points)) for name in boundaries.names()
+    }
+    regions = {name: np.arange(*one) for name, one in zip(phases, ranges, strict=True)}
+    periods = arrays.take(_PERIODS, "dim", "dim") if _PERIODS in arrays.names() else None
+    return TaggedMesh(points, cells, kind, regions, facets, periods=periods)
 
 
 def _rve_parameters(boundary: Boundary, phases: Mapping[str, LawParameters]) -> RVEParameters:

@@ -1,6 +1,5 @@
 """The story of `femops train`: truth, a fit, and its judgement by truth that the fit did not see."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from femops.plugins import surrogate_spec
 from femops.study import Study, load_study
 from femops.surrogate.base import Progress
 from femops.training.family import plan_family
-from femops.training.plan import Plan, TrainReport
+from femops.training.plan import Plan, TrainReport, announce
 from femops.training.problem import plan_problem
 from femops.training.rve import default_validation, plan_rve
 
@@ -29,11 +28,6 @@ __all__ = [
 
 def silent(stage: str, done: int, total: int, note: str = "") -> None:
     """Show nothing; see `femops.surrogate.Progress`."""
-
-
-def announce(text: str) -> None:
-    """Write a line to the terminal."""
-    sys.stderr.write(f"{text}\n")
 
 
 def plan_training(study: Study, path: Path, folder: Path | None, comm: Any) -> Plan:

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,11 @@ from femops.surrogate.files import plain
 from femops.surrogate.store import STORE_INTERFACE, Origin, checked_arrays, read_manifest
 
 _PACKAGES = ("numpy", "scipy", "torch", "safetensors", "dolfinx-solver-real")
+
+
+def announce(text: str) -> None:
+    """Write a line to the terminal."""
+    sys.stderr.write(f"{text}\n")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from femops.parallel import on_root_quietly
 from femops.study import Study
 from femops.surrogate.base import ProblemTask, Progress, SurrogateSpec
 from femops.surrogate.store import write_problem_model
-from femops.training.plan import Plan, folder_of, study_hash
+from femops.training.plan import Plan, announce, folder_of, study_hash
 
 
 class ProblemPlan(Plan):
@@ -23,6 +23,9 @@ class ProblemPlan(Plan):
         fit_problem, problem = self.spec.fit_problem, self.study.problem
         assert fit_problem is not None
         seconds: dict[str, float] = {}
+        code = None if self.spec.runs_code is None else self.spec.runs_code(problem)
+        if code is not None:
+            announce(f"{self.path}: problem: this study runs code: {code}")
         fit = self.fitted(
             lambda checkpoint: fit_problem(ProblemTask(problem, self.study.surrogate, checkpoint, progress)), seconds
         )

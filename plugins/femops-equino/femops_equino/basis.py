@@ -7,6 +7,7 @@ import numpy as np
 from femops.notation import Array
 from femops.phases.saturating import Saturating
 from femops.rve.spec import RVE
+from femops.surrogate import CheckedArrays
 from femops.surrogate.base import Arrays
 from femops_equino.certificate import Points, Quadratics
 from femops_equino.pod import ElasticRVE
@@ -26,6 +27,14 @@ class Basis:
     displacement: Array
     stress: Array
     elastic: Array
+
+    @staticmethod
+    def from_arrays(arrays: CheckedArrays) -> "Basis":
+        """Return what was stored; binds r, n_b and m = n_e + r."""
+        displacement = arrays.take("modes.displacement", "n_free", "r")
+        arrays.sizes["m"] = arrays.sizes["n_e"] + arrays.sizes["r"]
+        stress = arrays.take("modes.stress", arrays.sizes["n_s"] * arrays.sizes["n_points"], "n_b")
+        return Basis(displacement, stress, arrays.take("modes.elastic", "r", "n_s"))
 
 
 def displacement_candidates(sensitivity: Array, snapshots: Arrays, half: Array) -> tuple[Array, Array]:

@@ -19,7 +19,6 @@ With all quadrature points this is a bound; with few of them, weighted, the ener
 indicator of the error, which is second order in that of the fields as the gap is.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -30,7 +29,7 @@ from femops.law import CertificateKind
 from femops.notation import Array
 from femops.phases.saturating import Saturating
 from femops.rve.spec import RVE
-from femops.surrogate import chunks
+from femops.surrogate import CheckedArrays, chunks
 from femops_equino.admissible import Dual, least_gap
 from femops_equino.reduced import ReducedModel
 
@@ -73,14 +72,16 @@ class Points:
         return {**arrays, "points.stops": stops, **self.model.to_arrays("points.model")}
 
     @staticmethod
-    def from_arrays(arrays: Mapping[str, Array], rve: RVE) -> "Points":
+    def from_arrays(arrays: CheckedArrays, rve: RVE) -> "Points":
         """Return what was stored for an RVE."""
-        stops = [int(stop) for stop in arrays["points.stops"]]
         nonlinear = [phase for phase in rve.phases if isinstance(phase, Saturating)]
+        strain = arrays.take("points.strain", "n_s", "P", "m")
+        stress = arrays.take("points.stress", "n_s", "P", "n_b")
+        projection = arrays.take("points.projection", "n_b", "P", "n_d")
+        stops = arrays.stops("points.stops", len(nonlinear), last=strain.shape[1])
         ranges = [slice(a, b) for a, b in pairwise([0, *stops])]
         phases = tuple(zip(ranges, nonlinear, strict=True))
-        strain, stress, projection = (arrays[f"points.{name}"] for name in ("strain", "stress", "projection"))
-        return Points(strain, stress, projection, phases, ReducedModel.from_arrays("points.model", arrays))
+        return Points(strain, stress, projection, phases, ReducedModel.from_arrays("points.model", arrays, "P"))
 
     @property
     def bytes_of_one(self) -> int:
@@ -109,9 +110,15 @@ class Quadratics:
         return {f"quadratics.{name}": getattr(self, name) for name in ("projection", "gap", "elastic", "metric")}
 
     @staticmethod
-    def from_arrays(arrays: Mapping[str, Array]) -> "Quadratics":
+    def from_arrays(arrays: CheckedArrays) -> "Quadratics":
         """Return what was stored."""
-        return Quadratics(*(arrays[f"quadratics.{name}"] for name in ("projection", "gap", "elastic", "metric")))
+        both = arrays.sizes["m"] + arrays.sizes["n_b"]
+        return Quadratics(
+            arrays.take("quadratics.projection", "n_b", "m"),
+            arrays.take("quadratics.gap", both, both),
+            arrays.take("quadratics.elastic", "m", "m"),
+            arrays.take("quadratics.metric", "n_s", "n_s"),
+        )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from femops.rve.micro import MicroFields, micro_fields
 from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import SolverOptions
 from femops.rve.spec import RVE
-from femops.surrogate import ExactRVE, FitTask, TrainedModel, within
+from femops.surrogate import CheckedArrays, ExactRVE, FitTask, TrainedModel, within
 from femops_equino import networks, spline
 from femops_equino.accelerator import accelerator
 from femops_equino.adjoint import Adjoint
@@ -23,7 +23,7 @@ from femops_equino.certificate import Gap, Points, Quadratics, energy_gap, relat
 from femops_equino.offline import extended
 from femops_equino.options import EquiNOOptions, EquiNOParameters
 from femops_equino.pod import ElasticRVE
-from femops_equino.reduced import ReducedModel, ReducedSolution
+from femops_equino.reduced import DEVIATOR, ReducedModel, ReducedSolution
 
 _MOST_CORRECTIONS = 12
 _CONVERGED = 1e-14
@@ -38,6 +38,13 @@ class _Forgetful:
 
     def save(self, name: str, arrays: Mapping[str, Any]) -> None:
         """Keep nothing."""
+
+
+def _checked(model: TrainedModel, n_free: int) -> CheckedArrays:
+    """Return the arrays of a model with the sizes that its RVE has."""
+    d = model.rve.discretisation
+    n_d, n_e = DEVIATOR[d.dim].shape
+    return CheckedArrays(model.arrays, n_s=d.n_s, n_e=n_e, n_d=n_d, n_points=d.n_points, n_free=n_free)
 
 
 class EquiNOLaw:
@@ -67,10 +74,10 @@ class EquiNOLaw:
         self.dim = model.rve.discretisation.dim
         self.low, self.high = model.low, model.high
         self.learns = parameters.corrections not in (0, "adjoint")
-        arrays = model.arrays
-        names = ("displacement", "stress", "elastic")
-        self.basis = Basis(*(np.asarray(arrays[f"modes.{name}"]) for name in names))
-        self.model = ReducedModel.from_arrays("model", arrays)
+        self._exact = ExactRVE(model.rve)
+        self._arrays = arrays = _checked(model, self._exact.solver.free.count)
+        self.basis = Basis.from_arrays(arrays)
+        self.model = ReducedModel.from_arrays("model", arrays, "C")
         self.exact_parts = Quadratics.from_arrays(arrays)
         self.points = Points.from_arrays(arrays, model.rve)
         self.metric = self.exact_parts.metric
@@ -79,7 +86,7 @@ class EquiNOLaw:
         self._device: Any = accelerator(parameters.device)
         self._networks = networks.stored(arrays, parameters.precision, self._device)
         self._spline = spline.stored(arrays, parameters.precision) if parameters.potential == "spline" else None
-        self._exact = ExactRVE(model.rve)
+        self._states = arrays.take("states", "T", "n_s")
         self._check()
 
     def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
@@ -126,7 +133,7 @@ class EquiNOLaw:
         options = EquiNOOptions.model_validate(self.trained.settings["options"])
         solver = SnapshotSolver(self.rve, SolverOptions(rtol=_SNAPSHOT_RTOL))
         task = FitTask({}, self.rve, solver, options, low, high, _Forgetful(), lambda *_: None)
-        found = extended(task, self.basis, self.trained.arrays["states"], strain)
+        found = extended(task, self.basis, self._states, strain)
         arrays = {**self.trained.arrays, **found.to_arrays()}
         return EquiNOLaw(replace(self.trained, arrays=arrays, low=low, high=high), self.parameters)
 
@@ -211,7 +218,7 @@ class EquiNOLaw:
 
     @cached_property
     def _adjoint(self) -> Any:
-        weights = networks.stored_weights(self.trained.arrays, "coefficients")
+        weights = networks.stored_weights(self._arrays, "coefficients")
         if self._device is None:
             return Adjoint(weights, self.model, self.parameters.precision)
         from femops_equino.torch_adjoint import TorchAdjoint  # imports torch

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from femops.notation import Array
-from femops.surrogate import FitTask
+from femops.surrogate import CheckedArrays, FitTask
 from femops_equino import potential
 from femops_equino.offline import Offline, solved, strains_to_learn
 from femops_equino.options import NetworkBlock
@@ -61,7 +61,7 @@ def train(task: FitTask, found: Offline) -> tuple[dict[str, Array], dict[str, Ar
 
 
 def stored(
-    arrays: Mapping[str, Array], precision: potential.Precision, device: Any = None
+    arrays: Mapping[str, Array] | CheckedArrays, precision: potential.Precision, device: Any = None
 ) -> dict[str, Callable[[Array], Any]]:
     """Return the networks of a trained model, as functions of strains (n, n_s).
 
@@ -80,9 +80,27 @@ def stored(
     return networks
 
 
-def stored_weights(arrays: Mapping[str, Array], name: str) -> dict[str, Array]:
-    """Return the weights of one network of a trained model; nothing if it was not trained."""
-    return {key.partition(".")[2]: one for key, one in arrays.items() if key.startswith(f"{name}.")}
+def stored_weights(arrays: Mapping[str, Array] | CheckedArrays, name: str) -> dict[str, Array]:
+    """Return the weights of one network of a trained model, see `potential`; nothing if it was not trained."""
+    own = CheckedArrays(arrays).part(f"{name}.")
+    if not own.names():
+        return {}
+    scalar = name == "potential"
+    weights = {"scale": own.take("scale", "n_s", positive=True), "metric": own.take("metric", "n_norms", "n_s", "n_s")}
+    n_in = own.sizes["n_s"] + own.sizes["n_norms"]
+    weights["weight_3"] = own.take("weight_3", 1 if name != "coefficients" else "n_out", "width")
+    n_out = len(weights["weight_3"])
+    own.check("weight_3", 0 < n_out <= own.sizes.get("r", n_out), "as many outputs as there are modes, or fewer")
+    shapes: dict[str, tuple[int | str, ...]] = {
+        "weight_1": ("width", n_in),
+        "bias_1": ("width",),
+        "weight_2": ("width", "width"),
+        "bias_2": ("width",),
+        "linear": ("n_s" if scalar else n_out, "n_s"),
+        "unit": () if scalar else (n_out,),
+    }
+    own.no_others([*weights, *shapes])
+    return weights | {key: own.take(key, *shape) for key, shape in shapes.items()}
 
 
 def _on_device(name: str, weights: Weights, precision: potential.Precision, device: Any) -> Callable[[Array], Any]:

@@ -29,14 +29,14 @@ from femops.phases.saturating import Saturating
 from femops.rve.micro import MicroFields, micro_fields
 from femops.rve.sampling import sobol
 from femops.rve.spec import RVE
-from femops.surrogate import ExactRVE, Fit, FitTask, TrainedModel, chunks, within
+from femops.surrogate import CheckedArrays, ExactRVE, Fit, FitTask, TrainedModel, chunks, within
 from femops.surrogate.exact import check_elastic
 from femops_equino.certificate import Gap, relative_error
 from femops_equino.offline import operators_of
 from femops_equino.options import EquiNOOptions, EquiNOParameters
 from femops_equino.pod import ElasticRVE
 from femops_equino.published_modes import PublishedModes, published_modes
-from femops_equino.published_networks import OriginalResponse, evaluate_original
+from femops_equino.published_networks import OriginalResponse, evaluate_original, stored_weights
 
 _MODES = 16
 _NETWORKS = "networks."
@@ -155,17 +155,15 @@ class OriginalLaw:
         self.dim = model.rve.discretisation.dim
         self.low, self.high = model.low, model.high
         self.state_fields: Mapping[str, slice] = {}
-        self.metric = np.asarray(model.arrays["metric"])
-        self.displacement, self.stress = (
-            np.asarray(model.arrays[f"modes.{one}"]) for one in ("displacement", "stress")
-        )
-        self._normal = np.asarray(model.arrays["modes.normal"])
-        self.weights = {
-            name.removeprefix(_NETWORKS): one.astype(parameters.precision)
-            for name, one in model.arrays.items()
-            if name.startswith(_NETWORKS)
-        }
         self._exact = ExactRVE(model.rve)
+        d = model.rve.discretisation
+        arrays = CheckedArrays(model.arrays, n_s=d.n_s)
+        self.metric = arrays.take("metric", "n_s", "n_s")
+        self.displacement = arrays.take("modes.displacement", self._exact.solver.free.count, "n_displacement")
+        self.stress = arrays.take("modes.stress", d.n_s * d.n_points, "n_stress")
+        self._normal = arrays.take("modes.normal", "n_stress" if d.dim == 2 else 0)
+        weights = stored_weights(arrays.part(_NETWORKS))
+        self.weights = {name: one.astype(parameters.precision) for name, one in weights.items()}
 
     def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
         """Return the response of the networks; see `MaterialLaw.evaluate`."""

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from femops.notation import Array
+from femops.surrogate import CheckedArrays
 from femops_equino.potential import Weights, swish
 
 
@@ -40,6 +42,25 @@ def evaluate_original(weights: Weights, strain: Array) -> OriginalResponse:
     return OriginalResponse(
         displacement, coefficients, coefficients @ mean.T, np.einsum("sm,ntm->nst", mean, sensitivity, optimize=True)
     )
+
+
+def stored_weights(arrays: CheckedArrays) -> dict[str, Array]:
+    """Return the weights of both networks of a trained model; n_s and the numbers of modes are bound."""
+    weights = {
+        "scale": arrays.take("scale", "n_s", positive=True),
+        "mean_stress_modes": arrays.take("mean_stress_modes", "n_s", "n_stress"),
+    }
+    for name in ("displacement", "stress"):
+        n_out = f"n_{name}"
+        weights[f"{name}/unit"] = arrays.take(f"{name}/unit", n_out)
+        depth = network_depth(dict.fromkeys(arrays.names()), name)
+        widths = ["n_s", *(f"width_{k}" for k in range(depth - 1)), n_out]
+        own = CheckedArrays(arrays)
+        for k, (before, after) in enumerate(pairwise(widths)):
+            for key, shape in ((f"{name}/weight_{k}", (after, before)), (f"{name}/bias_{k}", (after,))):
+                weights[key] = own.take(key, *shape)
+    arrays.no_others(weights)
+    return weights
 
 
 def network_depth(weights: Mapping[str, Any], name: str) -> int:

@@ -6,7 +6,6 @@ plane strain E has the component 33 as its last entry. It is zero, but the deriv
 normal to the plane, in the same way as the other stresses.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +16,7 @@ from femops.errors import CaseError
 from femops.notation import Array
 from femops.phases.saturating import Saturating
 from femops.rve.spec import RVE
+from femops.surrogate import CheckedArrays
 from femops_equino import kernels
 from femops_equino.pod import ElasticRVE
 
@@ -147,9 +147,22 @@ class ReducedModel:
         return {f"{name}.{part}": values for part, values in parts.items()}
 
     @staticmethod
-    def from_arrays(name: str, arrays: Mapping[str, Array]) -> "ReducedModel":
-        """Return the model that was stored under a name."""
-        return ReducedModel(*(arrays[f"{name}.{part}"] for part in ("quadratic", "projection", "parameters")))
+    def from_arrays(name: str, arrays: CheckedArrays, points: str) -> "ReducedModel":
+        """Return the model that was stored under a name.
+
+        Args:
+            name: The name.
+            arrays: Of the trained model; the sizes m and n_d are bound.
+            points: Name of the number of its points.
+        """
+        own = f"{name}.parameters"
+        parameters = arrays.take(own, points, 3)
+        arrays.check(own, (parameters[:, 1:] > 0.0).all(), "positive α₁ and α₂")
+        return ReducedModel(
+            arrays.take(f"{name}.quadratic", "m", "m"),
+            arrays.take(f"{name}.projection", points, "n_d", "m"),
+            parameters,
+        )
 
     def _compiled(self, dtype: npt.DTypeLike) -> tuple[Array, Array, Array, Array]:
         """Return the arrays of the kernel: whole groups of points, with the squares of their projections."""

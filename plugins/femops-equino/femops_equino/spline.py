@@ -20,6 +20,7 @@ from scipy.interpolate import BSpline, make_interp_spline
 
 from femops.errors import CaseError
 from femops.notation import Array
+from femops.surrogate import CheckedArrays
 from femops_equino.potential import Precision
 from femops_equino.reduced import ReducedModel
 
@@ -91,11 +92,15 @@ def check(dim: int, low: Array, high: Array) -> None:
         raise CaseError(problem, key="surrogate.spline")
 
 
-def stored(arrays: Mapping[str, Array], precision: Precision) -> Spline | None:
+def stored(arrays: Mapping[str, Array] | CheckedArrays, precision: Precision) -> Spline | None:
     """Return the spline of a trained model, ready for its kernel; None if it has none."""
-    if "spline.nodes" not in arrays:
+    own = CheckedArrays(arrays).part("spline.")
+    if not own.names():
         return None
-    nodes, energy, normal, linear = (arrays[f"spline.{name}"] for name in _NAMES)
+    nodes = own.take("nodes", 3, "n")
+    own.check("nodes", nodes.shape[1] > _DEGREE and (np.diff(nodes) > 0.0).all(), "more than five nodes that ascend")
+    energy, normal = own.take("energy", "n", "n", "n"), own.take("normal", "n", "n", "n")
+    linear = own.take("linear", 3, 3)
     knots = [make_interp_spline(axis, axis, k=_DEGREE).t for axis in nodes]
     breaks = np.stack([one[_DEGREE:-_DEGREE] for one in knots])
     pieces = np.stack([_pieces(one, ends) for one, ends in zip(knots, breaks, strict=True)])

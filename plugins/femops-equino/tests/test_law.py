@@ -1,15 +1,22 @@
 """The certified mode: its law keeps the contract, is close to the nested solve, and knows how close."""
 
+import hashlib
+import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from femops import CaseError, load_law
 from femops.case import load_case
-from femops.checks import check_law
+from femops.checks import check_arrays, check_law
+from femops.surrogate.store import checksum
+from femops_equino.law import EquiNOLaw
 
 CONVERGED = {"corrections": "auto", "tolerance": 1e-9}
 PATHS = [
@@ -239,3 +246,48 @@ def test_a_tolerance_below_the_round_off_of_single_precision_is_refused():
     with pytest.raises(CaseError, match=r"solver\.rtol: 1e-08 given, but precision: float32 .* expected at least 1e-6"):
         load_case(case, (single,))
     assert load_case(case, (single, "solver.rtol=1e-6")).solver.rtol == 1e-6
+
+
+@pytest.mark.parametrize("kind", ["plane", "solid"])
+def test_a_model_with_a_wrong_array_is_refused_before_a_kernel_sees_it(kind, request, monkeypatch):
+    law = load_law(request.getfixturevalue(kind).model)
+    monkeypatch.setattr("femops_equino.law.ExactRVE", lambda rve: law._exact)  # the same for all, and slow to make
+    stored = law.trained
+    load = lambda arrays: EquiNOLaw(replace(stored, arrays=arrays), law.parameters)  # noqa: E731
+    check_arrays(stored.arrays, load, any_length=["states"])
+
+
+@pytest.mark.parametrize(
+    ("name", "index", "value", "words"),
+    [
+        ("points.stops", 0, 10**9, "'points.stops': holds 1000000000 to 1000000000, expected 0 to"),
+        ("points.stops", 0, 3, r"'points.stops': holds \[3\], expected ends of ranges up to"),
+        ("model.parameters", (0, 2), 0.0, "'model.parameters': expected positive α₁ and α₂"),
+        ("potential.scale", 1, 0.0, "'potential.scale': holds values that are not positive"),
+    ],
+)
+def test_numbers_that_no_model_has_are_refused(plane, law, name, index, value, words):
+    changed = np.array(law.trained.arrays[name])
+    changed[index] = value
+    with pytest.raises(CaseError, match=words):
+        EquiNOLaw(replace(law.trained, arrays={**law.trained.arrays, name: changed}), law.parameters)
+
+
+def test_a_wrong_array_is_told_with_its_file(plane, tmp_path):
+    """Two arrays are exchanged, and both checksums are right again: what the checksum cannot see."""
+    folder = tmp_path / "model"
+    shutil.copytree(plane.model, folder)
+    arrays = safetensors.numpy.load_file(folder / "model.safetensors")
+    one, other = "model/points.strain", "model/points.stress"
+    arrays[one], arrays[other] = arrays[other], arrays[one]
+    safetensors.numpy.save_file(arrays, folder / "model.safetensors")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["arrays_sha256"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    manifest["sha256"] = checksum(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(
+        CaseError,
+        match=r"model\.safetensors: array 'points\.strain': \(3, 120, 18\) float64 found, "
+        r"expected \(n_s = 3, P, m = 16\) float64; train the model again",
+    ):
+        load_law(folder)

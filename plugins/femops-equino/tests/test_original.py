@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from femops import CaseError, load_law
-from femops.checks import check_law
+from femops.checks import check_arrays, check_law
 from femops.law import CertifiedLaw
 from femops.rve.sampling import sobol
 from femops.rve.snapshots import SnapshotSolver
@@ -167,3 +167,8 @@ def test_what_the_mode_cannot_do_is_said(model, law):
         EquiNOOptions(mode="original", spline=9)
     with pytest.raises(CaseError, match="cannot learn on the way"):
         law.enriched(UNSEEN)
+
+
+def test_a_model_with_a_wrong_array_is_refused_before_it_is_used(law, model, monkeypatch):
+    monkeypatch.setattr("femops_equino.published.ExactRVE", lambda rve: law._exact)  # the same for all, slow to make
+    check_arrays(model.arrays, lambda arrays: as_law(replace(model, arrays=arrays), law.parameters))

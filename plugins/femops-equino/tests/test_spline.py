@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from small_rves import RANGE, RVE
 
 from femops import CaseError, load_law
+from femops.checks import check_arrays
 from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import SolverOptions
 from femops.study import load_study
@@ -151,3 +152,10 @@ def test_a_model_without_a_spline_says_so():
     model = small_model()
     with pytest.raises(CaseError, match="potential: the model has no spline; expected network"):
         EquiNOLaw(model, EquiNOParameters(model="-", device="cpu", corrections=0, potential="spline"))
+
+
+def test_a_spline_with_a_wrong_array_is_refused_before_its_kernel_sees_it(arrays):
+    check_arrays(arrays, lambda given: spline.stored(given, "float64"))
+    turned = {**arrays, "spline.nodes": arrays["spline.nodes"][:, ::-1]}
+    with pytest.raises(CaseError, match=r"'spline\.nodes': expected more than five nodes that ascend"):
+        spline.stored(turned, "float64")

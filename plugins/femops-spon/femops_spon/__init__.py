@@ -4,7 +4,7 @@ from femops.hookspecs import hookimpl
 from femops.surrogate import SurrogateSpec
 from femops_spon.options import SPONOptions, SPONParameters
 from femops_spon.pde.options import Problem
-from femops_spon.surrogate import as_law, check, fit_family, fit_problem
+from femops_spon.surrogate import as_law, check, fit_family, fit_problem, runs_code
 
 
 @hookimpl
@@ -23,5 +23,6 @@ def femops_surrogates() -> list[SurrogateSpec]:
             fit_family=fit_family,
             problem=Problem,
             fit_problem=fit_problem,
+            runs_code=runs_code,
         )
     ]

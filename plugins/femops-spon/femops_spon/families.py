@@ -12,7 +12,7 @@ from femops.rve.spec import RVE
 from femops.surrogate import FamilyTask, Fit, TrainedModel, torch_device
 from femops.surrogate.fields import CellTangents, LinearFields
 from femops.surrogate.periodic_space import PeriodicSpace
-from femops.surrogate.store import read_fit, read_manifest
+from femops.surrogate.store import of_arrays, read_fit, read_manifest
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.batches import Group, in_precision
 from femops_spon.hyperelastic import linear_problems
@@ -176,7 +176,8 @@ def homogenized_stiffness(
         _check_dimension(fit.settings, rve)
     n_s = n_strain(fit.settings["dim"])
     place = torch_device(device)
-    network = restored(fit.arrays, fit.settings, place)
+    with of_arrays(folder):
+        network = restored(fit.arrays, fit.settings, place)
     spaces = [PeriodicSpace.shared(rve) for rve in rves]
     problems = ((space, CellTangents.of([rve], space).tangent) for space, rve in zip(spaces, rves, strict=True))
     found = np.empty((len(rves), n_s, n_s))

@@ -7,6 +7,7 @@ from femops.surrogate import FamilyTask, Fit, ProblemTask, TrainedModel
 from femops.surrogate.exact import check_elastic
 from femops.surrogate.periodic_space import PeriodicSpace
 from femops_spon.options import SPONOptions, SPONParameters
+from femops_spon.pde.options import Problem
 
 # torch takes seconds to import: only when it is needed
 
@@ -35,6 +36,13 @@ def fit_problem(task: ProblemTask) -> Fit:
     from femops_spon.pde.training import fit_problem as fit
 
     return fit(task)
+
+
+def runs_code(problem: Problem) -> str | None:
+    """Name the code of a problem of one's own; see `femops.surrogate.SurrogateSpec`."""
+    from femops_spon.pde.find import code_of
+
+    return code_of(problem.root)
 
 
 def as_law(model: TrainedModel, parameters: SPONParameters) -> CertifiedLaw:

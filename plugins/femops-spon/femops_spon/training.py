@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from femops.notation import Array
-from femops.surrogate import Checkpoint, Progress
+from femops.surrogate import CheckedArrays, Checkpoint, Progress, state_dict
 from femops.surrogate.fields import LinearFields
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.batches import Batches, BatchOptions, Group, batches, in_precision, tangents
@@ -111,7 +111,8 @@ def restored(weights: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any
     block = dict(settings["network"])
     options = NetworkOptions(**{**block, "processor": ProcessorOptions(**block["processor"])})
     network = SPON(int(settings["dim"]), int(settings["levels"]), options)
-    network.load_state_dict({name: torch.tensor(np.asarray(one)) for name, one in weights.items()})
+    found = state_dict(CheckedArrays(weights), network.state_dict())
+    network.load_state_dict({name: torch.tensor(one) for name, one in found.items()})
     return network.to(device).eval()
 
 

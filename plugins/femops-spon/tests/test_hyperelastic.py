@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from femops import CaseError, load_law
-from femops.checks import check_law
+from femops.checks import check_arrays, check_law
 from femops.plugins import law_parameters, rve_context
 from femops.rve.spec import RVEParameters, build_rve
 from femops.surrogate.hyperelastic_fields import HyperelasticFields
@@ -162,3 +162,10 @@ def test_a_model_of_nonlinear_phases_serves_linear_ones(hyperelastic):
     exact = load_law({"law": "nested", "rve": rve}, dim=2)
     true = exact.evaluate(STRAIN, np.zeros((len(STRAIN), exact.n_state)), 1.0).stress
     assert _error(_answer(_law(hyperelastic.model, rve)).stress, true) < 1e-3
+
+
+def test_a_network_with_a_wrong_array_is_refused(hyperelastic):
+    fit = read_fit(hyperelastic.model, read_manifest(hyperelastic.model))
+    check_arrays(fit.arrays, lambda arrays: restored(arrays, fit.settings))
+    with pytest.raises(CaseError, match="array 'more': unknown, expected no such array"):
+        restored({**fit.arrays, "more": np.zeros(3, np.float32)}, fit.settings)

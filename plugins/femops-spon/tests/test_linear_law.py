@@ -11,11 +11,13 @@ from small_family import SOFT, STUDY
 
 from femops import CaseError, load_law
 from femops.case import load_case
-from femops.checks import check_law
+from femops.checks import check_arrays, check_law
 from femops.run import run_case
 from femops.study import load_study
+from femops.surrogate.store import read_fit, read_manifest
 from femops.training import train
 from femops_spon.families import homogenized_stiffness
+from femops_spon.training import restored
 
 HARD = {"law": "elastic", "K": 120.0, "G": 60.0}
 PLASTIC = {"law": "j2", "E": 100.0, "nu": 0.3, "yield_stress": 1.0, "hardening": 10.0}
@@ -283,3 +285,10 @@ def _check_refused(folder, study, words):
     with pytest.raises(CaseError, match=words):
         train(load_study(path), path, folder / "out", MPI.COMM_SELF)
     assert not (folder / "out").exists()
+
+
+def test_a_network_with_a_wrong_array_is_refused(linear):
+    fit = read_fit(linear.model, read_manifest(linear.model))
+    check_arrays(fit.arrays, lambda arrays: restored(arrays, fit.settings))
+    with pytest.raises(CaseError, match="array 'more': unknown, expected no such array"):
+        restored({**fit.arrays, "more": np.zeros(3, np.float32)}, fit.settings)

@@ -27,7 +27,7 @@ from femops_spon.pde.operator import Operator, build_network, left_by, load_oper
 from femops_spon.pde.options import OwnBlock, Problem, problem_block
 from femops_spon.pde.problem import PDEProblem
 from femops_spon.pde.remainder import remainder
-from femops_spon.pde.training import fit_problem
+from femops_spon.pde.training import fit_problem, stored_samples
 from femops_spon.pde.truth import Solver, draw
 
 POISSON = {"pde": "poisson", "cells": 8, "boundary": "random", "length": 0.3}
@@ -105,6 +105,7 @@ def wild(problem):
     network = build_network(solver, reference, scales, SPONOptions.model_validate(options))
     parts = {"weights.": network.state_dict(), "scales.": scales, "reference.": reference}
     arrays = {prefix + name: np.asarray(one) for prefix, part in parts.items() for name, one in part.items()}
+    arrays |= stored_samples(problem, solver.solve(draw(problem, 1, 5)), 5)
     return Operator(arrays, {"surrogate": options}, problem), samples
 
 

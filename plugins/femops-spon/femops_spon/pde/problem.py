@@ -160,6 +160,16 @@ class PDEProblem:
         test = ufl.TestFunction(fem.functionspace(self.space.mesh, ("DG", 0)))
         return [fem.form(part * test * ufl.dx) for part in parts]
 
+    @property
+    def n_features(self) -> int:
+        """Number of features of a cell."""
+        return len(self._feature_forms)
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Return the shape of the values of an input."""
+        one = self.inputs[name]
+        return tuple(np.shape(one.x.array if hasattr(one, "x") else one.value))
+
     @cached_property
     def norms(self) -> dict[str, sp.csr_array]:
         """Matrices of the L2 norm and of the H1 seminorm of V. Shape (n_dofs, n_dofs) each."""

@@ -13,9 +13,21 @@ from femops.surrogate import Checkpoint, Fit, ProblemTask, Progress
 from femops.surrogate.adam import TrainingState
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.options import SPONOptions
+from femops_spon.pde.distribution import SAMPLES, Distribution
 from femops_spon.pde.find import make_problem
 from femops_spon.pde.network import OperatorNetwork
-from femops_spon.pde.operator import REFERENCE, SCALES, WEIGHTS, Operator, build_network, left_by, network_inputs
+from femops_spon.pde.operator import (
+    DISTRIBUTION,
+    PROBE,
+    REFERENCE,
+    SCALES,
+    SOLUTION,
+    WEIGHTS,
+    Operator,
+    build_network,
+    left_by,
+    network_inputs,
+)
 from femops_spon.pde.problem import PDEProblem
 from femops_spon.pde.truth import Samples, Solver, draw
 from femops_spon.processor import SparseMap
@@ -54,10 +66,26 @@ def fit_problem(task: ProblemTask) -> Fit:
     arrays = {WEIGHTS + name: one.detach().numpy().copy() for name, one in network.state_dict().items()}
     arrays |= {SCALES + name: values for name, values in scales.items()}
     arrays |= {REFERENCE + name: values for name, values in reference.items()}
+    arrays |= stored_samples(problem, train, seeds[0])
     settings = {"problem": block.model_dump(mode="json"), "surrogate": options.model_dump(mode="json")}
     operator = Operator(arrays, settings, problem)
     metrics = {**errors(operator, test), **seconds, "weights": float(operator.n_weights)}
     return Fit(arrays, settings, metrics, {"loss": {"training": losses}})
+
+
+def stored_samples(problem: PDEProblem, solved: Samples, seed: int) -> dict[str, Array]:
+    """Return the arrays that tell inputs of another distribution, and another problem.
+
+    Args:
+        problem: The problem.
+        solved: The training samples, with solutions.
+        seed: That they were drawn with.
+    """
+    drawn = draw(problem, max(SAMPLES, len(solved.load)), seed)
+    arrays = {PROBE + name: values[0] for name, values in solved.inputs.items()} | {SOLUTION: solved.solution[0]}
+    for name, values in drawn.items():
+        arrays |= Distribution.of(values).to_arrays(DISTRIBUTION + name)
+    return arrays
 
 
 def _refuse_options_of_families(options: SPONOptions) -> None:

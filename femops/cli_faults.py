@@ -1,0 +1,80 @@
+"""What the command line says of faults that nobody foresaw: one line, and a file with the details."""
+
+import datetime
+import errno
+import importlib.metadata
+import os
+import shlex
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+_PACKAGES = (
+    "femops",
+    "numpy",
+    "scipy",
+    "numba",
+    "fenics-dolfinx",
+    "dolfinx-solver-real",
+    "petsc4py",
+    "mpi4py",
+    "torch",
+)
+# Faults of files that the user can mend: no room, no permission, and the like.
+_OF_FILES = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOENT,
+    errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EMFILE, errno.ESTALE,
+}  # fmt: skip
+
+
+def of_files(error: BaseException) -> str | None:
+    """Return a line about a file that cannot be read or written; None for another error."""
+    if not isinstance(error, OSError) or error.errno not in _OF_FILES:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}cannot be read or written ({' '.join(os.strerror(error.errno).split())})"
+
+
+def noted(error: BaseException, arguments: list[str], rank: int | None) -> str:
+    """Write a file about an error and return a line about both.
+
+    The file goes to the current folder, or to that of temporary files where nothing can be written here.
+
+    Args:
+        error: The error.
+        arguments: Those of the command.
+        rank: Which of several ranks this is; None if there is only one.
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    of_rank = "" if rank is None else f"-rank{rank}"
+    name = f"femops-error-{now:%Y%m%d-%H%M%S}-{os.getpid()}{of_rank}.txt"
+    text = "\n".join(
+        [
+            f"date: {now.isoformat(timespec='seconds')}",
+            f"command: {shlex.join(['femops', *arguments])}",
+            *([] if rank is None else [f"rank: {rank}"]),
+            f"python: {sys.version.split()[0]}",
+            *(f"{package}: {version}" for package, version in _versions().items()),
+            "",
+            "".join(traceback.format_exception(error)),
+        ]
+    )
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    for folder in (Path(), Path(tempfile.gettempdir())):
+        try:
+            (folder / name).write_text(text, encoding="utf-8")
+        except OSError:
+            continue
+        return f"unexpected {said}; the details are in {folder / name}"
+    return f"unexpected {said}; the details cannot be written to {name}"
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
