@@ -39,6 +39,9 @@ class FaultyParameters(LawParameters):
     fault: str = "division"
 
 
+LAW = "RuntimeError: law of everywhere ('faulty')"
+
+
 class FaultyLaw:
     """A law that fails with an error that it should not know."""
 
@@ -78,8 +81,8 @@ def failed(folder: Path, fault: str, capsys: pytest.CaptureFixture[str]) -> tupl
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("division", "ZeroDivisionError: of all things; "),
-        ("memory", "MemoryError:; "),
+        ("division", f"{LAW}: ZeroDivisionError: of all things; "),
+        ("memory", f"{LAW}: MemoryError:; "),
         ("os", "OSError: of nobody's making; "),
     ],
 )

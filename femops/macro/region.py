@@ -77,6 +77,7 @@ class Region:
         Raises:
             NotConverged: As the law said.
             CaseError: The law breaks the contract.
+            OSError: As it came.
             RuntimeError: Any other exception of the law.
         """
         who = f"law of {self.name}" + (f" ({self.called!r})" if self.called else "")
@@ -87,6 +88,8 @@ class Region:
         except CaseError as error:
             key = "material" if self.name == EVERYWHERE else f"material.{self.name}"
             raise CaseError(f"{who}: {error.problem}", error.file, error.key).within(key=key) from error
+        except OSError:  # of files, which it names itself
+            raise
         except Exception as error:
             raise RuntimeError(f"{who}: {type(error).__name__}: {error}") from error
 
