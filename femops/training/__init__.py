@@ -1,11 +1,11 @@
 """The story of `femops train`: truth, a fit, and its judgement by truth that the fit did not see."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from femops.errors import CaseError
+from femops.log import announce
 from femops.parallel import on_root
 from femops.plugins import surrogate_spec
 from femops.study import Study, load_study
@@ -29,11 +29,6 @@ __all__ = [
 
 def silent(stage: str, done: int, total: int, note: str = "") -> None:
     """Show nothing; see `femops.surrogate.Progress`."""
-
-
-def announce(text: str) -> None:
-    """Write a line to the terminal."""
-    sys.stderr.write(f"{text}\n")
 
 
 def plan_training(study: Study, path: Path, folder: Path | None, comm: Any) -> Plan:
