@@ -65,6 +65,7 @@ def fields_of(file: Path) -> dict[str, Any]:
     found = {}
     with h5py.File(file) as store:
         store.visititems(lambda name, one: found.update({name: one[...]}) if isinstance(one, h5py.Dataset) else None)
+    assert found.pop("check").shape == (len(found["strain"]),)
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from femops.errors import CaseError
+from femops.locks import locked
 from femops.notation import Array
 from femops.output.tables import write_json
 from femops.output.training_plots import draw_certificates, draw_curves, draw_errors
@@ -72,12 +73,24 @@ class Plan(ABC):
     def train(self, comm: Any, progress: Progress) -> dict[str, Any]:
         """Train, write the model and return the metrics; collective."""
 
-    def carry_out(self, comm: Any, progress: Progress) -> TrainReport:
-        """Do what is planned, unless it has been done; collective."""
+    def carry_out(self, comm: Any, progress: Progress, begin: Callable[[], None] = lambda: None) -> TrainReport:
+        """Do what is planned, unless it has been done; collective.
+
+        Another process that trains in the folder is waited for, and what it has done is found.
+
+        Args:
+            comm: The ranks that share the work.
+            progress: Called while it works.
+            begin: Called on all ranks when it turns out that there is something to do.
+        """
         metrics = on_root(comm, self.finished)
-        if metrics is not None:
-            return TrainReport(self.folder, True, metrics)
-        return TrainReport(self.folder, False, self.train(comm, progress))
+        if metrics is None:
+            with locked(self.folder, comm, wait=True):
+                metrics = on_root(comm, self.finished)
+                if metrics is None:
+                    begin()
+                    return TrainReport(self.folder, False, self.train(comm, progress))
+        return TrainReport(self.folder, True, metrics)
 
     def finished(self) -> dict[str, Any] | None:
         """Return the metrics of the model if it is there; None if it has to be trained."""
