@@ -203,7 +203,7 @@ def _curves(judged: _Side, right: _Side) -> list[Curve]:
     loaded = [name for name in judged.run.case.loads if name in moved] or list(moved)
     held = [name for name in loaded if axis_of[name] in prescribed.get(name, ())]
     chosen = sorted(held or loaded, key=lambda name: -float(np.abs(moved[name]).max()))[:_MOST_CURVES]
-    force = "reaction [force]" if held else "time"
+    force = "reaction [force]" if held else "time [time]"
     curves = []
     for name in chosen:
         points = (_points(side, name, axis_of[name], timed=not held) for side in (judged, right))

@@ -160,7 +160,7 @@ class Plan(ABC):
         )
         try:
             for title, curves in fit.curves.items():
-                draw_curves(self.folder, title, curves)
+                draw_curves(self.folder, title, curves, fit.over.get(title, "training step"))
             if judged is not None:
                 _draw(self.folder, judged, self.errors_over)
             write_json(self.folder / "metrics.json", everything)
