@@ -280,7 +280,8 @@ def test_a_second_run_into_a_folder_is_refused_at_once_by_name(
     script = "import sys\nfrom pathlib import Path\nfrom femops.locks import locked\n"
     script += "with locked(Path(sys.argv[1]), None):\n    print(flush=True)\n    sys.stdin.read()\n"
     command = [sys.executable, "-c", script, str(folder)]
-    monkeypatch.setattr("femops.run.prepare", lambda *_, **__: pytest.fail("something was prepared"))
+    for module in ("compare", "run"):
+        monkeypatch.setattr(f"femops.{module}.prepare", lambda *_, **__: pytest.fail("something was prepared"))
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None and child.stdout.readline()
         for case in (["run", path, "--output", folder], ["compare", path, "--output", folder]):
