@@ -172,6 +172,7 @@ class Output(_Block):
     """What is written beside curves.csv and summary.json."""
 
     fields: list[FieldName] = list(get_args(FieldName))
+    every: int = Field(1, gt=0, description="fields are written at every n-th step, and at the last one")
     micro: list[MicroPoint] = []
     points: bool = Field(False, description="also a .vtp cloud at the quadrature points of the last step")
     vtx: bool = Field(False, description="also the displacement as VTX (ADIOS2), for large parallel runs")
@@ -189,7 +190,7 @@ class Quantity(_Block):
     reaction: str | None = Field(None, description="a named boundary")
     component: Literal["x", "y", "z"] | None = None
     expected: float | None = Field(None, description="the value that this case is known to give")
-    rtol: float = Field(1e-6, gt=0)
+    rtol: float = Field(1e-6, gt=0, description="of a miss, relative to what is expected; in units where that is 0")
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:

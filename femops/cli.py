@@ -1,6 +1,7 @@
 """The command line.
 
-Exit codes: 0 done, 1 a fault that nobody foresaw, 2 the input must be mended, 3 the solution did not converge.
+Exit codes: 0 done, 1 a fault that nobody foresaw, 2 the input must be mended, 3 the solution did not converge, 4 a
+quantity is not what the case expects, 130 interrupted.
 """
 
 import json
@@ -20,12 +21,13 @@ import femops
 from femops.case import Case, case_schema, load_case
 from femops.cli_faults import noted, of_files
 from femops.cli_progress import Steps, bars, stages
-from femops.cli_reports import report_comparison, report_training, report_trust
+from femops.cli_reports import missed, report_comparison, report_training, report_trust
 from femops.errors import CaseError, NotConverged
+from femops.locks import locked
 from femops.parallel import on_root
 from femops.plugins import installed
 
-UNKNOWN_FAULT, INPUT_ERROR, NOT_CONVERGED, INTERRUPTED = 1, 2, 3, 130
+UNKNOWN_FAULT, INPUT_ERROR, NOT_CONVERGED, NOT_AS_EXPECTED, INTERRUPTED = 1, 2, 3, 4, 130
 
 app = typer.Typer(
     name="femops",
@@ -57,11 +59,17 @@ def run(
     comm = MPI.COMM_WORLD
     loaded = load_case(case, tuple(overrides or ()))
     folder = output or Path("results") / case.stem
-    with bars(console, comm) as shown:
-        summary = run_case(loaded, case, folder, comm, Steps(shown, loaded), stages(shown))
-    if comm.rank == 0:
-        picture = _draw(loaded, case, folder)
-        _report(loaded, summary, folder, picture)
+    with locked(folder, comm):
+        with bars(console, comm) as shown:
+            steps = Steps(shown, loaded)
+            summary = run_case(loaded, case, folder, comm, steps, stages(shown), steps.accepted)
+        if comm.rank == 0:
+            picture = _draw(loaded, case, folder)
+            _report(summary, folder, picture)
+    if lines := missed(summary):
+        for line in lines:
+            errors.print(f"femops: {line}")
+        raise typer.Exit(NOT_AS_EXPECTED)
 
 
 @app.command()
@@ -266,7 +274,7 @@ def _print_notes(notes: Iterable[str]) -> None:
         console.print(f"Note: {note}", soft_wrap=True)
 
 
-def _report(case: Case, summary: dict[str, Any], folder: Path, picture: Path | None) -> None:
+def _report(summary: dict[str, Any], folder: Path, picture: Path | None) -> None:
     """Print where the time went, the quantities, and where to look next."""
     seconds = dict(summary["seconds"])
     total = seconds.pop("total")
@@ -279,8 +287,9 @@ def _report(case: Case, summary: dict[str, Any], folder: Path, picture: Path | N
     if summary["quantities"]:
         quantities = Table("quantity", "value", "expected")
         for name, value in summary["quantities"].items():
-            expected = case.quantities[name].expected
-            quantities.add_row(name, f"{value:.8g}", "" if expected is None else f"{expected:.8g}")
+            wanted = summary["expected"].get(name)
+            expected = "" if wanted is None else f"{wanted['expected']:.8g}{'  MISSED' if wanted['missed'] else ''}"
+            quantities.add_row(name, f"{value:.8g}", expected)
         console.print(quantities)
     _print_notes(summary["notes"])
     iterations = sum(step["iterations"] for step in summary["steps"])

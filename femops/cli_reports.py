@@ -7,6 +7,20 @@ from rich.console import Console
 from rich.table import Table
 
 
+def missed(summary: dict[str, Any]) -> list[str]:
+    """Return a line for each quantity of a run that is not what its case expects.
+
+    Args:
+        summary: The summary of the run.
+    """
+    return [
+        f"{summary['case']}: quantities.{name}: {summary['quantities'][name]:.8g}, expected {one['expected']:.8g} "
+        f"({'relative ' if one['expected'] else ''}difference {one['difference']:.1e}, rtol {one['rtol']:.1e})"
+        for name, one in summary["expected"].items()
+        if one["missed"]
+    ]
+
+
 def report_trust(console: Console, statistics: dict[str, Any]) -> None:
     """Print where the laws of a run doubted their answers and what was done about it.
 

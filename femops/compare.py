@@ -11,6 +11,7 @@ from mpi4py import MPI
 from femops.case import Case
 from femops.compare_laws import Chooser, blamed, surrogates_of
 from femops.errors import CaseError, NotConverged
+from femops.locks import locked
 from femops.macro.difference import Comparer, Difference, Observation, boundary_differences, observe
 from femops.macro.problem import MacroProblem
 from femops.macro.stepping import StepReport
@@ -94,7 +95,12 @@ def compare(
         CaseError: The case or a law cannot be used; the message names the option.
         NotConverged: A step failed with one of the laws.
     """
-    chooser = Chooser(path, overrides, folder, comm, display.training)
+    with locked(folder, comm), locked(folder / "law", comm), locked(folder / "reference", comm):
+        return _compare(Chooser(path, overrides, folder, comm, display.training), laws, display)
+
+
+def _compare(chooser: Chooser, laws: tuple[str, str], display: Display) -> dict[str, Any]:
+    path, folder, comm = chooser.path, chooser.folder, chooser.comm
     judged, right = _prepared(chooser, laws)
     for side in (right, judged):
         side.run.timers.skip()  # what the other side took meanwhile
@@ -198,7 +204,7 @@ def _curves(judged: _Side, right: _Side) -> list[Curve]:
     loaded = [name for name in judged.run.case.loads if name in moved] or list(moved)
     held = [name for name in loaded if axis_of[name] in prescribed.get(name, ())]
     chosen = sorted(held or loaded, key=lambda name: -float(np.abs(moved[name]).max()))[:_MOST_CURVES]
-    force = "reaction [force]" if held else "time"
+    force = "reaction [force]" if held else "time [time]"
     curves = []
     for name in chosen:
         points = (_points(side, name, axis_of[name], timed=not held) for side in (judged, right))

@@ -1,9 +1,15 @@
 """Named timers; messages and progress go through rich on rank 0 (see `run.py` and `cli.py`)."""
 
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+def announce(text: str) -> None:
+    """Write a line to the terminal, beside what a command prints as its result."""
+    sys.stderr.write(f"{text}\n")
 
 
 class Timers:

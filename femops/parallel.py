@@ -33,10 +33,10 @@ def on_root_quietly[T](comm: Any, work: Callable[[], T]) -> T:
     """Run long work on rank 0, as `on_root` does; the other ranks sleep meanwhile and leave it their cores.
 
     Args:
-        comm: MPI communicator.
+        comm: MPI communicator, or None for a single process.
         work: Called without arguments on rank 0 only; its result must be picklable.
     """
-    if comm.size == 1:
+    if comm is None or comm.size == 1:
         return work()
 
     def wait() -> None:

@@ -1,11 +1,11 @@
 """The story of one run."""
 
-import glob
 import importlib.metadata
 import os
-import shutil
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from femops.case import EVERYWHERE, Case
 from femops.case_meshes import macro_tagged_mesh
 from femops.errors import CaseError, NotConverged, Refused
 from femops.law import LawContext, MaterialLaw
+from femops.locks import locked
 from femops.log import Timers
 from femops.macro.mesh import MacroMesh, macro_mesh
 from femops.macro.probe import check_points, displacement_at
 from femops.macro.problem import MacroProblem
 from femops.macro.stepping import StepReport, run_steps
-from femops.output.atomic import write_text
+from femops.output.folder import FAILURE, SUMMARY, ResultsFolder, writing
 from femops.output.results import Results, check_output, remarks
 from femops.output.tables import write_json
 from femops.parallel import on_root
@@ -33,9 +34,10 @@ from femops.training import silent, trained_model
 
 Watch = Callable[[int, float, int, float], None]
 Observe = Callable[[MacroProblem, StepReport], None]
-_MARK = "# Written by femops run: the case with all defaults.\n"
 # Keys of a case whose values are paths relative to it: meshes, and what trained surrogates come from.
 _FILES = ("file", "model", "study")
+# A summary is written at most so often [s], and takes at most the inverse of this share of the time.
+_SUMMARY_EVERY, _SUMMARY_SHARE = 1.0, 20.0
 _PACKAGES = ("fenics-dolfinx", "dolfinx-solver-real", "petsc4py", "numpy", "numba", "gmsh", "torch")
 
 
@@ -108,26 +110,35 @@ def _laws(case: Case, base: Path, comm: MPI.Comm, training: Progress) -> dict[st
 
 
 def run_case(
-    case: Case, path: Path, folder: Path, comm: MPI.Comm, watch: Watch | None = None, training: Progress = silent
+    case: Case,
+    path: Path,
+    folder: Path,
+    comm: MPI.Comm,
+    watch: Watch | None = None,
+    training: Progress = silent,
+    observe: Observe | None = None,
 ) -> dict[str, Any]:
     """Solve a case and write its results; collective.
 
     Args:
         case: The case.
         path: Its file; relative paths start there and its stem names the results.
-        folder: Where the results go; an earlier run there is replaced.
+        folder: Where the results go. Those of an earlier run are replaced when the first step is complete; a run that
+            ends before that leaves them as they were and writes why into `failure.json`.
         comm: The ranks that share the work.
         watch: Called with step, time, iteration and residual.
         training: See `prepare`.
+        observe: Called with the problem and each accepted step.
 
     Returns:
         The summary.
 
     Raises:
-        CaseError: The case cannot be built.
+        CaseError: The case cannot be built, or another process works in the folder.
         NotConverged: A step failed; the results of the steps before are complete.
     """
-    return solve(prepare(case, path, comm, training=training), path, folder, watch)
+    with locked(folder, comm):
+        return solve(prepare(case, path, comm, training=training), path, folder, watch, observe)
 
 
 def solve(
@@ -138,83 +149,163 @@ def solve(
     Args:
         run: A case made ready to solve.
         path: Its file.
-        folder: Where the results go.
+        folder: Where the results go; locked by the caller.
         watch: Called with step, time, iteration and residual.
         observe: Called with the problem and each accepted step.
     """
-    case, comm = run.case, run.problem.comm
-    on_root(comm, lambda: _clear(folder, case, path))
-    results = Results(run.problem, folder, path.stem)
-    progress = _Progress()
+    story = _Story(run, path, folder)
 
     def accepted(report: StepReport) -> None:
         with run.timers.part("output"):
-            results.step(report)
-            progress.steps.append(report)
-            progress.quantities = {name: _quantity(run.problem, name) for name in case.quantities}
-            _write_summary(run, path, folder, progress)
+            story.add(report)
             if observe is not None:
                 observe(run.problem, report)
 
     try:
         run_steps(run.problem, accepted, watch)
         with run.timers.part("output"):
-            progress.micro = results.finish()
+            story.micro = story.results.finish()
+        story.finished = True
+        on_root(run.problem.comm, story.write_summary)
     except (CaseError, NotConverged) as error:
-        failure = _explained(error, path, progress)
-        progress.failure = str(failure)
-        _write_summary(run, path, folder, progress)
-        raise failure from error
-    progress.finished = True
-    return _write_summary(run, path, folder, progress)
+        raise story.failed(error) from error
+    finally:
+        story.close()
+    return story.summary()
 
 
-@dataclass
-class _Progress:
-    """How far a run came: its accepted steps, quantities and RVE fields of the last one, and why it ended."""
+class _Story:
+    """What a run has reached and written.
 
-    steps: list[StepReport] = field(default_factory=list)
-    quantities: dict[str, float] = field(default_factory=dict)
-    micro: list[dict[str, Any]] = field(default_factory=list)
-    finished: bool = False
-    failure: str = ""
+    Args:
+        run: A case made ready to solve.
+        path: Its file.
+        folder: Where the results go.
+    """
 
-
-def _explained(error: CaseError | NotConverged, path: Path, progress: _Progress) -> CaseError | NotConverged:
-    """Add the case to an error that ended a run, and what to look at if nothing ever converged."""
-    if isinstance(error, CaseError):
-        return error.within(file=path)
-    helps = not progress.steps and not isinstance(error, Refused)
-    hint = "; is every part of the body supported, and is the first step small enough?" if helps else ""
-    return NotConverged(f"{path}: {error.what}{hint}", error.residuals)
-
-
-def _clear(folder: Path, case: Case, path: Path) -> None:
-    """Remove the results of an earlier run, and nothing else, and write the resolved case."""
-    written = folder / "case.yaml"
-    if written.exists() and written.samefile(path):
-        raise CaseError("the resolved case would replace the case itself; choose another folder", file=written)
-    stem = glob.escape(path.stem)
-    names = [f"{stem}.vtkhdf", f"{stem}.png", f"{stem}.bp", "micro_*_at_*.vtkhdf", "points.vtp"]
-    names += ["curves.csv", "summary.json", f"pictures/{stem}_*.png", "pictures/micro_*_at_*.png"]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        ours = written.exists() and written.read_text(encoding="utf-8").startswith(_MARK)
-        if written.exists() and not ours:
-            raise CaseError("is not of femops and would be replaced; choose another folder", file=written)
-        for old in (one for name in names for one in folder.glob(name) if ours):
-            if old.is_dir():
-                shutil.rmtree(old)
-            else:
-                old.unlink()
-        pictures = folder / "pictures"
-        if pictures.is_dir() and not any(pictures.iterdir()):
-            pictures.rmdir()
-        data = resolved(case)
+    def __init__(self, run: Run, path: Path, folder: Path) -> None:
+        self.run, self.path, self.problem = run, path, run.problem
+        data = resolved(run.case)
         move_files(data, path.parent, folder)
-        write_text(written, _MARK + yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
-    except OSError as error:
-        raise CaseError(f"results cannot be written there ({error.strerror})", file=folder) from error
+        self._case = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+        self._n_qp = self.problem.comm.allreduce(self.problem.quadrature.n_points)
+        self.place = on_root(self.problem.comm, lambda: ResultsFolder(folder, path))
+        self.results = Results(self.problem, self.place.path, path.stem)
+        self.steps: list[StepReport] = []
+        self.quantities: dict[str, float] = {}
+        self.micro: list[dict[str, Any]] = []
+        self.finished, self.failure = False, ""
+        self._settled = self._written = False
+        self._next_summary = 0.0
+
+    def add(self, report: StepReport) -> None:
+        """Write an accepted step; collective."""
+        comm = self.problem.comm
+        self.results.step(report)
+        self.steps.append(report)
+        self.quantities = {name: _quantity(self.problem, name) for name in self.run.case.quantities}
+        settles = not self._settled and self.results.is_due(report)
+        if comm.rank == 0 and (settles or time.monotonic() >= self._next_summary):
+            self.write_summary()
+        if settles:
+            self.place = on_root(comm, self._taken_over)
+            self.results.settle(self.place.folder, report.t)
+            self._settled = True
+
+    def _taken_over(self) -> ResultsFolder:
+        with writing(self.place.folder):
+            self.place.take_over()
+        return self.place
+
+    def failed(self, error: CaseError | NotConverged) -> CaseError | NotConverged:
+        """Note why a run ended and return the error as the user shall see it: with the case, and what was kept."""
+        helps = not self.steps and not isinstance(error, Refused)
+        hint = "; is every part of the body supported, and is the first step small enough?" if helps else ""
+        kept = (
+            "" if self.steps or not self.place.keeps_earlier else f"; the earlier results in {self.place.folder} stay"
+        )
+        explained: CaseError | NotConverged
+        if isinstance(error, CaseError):
+            explained = CaseError(error.problem + kept, error.file, error.key).within(file=self.path)
+        else:
+            explained = NotConverged(f"{self.path}: {error.what}{hint}{kept}", error.residuals)
+        self.failure = str(explained)
+        return explained
+
+    def close(self) -> None:
+        """Bring what there is to its place, however the run ended; not collective."""
+        if self.problem.comm.rank != 0:
+            return
+        try:
+            if self.steps or self.failure:
+                with suppress(OSError):  # then there is another error to tell
+                    self._close()
+        finally:
+            self.place.close()
+
+    def _close(self) -> None:
+        if not self.finished:
+            self.results.write_waiting()
+            if not self.steps and self.place.keeps_earlier:
+                write_json(self.place.folder / FAILURE, self.summary())
+                return
+            self.write_summary()
+        self.place.take_over()
+
+    def write_summary(self) -> None:
+        """Write the summary, and at first the case beside it; the next one waits, so that it takes little time."""
+        begin = time.monotonic()
+        with writing(self.place.folder):
+            if not self._written:
+                self.place.write_case(self._case)
+                self._written = True
+            write_json(self.place.path / SUMMARY, self.summary())
+        end = time.monotonic()
+        self._next_summary = end + max(_SUMMARY_EVERY, _SUMMARY_SHARE * (end - begin))
+
+    def summary(self) -> dict[str, Any]:
+        """Return the machine-readable face of a run; its fields are documented in cases/README.md."""
+        problem, run = self.problem, self.run
+        return {
+            "case": str(self.path),
+            "title": run.case.title,
+            "finished": self.finished,
+            "failure": self.failure,
+            "law": {name: parameters.law for name, parameters in run.case.laws().items()},
+            "notes": tuple(dict.fromkeys((*run.notes, *problem.locking.notes()))),
+            "versions": _versions(),
+            "ranks": problem.comm.size,
+            "n_qp": self._n_qp,
+            "dofs": problem.n_dofs,
+            "steps": [asdict(step) for step in self.steps],
+            "seconds": {**run.timers.seconds, "total": run.timers.total()},
+            "law_statistics": asdict(problem.material.statistics),
+            "quantities": self.quantities,
+            "expected": expectations(run.case, self.quantities),
+            "micro": self.micro,
+        }
+
+
+def expectations(case: Case, quantities: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    """Return how far quantities are from what a case expects of them.
+
+    Args:
+        case: The case.
+        quantities: Their values.
+
+    Returns:
+        For each that has one, by name: the `expected` value, the `difference` relative to it (to 1 where it is 0), the
+        `rtol`, and whether it is `missed`.
+    """
+    found = {}
+    for name, value in quantities.items():
+        quantity = case.quantities[name]
+        if quantity.expected is not None:
+            difference = abs(value - quantity.expected) / (abs(quantity.expected) or 1.0)
+            missed = not difference <= quantity.rtol  # NaN is a miss
+            expected = {"expected": quantity.expected, "difference": difference, "rtol": quantity.rtol}
+            found[name] = {**expected, "missed": missed}
+    return found
 
 
 def resolved(case: Case) -> dict[str, Any]:
@@ -239,32 +330,6 @@ def move_files(data: Any, base: Path, folder: Path) -> None:
             if key in _FILES and isinstance(value, str):
                 data[key] = os.path.relpath(base / value, folder)
             move_files(value, base, folder)
-
-
-def _write_summary(run: Run, path: Path, folder: Path, progress: _Progress) -> dict[str, Any]:
-    """Write and return the machine-readable face of a run; its fields are documented in cases/README.md."""
-    problem, comm = run.problem, run.problem.comm
-    counted = comm.allreduce(problem.quadrature.n_points)
-    summary = {
-        "case": str(path),
-        "title": run.case.title,
-        "finished": progress.finished,
-        "failure": progress.failure,
-        "law": {name: parameters.law for name, parameters in run.case.laws().items()},
-        "notes": tuple(dict.fromkeys((*run.notes, *problem.locking.notes()))),
-        "versions": _versions(),
-        "ranks": comm.size,
-        "n_qp": counted,
-        "dofs": problem.n_dofs,
-        "steps": [asdict(step) for step in progress.steps],
-        "seconds": {**run.timers.seconds, "total": run.timers.total()},
-        "law_statistics": asdict(problem.material.statistics),
-        "quantities": progress.quantities,
-        "micro": progress.micro,
-    }
-    if comm.rank == 0:
-        write_json(folder / "summary.json", summary)
-    return summary
 
 
 def _quantity(problem: MacroProblem, name: str) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 from femops import notation
 from femops.errors import CaseError, NotConverged
 from femops.law import LawContext
+from femops.locks import locked
 from femops.notation import Array
 from femops.parallel import on_root
 from femops.plugins import get_law, rve_context
@@ -19,7 +20,14 @@ from femops.rve import family_store
 from femops.rve.family import Family
 from femops.rve.law import NestedLaw, NestedParameters
 from femops.rve.sampling import Sampling, bounds, chosen, load_paths, sobol
-from femops.rve.snapshots import SnapshotSolver, SnapshotStore, batch_of, content_hash, path_and_step
+from femops.rve.snapshots import (
+    SnapshotSolver,
+    SnapshotStore,
+    batch_of,
+    content_hash,
+    discard_unsound,
+    path_and_step,
+)
 from femops.rve.solver import SolverOptions
 from femops.rve.spec import RVE
 from femops.study import Study
@@ -51,7 +59,8 @@ class SampleReport:
 def sample(study: Study, path: Path, folder: Path, comm: Any, watch: Watch | None = None) -> SampleReport:
     """Solve the RVE of a study at its strains, or the members of its family, and store them; collective.
 
-    What an earlier run of the same study left in the folder is kept and not solved again.
+    What an earlier run of the same study left in the folder is kept and not solved again. Another process that works
+    in the folder is waited for.
 
     Args:
         study: The study.
@@ -65,12 +74,14 @@ def sample(study: Study, path: Path, folder: Path, comm: Any, watch: Watch | Non
         NotConverged: An RVE did not converge; the snapshots before it are stored.
     """
     if study.family is not None:
-        return solve_members(study, path, study.family, folder, comm, watch)
+        with locked(folder, comm, wait=True):
+            return solve_members(study, path, study.family, folder, comm, watch)
     if study.rve is None:
         raise CaseError("missing, expected rve or family to solve", file=path, key="rve")
     rve = study_rve(study, path, comm)
     paths = study_paths(study, path, comm)
-    return solve_snapshots(study, rve, paths, folder, comm, watch)
+    with locked(folder, comm, wait=True):
+        return solve_snapshots(study, rve, paths, folder, comm, watch)
 
 
 def study_rve(study: Study, path: Path, comm: Any) -> RVE:
@@ -169,6 +180,7 @@ def solve_snapshots(
     def opened() -> SnapshotStore:
         assert study.rve is not None
         store = SnapshotStore(folder, content_hash(rve, study.rve))
+        discard_unsound(store)
         _check_strains(store, paths)
         return store
 

@@ -11,7 +11,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 # Rooms from the ground up: a module imports its own floor and those below it.
 FLOORS = [
-    {"errors", "notation", "parallel", "log", "expressions", "validation"},
+    {"errors", "notation", "parallel", "log", "locks", "expressions", "validation"},
     {"law", "hookspecs", "contract", "checks"},
     {"meshing", "phases"},
     {"rve", "surrogate"},

@@ -14,6 +14,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import yaml
@@ -25,8 +26,10 @@ from femops import cli
 from femops.case import Case, case_schema
 from femops.cli_progress import bars, stages
 from femops.errors import CaseError
+from femops.macro.stepping import StepReport
 from femops.output.picture import read_step
 from femops.plugins import installed_laws
+from femops.run import expectations
 
 CASES = Path(__file__).parent.parent / "cases"
 SHIPPED = sorted(CASES.glob("*.yaml"))
@@ -94,7 +97,7 @@ def test_run_writes_what_the_readme_promises(run: Femops, tmp_path: Path) -> Non
     summary = summary_of(folder)
     assert list(summary) == [
         "case", "title", "finished", "failure", "law", "notes", "versions", "ranks", "n_qp", "dofs", "steps", "seconds",
-        "law_statistics", "quantities", "micro",
+        "law_statistics", "quantities", "expected", "micro",
     ]  # fmt: skip
     assert (summary["finished"], summary["failure"], summary["ranks"]) == (True, "", 1)
     assert (summary["n_qp"], summary["dofs"], summary["law"]) == (36, 32, {"everywhere": "saturating"})
@@ -170,6 +173,198 @@ def test_cells_have_their_short_and_their_long_name_everywhere(short: str, long:
     assert cases[0].mesh.box is not None
     assert cases[0].mesh.box.cell == short
     assert cases[0] == cases[1]
+
+
+FAILS_AT_ONCE = {"loads": {"right": {"traction": [0, 50]}}, "steps": {"count": 1, "smallest": 1}}
+# The load of the fourth of five steps is a thousand times that of the third.
+FAILS_LATER = {
+    "loads": {"right": {"traction": [0.0, "0.1 * t + 1e6 * t**40"]}},
+    "steps": {"count": 5, "smallest": 1},
+    "quantities": {},
+}
+
+
+def ended(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as leave:
+        cli.main([str(argument) for argument in arguments])
+    return int(leave.value.code or 0)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def times_of(folder: Path) -> tuple[list[float], list[float]]:
+    """Return the times of the fields and those of the curves."""
+    with h5py.File(folder / "block.vtkhdf") as file:
+        fields = file["VTKHDF/Steps/Values"][:].tolist()
+        assert file["VTKHDF/Steps"].attrs["NSteps"] == len(fields)
+    with (folder / "curves.csv").open() as curves:
+        return fields, [float(row["t"]) for row in csv.DictReader(curves)]
+
+
+def test_a_run_that_fails_at_once_leaves_the_earlier_results_and_a_note(
+    run: Femops, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, folder = written(tmp_path, BLOCK), tmp_path / "results"
+    run("run", path, "--output", folder)
+    before = contents(folder)
+    written(tmp_path, BLOCK | FAILS_AT_ONCE)
+    assert ended("run", path, "--output", folder) == cli.NOT_CONVERGED
+    assert f"the earlier results in {folder} stay" in capsys.readouterr().err
+    after = contents(folder)
+    failure = json.loads(after.pop("failure.json"))
+    assert after == before
+    assert (failure["finished"], failure["steps"]) == (False, []) and "step 1 stopped" in failure["failure"]
+    run("run", written(tmp_path, BLOCK), "--output", folder)
+    assert set(contents(folder)) == set(before)
+
+
+def test_a_run_that_fails_at_once_in_a_new_folder_leaves_its_case_and_summary(tmp_path: Path) -> None:
+    path, folder = written(tmp_path, BLOCK | FAILS_AT_ONCE), tmp_path / "results"
+    assert ended("run", path, "--output", folder) == cli.NOT_CONVERGED
+    assert set(contents(folder)) == {"case.yaml", "summary.json"}
+    assert "step 1 stopped" in summary_of(folder)["failure"]
+
+
+@pytest.mark.parametrize("steps_before", [0, 1])
+def test_an_interrupt_replaces_the_earlier_results_only_by_complete_steps(
+    run: Femops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps_before: int
+) -> None:
+    path, folder = written(tmp_path, NESTED), tmp_path / "results"
+    run("run", path, "--output", folder)
+    before = contents(folder)
+    written(tmp_path, BLOCK | {"steps": {"count": 3}})
+
+    def interrupted(problem: Any, accepted: Any, watch: Any) -> None:
+        for number in range(1, steps_before + 1):
+            problem.solve(number / 3, 1 / 3)
+            accepted(StepReport(number, number / 3, 1, (0.0,), 1, 0))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("femops.run.run_steps", interrupted)
+    assert ended("run", path, "--output", folder) == cli.INTERRUPTED
+    if steps_before:
+        assert set(contents(folder)) == {"block.vtkhdf", "case.yaml", "curves.csv", "summary.json"}
+        assert len(summary_of(folder)["steps"]) == n_steps(folder / "block.vtkhdf") == 1
+        assert yaml.safe_load((folder / "case.yaml").read_text())["steps"]["count"] == 3
+    else:
+        assert contents(folder) == before
+
+
+def test_what_a_killed_run_leaves_is_cleared_by_the_next(run: Femops, tmp_path: Path) -> None:
+    path, folder = written(tmp_path, BLOCK), tmp_path / "results"
+    run("run", path, "--output", folder)
+    command = [sys.executable, "-c", KILLED_RUN, "run", str(path), "--output", str(folder)]
+    assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == -signal.SIGKILL
+    assert {file.name for file in folder.glob(".*")} == {".lock", ".new"}
+    assert summary_of(folder)["finished"] and n_steps(folder / "block.vtkhdf") == 2
+    run("run", path, "--output", folder)
+    assert not list(folder.glob(".*"))
+
+
+KILLED_RUN = """
+import os, signal, sys
+from femops import cli, run
+run.ResultsFolder.take_over = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+cli.main(sys.argv[1:])
+"""
+
+
+def test_a_second_run_into_a_folder_is_refused_at_once_by_name(
+    run: Femops, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, folder = written(tmp_path, BLOCK), tmp_path / "results"
+    run("run", path, "--output", folder)
+    before = contents(folder)
+    script = "import sys\nfrom pathlib import Path\nfrom femops.locks import locked\n"
+    script += "with locked(Path(sys.argv[1]), None):\n    print(flush=True)\n    sys.stdin.read()\n"
+    command = [sys.executable, "-c", script, str(folder)]
+    for module in ("compare", "run"):
+        monkeypatch.setattr(f"femops.{module}.prepare", lambda *_, **__: pytest.fail("something was prepared"))
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stdout.readline()
+        for case in (["run", path, "--output", folder], ["compare", path, "--output", folder]):
+            assert ended(*case) == cli.INPUT_ERROR
+            said = capsys.readouterr().err
+            assert said.count("\n") == 1 and f"pid {child.pid}, since 2" in said
+        child.communicate()
+    assert contents(folder) == before
+
+
+def test_fields_are_thinned_and_curves_are_not(run: Femops, tmp_path: Path) -> None:
+    path, folder = written(tmp_path, BLOCK | {"steps": {"count": 5, "end": 5.0}}), tmp_path / "results"
+    run("run", path, "--output", folder, "--set", "output.every=2", "--set", "quantities={}")
+    assert times_of(folder) == ([2.0, 4.0, 5.0], [1.0, 2.0, 3.0, 4.0, 5.0])
+    run("run", path, "--output", folder, "--set", "output.every=9", "--set", "quantities={}")
+    assert times_of(folder) == ([5.0], [1.0, 2.0, 3.0, 4.0, 5.0])
+
+
+@pytest.mark.parametrize(("every", "expected"), [(2, [0.4, 0.6]), (9, [0.6])])
+def test_a_run_that_fails_ends_with_the_fields_of_the_last_accepted_step(
+    tmp_path: Path, every: int, expected: list[float]
+) -> None:
+    path, folder = written(tmp_path, BLOCK | FAILS_LATER), tmp_path / "results"
+    assert ended("run", path, "--output", folder, "--set", f"output.every={every}") == cli.NOT_CONVERGED
+    fields, curves = times_of(folder)
+    assert fields == pytest.approx(expected) and curves == pytest.approx([0.2, 0.4, 0.6])
+    assert len(summary_of(folder)["steps"]) == 3
+    alone = tmp_path / "alone"
+    ended("run", path, "--output", alone)
+    ours, theirs = (read_step(one / "block.vtkhdf")[0] for one in (folder, alone))
+    np.testing.assert_array_equal(ours.cell_data["stress"], theirs.cell_data["stress"])
+
+
+BAR = {  # uniaxial stress: u = σ L / E = 0.01, with E = 9 K G / (3 K + G) = 90/7
+    "kinematics": "solid",
+    "mesh": {"box": {"size": [1.0, 1.0, 1.0], "cells": [1, 1, 1], "cell": "hexahedron"}},
+    "material": ELASTIC,
+    "supports": {"left": {"ux": 0.0}, "bottom": {"uy": 0.0}, "back": {"uz": 0.0}},
+    "loads": {"right": {"traction": [0.9 / 7, 0.0, 0.0]}},
+    "output": {"picture": None},
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "quantity", "value"),
+    [
+        (BLOCK, {"reaction": "left", "component": "y"}, -0.1),
+        (BAR, {"displacement": "ux", "at": [1.0, 1.0, 1.0]}, 0.01 * (3 * 10 + 5) / 35),
+    ],
+)
+def test_a_quantity_that_is_not_as_expected_ends_with_code_4_and_complete_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], case: dict[str, Any], quantity: dict[str, Any], value: float
+) -> None:
+    close, far = value * (1 + 0.5e-6), value * 1.25
+    wanted = {"close": quantity | {"expected": close}, "far": quantity | {"expected": far}}
+    path, folder = written(tmp_path, case | {"quantities": wanted}), tmp_path / "results"
+    assert ended("run", path, "--output", folder) == cli.NOT_AS_EXPECTED == 4
+    printed, said = capsys.readouterr()
+    assert said.count("\n") == 1
+    line = f"{path}: quantities.far: {value:.8g}, expected {far:.8g} (relative difference 2.0e-01, rtol 1.0e-06)"
+    assert said == f"femops: {line}\n"
+    assert printed.count("MISSED") == 1
+    summary = summary_of(folder)
+    assert summary["finished"] and summary["quantities"]["far"] == pytest.approx(value, rel=1e-9)
+    assert [summary["expected"][name]["missed"] for name in ("close", "far")] == [False, True]
+    assert summary["expected"]["far"]["difference"] == pytest.approx(0.2, rel=1e-6)
+    assert ended("run", path, "--output", folder, "--set", "quantities.far.rtol=0.21") == 0
+
+
+def test_zero_is_expected_in_the_units_of_the_quantity() -> None:
+    quantity = {"displacement": "uy", "at": [0.0, 0.0, 0.0], "expected": 0.0}
+    case = Case.model_validate(BAR | {"quantities": {"foot": quantity, "none": quantity}})
+    found = expectations(case, {"foot": 1e-17, "none": float("nan")})
+    assert [one["missed"] for one in found.values()] == [False, True]
+    assert expectations(case, {"foot": 2e-6})["foot"]["missed"]
+
+
+def test_without_a_terminal_there_is_a_line_for_every_step_and_nothing_that_moves(run: Femops, tmp_path: Path) -> None:
+    printed = run("run", written(tmp_path, BLOCK), "--output", tmp_path / "results")
+    steps = summary_of(tmp_path / "results")["steps"]
+    lines = [f"step {n}/2: t = {n / 2:g}, {steps[n - 1]['iterations']} iterations" for n in (1, 2)]
+    assert printed.splitlines()[:2] == lines
+    assert not re.search("[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏]|setting up|\x1b|\r", printed)
 
 
 def test_view_draws_the_fields_of_a_step(run: Femops, tmp_path: Path) -> None:

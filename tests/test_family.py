@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from helpers import ELASTIC, SATURATING
@@ -158,6 +159,20 @@ def test_phases_that_are_not_linear_are_solved_at_strains_of_each_microstructure
         solve_family(task(block, 2.0 * strain), tmp_path)
     with pytest.raises(NotConverged, match=r"microstructure 1: .* did not converge in 1 iterations"):
         solve_family(task(block, strain * [[[1e-9]], [[1.0]]], max_iter=1), tmp_path / "few")
+
+
+def test_a_microstructure_that_was_never_written_is_refused_and_solved_anew(tmp_path: Path) -> None:
+    report = solve_family(task(family()), tmp_path)
+    whole = solved_family(family(), tmp_path)
+    with h5py.File(report.file, "r+") as store:
+        for name in whole:
+            store[name][2] = 0
+    with pytest.raises(CaseError, match="2 microstructures are there, expected 5"):
+        solved_family(family(), tmp_path)
+    again = solve_family(task(family()), tmp_path)
+    assert (again.found, again.solved) == (2, 3)
+    for name, values in solved_family(family(), tmp_path).items():
+        np.testing.assert_allclose(values, whole[name], rtol=1e-12, atol=1e-8)
 
 
 def test_a_stopped_run_goes_on_and_a_larger_count_keeps_what_is_there(

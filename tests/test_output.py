@@ -1,18 +1,21 @@
 """Result files: complete or absent, and read back by VTK exactly as written."""
 
 import csv
+import fcntl
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import pyvista
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
+from matplotlib.figure import Figure
 from PIL import Image
 from vtkmodules.util.numpy_support import vtk_to_numpy
 from vtkmodules.vtkIOHDF import vtkHDFReader
@@ -21,10 +24,12 @@ from femops.errors import CaseError
 from femops.meshing.cells import CELLS
 from femops.meshing.tagged import TaggedMesh
 from femops.output.atomic import atomic_path, shielded, write_text
+from femops.output.comparison import Curve, draw_comparison
 from femops.output.grid import Grid
 from femops.output.picture import picture, read_step, view
 from femops.output.points import write_points
-from femops.output.tables import write_curves, write_json
+from femops.output.tables import append_curve, write_curves, write_json
+from femops.output.training_plots import draw_certificates, draw_curves, draw_errors
 from femops.output.vtkhdf import VtkHdfSeries, tensor_components
 
 
@@ -38,7 +43,7 @@ def two_cells(kind: str) -> Grid:
 def series(path: Path, grid: Grid, n_steps: int = 3) -> list[dict[str, np.ndarray]]:
     """Write steps of random fields and return them."""
     rng = np.random.default_rng(7)
-    file, written = VtkHdfSeries(path, grid), []
+    file, written = VtkHdfSeries(path, grid, n_steps), []
     for step in range(n_steps):
         point = {
             "displacement": 0.1 * rng.normal(size=(len(grid.points), 2)),
@@ -76,26 +81,142 @@ def test_vtk_reads_every_step_exactly(tmp_path: Path, kind: str) -> None:
             assert np.array_equal(body.cell_data[name], written[step][name])
 
 
-@pytest.mark.parametrize(("owner", "broken"), [(h5py.Dataset, "resize"), (os, "replace")])
-def test_interrupted_append_leaves_the_last_complete_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, broken: str
+@pytest.mark.parametrize("broken", ["pwrite", "fdatasync"])
+def test_interrupted_append_leaves_the_complete_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     path, grid = tmp_path / "macro.vtkhdf", two_cells("quad")
-    file = VtkHdfSeries(path, grid)
-    file.append(0.0, {"u": np.arange(8.0)})
+    file = VtkHdfSeries(path, grid, 2)
+    file.append(0.5, {"u": np.arange(8.0)})
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, broken, fail)
+        with pytest.raises(OSError, match="disk full"):
+            file.append(1.0, {"u": np.ones(8)})
+    assert list(tmp_path.iterdir()) == [path]
+    assert read_step(path)[1].endswith("step 0, t = 0.5")
+    file.append(2.0, {"u": 2 * np.arange(8.0)})
+    time, body = read(path, 1)
+    assert time == 2.0 and np.array_equal(body.point_data["u"], 2 * np.arange(8.0))
+    assert np.array_equal(read(path, 0)[1].point_data["u"], np.arange(8.0))
+
+
+def test_a_failed_first_step_leaves_the_file_of_an_earlier_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, grid = tmp_path / "macro.vtkhdf", two_cells("quad")
+    VtkHdfSeries(path, grid).append(0.5, {"u": np.arange(8.0)})
     before = path.read_bytes()
 
     def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(owner, broken, fail)
+        patch.setattr(os, "replace", fail)
         with pytest.raises(OSError, match="disk full"):
-            file.append(1.0, {"u": np.ones(8)})
+            VtkHdfSeries(path, grid).append(1.0, {"u": np.ones(8)})
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
-    file.append(2.0, {"u": 2 * np.arange(8.0)})
-    time, body = read(path, 1)
-    assert time == 2.0 and np.array_equal(body.point_data["u"], 2 * np.arange(8.0))
+
+
+KILLED = """
+import fcntl, os, random, signal, sys, time
+from pathlib import Path
+import h5py
+import numpy as np
+sys.path.insert(0, sys.argv[2])
+from test_output import read, two_cells
+from femops.output.picture import read_step
+from femops.output.vtkhdf import VtkHdfSeries
+
+path, grid = Path(sys.argv[1]), two_cells("quad")
+
+def work(n_steps):
+    file = VtkHdfSeries(path, grid, n_steps)
+    for step in range(1, n_steps + 1):
+        file.append(0.5 * step, {"u": step * np.ones(8)}, {"stress": -step * np.ones((2, 6))})
+
+def mortal(life):
+    def counted(function):
+        def call(*arguments, **keywords):
+            nonlocal life
+            life -= 1
+            if life == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **keywords)
+        return call
+    for owner, name in ((os, "pwrite"), (os, "fdatasync"), (os, "replace"), (fcntl, "flock"), (h5py.File, "flush"),
+                        (h5py.File, "__exit__"), (h5py.AttributeManager, "modify")):
+        setattr(owner, name, counted(getattr(owner, name)))
+
+def sound():
+    if not path.exists():
+        return 0
+    heading = read_step(path)[1]
+    count = int(heading.split("step ")[1].split(",")[0]) + 1
+    assert heading.endswith(f"t = {0.5 * count:g}"), heading
+    for step in {0, count // 2, count - 1}:
+        time, body = read(path, step)
+        assert count == 1 or time == 0.5 * (step + 1), (time, step, count)  # VTK knows no time of a single step
+        assert (body.point_data["u"] == step + 1).all() and (body.cell_data["stress"] == -step - 1).all()
+    return count
+
+def killed(begin, seconds):
+    path.unlink(missing_ok=True)
+    child = os.fork()
+    if child == 0:
+        begin()
+        os._exit(0)
+    time.sleep(seconds)
+    if seconds:
+        os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    return os.WIFEXITED(status), sound()
+
+life, reached = 1, []
+while True:
+    ended, count = killed(lambda: (mortal(life), work(4)), 0.0)
+    reached.append(count)
+    if ended:
+        break
+    life += 1
+assert sorted(reached) == reached and set(reached) == {0, 1, 2, 3, 4}, reached
+random.seed(1)
+print(life, *(killed(lambda: work(100_000), random.uniform(0.02, 0.25))[1] for _ in range(8)))
+"""
+
+
+def test_a_kill_at_any_moment_leaves_the_steps_that_were_complete(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "macro.vtkhdf"), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    life, *reached = (int(word) for word in done.stdout.split())
+    assert life > 30 and max(reached) > 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not count what is written")
+def test_every_step_costs_its_own_bytes_and_no_others(tmp_path: Path) -> None:
+    def written_bytes() -> int:
+        return int(dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())["wchar"])
+
+    file, costs = VtkHdfSeries(tmp_path / "macro.vtkhdf", two_cells("quad"), 400), []
+    for step in range(400):
+        before = written_bytes()
+        file.append(step, {"u": np.ones(8)}, {"stress": np.ones((2, 6))})
+        costs.append(written_bytes() - before)
+    own = 8 * (8 + 2 * 6 + 1)
+    assert len(set(costs[1:])) == 1  # the first one makes the file
+    assert own < costs[1] < own + 1024
+    assert read_step(file.path)[1].endswith("step 399, t = 399")
+
+
+def test_a_file_that_somebody_reads_is_written_all_the_same(tmp_path: Path) -> None:
+    file = VtkHdfSeries(tmp_path / "macro.vtkhdf", two_cells("quad"), 3)
+    file.append(0.0, {"u": np.ones(8)})
+    with file.path.open("rb") as open_elsewhere:
+        fcntl.flock(open_elsewhere, fcntl.LOCK_SH)  # as HDF5 does while it reads
+        file.append(1.0, {"u": np.ones(8)})
+    assert read_step(file.path)[1].endswith("step 1, t = 1")
 
 
 def test_append_refuses_wrong_shapes_and_changed_fields(tmp_path: Path) -> None:
@@ -105,6 +226,8 @@ def test_append_refuses_wrong_shapes_and_changed_fields(tmp_path: Path) -> None:
     file.append(0.0, {"u": np.ones(8)})
     with pytest.raises(ValueError, match="fields of step 1"):
         file.append(1.0, {"v": np.ones(8)})
+    with pytest.raises(ValueError, match="room for 1 steps"):
+        file.append(1.0, {"u": np.ones(8)})
 
 
 def test_ctrl_c_waits_for_the_end_of_a_shielded_block() -> None:
@@ -156,6 +279,43 @@ def test_curves_have_the_union_of_columns_and_full_precision(tmp_path: Path) -> 
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["t", "u", "f"] and float(rows[0]["u"]) == 0.1 + 0.2
     assert rows[1]["u"] == "" and float(rows[1]["f"]) == 1e-17
+
+
+def test_a_curve_grows_by_whole_lines(tmp_path: Path) -> None:
+    rows = [{"step": 1, "u": 0.1 + 0.2}, {"step": 2, "u": -1e-17}]
+    write_curves(tmp_path / "c.csv", rows[:1])
+    append_curve(tmp_path / "c.csv", rows[1])
+    write_curves(tmp_path / "at once.csv", rows)
+    assert (tmp_path / "c.csv").read_bytes() == (tmp_path / "at once.csv").read_bytes()
+
+
+AXES = {
+    "loss.png": ("number of modes [-]", "loss [-]"),
+    "error_over_strain.png": ("norm of the strain |E| [-]", "relative error [-]"),
+    "bound_against_error.png": ("relative error of the stress [-]", "certificate [-]"),
+    "compare.png": ("displacement [length]", "reaction [force]", "load step [-]", "relative difference [-]"),
+    "field.png": ("x [length]", "y [length]", "von_mises [stress]"),
+}
+
+
+def test_axes_of_all_pictures_name_quantity_and_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: dict[str, tuple[str, ...]] = {}
+    save = Figure.savefig
+
+    def noted(self: Figure, path: Path, **options: object) -> None:
+        labels = [label for axes in self.axes for label in (axes.get_xlabel(), axes.get_ylabel()) if label]
+        names[path.name.removeprefix(".partial-")] = tuple(labels)
+        save(self, path, **options)
+
+    monkeypatch.setattr(Figure, "savefig", noted)
+    ones = np.linspace(0.1, 1.0, 4)
+    draw_curves(tmp_path, "Loss", {"a": ones}, "number of modes")
+    draw_errors(tmp_path, "strain", ones, {"stress": ones})
+    draw_certificates(tmp_path, ones, {"bound": ones})
+    curve = Curve("right, x", "reaction [force]", np.array([ones, ones]), np.array([ones, ones]))
+    draw_comparison(tmp_path / "compare.png", [curve], {"stress": ones}, ("law", "reference"))
+    picture(two_cells("quad").to_pyvista(cell_data={"von_mises": ones[:2]}), "von_mises", tmp_path / "field.png")
+    assert names == AXES
 
 
 def test_json_takes_numpy_values_and_writes_nan_as_null(tmp_path: Path) -> None:
@@ -226,7 +386,7 @@ def test_vtk_reads_remarks_and_pictures_show_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_steps: int
 ) -> None:
     remarks = {"source": "nested solve", "von_mises": "not certified"}
-    file = VtkHdfSeries(tmp_path / "one.vtkhdf", two_cells("quad"), remarks)
+    file = VtkHdfSeries(tmp_path / "one.vtkhdf", two_cells("quad"), n_steps, remarks)
     for step in range(n_steps):
         file.append(float(step), {}, {"von_mises": np.arange(2.0), "law_error": np.array([1.0, np.inf])})
     for step in range(n_steps):
@@ -242,5 +402,5 @@ def test_vtk_reads_remarks_and_pictures_show_them(
         dataset, heading = read_step(tmp_path / "one.vtkhdf")
         picture(dataset, name, tmp_path / "picture.png")
         assert heading.endswith("nested solve")
-    assert labels == ["von_mises", "law_error, infinite at 1 of 2"]
+    assert labels == ["von_mises [stress]", "law_error [-], infinite at 1 of 2"]
     assert [title.partition("\n")[2] for title in titles] == ["von_mises not certified", ""]

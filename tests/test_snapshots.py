@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def fields_of(file: Path) -> dict[str, Any]:
     found = {}
     with h5py.File(file) as store:
         store.visititems(lambda name, one: found.update({name: one[...]}) if isinstance(one, h5py.Dataset) else None)
+    assert found.pop("check").shape == (len(found["strain"]),)
     return found
 
 
@@ -278,6 +280,90 @@ def test_a_kill_at_any_file_operation_leaves_a_sound_store(tmp_path: Path) -> No
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 40
+
+
+def emptied(file: Path, row: int, *, checks: bool) -> None:
+    """Make a row as it is before it is written; without checks, as in stores of earlier versions."""
+    with h5py.File(file, "r+") as store:
+        for name in fields_of(file):
+            store[name][row] = 0
+        if not checks:
+            del store["check"]
+
+
+@pytest.mark.parametrize("checks", [True, False], ids=["checked", "written before there were checks"])
+@pytest.mark.parametrize(("dim", "row"), [(2, 3), (2, 0), (3, 1)])
+def test_rows_that_were_never_written_are_solved_anew(
+    tmp_path: Path, solves: list[int], capsys: pytest.CaptureFixture[str], dim: int, row: int, checks: bool
+) -> None:
+    solid = {"kinematics": "solid", "rve": {**SPHERE, "phases": STUDY["rve"]["phases"]}}
+    study = {**STUDY, **(solid if dim == 3 else {}), "sampling": {**SOBOL, "count": 4}}
+    report, whole = sampled(tmp_path, study)
+    emptied(report.file, row, checks=checks)
+    solves.clear()
+    again, mended = sampled(tmp_path, study)
+    assert (again.found, again.solved, sum(solves)) == (row, 4 - row, 4 - row)
+    assert f"are solved anew: from number {row + 1} on, {4 - row} in all" in capsys.readouterr().err
+    assert_same(whole, mended)
+    assert sampled(tmp_path, study)[0].solved == 0
+
+
+@pytest.mark.parametrize("field", ["stress", "phase_stress_sensitivity", "path"])
+def test_a_changed_number_is_found_in_every_field(tmp_path: Path, field: str) -> None:
+    report, whole = sampled(tmp_path, STUDY)
+    with h5py.File(report.file, "r+") as store:
+        values = store[field][...]
+        values.reshape(6, -1)[4, -1] += 1 if field == "path" else 1e-12 * np.abs(whole[field]).max()
+        store[field][...] = values
+        rve = str(store.attrs["rve"])
+    assert SnapshotStore(report.file.parent, rve).sound_count() == 4
+
+
+def test_a_sound_store_of_an_earlier_version_is_kept_and_gets_its_checks_when_it_grows(
+    tmp_path: Path, solves: list[int]
+) -> None:
+    report, whole = sampled(tmp_path, STUDY)
+    with h5py.File(report.file, "r+") as store:
+        checks = store["check"][...]
+        del store["check"]
+    solves.clear()
+    more = written(tmp_path, {**STUDY, "sampling": {**SOBOL, "count": 8}})
+    assert sample(load_study(more), more, tmp_path / "out", MPI.COMM_SELF).found == 6
+    assert sum(solves) == 2
+    with h5py.File(report.file) as store:
+        np.testing.assert_array_equal(store["check"][:6], checks)
+        assert len(store["check"]) == 8
+    assert_same(whole, {name: values[:6] for name, values in fields_of(report.file).items()}, 0.0)
+
+
+def test_a_second_sampling_waits_for_the_first_and_finds_its_snapshots(
+    tmp_path: Path, solves: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, STUDY)
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW, "sample", str(path), "--output", str(tmp_path / "out")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as child:  # fmt: skip
+        assert child.stdout is not None and child.stdin is not None and child.stdout.readline() == "solving\n"
+        threading.Timer(1.0, child.stdin.close).start()
+        report = sample(load_study(path), path, tmp_path / "out", MPI.COMM_SELF)
+        assert child.wait(60) == 0
+    assert (report.found, report.solved, solves) == (6, 0, [])
+    assert f"pid {child.pid}" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["snapshots.h5"]
+
+
+SLOW = """
+import sys
+from femops import cli, sample
+missing = sample._solve_missing
+def slow(*arguments):
+    print("solving", flush=True)
+    sys.stdin.read()
+    return missing(*arguments)
+sample._solve_missing = slow
+cli.main(sys.argv[1:])
+"""
 
 
 def test_batches_end_with_their_step() -> None:

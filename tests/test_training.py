@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,42 @@ def test_a_study_to_train_can_be_sampled_and_its_snapshots_are_used(solved: list
     report = trained()
     assert sum(solved) == 32 + 12
     assert report.metrics["seconds"]["sampling"] is None
+
+
+OTHER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from mpi4py import MPI
+from toy_surrogate import ToyTraining, installed_toy
+from femops.study import load_study
+from femops.training import train
+fit = ToyTraining.fit
+def slow(self, task):
+    print("fitting", flush=True)
+    sys.stdin.read()
+    return fit(self, task)
+ToyTraining.fit = slow
+with installed_toy():
+    train(load_study(Path("study.yaml")), Path("study.yaml"), None, MPI.COMM_SELF)
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_case_waits_for_the_training_of_another_process_and_finds_its_model(
+    toy: ToyTraining, solved: list[int], capsys: pytest.CaptureFixture[str], killed: bool
+) -> None:
+    path, said = study_file(), []
+    command = [sys.executable, "-c", OTHER, str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stdin is not None and child.stdout.readline() == "fitting\n"
+        threading.Timer(1.0, child.kill if killed else child.stdin.close).start()
+        model = trained_model(path, "toy", MPI.COMM_SELF, say=said.append)
+    assert f"pid {child.pid}, since 2" in capsys.readouterr().err
+    assert load_law(model).dim == 2
+    # What the other one had finished is used: its model, or, where it was killed, its snapshots.
+    assert (bool(toy.parts), sum(solved), len(said)) == ((True, 12, 1) if killed else (False, 0, 0))
+    assert not list(model.parent.glob(".*"))
 
 
 def test_a_case_trains_its_surrogate_once(toy: ToyTraining, capsys: pytest.CaptureFixture[str]) -> None:

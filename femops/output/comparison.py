@@ -51,7 +51,7 @@ def draw_comparison(
     if any(value > 0.0 for values in errors.values() for value in values):
         right.set_yscale("log", nonpositive="mask")
     right.xaxis.get_major_locator().set_params(integer=True)
-    _dress(right, "step", "relative difference")
+    _dress(right, "load step [-]", "relative difference [-]")
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
 

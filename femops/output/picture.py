@@ -23,6 +23,16 @@ _WIDE = 2.2
 _AUTOMATIC_WARP = 0.05
 # Weights of the components of a symmetric tensor in its Frobenius norm, VTK order.
 _TENSOR_WEIGHTS = np.array([1.0, 1.0, 1.0, 2.0, 2.0, 2.0])
+_UNITS = {
+    "displacement": "length",
+    "fluctuation": "length",
+    "reaction": "force",
+    "strain": "-",
+    "stress": "stress",
+    "von_mises": "stress",
+    "law_error": "-",
+    "phase": "-",
+}
 _DRAWN_INSTEAD = {"stress": "von_mises"}
 
 
@@ -144,11 +154,12 @@ def _scalars(dataset: Any, field: str) -> tuple[Array, str]:
     """Return the values to draw and what to call them."""
     data = dataset.point_data if field in dataset.point_data else dataset.cell_data
     values = np.asarray(data[field], dtype=np.float64)
+    unit = f" [{_UNITS[field]}]" if field in _UNITS else ""  # what a plugin stores may have any
     if values.ndim == 1:
         infinite = int(np.isinf(values).sum())
-        return values, field + (f", infinite at {infinite} of {len(values)}" if infinite else "")
+        return values, f"{field}{unit}" + (f", infinite at {infinite} of {len(values)}" if infinite else "")
     weights = _TENSOR_WEIGHTS if values.shape[1] == 6 else np.ones(values.shape[1])
-    return np.sqrt((values**2) @ weights), f"{field}, magnitude"
+    return np.sqrt((values**2) @ weights), f"{field}, magnitude{unit}"
 
 
 def _body(dataset: Any, values: Array, at_points: bool) -> Any:
@@ -198,7 +209,7 @@ def _figure(body: Any, undeformed: Any, frame: Frame, colours: tuple[str, tuple[
     wide = bool(inches[0] > _WIDE * inches[1])
     # A colour bar 0.16 inches thick, clear of the axis labels.
     box = (
-        (0.2, -0.62 / inches[1], 0.6, 0.16 / inches[1])
+        (0.2, -0.82 / inches[1], 0.6, 0.16 / inches[1])
         if wide
         else (1.0 + 0.22 / inches[0], 0.1, 0.16 / inches[0], 0.8)
     )
@@ -225,6 +236,8 @@ def _decorate(axes: Any, frame: Frame, flat: bool) -> None:
     axes.tick_params(labelsize=8, color="0.6", labelcolor="0.35")
     axes.locator_params(nbins=6)
     if flat:
+        axes.set_xlabel("x [length]", fontsize=8, color="0.35")
+        axes.set_ylabel("y [length]", fontsize=8, color="0.35")
         return
     axes.set_axis_off()
     corner, length = frame.lower[:2], 0.07 * float(frame.size.max())

@@ -13,12 +13,14 @@ from femops.macro.problem import MacroProblem
 from femops.macro.region import Region
 from femops.macro.stepping import StepReport
 from femops.notation import Array
+from femops.output.atomic import shielded
+from femops.output.folder import CURVES, writing
 from femops.output.gather import Gatherer
 from femops.output.grid import Grid
 from femops.output.points import write_points
-from femops.output.tables import write_curves
+from femops.output.tables import append_curve, write_curves
 from femops.output.vtkhdf import VtkHdfSeries, tensor_components
-from femops.parallel import on_every_rank
+from femops.parallel import on_every_rank, on_root
 
 _NESTED = "nested solve"
 
@@ -33,40 +35,69 @@ class _MicroPoint(NamedTuple):
 
 
 class Results:
-    """Writes what a run leaves behind; after every step all files are complete.
+    """Writes what a run leaves behind; after every step its files are complete.
+
+    Fields are written at every `output.every`-th step and at the last one, which is the last accepted one where a run
+    ends early; curves at every step.
 
     Args:
         problem: The macroscale problem.
-        folder: Where the files go.
+        folder: Where the files go at first; see `settle`.
         name: Stem of the file of fields.
     """
 
     def __init__(self, problem: MacroProblem, folder: Path, name: str) -> None:
-        self.problem, self.folder = problem, folder
+        self.problem, self.folder, self._name = problem, folder, name
         self._gatherer = Gatherer(problem)
-        self._root = problem.comm.rank == 0
-        self._rows: list[dict[str, float]] = []
         self._states_error = problem.material.states_error
+        self._last, self._every = len(problem.case.steps.ends()), problem.case.output.every
         self._series = None
         if self._gatherer.grid is not None:
-            self._series = VtkHdfSeries(folder / f"{name}.vtkhdf", self._gatherer.grid, remarks(problem))
-        self._vtx = None
-        if problem.case.output.vtx:
-            self._vtx = VTXWriter(problem.comm, folder / f"{name}.bp", [problem.displacement], engine="BP4")
+            room = -(-self._last // self._every)
+            self._series = VtkHdfSeries(folder / f"{name}.vtkhdf", self._gatherer.grid, room, remarks(problem))
+        self._waiting: tuple[float, dict[str, Any], dict[str, Any]] | None = None
+        self._begun = False
+        self._vtx: VTXWriter | None = None
 
     def step(self, report: StepReport) -> None:
-        """Write the fields and the curves of an accepted step; collective."""
-        nodal, cells = self._nodal(), self._cells()
-        if self._series is not None:
-            self._series.append(report.t, nodal, cells)
-        if self._vtx is not None:
+        """Write what is due of an accepted step; collective.
+
+        Raises:
+            CaseError: It cannot be written.
+        """
+        self._waiting = report.t, self._nodal(), self._cells()
+        row, due = self._row(report), self.is_due(report)
+        on_root(self.problem.comm, lambda: self._write_step(row, due))
+        if self._vtx is not None and due:
             self._vtx.write(report.t)
-        self._rows.append(self._row(report))
-        if self._root:
-            write_curves(self.folder / "curves.csv", self._rows)
+
+    def is_due(self, report: StepReport) -> bool:
+        """Tell whether the fields of a step are to be written."""
+        return report.number % self._every == 0 or report.number == self._last
+
+    def settle(self, folder: Path, t: float) -> None:
+        """Go on in the folder that the files of the steps so far were moved to; collective.
+
+        Args:
+            folder: The folder.
+            t: Time of the last step.
+        """
+        self.folder = folder
+        if self._series is not None:
+            self._series.path = folder / f"{self._name}.vtkhdf"
+        if self.problem.case.output.vtx:
+            # ADIOS2 comes back to a path, which therefore must not move.
+            self._vtx = VTXWriter(
+                self.problem.comm, folder / f"{self._name}.bp", [self.problem.displacement], engine="BP4"
+            )
+            self._vtx.write(t)
 
     def finish(self) -> list[dict[str, Any]]:
-        """Write what belongs to the last step only, and return file, place and source of RVE fields; collective."""
+        """Write what belongs to the last step only, and return file, place and source of RVE fields; collective.
+
+        Raises:
+            CaseError: It cannot be written.
+        """
         if self._vtx is not None:
             self._vtx.close()
         if self.problem.case.output.points:
@@ -75,6 +106,23 @@ class Results:
         mine = on_every_rank(self.problem.comm, lambda: self._write_all_micro(chosen))
         written = [one for part in self.problem.comm.allgather(mine) for one in part]
         return [entry for _, entry in sorted(written, key=lambda one: one[0])]
+
+    def write_waiting(self) -> None:
+        """Write the fields of the last accepted step, if they are not there yet; on the first rank, not collective."""
+        if self._series is not None and self._waiting is not None:
+            with shielded():
+                self._series.append(*self._waiting)
+                self._waiting = None
+
+    def _write_step(self, row: dict[str, float], due: bool) -> None:
+        with writing(self.folder):
+            if due:
+                self.write_waiting()
+            if self._begun:
+                append_curve(self.folder / CURVES, row)
+            else:
+                write_curves(self.folder / CURVES, [row])
+                self._begun = True
 
     def _nodal(self) -> dict[str, Any]:
         functions = {"displacement": self.problem.displacement, "reaction": self.problem.reaction}
@@ -118,8 +166,12 @@ class Results:
     def _write_points(self) -> None:
         coordinates = self._gatherer.points(self.problem.quadrature.coordinates())
         fields = {name: self._gatherer.points(values) for name, values in self._point_fields().items()}
-        if self._root:
-            write_points(self.folder / "points.vtp", coordinates, fields, remarks(self.problem))
+
+        def write() -> None:
+            with writing(self.folder):
+                write_points(self.folder / "points.vtp", coordinates, fields, remarks(self.problem))
+
+        on_root(self.problem.comm, write)
 
     def _micro_points(self) -> list[_MicroPoint | None]:
         """Return the chosen points; None where another rank has the point."""
@@ -150,7 +202,9 @@ class Results:
 
     def _write_all_micro(self, chosen: list[_MicroPoint | None]) -> list[tuple[int, dict[str, Any]]]:
         """Write the fields of the RVEs that this rank has, and return what they are, with their numbers."""
-        return [(number, self._write_micro(number, *one)) for number, one in enumerate(chosen) if one is not None]
+        mine = [(number, one) for number, one in enumerate(chosen) if one is not None]
+        with writing(self.folder):
+            return [(number, self._write_micro(number, *one)) for number, one in mine]
 
     def _write_micro(self, number: int, region: Region, position: int, strain: Array, at: Array) -> dict[str, Any]:
         """Write the fields of one RVE: those of the answer that the results hold."""
@@ -173,8 +227,9 @@ class Results:
         }
         nodal = {"displacement": fields.displacement, "fluctuation": fields.fluctuation}
         place = "_".join(f"{value:g}" for value in at)
-        file, time = f"micro_{number}_at_{place}.vtkhdf", self._rows[-1]["t"]
-        VtkHdfSeries(self.folder / file, Grid.from_mesh(rve.mesh), {"source": source}).append(time, nodal, cell_data)
+        file, time = f"micro_{number}_at_{place}.vtkhdf", self.problem.case.steps.ends()[-1]
+        series = VtkHdfSeries(self.folder / file, Grid.from_mesh(rve.mesh), remarks={"source": source})
+        series.append(time, nodal, cell_data)
         return {"file": file, "at": at, "source": source}
 
     def _source(self, region: Region) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from femops.output.atomic import write_text
+from femops.output.atomic import shielded, write_text
 
 
 def write_curves(path: Path | str, rows: Sequence[Mapping[str, float]]) -> None:
@@ -26,6 +26,14 @@ def write_curves(path: Path | str, rows: Sequence[Mapping[str, float]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def append_curve(path: Path | str, row: Mapping[str, float]) -> None:
+    """Add a line to a file that `write_curves` began with a row of the same columns, in one write."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(row.values())
+    with shielded(), Path(path).open("a", encoding="utf-8", newline="") as file:
+        file.write(text.getvalue())
 
 
 def write_json(path: Path | str, data: Any) -> None:

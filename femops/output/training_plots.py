@@ -17,15 +17,16 @@ _INCHES = (6.4, 4.2)
 _FLOOR = 1e-16  # what a logarithmic axis shows for zero
 
 
-def draw_curves(folder: Path, title: str, curves: Mapping[str, npt.ArrayLike]) -> Path:
+def draw_curves(folder: Path, title: str, curves: Mapping[str, npt.ArrayLike], over: str) -> Path:
     """Draw values over their index on a logarithmic axis into a PNG named after the title.
 
     Args:
         folder: Where the picture goes.
         title: Heading, for example `loss`.
-        curves: Values by legend entry.
+        curves: Dimensionless values by legend entry.
+        over: What their index counts.
     """
-    figure, axes = _axes(title, "index", "")
+    figure, axes = _axes(title, f"{over} [-]", f"{title[:1].lower()}{title[1:]} [-]")
     for name, values in curves.items():
         axes.plot(_positive(np.asarray(values, dtype=np.float64)), label=name)
     axes.set_yscale("log")
@@ -41,8 +42,8 @@ def draw_errors(folder: Path, over: str, where: Array, errors: Mapping[str, Arra
         where: Values on the axis. Shape (n,).
         errors: Errors by legend entry. Shape (n,) each.
     """
-    axis = "|E|" if over == "strain" else over
-    figure, axes = _axes("Errors at what the training did not see", axis, "relative error")
+    axis = "norm of the strain |E|" if over == "strain" else over
+    figure, axes = _axes("Errors at what the training did not see", f"{axis} [-]", "relative error [-]")
     for name, values in errors.items():
         axes.plot(where, _positive(values), ".", label=name)
     axes.set_yscale("log")
@@ -51,7 +52,7 @@ def draw_errors(folder: Path, over: str, where: Array, errors: Mapping[str, Arra
 
 def draw_certificates(folder: Path, error: Array, certificates: Mapping[str, Array]) -> Path:
     """Draw what a law says about its error over its error into `bound_against_error.png`. Shape (n,) each."""
-    figure, axes = _axes("What the law says about its error", "relative error of the stress", "certificate")
+    figure, axes = _axes("What the law says about its error", "relative error of the stress [-]", "certificate [-]")
     true = _positive(error)
     ends = np.array([true.min(), true.max()])
     axes.plot(ends, ends, "k-", linewidth=0.8, label="equal")

@@ -4,8 +4,11 @@ Format: https://docs.vtk.org/en/latest/vtk_file_formats/vtkhdf_file_format/index
 step points to it with offsets of zero and to its own rows of the fields.
 """
 
-import shutil
-from collections.abc import Mapping
+import fcntl
+import os
+import time as clock
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +21,38 @@ from femops.output.atomic import atomic_path, shielded
 from femops.output.grid import Fields, Grid, checked_fields
 
 _STEP_OFFSETS = ("PartOffsets", "PointOffsets", "CellOffsets", "ConnectivityIdOffsets")
-_CHUNK_ROWS = 16384
 _VTK_PAIRS = ((0, 1, 2, 0, 1, 0), (0, 1, 2, 1, 2, 2))
+_PATIENCE = 0.2  # [s]
+
+Checked = dict[str, dict[str, npt.NDArray[Any]]]
 
 
 class VtkHdfSeries:
-    """A `.vtkhdf` file that grows by one step per call of `append`.
+    """A `.vtkhdf` file that grows by one step per call of `append`, at the same cost for every step.
 
-    Every append works on a copy that then replaces the file, so that a kill at any moment leaves the last complete
-    file. The first append replaces a file of an earlier run.
+    The first step makes the file, with room for all steps, and replaces a file of an earlier run in one go; room that
+    is not used yet takes no space on file systems that know sparse files. Later steps write their rows into that
+    room, wait until these are on the disk, and only then count: what HDF5 needs to find its way in the file never
+    changes but for the number of steps. So a kill at any moment leaves a file with the steps that were complete.
 
     Args:
         path: The file to write.
         grid: The mesh of all steps.
+        n_steps: The largest number of steps.
         remarks: Texts by name, in ASCII, that become field data; one named like a field belongs to that field.
+
+    Attributes:
+        n_steps: Number of steps that were written.
     """
 
-    def __init__(self, path: Path | str, grid: Grid, remarks: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, path: Path | str, grid: Grid, n_steps: int = 1, remarks: Mapping[str, str] | None = None
+    ) -> None:
         self.path = Path(path)
         self.grid = grid
         self.remarks = remarks or {}
         self.n_steps = 0
+        self._room = n_steps
         self._layout: dict[str, tuple[int, ...]] = {}
 
     def append(self, time: float, point_data: Fields | None = None, cell_data: Fields | None = None) -> None:
@@ -51,7 +65,8 @@ class VtkHdfSeries:
             cell_data: The same over cells. Shape (n_cells,) or (n_cells, k) each.
 
         Raises:
-            ValueError: a shape does not fit the mesh, or the fields differ from those of the first step.
+            ValueError: a shape does not fit the mesh, the fields differ from those of the first step, or there is no
+                room for another step.
         """
         fields = {
             "PointData": checked_fields(point_data or {}, len(self.grid.points)),
@@ -60,15 +75,24 @@ class VtkHdfSeries:
         layout = {f"{group}/{name}": a.shape for group, arrays in fields.items() for name, a in arrays.items()}
         if self.n_steps and layout != self._layout:
             raise ValueError(f"fields of step {self.n_steps} are {layout}, those of the first step {self._layout}")
+        if self.n_steps == self._room:
+            raise ValueError(f"the file has room for {self._room} steps")
         with shielded():
-            with atomic_path(self.path) as temporary:
-                if self.n_steps:
-                    shutil.copyfile(self.path, temporary)
-                with h5py.File(temporary, "a" if self.n_steps else "w") as file:
-                    root = file["VTKHDF"] if self.n_steps else _create(file, self.grid, self.remarks)
-                    _append(root, self.n_steps, time, fields)
+            if self.n_steps:
+                with h5py.File(self.path, "r+", locking=False) as file:
+                    _write(file, self.n_steps, time, fields)
+            else:
+                self._create(time, fields)
             self._layout = layout
             self.n_steps += 1
+
+    def _create(self, time: float, fields: Checked) -> None:
+        with atomic_path(self.path) as temporary:
+            with h5py.File(temporary, "w") as file:
+                _make_room(file, self.grid, self._room, fields)
+                _write_remarks(file["VTKHDF"], self.remarks, self._room)
+            with h5py.File(temporary, "r+") as file:
+                _write(file, 0, time, fields)
 
 
 def tensor_components(mandel: npt.ArrayLike, stress_33: npt.ArrayLike | None = None) -> Array:
@@ -95,8 +119,19 @@ def tensor_components(mandel: npt.ArrayLike, stress_33: npt.ArrayLike | None = N
     return tensor[:, _VTK_PAIRS[0], _VTK_PAIRS[1]]
 
 
-def _create(file: Any, grid: Grid, remarks: Mapping[str, str]) -> Any:
+def _make_room(file: Any, grid: Grid, n_steps: int, fields: Checked) -> None:
+    """Write the mesh, and everything of all steps but times and fields.
+
+    The number of steps and the times come first, so that they lie side by side and are updated with one write.
+    """
     root = file.create_group("VTKHDF")
+    steps = root.create_group("Steps")
+    steps.attrs.create("NSteps", 0, dtype=np.int64)
+    # VTK 9.7 reads all times, whatever NSteps says, and damages its heap where there are more: they have to grow.
+    times = steps.create_dataset("Values", (n_steps,), np.float64, chunks=(n_steps,), maxshape=(n_steps,))
+    times[...] = 0.0
+    file.flush()
+    times.resize(1, axis=0)
     root.attrs["Version"] = np.array([2, 0])
     root.attrs["Type"] = np.bytes_("UnstructuredGrid")
     n_cells, n_nodes = grid.cells.shape
@@ -107,44 +142,83 @@ def _create(file: Any, grid: Grid, remarks: Mapping[str, str]) -> Any:
     root["Connectivity"] = grid.cells.ravel()
     root["Offsets"] = np.arange(n_cells + 1) * n_nodes
     root["Types"] = np.full(n_cells, grid.cell_type, dtype=np.uint8)
-    steps = root.create_group("Steps")
-    for group in ("PointData", "CellData"):
-        root.create_group(group)
-        steps.create_group(f"{group}Offsets")
-    if remarks:
-        data = root.create_group("FieldData")
-        for name, text in remarks.items():
-            plain = text.encode("ascii", "replace")  # VTK reads no other strings
-            data.create_dataset(name, data=[plain], dtype=h5py.string_dtype("ascii"))
-        steps.create_group("FieldDataOffsets")
-        steps.create_group("FieldDataSizes")
-    return root
-
-
-def _append(root: Any, step: int, time: float, fields: dict[str, dict[str, npt.NDArray[Any]]]) -> None:
-    steps = root["Steps"]
-    steps.attrs["NSteps"] = step + 1
-    _extend(steps, "Values", np.array([float(time)]))
-    _extend(steps, "NumberOfParts", np.array([1]))
+    steps["NumberOfParts"] = np.ones(n_steps, dtype=np.int64)
     for name in _STEP_OFFSETS:
         # One column per topology where VTK asks for it; unstructured grids have one topology.
-        shape = (1, 1) if name in ("CellOffsets", "ConnectivityIdOffsets") else (1,)
-        _extend(steps, name, np.zeros(shape, dtype=np.int64))
-    for name in root.get("FieldData", ()):
-        _extend(steps["FieldDataOffsets"], name, np.array([0]))
-        _extend(steps["FieldDataSizes"], name, np.array([[1, 1]]))  # one component, one text
+        shape = (n_steps, 1) if name in ("CellOffsets", "ConnectivityIdOffsets") else (n_steps,)
+        steps[name] = np.zeros(shape, dtype=np.int64)
+    for group, arrays in fields.items():
+        root.create_group(group)
+        steps.create_group(f"{group}Offsets")
+        for name, values in arrays.items():
+            steps[f"{group}Offsets"][name] = np.arange(n_steps) * len(values)
+            _make_rows(root[group], name, (n_steps * len(values), *values.shape[1:]), values.dtype)
+
+
+def _write_remarks(root: Any, remarks: Mapping[str, str], n_steps: int) -> None:
+    """Write texts that are the same at every step as field data."""
+    for name, text in remarks.items():
+        plain = text.encode("ascii", "replace")  # VTK reads no other strings
+        root.require_group("FieldData").create_dataset(name, data=[plain], dtype=h5py.string_dtype("ascii"))
+        root["Steps"].require_group("FieldDataOffsets")[name] = np.zeros(n_steps, dtype=np.int64)
+        root["Steps"].require_group("FieldDataSizes")[name] = np.ones((n_steps, 2), dtype=np.int64)
+
+
+def _make_rows(group: Any, name: str, shape: tuple[int, ...], kind: Any) -> None:
+    """Make a data set in one piece at its final place, without writing it."""
+    how = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    how.set_layout(h5py.h5d.CONTIGUOUS)
+    how.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    how.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    h5py.h5d.create(group.id, name.encode(), h5py.h5t.py_create(kind), h5py.h5s.create_simple(shape), how)
+
+
+def _write(file: Any, step: int, time: float, fields: Checked) -> None:
+    """Write the rows of a step, then count it.
+
+    HDF5 would write far more than these rows: the whole of its only chunk of times, and buffers of 64 KiB around small
+    fields.
+    """
+    root, handle = file["VTKHDF"], file.id.get_vfd_handle()
+    times = root["Steps/Values"]
+    _put(handle, np.array([time], dtype=np.float64), times.id.get_chunk_info(0).byte_offset, step)
     for group, arrays in fields.items():
         for name, values in arrays.items():
-            _extend(steps[f"{group}Offsets"], name, np.array([step * len(values)]))
-            _extend(root[group], name, values)
+            _put(handle, values, root[group][name].id.get_offset(), step)
+    os.fdatasync(handle)
+    with _readers_kept_out(handle):
+        times.id.set_extent((step + 1,))
+        root["Steps"].attrs.modify("NSteps", np.int64(step + 1))
+        file.flush()
 
 
-def _extend(group: Any, name: str, values: npt.NDArray[Any]) -> None:
-    """Append rows to a data set, which is made on first use."""
-    if name not in group:
-        chunks = (max(1, min(len(values), _CHUNK_ROWS)), *values.shape[1:])
-        group.create_dataset(name, data=values, maxshape=(None, *values.shape[1:]), chunks=chunks)
-        return
-    rows = group[name].shape[0]
-    group[name].resize(rows + len(values), axis=0)
-    group[name][rows:] = values
+def _put(handle: int, values: npt.NDArray[Any], start: int, step: int) -> None:
+    """Write the values of a step, which come one after the other from a place in the file."""
+    rest, place = values.tobytes(), start + step * values.nbytes
+    while rest:
+        written = os.pwrite(handle, rest, place)
+        rest, place = rest[written:], place + written
+
+
+@contextmanager
+def _readers_kept_out(handle: int) -> Iterator[None]:
+    """Let no reader see half of an update.
+
+    HDF5 locks a file while it reads; readers that keep it open have long seen what matters, and are not waited for.
+    """
+    until = clock.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if clock.monotonic() > until:
+                break
+            clock.sleep(0.005)
+        except OSError:  # a file system without locks
+            break
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)

@@ -27,7 +27,7 @@ from femops.law import LawContext
 from femops.notation import Array
 from femops.parallel import on_root
 from femops.rve.family import FIBRE, Family, Microstructure, microstructure
-from femops.rve.snapshots import SnapshotStore, StoreKind
+from femops.rve.snapshots import SnapshotStore, StoreKind, discard_unsound
 from femops.rve.solver import RVESolver, SolverOptions
 from femops.rve.spec import RVE, build_rve
 
@@ -110,6 +110,7 @@ def solve_family(task: FamilyProblem, folder: Path, watch: Watch | None = None) 
 
     def opened() -> SnapshotStore:
         store = _store(task.family, folder)
+        discard_unsound(store)
         _check_strains(task, store)
         return store
 
@@ -127,8 +128,8 @@ def solved_family(family: Family, folder: Path) -> Row:
         CaseError: The folder does not hold so many of this family.
     """
     store = _store(family, folder)
-    if store.count < family.count:
-        raise CaseError(f"{store.count} microstructures are there, expected {family.count}", file=folder)
+    if (sound := store.sound_count()) < family.count:
+        raise CaseError(f"{sound} microstructures are there, expected {family.count}", file=folder)
     return {name: store.read(name, slice(0, family.count)) for name in store.names}
 
 

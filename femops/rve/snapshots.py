@@ -11,9 +11,13 @@ A snapshot holds, each with the snapshot as leading axis and in Mandel notation:
     phase_stress_sensitivity   dσ/dE                        (n_s, n_points, n_s)
     history/PHASE              state after the step         (n_state, n_points_of_phase), phases with state only
     path, step                 its load path and step       ()
+    check                      checksum of all of these     ()
 
 RVE points and free dofs are numbered as in `Discretisation` and `RVESolver.free`. Derivatives are those of the step:
 the state at its start is held fixed.
+
+A row counts only if it matches its check. Stores of earlier versions have none; their rows count if the tangent is not
+zero, as it is in rows that were made and never written.
 """
 
 import hashlib
@@ -30,8 +34,10 @@ import numpy as np
 import numpy.typing as npt
 
 from femops.errors import CaseError
+from femops.log import announce
 from femops.notation import Array
 from femops.rve.discretisation import Indices
+from femops.rve.row_checks import CHECK, checks_of, field_names, sound_rows
 from femops.rve.solver import RVESolver, Solution, SolverOptions
 from femops.rve.spec import RVE, RVEParameters
 
@@ -175,7 +181,7 @@ class SnapshotStore:
     it is on the disk and renames it, which is all or nothing; a batch counts from that instant. `fold` does the same
     with a copy of `snapshots.h5` that holds all rows, and removes the added files only afterwards; those that
     a kill leaves behind start below the rows of `snapshots.h5` and are removed when the store is opened, as are the
-    hidden files. One process at a time may write.
+    hidden files. One process at a time may write, see `femops.locks`.
 
     Args:
         folder: Where the files are; made if it is missing.
@@ -217,7 +223,7 @@ class SnapshotStore:
         if not self._parts:
             return []
         with h5py.File(self._parts[0][2]) as file:
-            return _names(file)
+            return field_names(file)
 
     def append(self, fields: Fields) -> None:
         """Add snapshots: all of them, or none if it fails.
@@ -232,6 +238,7 @@ class SnapshotStore:
             file.attrs.update(rve=self.rve, interface=RVE_INTERFACE, start=start)
             for name, values in fields.items():
                 file.create_dataset(name, data=values)
+            file.create_dataset(CHECK, data=checks_of(fields, start))
         _commit(temporary, final)
         self._parts.append((start, start + rows, final))
 
@@ -255,28 +262,64 @@ class SnapshotStore:
     def fold(self) -> None:
         """Bring all snapshots into `snapshots.h5`."""
         added = [part for part in self._parts if part[2] != self.file]
-        if not added:
-            return
+        if added:
+            self._fold(added)
+
+    def sound_count(self) -> int:
+        """Return the number of rows before the first one that does not match its check."""
+        for start, stop, path in self._parts:
+            with h5py.File(path) as file:
+                sound = sound_rows(file, start)
+            if start + sound < stop:
+                return start + sound
+        return self.count
+
+    def discard_unsound(self) -> int:
+        """Remove the first row that does not match its check, and all after it; return how many these are."""
+        before, sound = self.count, self.sound_count()
+        while self.count > sound:  # from the end, so that a kill leaves no gap
+            start, _, path = self._parts.pop()
+            if start < sound:
+                self._parts.append((start, sound, path))
+                self._shorten(path, sound - start)
+            else:
+                path.unlink()
+        return before - sound
+
+    def _fold(self, added: list[tuple[int, int, Path]]) -> None:
         temporary = self.file.with_name(_PARTIAL + self.file.name)
         if self.file.exists():
             shutil.copyfile(self.file, temporary)
         with h5py.File(temporary, "a" if self.file.exists() else "w") as file:
             file.attrs.update(rve=self.rve, interface=RVE_INTERFACE, start=0)
-            for start, stop, path in added:
+            if self.file.exists() and CHECK not in file:
+                _extend(file, CHECK, checks_of({name: file[name][...] for name in field_names(file)}, 0), 0)
+            for start, _, path in added:
                 with h5py.File(path) as part:
-                    for name in _names(part):
-                        _extend(file, name, part[name], start, stop)
+                    fields = {name: part[name][...] for name in field_names(part)}
+                    checks = part[CHECK][...] if CHECK in part else checks_of(fields, start)
+                    for name, values in (fields | {CHECK: checks}).items():
+                        _extend(file, name, values, start)
         _commit(temporary, self.file)
         self._parts = [(0, self.count, self.file)]
         for *_, path in added:
             path.unlink()
+
+    def _shorten(self, path: Path, rows: int) -> None:
+        """Keep the first rows of a file only."""
+        temporary = path.with_name(_PARTIAL + path.name)
+        with h5py.File(path) as old, h5py.File(temporary, "w") as file:
+            file.attrs.update(old.attrs)
+            for name in [*field_names(old), *([CHECK] if CHECK in old else [])]:
+                _extend(file, name, old[name][:rows], 0)
+        _commit(temporary, path)
 
     def _rows_of(self, path: Path) -> tuple[int, int]:
         """Return the first row of a file and the one after its last."""
         kind = self.kind
         try:
             with h5py.File(path) as file:
-                rve, start, rows = str(file.attrs["rve"]), int(file.attrs["start"]), len(file[_names(file)[0]])
+                rve, start, rows = str(file.attrs["rve"]), int(file.attrs["start"]), len(file[field_names(file)[0]])
         except (OSError, KeyError, IndexError) as error:
             raise CaseError(f"is not a file of {kind.name} that femops wrote", file=path) from error
         if rve != self.rve:
@@ -286,6 +329,21 @@ class SnapshotStore:
                 file=path,
             )
         return start, start + rows
+
+
+def discard_unsound(store: SnapshotStore) -> None:
+    """Remove what cannot be trusted from a store, so that it is solved anew, and say so.
+
+    Raises:
+        CaseError: The store cannot be read or changed.
+    """
+    try:
+        lost = store.discard_unsound()
+    except (OSError, KeyError) as error:
+        raise CaseError(f"{store.kind.name} cannot be read ({error})", file=store.folder) from error
+    if lost:
+        rows = f"from number {store.count + 1} on, {lost} in all"
+        announce(f"{store.folder}: {store.kind.name} do not match their checks and are solved anew: {rows}")
 
 
 def batch_of(start: int, size: int, n_paths: int) -> tuple[slice, slice | None]:
@@ -306,19 +364,13 @@ def path_and_step(rows: slice, n_paths: int) -> dict[str, Indices]:
     return {"path": path, "step": step}
 
 
-def _names(file: h5py.File) -> list[str]:
-    names: list[str] = []
-    file.visititems(lambda name, one: names.append(name) if isinstance(one, h5py.Dataset) else None)
-    return names
-
-
-def _extend(file: h5py.File, name: str, part: h5py.Dataset, start: int, stop: int) -> None:
+def _extend(file: h5py.File, name: str, part: npt.NDArray[Any], start: int) -> None:
     if name not in file:
         rows = max(1, _BYTES_OF_CHUNK // max(1, part.dtype.itemsize * int(np.prod(part.shape[1:]))))
         shape = part.shape[1:]
         file.create_dataset(name, (0, *shape), part.dtype, chunks=(rows, *shape), maxshape=(None, *shape))
-    file[name].resize(stop, axis=0)
-    file[name][start:stop] = part[...]
+    file[name].resize(start + len(part), axis=0)
+    file[name][start:] = part
 
 
 def _commit(temporary: Path, final: Path) -> None:

@@ -147,13 +147,16 @@ class Fit:
         arrays: Numbers of the model.
         settings: The rest, as it can be written in JSON.
         metrics: Figures of the training, by name (flat; numbers only).
-        curves: Curves to draw: title → {legend entry: values}; values over their index, on a logarithmic axis.
+        curves: Curves to draw: title → {legend entry: values}; dimensionless values over their index, on a
+            logarithmic axis.
+        over: What the index counts: title → axis, where it is not the training step.
     """
 
     arrays: Arrays
     settings: Mapping[str, Any]
     metrics: Mapping[str, float] = field(default_factory=dict)
     curves: Mapping[str, Mapping[str, npt.ArrayLike]] = field(default_factory=dict)
+    over: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,9 @@ class FileCheckpoint:
 
 def packed_fit(fit: Fit) -> dict[str, npt.NDArray[Any]]:
     """Return a fit as arrays only, which `unpacked_fit` turns back."""
-    rest = json.dumps(plain({"settings": fit.settings, "metrics": fit.metrics, "curves": fit.curves}))
+    rest = json.dumps(
+        plain({"settings": fit.settings, "metrics": fit.metrics, "curves": fit.curves, "over": dict(fit.over)})
+    )
     arrays = {f"arrays/{name}": np.array(values, order="C") for name, values in fit.arrays.items()}
     return {**arrays, "rest": np.frombuffer(rest.encode(), dtype=np.uint8)}
 
@@ -112,4 +114,4 @@ def unpacked_fit(arrays: Arrays) -> Fit:
         title: {name: np.array(values, dtype=np.float64) for name, values in curve.items()}
         for title, curve in rest["curves"].items()
     }
-    return Fit(own, rest["settings"], rest["metrics"], curves)
+    return Fit(own, rest["settings"], rest["metrics"], curves, rest.get("over", {}))

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import h5py
 import numpy.typing as npt
 
 from femops.rve.snapshots import SnapshotStore
@@ -18,9 +17,7 @@ class StoredSnapshots(Mapping[str, npt.NDArray[Any]]):
 
     def __init__(self, store: SnapshotStore) -> None:
         self._store = store
-        self._names: list[str] = []
-        with h5py.File(store.file) as file:
-            file.visititems(lambda name, one: self._names.append(name) if isinstance(one, h5py.Dataset) else None)
+        self._names = store.names
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         if name not in self._names:

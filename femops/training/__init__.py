@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from femops.errors import CaseError
-from femops.parallel import on_root
+from femops.log import announce
 from femops.plugins import surrogate_spec
 from femops.study import Study, load_study
 from femops.surrogate.base import Progress
 from femops.training.family import plan_family
-from femops.training.plan import Plan, TrainReport, announce
+from femops.training.plan import Plan, TrainReport
 from femops.training.problem import plan_problem
 from femops.training.rve import default_validation, plan_rve
 
@@ -55,7 +55,8 @@ def plan_training(study: Study, path: Path, folder: Path | None, comm: Any) -> P
 def train(study: Study, path: Path, folder: Path | None, comm: Any, progress: Progress = silent) -> TrainReport:
     """Train the surrogate of a study, unless that has been done; collective.
 
-    What an interrupted training has left in the folder is used. Everything but the solves of the RVE is done by the
+    What an interrupted training has left in the folder is used, and another process that trains there is waited for.
+    Everything but the solves of the RVE is done by the
     first rank.
 
     Args:
@@ -91,6 +92,9 @@ def trained_model(
     if study.surrogate is not None and study.surrogate.law != law:
         raise CaseError(f"{study.surrogate.law!r} given, the case wants {law!r}", file=path, key="surrogate.law")
     plan = plan_training(study, path, None, comm)
-    if on_root(comm, plan.finished) is None and comm.rank == 0:
-        say(f"training {law} from {path} first; the model goes to {plan.folder / 'model'}")
-    return plan.carry_out(comm, progress).model
+
+    def begin() -> None:
+        if comm.rank == 0:
+            say(f"training {law} from {path} first; the model goes to {plan.folder / 'model'}")
+
+    return plan.carry_out(comm, progress, begin).model

@@ -3,7 +3,6 @@
 import hashlib
 import importlib.metadata
 import json
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from femops.errors import CaseError
+from femops.locks import locked
 from femops.notation import Array
 from femops.output.tables import write_json
 from femops.output.training_plots import draw_certificates, draw_curves, draw_errors
@@ -26,11 +26,6 @@ from femops.surrogate.files import plain
 from femops.surrogate.store import STORE_INTERFACE, Origin, checked_arrays, read_manifest
 
 _PACKAGES = ("numpy", "scipy", "torch", "safetensors", "dolfinx-solver-real")
-
-
-def announce(text: str) -> None:
-    """Write a line to the terminal."""
-    sys.stderr.write(f"{text}\n")
 
 
 @dataclass(frozen=True)
@@ -78,12 +73,24 @@ class Plan(ABC):
     def train(self, comm: Any, progress: Progress) -> dict[str, Any]:
         """Train, write the model and return the metrics; collective."""
 
-    def carry_out(self, comm: Any, progress: Progress) -> TrainReport:
-        """Do what is planned, unless it has been done; collective."""
+    def carry_out(self, comm: Any, progress: Progress, begin: Callable[[], None] = lambda: None) -> TrainReport:
+        """Do what is planned, unless it has been done; collective.
+
+        Another process that trains in the folder is waited for, and what it has done is found.
+
+        Args:
+            comm: The ranks that share the work.
+            progress: Called while it works.
+            begin: Called on all ranks when it turns out that there is something to do.
+        """
         metrics = on_root(comm, self.finished)
-        if metrics is not None:
-            return TrainReport(self.folder, True, metrics)
-        return TrainReport(self.folder, False, self.train(comm, progress))
+        if metrics is None:
+            with locked(self.folder, comm, wait=True):
+                metrics = on_root(comm, self.finished)
+                if metrics is None:
+                    begin()
+                    return TrainReport(self.folder, False, self.train(comm, progress))
+        return TrainReport(self.folder, True, metrics)
 
     def finished(self) -> dict[str, Any] | None:
         """Return the metrics of the model if it is there; None if it has to be trained."""
@@ -153,7 +160,7 @@ class Plan(ABC):
         )
         try:
             for title, curves in fit.curves.items():
-                draw_curves(self.folder, title, curves)
+                draw_curves(self.folder, title, curves, fit.over.get(title, "training step"))
             if judged is not None:
                 _draw(self.folder, judged, self.errors_over)
             write_json(self.folder / "metrics.json", everything)

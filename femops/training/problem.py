@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from femops.errors import CaseError
+from femops.log import announce
 from femops.parallel import on_root_quietly
 from femops.study import Study
 from femops.surrogate.base import ProblemTask, Progress, SurrogateSpec
 from femops.surrogate.store import write_problem_model
-from femops.training.plan import Plan, announce, folder_of, study_hash
+from femops.training.plan import Plan, folder_of, study_hash
 
 
 class ProblemPlan(Plan):

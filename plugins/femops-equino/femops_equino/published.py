@@ -69,7 +69,8 @@ def fit_original(task: FitTask) -> Fit:
     }
     metrics = {"displacement_modes": len(found.displacement.T), "stress_modes": len(found.stress.T), **seconds}
     settings = {"mode": options.mode, "options": options.model_dump(mode="json")}
-    return Fit(arrays, settings, metrics, {"Lost by the modes": found.lost, "Loss": {"mismatch": losses}})
+    curves = {"Lost by the modes": found.lost, "Loss": {"mismatch": losses}}
+    return Fit(arrays, settings, metrics, curves, {"Lost by the modes": "number of modes"})
 
 
 def _train(task: FitTask, operators: ElasticRVE, found: PublishedModes) -> tuple[Mapping[str, Array], Array]:

@@ -56,7 +56,8 @@ def fit(task: FitTask) -> Fit:
         "Stress error of the cubature": {"median": list(found.errors.values())},
         **({"Loss": losses} if losses else {}),
     }
-    return Fit(arrays, {"mode": options.mode, "options": options.model_dump(mode="json")}, metrics, curves)
+    over = {"Lost by the modes": "number of modes", "Stress error of the cubature": "trial number of points"}
+    return Fit(arrays, {"mode": options.mode, "options": options.model_dump(mode="json")}, metrics, curves, over)
 
 
 def check(rve: RVE, options: EquiNOOptions, low: Array, high: Array) -> None:

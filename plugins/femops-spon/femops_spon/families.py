@@ -39,7 +39,8 @@ def fit_network(task: FamilyTask) -> Fit:
     problems = float(sum(len(group) for group in groups))
     metrics = {"weights": float(sum(sizes)), "linear_problems": problems, "meshes": float(len(groups))}
     settings = {**found.settings, "linear": is_linear(task.rves[0])}
-    return Fit(found.weights, settings, metrics, {f"Energy error every {how.save_every} steps": found.curves})
+    title = f"Energy error every {how.save_every} steps"
+    return Fit(found.weights, settings, metrics, {title: found.curves}, {title: f"{how.save_every} training steps"})
 
 
 def training_options(options: SPONOptions) -> TrainingOptions:
