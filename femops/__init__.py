@@ -11,6 +11,9 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 with contextlib.suppress(ModuleNotFoundError):
     import dolfinx_solver  # noqa: F401
 
+# Before DOLFINx, whose own HDF5 lacks the filters that h5py would then look for in it.
+import h5py  # noqa: F401
+
 from femops.errors import CaseError, NotConverged
 from femops.law import Kinematics, LawResponse, MaterialLaw
 from femops.plugins import load_law

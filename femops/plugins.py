@@ -15,8 +15,8 @@ from femops.errors import CaseError
 from femops.law import LawContext, LawParameters, LawSpec, MaterialLaw
 from femops.phases import Phase
 from femops.rve.spec import RVE, phase_readers
-from femops.surrogate.base import SurrogateOptions, SurrogateParameters, SurrogateSpec
 from femops.surrogate.law import model_rve, surrogate_law
+from femops.surrogate.spec import SurrogateOptions, SurrogateParameters, SurrogateSpec
 from femops.surrogate.store import read_manifest
 from femops.validation import first_error, shown
 

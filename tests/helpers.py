@@ -7,9 +7,9 @@ from typing import Any
 
 from mpi4py import MPI
 
-from femops.case import Case
+from femops.commands.run import prepare
+from femops.inputs.case import Case
 from femops.macro.problem import MacroProblem
-from femops.run import prepare
 
 SATURATING = {"law": "saturating", "K": 4780.0, "alpha1": 50.0, "alpha2": 0.06}
 ELASTIC = {"law": "elastic", "K": 43452.381, "G": 29918.033}

@@ -11,26 +11,26 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 # Rooms from the ground up: a module imports its own floor and those below it.
 FLOORS = [
-    {"errors", "notation", "parallel", "log", "locks", "expressions", "validation"},
+    {"errors", "notation", "parallel", "validation"},
     {"law", "hookspecs", "contract", "checks"},
     {"meshing", "phases"},
-    {"rve", "surrogate"},
+    {"output"},
+    {"rve"},
+    {"surrogate"},
+    {"pde"},
     {"builtin", "plugins"},
-    {"case", "case_reading", "case_meshes", "study"},
-    {"sample"},
-    {"macro", "output"},
-    {"training"},
-    {"run"},
-    {"compare", "compare_laws"},
-    {"cli", "cli_faults", "cli_progress", "cli_reports"},
+    {"inputs"},
+    {"macro"},
+    {"offline"},
+    {"commands"},
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
 # Packages that only some rooms may know.
 RESERVED = {
-    "dolfinx": {"macro", "output"},
-    "petsc4py": {"macro", "rve/linear.py"},
-    "mpi4py": {"macro", "output", "run", "compare", "compare_laws", "cli"},
+    "dolfinx": {"macro", "pde", "commands"},
+    "petsc4py": {"macro", "pde", "rve/linear.py"},
+    "mpi4py": {"macro", "pde", "commands"},
     "torch": {"surrogate"},
 }
 

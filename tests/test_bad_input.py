@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from femops.cli import main
+from femops.commands.cli import main
 from femops.output.picture import read_step
 from femops.plugins import installed_laws
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from femops.case import load_case
-from femops.run import run_case
-from femops.study import load_study
+from femops.commands.run import run_case
+from femops.inputs.case import load_case
+from femops.inputs.study import load_study
 
 ROOT = Path(__file__).parents[1]
 CASES = sorted((ROOT / "cases").glob("*.yaml"))
@@ -102,7 +102,14 @@ def test_two_ranks_give_what_one_gives(name: str, tmp_path: Path) -> None:
     files = {}
     for ranks in (1, 2):
         folder = tmp_path / str(ranks)
-        command = [str(Path(sys.executable).parent / "mpirun"), "-n", str(ranks), sys.executable, "-m", "femops.cli"]
+        command = [
+            str(Path(sys.executable).parent / "mpirun"),
+            "-n",
+            str(ranks),
+            sys.executable,
+            "-m",
+            "femops.commands.cli",
+        ]
         subprocess.run([*command, "run", str(case), "--output", str(folder)], check=True, capture_output=True)
         files[ranks] = folder
         assert json.loads((folder / "summary.json").read_text())["ranks"] == ranks
@@ -120,6 +127,9 @@ def _same(first: Path, second: Path) -> None:
         arrays = [name for name in names if isinstance(a[name], h5py.Dataset)]
         assert any("displacement" in name for name in arrays)
         for name in arrays:
+            if a[name].dtype.kind == "O":  # texts
+                assert list(a[name]) == list(b[name]), name
+                continue
             x, y = np.asarray(a[name], dtype=float), np.asarray(b[name], dtype=float)
             scale = np.abs(x).max(initial=1e-300)
             assert np.abs(x - y).max(initial=0.0) <= 1e-10 * scale, name

@@ -22,14 +22,14 @@ from mpi4py import MPI
 from rich.console import Console
 
 import femops
-from femops import cli
-from femops.case import Case, case_schema
-from femops.cli_progress import bars, stages
+from femops.commands import cli
+from femops.commands.progress import bars, stages
+from femops.commands.run import expectations
 from femops.errors import CaseError
+from femops.inputs.case import Case, case_schema
 from femops.macro.stepping import StepReport
 from femops.output.picture import read_step
 from femops.plugins import installed_laws
-from femops.run import expectations
 
 CASES = Path(__file__).parent.parent / "cases"
 SHIPPED = sorted(CASES.glob("*.yaml"))
@@ -242,7 +242,7 @@ def test_an_interrupt_replaces_the_earlier_results_only_by_complete_steps(
             accepted(StepReport(number, number / 3, 1, (0.0,), 1, 0))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("femops.run.run_steps", interrupted)
+    monkeypatch.setattr("femops.commands.run.run_steps", interrupted)
     assert ended("run", path, "--output", folder) == cli.INTERRUPTED
     if steps_before:
         assert set(contents(folder)) == {"block.vtkhdf", "case.yaml", "curves.csv", "summary.json"}
@@ -265,7 +265,7 @@ def test_what_a_killed_run_leaves_is_cleared_by_the_next(run: Femops, tmp_path: 
 
 KILLED_RUN = """
 import os, signal, sys
-from femops import cli, run
+from femops.commands import cli, run
 run.ResultsFolder.take_over = lambda self: os.kill(os.getpid(), signal.SIGKILL)
 cli.main(sys.argv[1:])
 """
@@ -277,11 +277,11 @@ def test_a_second_run_into_a_folder_is_refused_at_once_by_name(
     path, folder = written(tmp_path, BLOCK), tmp_path / "results"
     run("run", path, "--output", folder)
     before = contents(folder)
-    script = "import sys\nfrom pathlib import Path\nfrom femops.locks import locked\n"
+    script = "import sys\nfrom pathlib import Path\nfrom femops.output.locks import locked\n"
     script += "with locked(Path(sys.argv[1]), None):\n    print(flush=True)\n    sys.stdin.read()\n"
     command = [sys.executable, "-c", script, str(folder)]
     for module in ("compare", "run"):
-        monkeypatch.setattr(f"femops.{module}.prepare", lambda *_, **__: pytest.fail("something was prepared"))
+        monkeypatch.setattr(f"femops.commands.{module}.prepare", lambda *_, **__: pytest.fail("something was prepared"))
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None and child.stdout.readline()
         for case in (["run", path, "--output", folder], ["compare", path, "--output", folder]):
@@ -407,7 +407,11 @@ def test_the_schema_accepts_the_shipped_cases_and_refuses_a_misspelt_one(path: P
 
 @pytest.mark.parametrize(
     ("command", "slow"),
-    [("run", "femops.run.prepare"), ("check", "femops.run.prepare"), ("mesh", "femops.case_meshes.case_meshes")],
+    [
+        ("run", "femops.commands.run.prepare"),
+        ("check", "femops.commands.run.prepare"),
+        ("mesh", "femops.inputs.meshes.case_meshes"),
+    ],
 )
 def test_something_moves_during_a_long_set_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, slow: str
@@ -456,7 +460,7 @@ def test_an_interrupt_that_an_extension_turns_into_an_error_is_still_one(
         except KeyboardInterrupt:
             raise TypeError("argument 1: KeyboardInterrupt") from None
 
-    monkeypatch.setattr("femops.run.prepare", converted)
+    monkeypatch.setattr("femops.commands.run.prepare", converted)
     with pytest.raises(SystemExit) as ended:
         cli.main(["run", str(written(tmp_path, BLOCK)), "--output", str(tmp_path / "results")])
     assert ended.value.code == cli.INTERRUPTED

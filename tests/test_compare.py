@@ -14,7 +14,7 @@ import yaml
 from helpers import ELASTIC, SATURATING
 from toy_surrogate import installed_toy
 
-from femops import cli
+from femops.commands import cli
 from femops.meshing.box import box
 from femops.meshing.writing import write_mesh
 

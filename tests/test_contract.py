@@ -12,14 +12,14 @@ from helpers import BOXES, ELASTIC, box_case
 from mpi4py import MPI
 
 from femops import CaseError, load_law, notation
-from femops.case import FieldName, MeshBlock
 from femops.checks import check_law
 from femops.contract import RESULT_FIELDS
+from femops.inputs.case import FieldName, MeshBlock
 from femops.law import CertificateKind, Kinematics, LawResponse
-from femops.log import Timers
 from femops.macro.mesh import macro_mesh
 from femops.macro.problem import MacroProblem
 from femops.macro.stepping import run_steps
+from femops.macro.timers import Timers
 from femops.meshing.box import box
 from femops.meshing.writing import write_mesh
 from femops.plugins import law_parameters, rve_context

@@ -12,14 +12,14 @@ from helpers import ELASTIC, SATURATING
 from pydantic import ValidationError
 
 from femops import CaseError, NotConverged, load_law
+from femops.offline import family_store
+from femops.offline.family_store import FamilyProblem, is_linear, solve_family, solved_family
 from femops.plugins import law_parameters, rve_context
-from femops.rve import family_store
 from femops.rve.family import Family, Microstructure, microstructure
-from femops.rve.family_store import FamilyProblem, is_linear, solve_family, solved_family
-from femops.rve.geometry import GENERATORS, generate
+from femops.rve.geometry.generators import GENERATORS, generate
+from femops.rve.geometry.voxels import Voxels, phase_of_points, voxel_mesh
 from femops.rve.solver import SolverOptions
 from femops.rve.spec import build_rve
-from femops.rve.voxels import Voxels, phase_of_points, voxel_mesh
 from femops.validation import first_error
 
 SOFT = {"law": "elastic", "K": 4780.0, "G": 2200.0}
@@ -212,7 +212,7 @@ from pathlib import Path
 from mpi4py import MPI
 from femops.plugins import law_parameters, rve_context
 from femops.rve.family import Family
-from femops.rve.family_store import FamilyProblem, solve_family
+from femops.offline.family_store import FamilyProblem, solve_family
 from femops.rve.solver import SolverOptions
 family = Family.model_validate(eval(sys.argv[1]), context={"law_parameters": law_parameters})
 context = rve_context(family.dim, comm=MPI.COMM_WORLD)

@@ -15,15 +15,15 @@ from femops.phases.elastic import Elastic
 from femops.phases.j2 import J2
 from femops.phases.saturating import Saturating
 from femops.rve.discretisation import discretise
-from femops.rve.geometry import Circle, Circles, Homogeneous, Laminate, generate
+from femops.rve.geometry.generators import Circle, Circles, Homogeneous, Laminate, generate
 from femops.rve.solver import RVESolver
 from femops.rve.spec import RVE
 from femops.surrogate.exact import ExactRVE
-from femops.surrogate.fields import LinearFields
-from femops.surrogate.hyperelastic_fields import HyperelasticFields
-from femops.surrogate.multigrid import Multigrid, galerkin, nested, periodic_grid
-from femops.surrogate.periodic_space import PeriodicSpace
-from femops.surrogate.reference import homogeneous_solver, homogeneous_stiffness
+from femops.surrogate.fields.hyperelastic import HyperelasticFields
+from femops.surrogate.fields.linear import LinearFields
+from femops.surrogate.fields.multigrid import Multigrid, galerkin, nested, periodic_grid
+from femops.surrogate.fields.periodic_space import PeriodicSpace
+from femops.surrogate.fields.reference import homogeneous_solver, homogeneous_stiffness
 from femops.surrogate.torch_library import Tensor, torch
 
 MATRIX = Elastic(4.0, 2.0)

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from femops.case_reading import read_yaml
-from femops.cli import main
+from femops.commands.cli import main
 from femops.errors import CaseError
-from femops.expressions import value_at
-from femops.study import load_study
+from femops.inputs.expressions import value_at
+from femops.inputs.reading import read_yaml
+from femops.inputs.study import load_study
 
 TEXTS = {
     "no date": ("title: 2026-02-30", "line 1: '2026-02-30' is no valid timestamp"),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from femops.surrogate.adam import TrainingState
+from femops.surrogate.learning.adam import TrainingState
 from femops.surrogate.torch_library import torch
 
 

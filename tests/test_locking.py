@@ -10,16 +10,16 @@ from helpers import BOXES, ELASTIC, box_case, box_problem
 from mpi4py import MPI
 
 from femops import load_law, notation
+from femops.commands.run import prepare, solve
 from femops.law import LawResponse
-from femops.log import Timers
 from femops.macro.locking import moduli, ratio
 from femops.macro.mesh import macro_mesh
 from femops.macro.problem import MacroProblem
 from femops.macro.stepping import run_steps
+from femops.macro.timers import Timers
 from femops.meshing.box import box
 from femops.meshing.writing import write_mesh
 from femops.phases.j2 import J2
-from femops.run import prepare, solve
 
 DIMS = pytest.mark.parametrize("dim", [2, 3])
 LOCKING = "where cells of order: 1 can be much too stiff (locking); take order: 2"

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from femops import locks
 from femops.errors import CaseError
-from femops.locks import Holder, locked
+from femops.output import locks
+from femops.output.locks import Holder, locked
 
 BIN = Path(sys.executable).parent
 HOLDING = """
 import sys, time
 from pathlib import Path
-from femops.locks import locked
+from femops.output.locks import locked
 with locked(Path(sys.argv[1]), None):
     print("in", flush=True)
     sys.stdin.read()
@@ -27,7 +27,7 @@ with locked(Path(sys.argv[1]), None):
 COUNTING = """
 import sys, time
 from pathlib import Path
-from femops import locks
+from femops.output import locks
 locks._POLL = 0.01
 file = Path(sys.argv[1]) / "count"
 for _ in range(5):
@@ -163,10 +163,11 @@ def test_processes_that_wait_for_each_other_do_not_overlap(tmp_path: Path) -> No
 @pytest.mark.mpi
 def test_a_refusal_reaches_all_ranks(tmp_path: Path) -> None:
     script = (
-        "from pathlib import Path\nimport femops\nfrom mpi4py import MPI\nfrom femops.locks import locked\n"
+        "import sys\nfrom pathlib import Path\nimport femops\nfrom mpi4py import MPI\n"
+        "from femops.output.locks import locked\n"
         f"folder = Path({str(tmp_path)!r})\n"
-        "try:\n    with locked(folder, MPI.COMM_WORLD):\n        print('worked')\n"
-        "except femops.CaseError as error:\n    print('refused', str(error).count('pid'))\n"
+        "try:\n    with locked(folder, MPI.COMM_WORLD):\n        sys.stdout.write('worked\\n')\n"
+        "except femops.CaseError as error:\n    sys.stdout.write(f'refused {str(error).count(\"pid\")}\\n')\n"
     )
     command = [str(BIN / "mpirun"), "-n", "2", sys.executable, "-c", script]
     with other_process(tmp_path) as child:

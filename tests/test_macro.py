@@ -15,10 +15,10 @@ from mpi4py import MPI
 
 from femops import CaseError, NotConverged, load_law, notation
 from femops.law import LawResponse
-from femops.log import Timers
 from femops.macro.mesh import macro_mesh
 from femops.macro.problem import MacroProblem
 from femops.macro.stepping import run_steps
+from femops.macro.timers import Timers
 from femops.meshing.box import box
 from femops.meshing.writing import write_mesh
 

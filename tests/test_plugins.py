@@ -14,7 +14,7 @@ from toy_surrogate import ToyLaw, ToyOptions, ToyParameters
 
 from femops import CaseError, load_law, plugins
 from femops.checks import check_law
-from femops.cli import main
+from femops.commands.cli import main
 from femops.hookspecs import hookimpl
 from femops.law import LawContext, LawParameters, LawResponse, LawSpec
 from femops.phases.elastic import Elastic

@@ -21,7 +21,7 @@ from femops.rve.outline import Outline
 from femops.rve.snapshots import content_hash
 from femops.rve.spec import RVE, RVEParameters
 from femops.surrogate import TrainedModel
-from femops.surrogate.periodic_space import PeriodicSpace
+from femops.surrogate.fields.periodic_space import PeriodicSpace
 from femops.surrogate.store import Origin, write_model
 
 SOFT = {"law": "elastic", "K": 600.0, "G": 300.0}

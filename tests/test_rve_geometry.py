@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from femops.errors import CaseError
 from femops.meshing import TaggedMesh
 from femops.meshing.building import jacobians, measures
-from femops.rve.geometry import GENERATORS, generate
-from femops.rve.packing import pack
+from femops.rve.geometry.generators import GENERATORS, generate
+from femops.rve.geometry.packing import pack
 
 PLANAR = ("triangle", "triangle6", "quad", "quad8", "quad9")
 SOLID = ("tetra", "tetra10", "hexahedron")

@@ -17,14 +17,16 @@ import yaml
 from helpers import ELASTIC, SATURATING
 from mpi4py import MPI
 
-from femops import CaseError, cli, load_law, notation
+from femops import CaseError, load_law, notation
+from femops.commands import cli
+from femops.commands.results import tensor_components
+from femops.inputs.study import load_study
+from femops.offline.sample import sample, strains_of_run
+from femops.offline.snapshot_store import SnapshotStore, batch_of
 from femops.output.points import write_points
-from femops.output.results import tensor_components
 from femops.rve.sampling import Sampling, load_paths
-from femops.rve.snapshots import SnapshotSolver, SnapshotStore, batch_of
+from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import RVESolver, SolverOptions
-from femops.sample import sample, strains_of_run
-from femops.study import load_study
 
 STUDIES = sorted((Path(__file__).parents[1] / "cases" / "studies").glob("*.yaml"))
 BIN = Path(sys.executable).parent
@@ -196,7 +198,7 @@ def test_path_snapshots_carry_the_history_of_the_nested_law(tmp_path: Path) -> N
 
 KILLED = """
 import os, signal, sys
-from femops import cli
+from femops.commands import cli
 replace = os.replace
 left = int(sys.argv[1])
 def killing(old, new):
@@ -355,7 +357,8 @@ def test_a_second_sampling_waits_for_the_first_and_finds_its_snapshots(
 
 SLOW = """
 import sys
-from femops import cli, sample
+from femops.commands import cli
+from femops.offline import sample
 missing = sample._solve_missing
 def slow(*arguments):
     print("solving", flush=True)

@@ -18,14 +18,14 @@ from toy_surrogate import ToyLaw, ToyParameters, ToyTraining, installed_toy
 from femops import CaseError, load_law
 from femops.checks import check_law
 from femops.law import LawContext
+from femops.output.atomic import new_folder, present
 from femops.plugins import get_law, installed_laws, law_parameters, rve_of_model
 from femops.rve.law import NestedLaw
 from femops.rve.snapshots import content_hash
 from femops.rve.spec import RVEParameters
 from femops.surrogate import ExactRVE, TrainedModel, chunks, torch_device
-from femops.surrogate.checkpoint import FileCheckpoint
 from femops.surrogate.devices import local_rank
-from femops.surrogate.files import new_folder, present
+from femops.surrogate.learning.checkpoint import FileCheckpoint
 from femops.surrogate.store import Manifest, Origin, read_manifest, write_model
 
 CIRCLE = {"circles": {"circles": [{"center": [0.1, 0.05], "radius": 0.3}], "mesh_size": 0.25, "cell": "triangle"}}
@@ -362,7 +362,7 @@ def test_a_law_that_needs_no_torch_never_imports_it(folder: Path) -> None:
     script = (
         "import sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "import femops, femops.cli, femops.run, femops.training\n"
+        "import femops, femops.commands.cli, femops.commands.run, femops.offline.train\n"
         "from toy_surrogate import installed_toy\n"
         "with installed_toy():\n"
         f"    femops.load_law({str(folder)!r})\n"

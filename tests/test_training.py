@@ -18,16 +18,17 @@ from mpi4py import MPI
 from rich.console import Console
 from toy_surrogate import ToyLaw, ToyTraining, installed_toy
 
-from femops import CaseError, cli, load_law, notation
-from femops.case import load_case
-from femops.cli_reports import report_training
+from femops import CaseError, load_law, notation
+from femops.commands import cli
+from femops.commands.reports import report_training
+from femops.inputs.case import load_case
+from femops.inputs.study import load_study, study_schema
+from femops.offline.sample import sample
+from femops.offline.train import TrainReport, default_validation, train, trained_model
 from femops.output import training_plots
 from femops.rve.sampling import bounds
 from femops.rve.snapshots import SnapshotSolver
-from femops.sample import sample
-from femops.study import load_study, study_schema
 from femops.surrogate.accuracy import Accuracy
-from femops.training import TrainReport, default_validation, train, trained_model
 
 BIN = Path(sys.executable).parent
 J2 = {"law": "j2", "E": 4000.0, "nu": 0.35, "yield_stress": 30.0, "hardening": 200.0}
@@ -262,8 +263,8 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from mpi4py import MPI
 from toy_surrogate import ToyTraining, installed_toy
-from femops.study import load_study
-from femops.training import train
+from femops.inputs.study import load_study
+from femops.offline.train import train
 fit = ToyTraining.fit
 def slow(self, task):
     print("fitting", flush=True)
@@ -347,7 +348,7 @@ def test_the_schema_of_studies_knows_the_options_of_surrogates() -> None:
 
 def test_training_on_the_strains_of_a_run_takes_their_range(monkeypatch: pytest.MonkeyPatch) -> None:
     strain = 0.01 * np.random.default_rng(5).uniform(-1, 0.5, (40, 3))
-    monkeypatch.setattr("femops.sample.strains_of_run", lambda *_: strain)
+    monkeypatch.setattr("femops.offline.sample.strains_of_run", lambda *_: strain)
     report = trained(sampling={"method": "run", "run": "somewhere"}, validation=None)
     manifest = json.loads((report.model / "manifest.json").read_text())
     np.testing.assert_array_equal(manifest["low"], strain.min(0))
@@ -364,7 +365,8 @@ def test_two_ranks_train_the_model_of_one(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "import femops\nfrom mpi4py import MPI\n"
         "from toy_surrogate import installed_toy\n"
-        "from femops import load_law\nfrom femops.study import load_study\nfrom femops.training import train\n"
+        "from femops import load_law\nfrom femops.inputs.study import load_study\n"
+        "from femops.offline.train import train\n"
         "with installed_toy() as toy:\n"
         f"    path = Path({str(path)!r})\n"
         "    report = train(load_study(path), path, Path('two'), MPI.COMM_WORLD)\n"

@@ -14,13 +14,13 @@ from mpi4py import MPI
 from rich.console import Console
 
 from femops import CaseError, NotConverged, load_law
-from femops.cli_reports import report_trust
+from femops.commands.reports import report_trust
 from femops.errors import Refused
 from femops.law import CertificateKind, CertifiedLaw, LawResponse
-from femops.log import Timers
 from femops.macro.mesh import macro_mesh
 from femops.macro.problem import MacroProblem
 from femops.macro.stepping import StepReport, run_steps
+from femops.macro.timers import Timers
 from femops.macro.trust import choose_snapshots
 from femops.meshing.box import box
 

@@ -8,9 +8,9 @@ import ufl
 from dolfinx import fem
 from mpi4py import MPI
 
-from femops.case import EVERYWHERE, Case
 from femops.errors import CaseError
-from femops.expressions import value_at
+from femops.inputs.case import EVERYWHERE, Case
+from femops.inputs.expressions import value_at
 from femops.macro.mesh import MacroMesh
 from femops.meshing.connectivity import RigidMotions
 from femops.notation import Array

@@ -13,7 +13,7 @@ import numpy as np
 from mpi4py import MPI
 
 from femops import notation
-from femops.case import EVERYWHERE
+from femops.inputs.case import EVERYWHERE
 from femops.macro.material import Material
 from femops.macro.region import Region
 from femops.notation import Array

@@ -9,13 +9,13 @@ import numpy as np
 from mpi4py import MPI
 
 from femops import notation
-from femops.case import EVERYWHERE, Trust
 from femops.errors import CaseError, NotConverged
+from femops.inputs.case import EVERYWHERE, Trust
 from femops.law import MaterialLaw
-from femops.log import Timers
 from femops.macro.mesh import MacroMesh
 from femops.macro.quadrature import Quadrature
 from femops.macro.region import Region
+from femops.macro.timers import Timers
 from femops.macro.trust import Counts, Enrichment, LawStatistics, choose_snapshots, gathered, refuse, violation
 from femops.notation import Array
 from femops.parallel import on_every_rank

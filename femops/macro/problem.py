@@ -11,15 +11,15 @@ from dolfinx.fem import petsc as fem_petsc
 from petsc4py import PETSc
 
 from femops import notation
-from femops.case import Case
 from femops.errors import NotConverged
+from femops.inputs.case import Case
 from femops.law import MaterialLaw
-from femops.log import Timers
 from femops.macro.boundary import Loads, Supports, check_names, total
 from femops.macro.locking import Locking
 from femops.macro.material import Material
 from femops.macro.mesh import MacroMesh
 from femops.macro.quadrature import Quadrature, default_degree
+from femops.macro.timers import Timers
 from femops.notation import Array
 
 # An unloaded body is in equilibrium to round-off of the forces that it bore before, not of those that are left.

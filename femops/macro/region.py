@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from femops.case import EVERYWHERE, Trust
 from femops.contract import check_attributes, check_error, check_response, read_only
 from femops.errors import CaseError, NotConverged
+from femops.inputs.case import EVERYWHERE, Trust
 from femops.law import CertificateKind, CertifiedLaw, LawResponse, MaterialLaw
-from femops.log import Timers
+from femops.macro.timers import Timers
 from femops.macro.trust import Counts, Reason
 from femops.notation import Array
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from femops.case import Trust
 from femops.errors import Refused
+from femops.inputs.case import Trust
 from femops.law import CertificateKind
 from femops.notation import Array
 

@@ -16,9 +16,9 @@ from femops.meshing.cells import CELLS, AnyCell
 from femops.notation import Array
 from femops.phases.elastic import ElasticParameters
 from femops.rve.boundary import Boundary
-from femops.rve.packing import away_from_faces
-from femops.rve.periodic_cell import Cell, Model, edges
-from femops.rve.placing import place
+from femops.rve.geometry.cell import Cell, Model, edges
+from femops.rve.geometry.packing import away_from_faces
+from femops.rve.geometry.placing import place
 from femops.rve.snapshots import RVE_INTERFACE
 from femops.rve.spec import RVEParameters, valid_phases
 from femops.validation import NestedError

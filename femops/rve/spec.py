@@ -16,7 +16,8 @@ from femops.parallel import on_root
 from femops.phases import Phase
 from femops.rve.boundary import Boundary
 from femops.rve.discretisation import Discretisation, discretise
-from femops.rve.geometry import (
+from femops.rve.geometry.cell import edges
+from femops.rve.geometry.generators import (
     GENERATORS,
     Circles,
     Ellipses,
@@ -27,11 +28,10 @@ from femops.rve.geometry import (
     Spheres,
     generate,
 )
+from femops.rve.geometry.voxels import Voxels
 from femops.rve.outline import Outline
 from femops.rve.parallelepiped import TOLERANCE, spanned
-from femops.rve.periodic_cell import edges
 from femops.rve.periodicity import levelled, matched
-from femops.rve.voxels import Voxels
 from femops.validation import NestedError, shown
 
 

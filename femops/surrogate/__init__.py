@@ -1,7 +1,11 @@
 """What all surrogates of the nested RVE solve share: fitting, storing, loading, and their use as laws."""
 
 from femops.surrogate.arrays import CheckedArrays, StoredArrayError, state_dict
-from femops.surrogate.base import (
+from femops.surrogate.batching import chunks
+from femops.surrogate.devices import torch_device
+from femops.surrogate.exact import ExactResponse, ExactRVE
+from femops.surrogate.ranges import within
+from femops.surrogate.spec import (
     Checkpoint,
     FamilyParameters,
     FamilyTask,
@@ -14,10 +18,6 @@ from femops.surrogate.base import (
     SurrogateSpec,
     TrainedModel,
 )
-from femops.surrogate.batching import chunks
-from femops.surrogate.devices import torch_device
-from femops.surrogate.exact import ExactResponse, ExactRVE
-from femops.surrogate.ranges import within
 
 __all__ = [
     "CheckedArrays",

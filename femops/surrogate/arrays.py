@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import safetensors.numpy
 
 from femops.errors import CaseError
-from femops.surrogate.base import Arrays
+from femops.surrogate.spec import Arrays
 
 Size = int | str
 """A length, or the name of one that other arrays have as well."""
@@ -132,3 +133,9 @@ def state_dict(arrays: CheckedArrays, expected: Mapping[str, Any]) -> dict[str, 
         name: arrays.take(name, *tensor.shape, dtype=str(tensor.dtype).rpartition(".")[2])
         for name, tensor in expected.items()
     }
+
+
+def packed(arrays: Arrays, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return arrays as the content of a safetensors file; strides are lost, shapes and types are kept."""
+    plain = {name: np.asarray(values, order="C") for name, values in arrays.items()}
+    return bytes(safetensors.numpy.save(plain, dict(metadata or {})))

@@ -7,7 +7,7 @@ from femops.errors import CaseError
 from femops.law import CertifiedLaw, LawContext
 from femops.parallel import on_every_rank
 from femops.rve.spec import RVE, build_rve
-from femops.surrogate.base import FamilyParameters, SurrogateParameters, SurrogateSpec
+from femops.surrogate.spec import FamilyParameters, SurrogateParameters, SurrogateSpec
 from femops.surrogate.store import Manifest, StoredPhase, model_of, of_arrays, read_fit, read_manifest, read_model
 
 

@@ -26,14 +26,15 @@ from femops.errors import CaseError
 from femops.law import LawParameters
 from femops.meshing import CELLS, TaggedMesh
 from femops.notation import Array
+from femops.output.atomic import new_folder, present, write_bytes
+from femops.output.tables import plain
 from femops.phases import Phase
 from femops.rve.boundary import Boundary
 from femops.rve.discretisation import discretise
 from femops.rve.snapshots import content_hash
 from femops.rve.spec import RVE, RVEParameters
-from femops.surrogate.arrays import CheckedArrays, StoredArrayError, finite_range
-from femops.surrogate.base import Arrays, Fit, TrainedModel
-from femops.surrogate.files import new_folder, packed, plain, present, write_bytes
+from femops.surrogate.arrays import CheckedArrays, StoredArrayError, finite_range, packed
+from femops.surrogate.spec import Arrays, Fit, TrainedModel
 from femops.validation import first_error
 
 STORE_INTERFACE = 2

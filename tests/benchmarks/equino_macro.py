@@ -8,11 +8,11 @@ import yaml
 from benchmarks import equino_models as models
 from mpi4py import MPI
 
-from femops.case import load_case
-from femops.compare import Display, compare
-from femops.run import run_case
-from femops.study import load_study
-from femops.training import train
+from femops.commands.compare import Display, compare
+from femops.commands.run import run_case
+from femops.inputs.case import load_case
+from femops.inputs.study import load_study
+from femops.offline.train import train
 
 _BEYOND = 0.75  # end load: twice the strains that the model was trained for
 _COMPONENTS = (11, 22, 12)

@@ -8,8 +8,8 @@ from typing import Any
 
 from mpi4py import MPI
 
-from femops.case import load_case
-from femops.run import run_case
+from femops.commands.run import run_case
+from femops.inputs.case import load_case
 
 CASE = Path(__file__).parents[2] / "cases" / "cook_nested.yaml"
 SATURATING = "material={law: saturating, K: 4780.0, alpha1: 50.0, alpha2: 0.06}"

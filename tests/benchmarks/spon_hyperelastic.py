@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
+from femops.inputs.study import load_study
 from femops.law import LawResponse
 from femops.notation import Array
+from femops.offline.train import train
 from femops.plugins import rve_context
 from femops.rve.family import microstructure
 from femops.rve.law import NestedLaw
 from femops.rve.sampling import bounds, sobol
 from femops.rve.spec import build_rve
-from femops.study import load_study
 from femops.surrogate import TrainedModel
 from femops.surrogate.store import read_fit, read_manifest
-from femops.training import train
 from femops_spon.hyperelastic_law import HyperelasticSPONLaw
 from femops_spon.options import SPONParameters
 

@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 
 from femops.notation import Array
+from femops.pde.find import make_problem
+from femops.pde.levels import interpolation
+from femops.pde.options import Problem, ProblemBlock, problem_block
+from femops.pde.truth import Samples, Solver, draw
 from femops.surrogate import Fit, ProblemTask
-from femops.surrogate.checkpoint import MemoryCheckpoint
+from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.options import SPONOptions
-from femops_spon.pde.find import make_problem
-from femops_spon.pde.levels import interpolation
 from femops_spon.pde.operator import Operator
-from femops_spon.pde.options import Problem, ProblemBlock, problem_block
 from femops_spon.pde.training import fit_problem
-from femops_spon.pde.truth import Samples, Solver, draw
 
 SAMPLES = {"train": 500, "test": 100, "seed": 1}
 POISSON = {"pde": "poisson", "cells": 32, "length": 0.1, "samples": SAMPLES}

@@ -20,7 +20,7 @@ from femops.plugins import law_parameters, rve_context
 from femops.rve.family import Family, microstructure
 from femops.rve.solver import RVESolver, SolverOptions
 from femops.rve.spec import RVE, build_rve
-from femops.surrogate.fields import LinearFields
+from femops.surrogate.fields.linear import LinearFields
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.batches import Group, in_precision, symmetries
 from femops_spon.families import training_options

@@ -8,7 +8,7 @@ from femops.notation import Array
 from femops.phases.saturating import Saturating
 from femops.rve.spec import RVE
 from femops.surrogate import CheckedArrays
-from femops.surrogate.base import Arrays
+from femops.surrogate.spec import Arrays
 from femops_equino.certificate import Points, Quadratics
 from femops_equino.pod import ElasticRVE
 from femops_equino.reduced import DEVIATOR, TRACE, ReducedModel, full_model

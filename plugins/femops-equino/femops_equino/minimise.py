@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from femops.surrogate import Checkpoint, Progress
-from femops.surrogate.adam import TrainingState
+from femops.surrogate.learning.adam import TrainingState
 from femops.surrogate.torch_library import Tensor, torch
 
 Loss = Callable[[Mapping[str, Tensor], Tensor | None], Tensor]

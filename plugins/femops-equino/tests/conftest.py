@@ -9,9 +9,9 @@ from mpi4py import MPI
 from small_rves import PHASES, RANGE, RVE, SPHERE
 
 from femops import load_law
+from femops.inputs.study import load_study
+from femops.offline.train import train
 from femops.rve.sampling import sobol
-from femops.study import load_study
-from femops.training import train
 
 
 def _trained(folder, kinematics, rve, count, surrogate):

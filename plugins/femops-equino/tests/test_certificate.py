@@ -39,7 +39,7 @@ def with_matrix(trained, dim, matrix):
     rve = {**trained.rve, "phases": {**PHASES, "matrix": matrix}}
     nested = load_law({"law": "nested", "rve": rve, "solver": {"rtol": 1e-11, "max_iter": 60}}, dim=dim)
     found = full(nested.rve, ElasticRVE(nested.rve, nested.solver.free.of, nested.solver.free.count), law.basis)
-    arrays = {name: one for name, one in law.trained.arrays.items() if name.startswith("modes")}
+    arrays = {name: one for name, one in law.trained.arrays.items() if name.startswith(("modes", "states"))}
     arrays |= found.model.to_arrays("model") | found.points.to_arrays() | found.exact.to_arrays()
     parameters = EquiNOParameters(model="here", start="zero", tolerance=1e-10)
     return EquiNOLaw(replace(law.trained, arrays=arrays, rve=nested.rve), parameters), nested

@@ -13,8 +13,8 @@ import pytest
 import safetensors.numpy
 
 from femops import CaseError, load_law
-from femops.case import load_case
 from femops.checks import check_arrays, check_law
+from femops.inputs.case import load_case
 from femops.surrogate.store import checksum
 from femops_equino.law import EquiNOLaw
 

@@ -5,7 +5,7 @@ import pytest
 
 from femops.phases.elastic import Elastic
 from femops.phases.saturating import Saturating
-from femops.surrogate.checkpoint import MemoryCheckpoint
+from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.torch_library import torch
 from femops_equino import network, original
 from femops_equino.minimise import Schedule, Watch

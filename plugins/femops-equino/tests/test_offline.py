@@ -10,14 +10,14 @@ from mpi4py import MPI
 from small_rves import PHASES, RVE
 
 from femops import CaseError, load_law
-from femops.case import load_case
+from femops.commands.run import run_case
+from femops.inputs.case import load_case
 from femops.plugins import law_parameters
-from femops.run import run_case
 from femops.rve.sampling import sobol
 from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import SolverOptions
 from femops.surrogate import FitTask, TrainedModel
-from femops.surrogate.checkpoint import MemoryCheckpoint
+from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.store import Origin, write_model
 from femops_equino.options import EquiNOOptions, EquiNOParameters
 from femops_equino.surrogate import as_law, fit
@@ -120,8 +120,8 @@ def test_phases_that_cannot_be_reduced_are_refused_in_one_line(base):
 
 
 def test_phases_with_a_memory_are_refused_in_one_line(tmp_path):
-    from femops.study import load_study
-    from femops.training import train
+    from femops.inputs.study import load_study
+    from femops.offline.train import train
 
     matrix = {"law": "j2", "E": 4000.0, "nu": 0.35, "yield_stress": 30.0, "hardening": 200.0}
     sampling = {"method": "sobol", "count": 4, "range": 0.01}

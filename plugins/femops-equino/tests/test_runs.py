@@ -10,10 +10,10 @@ from mpi4py import MPI
 from rich.console import Console
 
 from femops import load_law
-from femops.case import load_case
-from femops.cli_reports import report_trust
+from femops.commands.reports import report_trust
+from femops.commands.run import prepare, solve
+from femops.inputs.case import load_case
 from femops.output.picture import read_step
-from femops.run import prepare, solve
 
 SOLVE = {"tolerance": 0.1, "on_violation": "solve"}
 

@@ -11,12 +11,12 @@ from small_rves import RANGE, RVE
 
 from femops import CaseError, load_law
 from femops.checks import check_arrays
+from femops.inputs.study import load_study
+from femops.offline.train import plan_training
 from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import SolverOptions
-from femops.study import load_study
 from femops.surrogate import FitTask, TrainedModel
-from femops.surrogate.checkpoint import MemoryCheckpoint
-from femops.training import plan_training
+from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops_equino import spline
 from femops_equino.law import EquiNOLaw
 from femops_equino.options import EquiNOOptions, EquiNOParameters

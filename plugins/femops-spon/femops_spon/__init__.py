@@ -1,9 +1,9 @@
 """SPON, the structure-preserving operator network, as a material law of femops and as a solution operator."""
 
 from femops.hookspecs import hookimpl
+from femops.pde.options import Problem
 from femops.surrogate import SurrogateSpec
 from femops_spon.options import SPONOptions, SPONParameters
-from femops_spon.pde.options import Problem
 from femops_spon.surrogate import as_law, check, fit_family, fit_problem, runs_code
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from femops.notation import Array
 from femops.rve.discretisation import Indices
-from femops.surrogate.fields import LinearFields
-from femops.surrogate.stiffness import StiffnessBatch
+from femops.surrogate.fields.linear import LinearFields
+from femops.surrogate.fields.stiffness import StiffnessBatch
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.network import SPON, MeshMaps, cell_features, hierarchy
 

@@ -10,8 +10,8 @@ from femops.errors import CaseError, NotConverged
 from femops.notation import Array, n_strain
 from femops.rve.spec import RVE
 from femops.surrogate import FamilyTask, Fit, TrainedModel, torch_device
-from femops.surrogate.fields import CellTangents, LinearFields
-from femops.surrogate.periodic_space import PeriodicSpace
+from femops.surrogate.fields.linear import CellTangents, LinearFields
+from femops.surrogate.fields.periodic_space import PeriodicSpace
 from femops.surrogate.store import of_arrays, read_fit, read_manifest
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.batches import Group, in_precision

@@ -13,9 +13,9 @@ import numpy as np
 from femops.notation import Array
 from femops.rve.spec import RVE
 from femops.surrogate import chunks
-from femops.surrogate.fields import CellTangents, LinearFields
-from femops.surrogate.hyperelastic_fields import HyperelasticFields
-from femops.surrogate.periodic_space import PeriodicSpace, common_order
+from femops.surrogate.fields.hyperelastic import HyperelasticFields
+from femops.surrogate.fields.linear import CellTangents, LinearFields
+from femops.surrogate.fields.periodic_space import PeriodicSpace, common_order
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.network import SPON, MeshMaps, cell_features, hierarchy
 from femops_spon.training import Precision

@@ -6,7 +6,7 @@ from femops.errors import CaseError
 from femops.law import CertificateKind, LawResponse
 from femops.notation import Array
 from femops.surrogate import TrainedModel, chunks, torch_device, within
-from femops.surrogate.hyperelastic_fields import FieldResponse, HyperelasticFields, joined
+from femops.surrogate.fields.hyperelastic import FieldResponse, HyperelasticFields, joined
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.families import network_of
 from femops_spon.hyperelastic import HyperelasticSPON

@@ -5,7 +5,7 @@ import numpy as np
 from femops.law import CertificateKind, LawResponse
 from femops.notation import Array
 from femops.surrogate import TrainedModel, torch_device
-from femops.surrogate.fields import LinearFields
+from femops.surrogate.fields.linear import LinearFields
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.families import network_of
 from femops_spon.law import TINY, SPONLaw, in_numpy, squared

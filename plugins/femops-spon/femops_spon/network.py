@@ -16,11 +16,11 @@ import numpy as np
 from femops import notation
 from femops.errors import CaseError
 from femops.notation import Array
-from femops.surrogate.fields import LinearFields
-from femops.surrogate.periodic_space import PeriodicSpace
-from femops.surrogate.stiffness import StiffnessBatch
+from femops.surrogate.fields.linear import LinearFields
+from femops.surrogate.fields.periodic_space import PeriodicSpace
+from femops.surrogate.fields.stiffness import StiffnessBatch
+from femops.surrogate.graph import Box, Hierarchy, Indices, Samples, fe_graph, periodic_hierarchy, side_by_side, turned
 from femops.surrogate.torch_library import Tensor, torch
-from femops_spon.graph import Box, Hierarchy, Indices, Samples, fe_graph, periodic_hierarchy, side_by_side, turned
 from femops_spon.plain import PlainGraphNetwork
 from femops_spon.processor import HierarchyMaps, Processor, ProcessorOptions, Shape
 

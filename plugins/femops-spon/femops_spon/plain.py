@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.sparse as sp
 
+from femops.surrogate.graph import FEGraph
 from femops.surrogate.torch_library import Tensor, torch
-from femops_spon.graph import FEGraph
 from femops_spon.processor import LevelMaps, ProcessorOptions, Shape, SparseMap
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from femops.notation import Array
-from femops.surrogate.stiffness import repeated
+from femops.surrogate.fields.stiffness import repeated
+from femops.surrogate.graph import FEGraph, Hierarchy, Level
 from femops.surrogate.torch_library import Tensor, torch
-from femops_spon.graph import FEGraph, Hierarchy, Level
 
 _SMALL_START = 0.3
 _NO_VOLUME = 1e-6  # of the largest

@@ -2,12 +2,12 @@
 
 from femops.law import CertifiedLaw
 from femops.notation import Array
+from femops.pde.options import Problem
 from femops.rve.spec import RVE
 from femops.surrogate import FamilyTask, Fit, ProblemTask, TrainedModel
 from femops.surrogate.exact import check_elastic
-from femops.surrogate.periodic_space import PeriodicSpace
+from femops.surrogate.fields.periodic_space import PeriodicSpace
 from femops_spon.options import SPONOptions, SPONParameters
-from femops_spon.pde.options import Problem
 
 # torch takes seconds to import: only when it is needed
 
@@ -40,7 +40,7 @@ def fit_problem(task: ProblemTask) -> Fit:
 
 def runs_code(problem: Problem) -> str | None:
     """Name the code of a problem of one's own; see `femops.surrogate.SurrogateSpec`."""
-    from femops_spon.pde.find import code_of
+    from femops.pde.find import code_of
 
     return code_of(problem.root)
 

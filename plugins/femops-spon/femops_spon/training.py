@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from femops.notation import Array
 from femops.surrogate import CheckedArrays, Checkpoint, Progress, state_dict
-from femops.surrogate.fields import LinearFields
+from femops.surrogate.fields.linear import LinearFields
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.batches import Batches, BatchOptions, Group, batches, in_precision, tangents
 from femops_spon.network import SPON, MeshMaps, NetworkOptions, cell_features, grid_counts, hierarchy

@@ -8,8 +8,8 @@ from mpi4py import MPI
 from small_family import STUDY
 
 import femops
-from femops.study import load_study
-from femops.training import train
+from femops.inputs.study import load_study
+from femops.offline.train import train
 
 
 def _trained(folder, study):

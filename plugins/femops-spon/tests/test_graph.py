@@ -8,8 +8,7 @@ import scipy.sparse as sp
 
 from femops.meshing.box import grid
 from femops.meshing.cells import CELLS
-from femops.surrogate.torch_library import torch
-from femops_spon.graph import (
+from femops.surrogate.graph import (
     Box,
     Level,
     Samples,
@@ -20,6 +19,7 @@ from femops_spon.graph import (
     periodic_hierarchy,
     turned,
 )
+from femops.surrogate.torch_library import torch
 from femops_spon.plain import PlainGraphNetwork
 from femops_spon.processor import HierarchyMaps, LevelMaps, Processor, ProcessorOptions, Shape, cell_operator
 

@@ -7,7 +7,7 @@ from femops import CaseError, load_law
 from femops.checks import check_arrays, check_law
 from femops.plugins import law_parameters, rve_context
 from femops.rve.spec import RVEParameters, build_rve
-from femops.surrogate.hyperelastic_fields import HyperelasticFields
+from femops.surrogate.fields.hyperelastic import HyperelasticFields
 from femops.surrogate.store import read_fit, read_manifest
 from femops.surrogate.torch_library import torch
 from femops_spon.hyperelastic import HyperelasticSPON

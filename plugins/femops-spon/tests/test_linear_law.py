@@ -10,12 +10,12 @@ from mpi4py import MPI
 from small_family import SOFT, STUDY
 
 from femops import CaseError, load_law
-from femops.case import load_case
 from femops.checks import check_arrays, check_law
-from femops.run import run_case
-from femops.study import load_study
+from femops.commands.run import run_case
+from femops.inputs.case import load_case
+from femops.inputs.study import load_study
+from femops.offline.train import train
 from femops.surrogate.store import read_fit, read_manifest
-from femops.training import train
 from femops_spon.families import homogenized_stiffness
 from femops_spon.training import restored
 

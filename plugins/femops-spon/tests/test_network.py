@@ -10,10 +10,10 @@ from femops import CaseError
 from femops.plugins import law_parameters, rve_context
 from femops.rve.family import Family, microstructure
 from femops.rve.spec import RVEParameters, build_rve
-from femops.surrogate.checkpoint import MemoryCheckpoint
-from femops.surrogate.fields import LinearFields
-from femops.surrogate.periodic_space import PeriodicSpace
-from femops.surrogate.stiffness import StiffnessBatch
+from femops.surrogate.fields.linear import LinearFields
+from femops.surrogate.fields.periodic_space import PeriodicSpace
+from femops.surrogate.fields.stiffness import StiffnessBatch
+from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.torch_library import torch
 from femops_spon.batches import BatchOptions, Group, batches, symmetries
 from femops_spon.network import SPON, MeshMaps, NetworkOptions, cell_features, hierarchy, rotation_of_strain

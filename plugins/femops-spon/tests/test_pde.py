@@ -12,23 +12,24 @@ import yaml
 from dolfinx import fem, mesh
 from mpi4py import MPI
 
-from femops import cli, load_law
+from femops import load_law
+from femops.commands import cli
 from femops.errors import CaseError
-from femops.study import load_study
+from femops.inputs.study import load_study
+from femops.offline.train import train
+from femops.pde.find import make_problem
+from femops.pde.levels import finest, interpolation, make_levels
+from femops.pde.meshes import Box, at_points, boundary, periodic_images, side
+from femops.pde.options import OwnBlock, Problem, problem_block
+from femops.pde.problem import PDEProblem
+from femops.pde.residual import remainder
+from femops.pde.truth import Solver, draw
 from femops.surrogate import ProblemTask
-from femops.surrogate.checkpoint import MemoryCheckpoint
+from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.torch_library import torch
-from femops.training import train
 from femops_spon.options import SPONOptions
-from femops_spon.pde.find import make_problem
-from femops_spon.pde.levels import finest, interpolation, make_levels
-from femops_spon.pde.meshes import Box, at_points, boundary, periodic_images, side
 from femops_spon.pde.operator import Operator, build_network, left_by, load_operator, network_inputs
-from femops_spon.pde.options import OwnBlock, Problem, problem_block
-from femops_spon.pde.problem import PDEProblem
-from femops_spon.pde.remainder import remainder
 from femops_spon.pde.training import fit_problem, stored_samples
-from femops_spon.pde.truth import Solver, draw
 
 POISSON = {"pde": "poisson", "cells": 8, "boundary": "random", "length": 0.3}
 BEAM = {"pde": "beam", "cells": [8, 4], "shortening": [0.02, 0.05], "load_steps": 2}

@@ -10,23 +10,23 @@ import yaml
 from dolfinx import fem, mesh
 from test_pde import BEAM, NETWORK, POISSON, wild
 
-from femops import cli
 from femops.checks import check_arrays
+from femops.commands import cli
 from femops.errors import CaseError
+from femops.pde.distribution import Distribution
+from femops.pde.find import make_problem
+from femops.pde.options import problem_block
+from femops.pde.truth import draw
 from femops.surrogate.store import checksum
-from femops_spon.pde.distribution import Distribution
-from femops_spon.pde.find import make_problem
 from femops_spon.pde.operator import Operator, load_operator
-from femops_spon.pde.options import problem_block
-from femops_spon.pde.truth import draw
 
 OWN = """
 import sys
 import numpy as np
 import ufl
 from dolfinx import fem
-from femops_spon.pde.meshes import Box, boundary
-from femops_spon.pde.problem import PDEProblem
+from femops.pde.meshes import Box, boundary
+from femops.pde.problem import PDEProblem
 
 sys.stderr.write("imported\\n")
 

@@ -15,10 +15,10 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from femops.notation import Array
+from femops.pde.residual import Remainder
+from femops.surrogate.graph import Hierarchy
 from femops.surrogate.torch_library import Tensor, torch
-from femops_spon.graph import Hierarchy
 from femops_spon.options import SPONOptions
-from femops_spon.pde.remainder import Remainder
 from femops_spon.processor import HierarchyMaps, Processor, ProcessorOptions, Shape, SparseMap
 
 

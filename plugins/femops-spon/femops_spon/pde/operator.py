@@ -11,17 +11,17 @@ import numpy.typing as npt
 
 from femops.errors import CaseError
 from femops.notation import Array
+from femops.pde.distribution import Distribution, in_distribution
+from femops.pde.find import Build, stored_problem
+from femops.pde.options import problem_block
+from femops.pde.problem import Inputs, PDEProblem
+from femops.pde.residual import Remainder, remainder
+from femops.pde.truth import Samples, Solver
 from femops.surrogate import CheckedArrays, state_dict
 from femops.surrogate.store import of_arrays, read_fit, read_manifest
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.options import SPONOptions
-from femops_spon.pde.distribution import Distribution, in_distribution
-from femops_spon.pde.find import Build, stored_problem
 from femops_spon.pde.network import OperatorNetwork, Operators
-from femops_spon.pde.options import problem_block
-from femops_spon.pde.problem import Inputs, PDEProblem
-from femops_spon.pde.remainder import Remainder, remainder
-from femops_spon.pde.truth import Samples, Solver
 
 WEIGHTS, SCALES, REFERENCE = "weights.", "scales.", "reference."
 DISTRIBUTION, PROBE, SOLUTION = "distribution.", "probe.", "probe_solution"
@@ -36,7 +36,7 @@ class Answer:
     Attributes:
         solution: Values at the dofs of the space. Shape (n, n_dofs).
         in_distribution: Whether the inputs are like those that the operator was trained for; see
-            `femops_spon.pde.distribution`. Shape (n,).
+            `femops.pde.distribution`. Shape (n,).
         residual: Norm of the assembled residual at the free dofs, relative to that at the lifting; infinite where the
             answer has none. Shape (n,).
     """

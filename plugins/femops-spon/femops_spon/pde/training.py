@@ -9,12 +9,14 @@ import scipy.sparse as sp
 
 from femops.errors import CaseError, NotConverged
 from femops.notation import Array
+from femops.pde.distribution import SAMPLES, Distribution
+from femops.pde.find import make_problem
+from femops.pde.problem import PDEProblem
+from femops.pde.truth import Samples, Solver, draw
 from femops.surrogate import Checkpoint, Fit, ProblemTask, Progress
-from femops.surrogate.adam import TrainingState
+from femops.surrogate.learning.adam import TrainingState
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.options import SPONOptions
-from femops_spon.pde.distribution import SAMPLES, Distribution
-from femops_spon.pde.find import make_problem
 from femops_spon.pde.network import OperatorNetwork
 from femops_spon.pde.operator import (
     DISTRIBUTION,
@@ -28,8 +30,6 @@ from femops_spon.pde.operator import (
     left_by,
     network_inputs,
 )
-from femops_spon.pde.problem import PDEProblem
-from femops_spon.pde.truth import Samples, Solver, draw
 from femops_spon.processor import SparseMap
 
 _SAVE_EVERY, _SHOW_EVERY, _WARM_UP, _CLIP, _TINY, _EPSILON = 100, 20, 50, 1.0, 1e-12, 1e-8

@@ -1,0 +1,381 @@
+"""The command line.
+
+Exit codes: 0 done, 1 a fault that nobody foresaw, 2 the input must be mended, 3 the solution did not converge, 4 a
+quantity is not what the case expects, 130 interrupted.
+"""
+
+import json
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import femops
+from femops.commands.faults import noted, of_files
+from femops.commands.progress import Steps, bars, stages
+from femops.commands.reports import missed, report_comparison, report_training, report_trust
+from femops.errors import CaseError, NotConverged
+from femops.inputs.case import Case, case_schema, load_case
+from femops.output.locks import locked
+from femops.parallel import on_root
+from femops.plugins import installed
+
+UNKNOWN_FAULT, INPUT_ERROR, NOT_CONVERGED, NOT_AS_EXPECTED, INTERRUPTED = 1, 2, 3, 4, 130
+
+app = typer.Typer(
+    name="femops",
+    help="Two-scale (FE²) simulation with nested and learned material laws.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console(highlight=False, markup=False, emoji=False)
+errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+CaseFile = Annotated[Path, typer.Argument(metavar="CASE", help="The case file (YAML).")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the case; may be repeated.")
+]
+
+
+@app.command()
+def run(
+    case: CaseFile,
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the results; default results/CASE.")] = None,
+) -> None:
+    """Solve a case; works under mpirun as well."""
+    from mpi4py import MPI
+
+    from femops.commands.run import run_case
+
+    comm = MPI.COMM_WORLD
+    loaded = load_case(case, tuple(overrides or ()))
+    folder = output or Path("results") / case.stem
+    with locked(folder, comm):
+        with bars(console, comm) as shown:
+            steps = Steps(shown, loaded)
+            summary = run_case(loaded, case, folder, comm, steps, stages(shown), steps.accepted)
+        if comm.rank == 0:
+            picture = _draw(loaded, case, folder)
+            _report(summary, folder, picture)
+    if lines := missed(summary):
+        for line in lines:
+            errors.print(f"femops: {line}")
+        raise typer.Exit(NOT_AS_EXPECTED)
+
+
+@app.command()
+def check(case: CaseFile, overrides: Overrides = None) -> None:
+    """Validate a case and build its meshes and laws without solving it."""
+    from mpi4py import MPI
+
+    from femops.commands.run import prepare
+
+    comm = MPI.COMM_WORLD
+    loaded = load_case(case, tuple(overrides or ()))
+    with bars(console, comm, transient=True) as shown:
+        ready = prepare(loaded, case, comm, training=stages(shown))
+    n_qp = comm.allreduce(ready.problem.quadrature.n_points)
+    laws = ", ".join(parameters.law for parameters in loaded.laws().values())
+    _print_notes(ready.notes)
+    console.print(
+        f"{case}: valid. {ready.problem.n_dofs} dofs, {n_qp} quadrature points, "
+        f"{len(loaded.steps.ends())} steps, law: {laws}. Run it with: femops run {case}",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def schema(study: Annotated[bool, typer.Option("--study", help="That of study files.")] = False) -> None:
+    """Print the JSON Schema of case files or study files, for editors."""
+    from femops.inputs.study import study_schema
+
+    printed = study_schema() if study else case_schema()
+    console.print(json.dumps(printed, indent=2, ensure_ascii=False), soft_wrap=True)
+
+
+@app.command()
+def plugins() -> None:
+    """List the laws that are installed, and the plugins that could not be loaded."""
+    table, found = Table("law", "as RVE phase", "what it is"), installed()
+    for spec in found.laws.values():
+        table.add_row(spec.name, "yes" if spec.phase else "", spec.summary)
+    console.print(table)
+    for name, why in found.broken.items():
+        console.print(f"Broken: the plugin {name} could not be loaded: {why}", soft_wrap=True)
+
+
+@app.command()
+def view(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="A folder that femops run wrote.")],
+    field: Annotated[list[str] | None, typer.Option(help="Field to draw; may be repeated; default all.")] = None,
+    step: Annotated[int, typer.Option(help="Step to draw, from 0; negative numbers count from the end.")] = -1,
+) -> None:
+    """Draw the fields of a run as pictures."""
+    from mpi4py import MPI
+
+    from femops.output.picture import view as draw
+
+    for path in on_root(MPI.COMM_WORLD, lambda: draw(results, field, step)):
+        console.print(str(path), soft_wrap=True)
+
+
+@app.command()
+def mesh(
+    case: CaseFile,
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the meshes; default results/CASE.")] = None,
+) -> None:
+    """Write the meshes of a case, the RVE's among them, and tell what is in them."""
+    from mpi4py import MPI
+
+    from femops.inputs.meshes import case_meshes, describe
+    from femops.meshing.writing import write_mesh
+
+    folder = output or Path("results") / case.stem
+
+    def write() -> tuple[list[tuple[str, ...]], list[str]]:
+        rows: list[tuple[str, ...]] = []
+        notes: list[str] = []
+        for name, one in case_meshes(load_case(case, tuple(overrides or ())), case.parent).items():
+            notes.extend(f"{name}: {note}" for note in one.notes)
+            notes.extend(f"{name}: the set '{bare}' {why}" for bare, why in one.bare_sets.items())
+            folder.mkdir(parents=True, exist_ok=True)
+            write_mesh(one, folder / f"{name}.msh")
+            rows.append((name, *describe(one), str(folder / f"{name}.msh")))
+        return rows, notes
+
+    try:
+        with console.status("building meshes"):
+            rows, notes = on_root(MPI.COMM_WORLD, write)
+    except CaseError as error:
+        raise error.within(file=case) from error
+    except OSError as error:
+        raise CaseError(f"meshes cannot be written there ({error.strerror})", file=folder) from error
+    table = Table("mesh", "cells", "nodes", "regions (fraction of the volume)", "boundaries", "file")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    _print_notes(notes)
+
+
+@app.command()
+def sample(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file (YAML).")],
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the snapshots; default results/STUDY.")] = None,
+) -> None:
+    """Solve the RVE or the family of a study and store that; goes on where it was stopped, also under mpirun."""
+    from mpi4py import MPI
+
+    from femops.inputs.study import load_study
+    from femops.offline.sample import sample as sample_study
+
+    comm = MPI.COMM_WORLD
+    loaded = load_study(study, tuple(overrides or ()))
+    with bars(console, comm) as shown:
+        stage = stages(shown)
+
+        def watch(done: int, total: int) -> None:
+            stage("snapshots", done, total, f"{done}/{total}")
+
+        report = sample_study(loaded, study, output or Path("results") / study.stem, comm, watch)
+    console.print(
+        f"{report.solved} snapshots solved in {report.seconds:.1f} s, {report.found} found; they are in {report.file}",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def train(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file (YAML), with a surrogate block.")],
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of everything; default results/STUDY-HASH.")] = None,
+) -> None:
+    """Train the surrogate of a study: snapshots, fit, validation; goes on where it was stopped, also under mpirun."""
+    from mpi4py import MPI
+
+    from femops.inputs.study import load_study
+    from femops.offline.train import train as train_study
+
+    comm = MPI.COMM_WORLD
+    loaded = load_study(study, tuple(overrides or ()))
+    with bars(console, comm) as shown:
+        report = train_study(loaded, study, output, comm, stages(shown))
+    if report.found:
+        console.print(f"Already trained: {report.model}", soft_wrap=True)
+    report_training(console, report.metrics)
+    use = "" if loaded.problem else f"; use it in a case with model: {report.model}"
+    rve = " and the rve that it is to stand in for" if loaded.family else ""
+    console.print(f"Model in {report.model}{use}{rve}", soft_wrap=True)
+
+
+@app.command()
+def compare(
+    case: CaseFile,
+    law: Annotated[str, typer.Option(help="The law to judge: case, nested, a case file, or a mapping.")] = "case",
+    reference: Annotated[str, typer.Option(help="The law that is right; nested: the RVE of a surrogate.")] = "nested",
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the results; default results/CASE_compare.")] = None,
+) -> None:
+    """Solve a case with two laws and tell how far apart they end and how long they take; also under mpirun."""
+    from mpi4py import MPI
+
+    from femops.commands.compare import PICTURE, REPORT, Display
+    from femops.commands.compare import compare as compare_laws
+
+    folder, comm = output or Path("results") / f"{case.stem}_compare", MPI.COMM_WORLD
+
+    with bars(console, comm) as shown:
+
+        def steps(side: str, loaded: Case) -> Steps:
+            shown.console.print(f"solving with the {side}")
+            return Steps(shown, loaded)
+
+        display = Display(stages(shown), steps)
+        report = compare_laws(case, tuple(overrides or ()), (law, reference), folder, comm, display)
+    report_comparison(console, report)
+    console.print(f"Report: {folder / REPORT}; picture: {folder / PICTURE}", soft_wrap=True)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        console.print(femops.__version__)
+        raise typer.Exit
+
+
+def _draw(case: Case, path: Path, folder: Path) -> Path | None:
+    """Draw the last step."""
+    field = case.output.picture
+    if field is None:
+        return None
+    from femops.output.picture import picture, read_step
+
+    dataset, heading = read_step(folder / f"{path.stem}.vtkhdf")
+    if field not in [*dataset.point_data.keys(), *dataset.cell_data.keys()]:
+        return None
+    target = folder / f"{path.stem}.png"
+    picture(dataset, field, target, title=case.title or heading)
+    return target
+
+
+def _print_notes(notes: Iterable[str]) -> None:
+    """Print what the user should know before trusting the results."""
+    for note in notes:
+        console.print(f"Note: {note}", soft_wrap=True)
+
+
+def _report(summary: dict[str, Any], folder: Path, picture: Path | None) -> None:
+    """Print where the time went, the quantities, and where to look next."""
+    seconds = dict(summary["seconds"])
+    total = seconds.pop("total")
+    seconds["other"] = max(total - sum(seconds.values()), 0.0)
+    table = Table("part", "seconds", "share", title=f"{summary['n_qp']} points, {summary['dofs']} dofs")
+    for name, value in sorted(seconds.items(), key=lambda item: -item[1]):
+        table.add_row(name, f"{value:.2f}", f"{value / total:.0%}")
+    table.add_row("total", f"{total:.2f}", "")
+    console.print(table)
+    if summary["quantities"]:
+        quantities = Table("quantity", "value", "expected")
+        for name, value in summary["quantities"].items():
+            wanted = summary["expected"].get(name)
+            expected = "" if wanted is None else f"{wanted['expected']:.8g}{'  MISSED' if wanted['missed'] else ''}"
+            quantities.add_row(name, f"{value:.8g}", expected)
+        console.print(quantities)
+    _print_notes(summary["notes"])
+    iterations = sum(step["iterations"] for step in summary["steps"])
+    cutbacks = sum(step["cutbacks"] for step in summary["steps"])
+    console.print(f"{len(summary['steps'])} steps, {iterations} iterations, {cutbacks} cutbacks.")
+    statistics = summary["law_statistics"]
+    report_trust(console, statistics)
+    fields = folder / f"{Path(summary['case']).stem}.vtkhdf"
+    console.print(f"Results in {folder}; open {fields} in ParaView.", soft_wrap=True)
+    if picture is not None:
+        console.print(f"Picture: {picture}", soft_wrap=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code; under mpirun only the first rank prints."""
+    from mpi4py import MPI
+
+    console.quiet = errors.quiet = MPI.COMM_WORLD.rank != 0
+    sys.exit(_guarded(arguments))
+
+
+@contextmanager
+def _noted_interrupts() -> Iterator[list[int]]:
+    """Yield a list that every Ctrl-C enters before it raises KeyboardInterrupt.
+
+    Extensions may turn that into an error of their own: ctypes does where it converts arguments.
+    """
+    noted: list[int] = []
+    previous = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        signal.default_int_handler(number, frame)
+
+    if previous is signal.default_int_handler:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _guarded(arguments: list[str] | None) -> int:
+    """Run a command; turn errors into one line and an exit code."""
+    interrupts: list[int] = []
+    try:
+        with _noted_interrupts() as interrupts:
+            code = app(args=arguments, standalone_mode=False) or 0
+    except CaseError as error:
+        return _fail(f"femops: {error}", INPUT_ERROR)
+    except NotConverged as error:
+        return _fail(f"femops: not converged: {error}", NOT_CONVERGED)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - one rank must not leave the others waiting
+        if hasattr(error, "format_message"):
+            message = error.format_message()
+            return _fail(f"femops: {message}", INPUT_ERROR) if message else INPUT_ERROR
+        if not interrupts:
+            return _abort(error, sys.argv[1:] if arguments is None else arguments)
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # typer may turn Ctrl-C into this code
+        resumes = bool({"train", "sample"} & set(arguments or sys.argv[1:2]))
+        kept = "run it again to go on" if resumes else "the files of the finished steps are complete"
+        return _fail(f"femops: interrupted; {kept}", INTERRUPTED)
+    return int(code)
+
+
+def _fail(message: str, code: int) -> int:
+    errors.print(message)
+    return code
+
+
+def _abort(error: Exception, arguments: list[str]) -> int:
+    """Say what happened, every rank for itself, and stop all ranks."""
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD
+    rank = comm.rank if comm.size > 1 else None
+    file, said = of_files(error), "femops: " if rank is None else f"femops: rank {rank}: "
+    errors.quiet = False
+    code = _fail(said + (file or noted(error, arguments, rank)), INPUT_ERROR if file else UNKNOWN_FAULT)
+    if comm.size > 1:
+        comm.Abort(code)
+    return code
+
+
+if __name__ == "__main__":
+    main()

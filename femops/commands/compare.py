@@ -1,0 +1,217 @@
+"""The story of `femops compare`: one case solved with two laws, and how far apart the solutions are."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from femops.commands.compare_laws import Chooser, blamed, surrogates_of
+from femops.commands.run import Run, Watch, prepare, solve
+from femops.errors import CaseError, NotConverged
+from femops.inputs.case import Case
+from femops.macro.difference import Comparer, Difference, Observation, boundary_differences, observe
+from femops.macro.problem import MacroProblem
+from femops.macro.stepping import StepReport
+from femops.notation import Array
+from femops.output.comparison import Curve, draw_comparison
+from femops.output.locks import locked
+from femops.output.tables import write_json
+from femops.parallel import on_root
+from femops.surrogate.spec import Progress
+from femops.surrogate.store import read_manifest
+
+REPORT, PICTURE = "compare.json", "compare.png"
+_LAW_PARTS = ("law", "certificate", "exact solves")
+_NOT_SOLUTION = ("set-up", "output")
+_NORMS = ("displacement_rel_l2", "stress_rel_l2", "stress_rel_max")
+_TIMING = (
+    "seconds of the first rank; every law is called once during set-up, so that its time holds no compilation; "
+    "speedup_law compares law, certificate and exact solves, speedup_total all but set-up and output"
+)
+_MOST_CURVES = 3
+
+
+@dataclass(frozen=True)
+class Display:
+    """What shows the progress.
+
+    Attributes:
+        training: Called while a surrogate is trained that nobody has trained.
+        steps: Returns what is called with the iterations of one side, `law` or `reference`.
+    """
+
+    training: Progress
+    steps: Callable[[str, Case], Watch]
+
+
+@dataclass
+class _Side:
+    """One of the two solutions.
+
+    Attributes:
+        name: `law` or `reference`.
+        given: The law as it was named.
+        run: The case made ready.
+        summary: The summary of its run.
+        observations: Its solution at the end of every step.
+    """
+
+    name: str
+    given: str
+    run: Run
+    summary: dict[str, Any] = field(default_factory=dict)
+    observations: list[Observation] = field(default_factory=list)
+
+    def observe(self, problem: MacroProblem, report: StepReport) -> None:
+        """Keep the solution at the end of a step."""
+        self.observations.append(observe(problem, report))
+
+    def seconds(self, *, only: tuple[str, ...] = (), without: tuple[str, ...] = ()) -> float:
+        """Return the time of some parts [s]; of all if none are named."""
+        parts = {name: value for name, value in self.summary["seconds"].items() if name != "total"}
+        return float(sum(value for name, value in parts.items() if name in (only or parts) and name not in without))
+
+
+def compare(
+    path: Path, overrides: tuple[str, ...], laws: tuple[str, str], folder: Path, comm: MPI.Comm, display: Display
+) -> dict[str, Any]:
+    """Solve a case with two laws, in one process and on one mesh, and compare the solutions; collective.
+
+    Args:
+        path: The case file.
+        overrides: Changes to it, as in `load_case`.
+        laws: The law to judge and the one that is right, see `Chooser.case_with`.
+        folder: Where `compare.json`, `compare.png` and the results of both go.
+        comm: The ranks that share the work.
+        display: Shows the progress.
+
+    Returns:
+        The report, as it is written to `compare.json`; its fields are documented in cases/README.md.
+
+    Raises:
+        CaseError: The case or a law cannot be used; the message names the option.
+        NotConverged: A step failed with one of the laws.
+    """
+    with locked(folder, comm), locked(folder / "law", comm), locked(folder / "reference", comm):
+        return _compare(Chooser(path, overrides, folder, comm, display.training), laws, display)
+
+
+def _compare(chooser: Chooser, laws: tuple[str, str], display: Display) -> dict[str, Any]:
+    path, folder, comm = chooser.path, chooser.folder, chooser.comm
+    judged, right = _prepared(chooser, laws)
+    for side in (right, judged):
+        side.run.timers.skip()  # what the other side took meanwhile
+        watch = display.steps(side.name, side.run.case)
+        try:
+            side.summary = solve(side.run, path, folder / side.name, watch, side.observe)
+        except NotConverged as error:
+            raise NotConverged(f"--{side.name} {side.given}: {error.what}", error.residuals) from error
+    comparer = Comparer(judged.run.problem)
+    differences = [comparer(*pair) for pair in zip(judged.observations, right.observations, strict=True)]
+    trained = {chooser.model_folder(one) for one in surrogates_of(judged.run.case).values()}
+    offline = on_root(comm, lambda: sum(_offline_seconds(model) for model in trained))
+    report = _report(judged, right, differences) | {"offline_seconds": offline}
+    on_root(comm, lambda: _write(folder, report, judged, right, differences))
+    return report
+
+
+def _prepared(chooser: Chooser, laws: tuple[str, str]) -> tuple[_Side, _Side]:
+    """Make both sides ready, so that mistakes in either are found before anything is solved."""
+    law = chooser.case_with("--law", laws[0])
+    reference = chooser.case_with("--reference", laws[1], law)
+    if not surrogates_of(reference):
+        reference = reference.model_copy(update={"trust": None})
+    sides, mesh = [], None
+    for name, given, case in (("law", laws[0], law), ("reference", laws[1], reference)):
+        output = case.output.model_copy(update={"micro": [], "picture": None})  # the other law may not have them
+        try:
+            case = case.model_copy(update={"output": output})
+            run = prepare(case, chooser.path, chooser.comm, mesh, chooser.training)
+        except CaseError as error:
+            raise blamed(error, f"--{name}", given) from error
+        mesh = run.problem.mesh
+        sides.append(_Side(name, given, run))
+    return sides[0], sides[1]
+
+
+def _offline_seconds(model: Path) -> float:
+    """Return the time that sampling and training of a model took; 0 if it does not say."""
+    return float(read_manifest(model).metrics.get("offline_seconds") or 0.0)
+
+
+def _report(judged: _Side, right: _Side, differences: list[Difference]) -> dict[str, Any]:
+    """Return everything but the time that training took."""
+    both, last = (judged, right), differences[-1]
+    worst = {name: max(differences, key=lambda one, name=name: getattr(one, name)) for name in _NORMS}  # type: ignore[misc]
+    moved, force = (boundary_differences(judged.observations, right.observations, of) for of in ("moved", "force"))
+    certified = judged.summary["law_statistics"]
+    return {
+        **{key: judged.summary[key] for key in ("case", "title", "versions", "ranks", "n_qp", "dofs")},
+        "given": {side.name: side.given for side in both},
+        "laws": {side.name: side.summary["law"] for side in both},
+        **{name: getattr(last, name) for name in _NORMS},
+        "stress_worst": asdict(last.stress_worst),
+        "worst_step": {name: {"step": one.step, "value": getattr(one, name)} for name, one in worst.items()},
+        "reaction_rel": max(force.values(), default=0.0),
+        "boundaries": {"displacement_rel": moved, "reaction_rel": force},
+        "steps": [asdict(one) for one in differences],
+        "iterations": {side.name: sum(step["iterations"] for step in side.summary["steps"]) for side in both},
+        "seconds": {side.name: side.summary["seconds"] for side in both} | {"ratio": _ratios(judged, right)},
+        "speedup_law": _over(right.seconds(only=_LAW_PARTS), judged.seconds(only=_LAW_PARTS)),
+        "speedup_total": _over(right.seconds(without=_NOT_SOLUTION), judged.seconds(without=_NOT_SOLUTION)),
+        "timing": _TIMING,
+        "certified": {
+            "kind": certified["certificate"],
+            "largest_error": certified["largest_error"],
+            "infinite": certified["points_infinite"],
+            "error_over_certified": _over(last.stress_rel_max, certified["largest_error"]),
+        },
+        "law_statistics": {side.name: side.summary["law_statistics"] for side in both},
+    }
+
+
+def _ratios(judged: _Side, right: _Side) -> dict[str, float | None]:
+    """Return how often each part of the law's time goes into the reference's."""
+    of_right = right.summary["seconds"]
+    return {part: _over(of_right[part], value) for part, value in judged.summary["seconds"].items() if part in of_right}
+
+
+def _over(a: float, b: float | None) -> float | None:
+    return a / b if b else None
+
+
+def _write(folder: Path, report: dict[str, Any], judged: _Side, right: _Side, differences: list[Difference]) -> None:
+    errors = {
+        "displacement (L2)": [one.displacement_rel_l2 for one in differences],
+        "stress (L2)": [one.stress_rel_l2 for one in differences],
+        "stress (largest)": [one.stress_rel_max for one in differences],
+    }
+    try:
+        draw_comparison(folder / PICTURE, _curves(judged, right), errors, ("law", "reference"))
+        write_json(folder / REPORT, report)
+    except OSError as error:
+        raise CaseError(f"results cannot be written there ({error.strerror})", file=folder) from error
+
+
+def _curves(judged: _Side, right: _Side) -> list[Curve]:
+    """Return reaction over displacement of the boundaries that are moved most; without reactions, time over it."""
+    moved = {name: np.array([one.moved[name] for one in right.observations]) for name in right.observations[0].moved}
+    axis_of = {name: int(np.abs(values).max(axis=0).argmax()) for name, values in moved.items()}
+    prescribed = judged.run.case.prescribed()
+    loaded = [name for name in judged.run.case.loads if name in moved] or list(moved)
+    held = [name for name in loaded if axis_of[name] in prescribed.get(name, ())]
+    chosen = sorted(held or loaded, key=lambda name: -float(np.abs(moved[name]).max()))[:_MOST_CURVES]
+    force = "reaction [force]" if held else "time [time]"
+    curves = []
+    for name in chosen:
+        points = (_points(side, name, axis_of[name], timed=not held) for side in (judged, right))
+        curves.append(Curve(f"{name}, {'xyz'[axis_of[name]]}", force, *points))
+    return curves
+
+
+def _points(side: _Side, name: str, axis: int, *, timed: bool) -> Array:
+    points = [(one.moved[name][axis], one.t if timed else one.force[name][axis]) for one in side.observations]
+    return np.array([(0.0, 0.0), *points]).T

@@ -1,0 +1,131 @@
+"""What the command line shows while a command works: bars on a terminal, plain lines in the log of a job."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
+
+from femops.inputs.case import Case
+from femops.surrogate.spec import Progress as StageProgress
+
+if TYPE_CHECKING:
+    from femops.macro.stepping import StepReport
+
+_WIDEST_BAR, _BESIDE_THE_BAR = 40, 70  # a name, the time, and the usual note; longer ones are wrapped
+
+
+class Shown:
+    """Bars below each other, and without a terminal plain lines, one when a stage ends or its successor begins.
+
+    Args:
+        progress: The bars.
+        plain: Whether to print lines instead.
+    """
+
+    def __init__(self, progress: Progress, *, plain: bool) -> None:
+        self.progress, self.plain, self.console = progress, plain, progress.console
+        self._line = self._printed = self._stage = ""
+
+    def begin(self, text: str, total: int) -> TaskID:
+        """Begin a bar, the first one in place of the word about the set-up."""
+        self.progress.update(self.progress.task_ids[0], visible=False)
+        return self.progress.add_task(text, total=total, note="")
+
+    def line(self, text: str) -> None:
+        """Print a line if there are no bars."""
+        if self.plain:
+            self.console.print(text, soft_wrap=True)
+
+    def tell(self, stage: str, done: int, total: int, note: str) -> None:
+        """Take notice of a stage that goes on, and print a line about it at its end."""
+        if stage != self._stage:
+            self.end_stage()
+        self._stage, self._line = stage, f"{stage} {note or f'{done}/{total}'}"
+        if done >= total:
+            self.end_stage()
+
+    def end_stage(self) -> None:
+        """Print the line of the last stage, unless that has been done."""
+        if self._line != self._printed:
+            self.line(self._line)
+        self._printed = self._line
+
+
+@contextmanager
+def bars(console: Console, comm: Any, *, transient: bool = False) -> Iterator[Shown]:
+    """Show bars on rank 0, below each other; until the first one begins, say that things are being set up.
+
+    Without a terminal there is nothing that moves, and a line only for what is done.
+
+    Args:
+        console: Where to show them.
+        comm: The ranks that work.
+        transient: Whether they vanish at the end; then there are no lines either.
+    """
+    text = TextColumn("{task.description}", markup=False)
+    note = TextColumn("{task.fields[note]}", markup=False, table_column=Column())
+    bar = BarColumn(max(5, min(_WIDEST_BAR, console.width - _BESIDE_THE_BAR)))
+    columns = (SpinnerColumn(), text, bar, TimeRemainingColumn(elapsed_when_finished=True), note)
+    first, terminal = comm.rank == 0, console.is_terminal
+    settings: dict[str, Any] = {"disable": not (first and terminal), "transient": transient}
+    with Progress(*columns, console=console, speed_estimate_period=3600.0, **settings) as progress:
+        progress.add_task("setting up", total=None, note="")
+        shown = Shown(progress, plain=first and not terminal and not transient)
+        try:
+            yield shown
+        finally:
+            shown.end_stage()
+
+
+class Steps:
+    """Shows the load steps of a run.
+
+    Args:
+        shown: Where to show them.
+        case: The case that runs.
+    """
+
+    def __init__(self, shown: Shown, case: Case) -> None:
+        self._shown, self._rtol = shown, case.solver.rtol
+        self._ends = [0.0, *case.steps.ends()]
+        self._task: TaskID | None = None
+
+    def __call__(self, step: int, t: float, iteration: int, residual: float) -> None:
+        """Show an iteration; see `femops.commands.run.Watch`."""
+        count = len(self._ends) - 1
+        if self._task is None:
+            self._task = self._shown.begin(f"step 1/{count}", count)
+        part = (t - self._ends[step - 1]) / (self._ends[step] - self._ends[step - 1])
+        done = step - 1 + (part if residual <= self._rtol else 0.0)
+        now = f"t = {t:.4g}, iteration {iteration}, residual {residual:.1e}"
+        self._shown.progress.update(self._task, description=f"step {step}/{count}", completed=done, note=now)
+
+    def accepted(self, _: object, report: "StepReport") -> None:
+        """Show an accepted step; see `femops.commands.run.Observe`."""
+        cutbacks = f", {_counted(report.cutbacks, 'cutback')}" if report.cutbacks else ""
+        what = f"t = {report.t:.4g}, {_counted(report.iterations, 'iteration')}{cutbacks}"
+        self._shown.line(f"step {report.number}/{len(self._ends) - 1}: {what}")
+
+
+def stages(shown: Shown) -> StageProgress:
+    """Return what shows each stage of a training.
+
+    Args:
+        shown: Where to show them.
+    """
+    tasks: dict[str, TaskID] = {}
+
+    def watch(stage: str, done: int, total: int, note: str = "") -> None:
+        if stage not in tasks:
+            tasks[stage] = shown.begin(stage, total)
+        shown.progress.update(tasks[stage], completed=done, total=total, note=note)
+        shown.tell(stage, done, total, note)
+
+    return watch
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

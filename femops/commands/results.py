@@ -1,0 +1,273 @@
+"""The files of a run: fields of every step, curves, summary, and RVE fields of chosen points."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from dolfinx.io import VTXWriter
+from mpi4py import MPI
+
+from femops import notation
+from femops.errors import CaseError
+from femops.macro.gather import Gatherer
+from femops.macro.problem import MacroProblem
+from femops.macro.region import Region
+from femops.macro.stepping import StepReport
+from femops.notation import Array
+from femops.output.atomic import shielded
+from femops.output.folder import CURVES, writing
+from femops.output.grid import Grid
+from femops.output.points import write_points
+from femops.output.tables import append_curve, write_curves
+from femops.output.vtkhdf import VtkHdfSeries, tensor_components
+from femops.parallel import on_every_rank, on_root
+
+_NESTED = "nested solve"
+
+
+class _MicroPoint(NamedTuple):
+    """A point whose RVE is written: its region, its place there, its strain (n_s,) and its coordinates (dim,)."""
+
+    region: Region
+    position: int
+    strain: Array
+    at: Array
+
+
+class Results:
+    """Writes what a run leaves behind; after every step its files are complete.
+
+    Fields are written at every `output.every`-th step and at the last one, which is the last accepted one where a run
+    ends early; curves at every step.
+
+    Args:
+        problem: The macroscale problem.
+        folder: Where the files go at first; see `settle`.
+        name: Stem of the file of fields.
+    """
+
+    def __init__(self, problem: MacroProblem, folder: Path, name: str) -> None:
+        self.problem, self.folder, self._name = problem, folder, name
+        self._gatherer = Gatherer(problem)
+        self._states_error = problem.material.states_error
+        self._last, self._every = len(problem.case.steps.ends()), problem.case.output.every
+        self._series = None
+        if self._gatherer.grid is not None:
+            room = -(-self._last // self._every)
+            self._series = VtkHdfSeries(folder / f"{name}.vtkhdf", self._gatherer.grid, room, remarks(problem))
+        self._waiting: tuple[float, dict[str, Any], dict[str, Any]] | None = None
+        self._begun = False
+        self._vtx: VTXWriter | None = None
+
+    def step(self, report: StepReport) -> None:
+        """Write what is due of an accepted step; collective.
+
+        Raises:
+            CaseError: It cannot be written.
+        """
+        self._waiting = report.t, self._nodal(), self._cells()
+        row, due = self._row(report), self.is_due(report)
+        on_root(self.problem.comm, lambda: self._write_step(row, due))
+        if self._vtx is not None and due:
+            self._vtx.write(report.t)
+
+    def is_due(self, report: StepReport) -> bool:
+        """Tell whether the fields of a step are to be written."""
+        return report.number % self._every == 0 or report.number == self._last
+
+    def settle(self, folder: Path, t: float) -> None:
+        """Go on in the folder that the files of the steps so far were moved to; collective.
+
+        Args:
+            folder: The folder.
+            t: Time of the last step.
+        """
+        self.folder = folder
+        if self._series is not None:
+            self._series.path = folder / f"{self._name}.vtkhdf"
+        if self.problem.case.output.vtx:
+            # ADIOS2 comes back to a path, which therefore must not move.
+            self._vtx = VTXWriter(
+                self.problem.comm, folder / f"{self._name}.bp", [self.problem.displacement], engine="BP4"
+            )
+            self._vtx.write(t)
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Write what belongs to the last step only, and return file, place and source of RVE fields; collective.
+
+        Raises:
+            CaseError: It cannot be written.
+        """
+        if self._vtx is not None:
+            self._vtx.close()
+        if self.problem.case.output.points:
+            self._write_points()
+        chosen = self._micro_points()
+        mine = on_every_rank(self.problem.comm, lambda: self._write_all_micro(chosen))
+        written = [one for part in self.problem.comm.allgather(mine) for one in part]
+        return [entry for _, entry in sorted(written, key=lambda one: one[0])]
+
+    def write_waiting(self) -> None:
+        """Write the fields of the last accepted step, if they are not there yet; on the first rank, not collective."""
+        if self._series is not None and self._waiting is not None:
+            with shielded():
+                self._series.append(*self._waiting)
+                self._waiting = None
+
+    def _write_step(self, row: dict[str, float], due: bool) -> None:
+        with writing(self.folder):
+            if due:
+                self.write_waiting()
+            if self._begun:
+                append_curve(self.folder / CURVES, row)
+            else:
+                write_curves(self.folder / CURVES, [row])
+                self._begun = True
+
+    def _nodal(self) -> dict[str, Any]:
+        functions = {"displacement": self.problem.displacement, "reaction": self.problem.reaction}
+        wanted = self.problem.case.output.fields
+        return {name: self._gatherer.nodes(function) for name, function in functions.items() if name in wanted}
+
+    def _cells(self) -> dict[str, Any]:
+        return {name: self._gatherer.cell_means(values) for name, values in self._point_fields().items()}
+
+    def _point_fields(self) -> dict[str, Any]:
+        """Return the wanted fields at the quadrature points of this rank."""
+        problem = self.problem
+        material, wanted = problem.material, problem.case.output.fields
+        stress_33 = material.stress_33 if problem.case.dim == 2 else None
+        fields: dict[str, Any] = {}
+        if "strain" in wanted:
+            fields["strain"] = tensor_components(problem.quadrature.strain())
+        if "stress" in wanted:
+            fields["stress"] = tensor_components(material.stress, stress_33)
+        if "von_mises" in wanted:
+            fields["von_mises"] = notation.von_mises(material.stress, stress_33)
+        if "state" in wanted:
+            for name, values in material.state_fields().items():
+                one = values.shape[1] == 1
+                fields[name] = values[:, 0] if one else values
+        if "error" in wanted and self._states_error:
+            fields["law_error"] = material.error
+        return fields
+
+    def _row(self, report: StepReport) -> dict[str, float]:
+        problem, axes = self.problem, "xyz"[: self.problem.case.dim]
+        row: dict[str, float] = {"step": report.number, "t": report.t}
+        for name in problem.mesh.boundaries:
+            displacement = problem.mean_displacement_of(name)
+            row |= {f"{name}.u{axis}": float(value) for axis, value in zip(axes, displacement, strict=True)}
+        for name, held in problem.case.prescribed().items():
+            reaction = problem.reaction_on(name)
+            row |= {f"{name}.f{axes[axis]}": float(reaction[axis]) for axis in held}
+        return row
+
+    def _write_points(self) -> None:
+        coordinates = self._gatherer.points(self.problem.quadrature.coordinates())
+        fields = {name: self._gatherer.points(values) for name, values in self._point_fields().items()}
+
+        def write() -> None:
+            with writing(self.folder):
+                write_points(self.folder / "points.vtp", coordinates, fields, remarks(self.problem))
+
+        on_root(self.problem.comm, write)
+
+    def _micro_points(self) -> list[_MicroPoint | None]:
+        """Return the chosen points; None where another rank has the point."""
+        problem, comm = self.problem, self.problem.comm
+        strain, x = problem.quadrature.strain(), problem.quadrature.coordinates()
+        having = [region.points for region in problem.material.regions if hasattr(region.law, "micro_fields")]
+        points = np.concatenate([np.empty(0, dtype=np.int64), *having])
+        chosen = []
+        for wanted in problem.case.output.micro:
+            if wanted.at is not None:
+                value, count = np.linalg.norm(x[points] - np.asarray(wanted.at), axis=1), 1
+            else:
+                value, count = -np.linalg.norm(strain[points], axis=1), wanted.count
+            keys = _without_round_off(np.column_stack([value, x[points]]), comm)
+            order = np.lexsort(keys.T[::-1])[:count]
+            mine = [(tuple(keys[i]), comm.rank, int(points[i])) for i in order]
+            best = sorted(one for part in comm.allgather(mine) for one in part)
+            for _, owner, point in best[:count]:
+                chosen.append(self._at_point(strain, x, point) if owner == comm.rank else None)
+        return chosen
+
+    def _at_point(self, strain: Array, x: Array, point: int) -> _MicroPoint:
+        for region in self.problem.material.regions:
+            position = np.flatnonzero(region.points == point)
+            if len(position):
+                return _MicroPoint(region, int(position[0]), strain[point], x[point])
+        raise ValueError(f"point {point} has no law")
+
+    def _write_all_micro(self, chosen: list[_MicroPoint | None]) -> list[tuple[int, dict[str, Any]]]:
+        """Write the fields of the RVEs that this rank has, and return what they are, with their numbers."""
+        mine = [(number, one) for number, one in enumerate(chosen) if one is not None]
+        with writing(self.folder):
+            return [(number, self._write_micro(number, *one)) for number, one in mine]
+
+    def _write_micro(self, number: int, region: Region, position: int, strain: Array, at: Array) -> dict[str, Any]:
+        """Write the fields of one RVE: those of the answer that the results hold."""
+        law: Any = region.law
+        solved = bool(region.reason[position])
+        exactly = solved and hasattr(law, "exact_micro_fields")
+        fields = (law.exact_micro_fields if exactly else law.micro_fields)(strain, region.state[position])
+        source = _NESTED if exactly else self._source(region)
+        if solved and not exactly:
+            source += " (the point was solved exactly, its law has no fields of that)"
+        rve = law.rve.discretisation
+        phase = np.empty(len(rve.mesh.cells), dtype=np.int32)
+        for position, cells in enumerate(rve.cells_of_phase):
+            phase[cells] = position
+        cell_data: dict[str, Any] = {
+            "strain": tensor_components(fields.strain),
+            "stress": tensor_components(fields.stress, fields.stress_33),
+            "von_mises": notation.von_mises(fields.stress, fields.stress_33),
+            "phase": phase,
+        }
+        nodal = {"displacement": fields.displacement, "fluctuation": fields.fluctuation}
+        place = "_".join(f"{value:g}" for value in at)
+        file, time = f"micro_{number}_at_{place}.vtkhdf", self.problem.case.steps.ends()[-1]
+        series = VtkHdfSeries(self.folder / file, Grid.from_mesh(rve.mesh), remarks={"source": source})
+        series.append(time, nodal, cell_data)
+        return {"file": file, "at": at, "source": source}
+
+    def _source(self, region: Region) -> str:
+        """Return what fields of the region's own law come from."""
+        parameters = self.problem.case.laws()[region.name]
+        if parameters.law == "nested":
+            return _NESTED
+        corrections = getattr(parameters, "corrections", None)
+        return parameters.law if corrections is None else f"{parameters.law}, corrections: {corrections}"
+
+
+def remarks(problem: MacroProblem) -> dict[str, str]:
+    """Return what to know about fields of the results, by their names."""
+    shown = "von_mises" in problem.case.output.fields and problem.case.dim == 2
+    if shown and problem.material.statistics.certificate is not None:
+        return {"von_mises": "uses stress_33, which the certificate does not cover"}
+    return {}
+
+
+def _without_round_off(columns: Array, comm: MPI.Comm) -> Array:
+    """Return columns scaled and rounded, so that points tied by symmetry sort alike on any number of ranks."""
+    largest = np.max(comm.allgather(np.abs(columns).max(axis=0, initial=0.0)), axis=0)
+    return np.round(columns / np.where(largest > 0.0, largest, 1.0), 9)
+
+
+def check_output(problem: MacroProblem) -> None:
+    """Refuse output that a case asks for and that its laws and fields do not have.
+
+    Raises:
+        CaseError: No law has RVEs whose fields could be written, or there is no field for the picture.
+    """
+    wanted, regions = problem.case.output, problem.material.regions
+    if wanted.micro and not any(hasattr(region.law, "micro_fields") for region in regions):
+        laws = ", ".join(parameters.law for parameters in problem.case.laws().values())
+        raise CaseError(f"no law of the case has RVEs whose fields could be written; laws: {laws}", key="output.micro")
+    known = {"error": "law_error"}
+    fields = [known.get(name, name) for name in wanted.fields if name != "state"]
+    if "state" in wanted.fields:
+        fields += [name for region in regions for name in region.law.state_fields]
+    if wanted.picture is not None and wanted.picture not in fields:
+        raise CaseError(f"no field {wanted.picture!r}; fields: {', '.join(fields)}", key="output.picture")

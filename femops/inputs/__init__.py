@@ -1,0 +1,1 @@
+"""Case and study files: what users write, read, validated and typed."""

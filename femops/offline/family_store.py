@@ -1,0 +1,236 @@
+"""Solved families: what the RVEs of a family answer, in a store that grows with the family.
+
+A row is a microstructure; its RVE is not stored, since `microstructure` makes it again. Mandel notation:
+
+    linear phases              tangent           C̄ [stress]                          (n_s, n_s)
+                               stress_33         in 2D, the row c of S_33 = c · E     (n_s,)
+    solved at n strains        strain, stress    E [-], S [stress]                    (n, n_s)
+                               tangent           dS/dE [stress]                       (n, n_s, n_s)
+                               stress_33         in 2D [stress]                       (n,)
+    always                     volume_fraction   of the inclusions in the mesh [-]    ()
+                               number            of inclusions                        ()
+                               contrast/PHASE    factor on the moduli [-]             ()
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from femops.errors import CaseError, NotConverged
+from femops.law import LawContext
+from femops.notation import Array
+from femops.offline.snapshot_store import SnapshotStore, StoreKind, discard_unsound
+from femops.parallel import on_root
+from femops.rve.family import FIBRE, Family, Microstructure, microstructure
+from femops.rve.solver import RVESolver, SolverOptions
+from femops.rve.spec import RVE, build_rve
+
+Watch = Callable[[int, int], None]
+Row = dict[str, npt.NDArray[Any]]
+# A family is stored in at least so many parts: the work that a kill may cost, and how often progress moves.
+_PARTS = 20
+_MICROSTRUCTURES = StoreKind("microstructures", "family", "geometry, phases or boundary")
+
+
+@dataclass(frozen=True)
+class FamilyReport:
+    """What `solve_family` did.
+
+    Attributes:
+        file: The store.
+        found: Microstructures that were there already.
+        solved: Microstructures that were added.
+        seconds: Wall-clock time [s].
+    """
+
+    file: Path
+    found: int
+    solved: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FamilyProblem:
+    """What is solved.
+
+    Attributes:
+        family: The family.
+        context: Makes its phases, see `femops.plugins.rve_context`; its ranks share the work.
+        options: Settings of the RVE solver.
+        strain: Macroscale strains of each microstructure, Mandel [-], the same array on all ranks,
+            shape (count, n, n_s); None where the phases are linear.
+    """
+
+    family: Family
+    context: LawContext
+    options: SolverOptions
+    strain: Array | None = None
+
+
+def is_linear(family: Family, context: LawContext) -> bool:
+    """Tell whether all phases of a family are linear, so that its tangents say everything.
+
+    Raises:
+        CaseError: A law cannot be a phase.
+    """
+    if context.phase is None:
+        raise ValueError("expected the context of femops.plugins.rve_context")
+    linear = True
+    for name, parameters in family.phases.items():
+        try:
+            linear &= context.phase(parameters).linear
+        except CaseError as error:
+            raise error.within(key=f"family.phases.{name}") from error
+    return linear
+
+
+def solve_family(task: FamilyProblem, folder: Path, watch: Watch | None = None) -> FamilyReport:
+    """Solve the microstructures of a family and store what they answer; collective.
+
+    What an earlier call for the same family left in the folder is kept and not solved again, whatever its count was.
+
+    Args:
+        task: The family.
+        folder: Where the store is.
+        watch: Called with the number of microstructures that are stored and the number wanted.
+
+    Raises:
+        CaseError: A microstructure cannot be built, or the folder holds another family or other strains.
+        NotConverged: An RVE did not converge; the microstructures before it are stored.
+    """
+    if not is_linear(task.family, task.context) and task.strain is None:
+        raise CaseError("missing, expected with phases that are not linear", key="sampling")
+    comm, begin = task.context.comm, time.perf_counter()
+
+    def opened() -> SnapshotStore:
+        store = _store(task.family, folder)
+        discard_unsound(store)
+        _check_strains(task, store)
+        return store
+
+    store = on_root(comm, opened)
+    found = store.count
+    solved = _solve_missing(task, store, watch)
+    on_root(comm, partial(_written, store, store.fold))
+    return FamilyReport(store.file, found, solved, time.perf_counter() - begin)
+
+
+def solved_family(family: Family, folder: Path) -> Row:
+    """Return what is stored of a family: every field with its first `count` microstructures.
+
+    Raises:
+        CaseError: The folder does not hold so many of this family.
+    """
+    store = _store(family, folder)
+    if (sound := store.sound_count()) < family.count:
+        raise CaseError(f"{sound} microstructures are there, expected {family.count}", file=folder)
+    return {name: store.read(name, slice(0, family.count)) for name in store.names}
+
+
+def _store(family: Family, folder: Path) -> SnapshotStore:
+    return SnapshotStore(folder, family.hash, _MICROSTRUCTURES)
+
+
+def _solve_missing(task: FamilyProblem, store: SnapshotStore, watch: Watch | None) -> int:
+    """Solve part by part, every rank a share of each; return the number of microstructures solved."""
+    total, found, comm = task.family.count, store.count, task.context.comm
+    rank, n_ranks = (0, 1) if comm is None else (comm.rank, comm.size)
+    size = max(n_ranks, -(-total // _PARTS))
+    done = found
+    while done < total:
+        if watch is not None:
+            watch(done, total)
+        wanted = np.arange(done, min(done + size, total))
+        answer = _attempt(task, np.array_split(wanted, n_ranks)[rank])
+        answers = [answer] if comm is None else comm.gather(answer)
+        on_root(comm, partial(_append, store, answers))
+        done += len(wanted)
+    if watch is not None:
+        watch(total, total)
+    return max(total - found, 0)
+
+
+def _attempt(task: FamilyProblem, indices: npt.NDArray[np.int64]) -> list[Row] | CaseError | NotConverged:
+    """Solve a share, which may be empty; a failure is an answer, so that all ranks go on together."""
+    try:
+        return [_solve(task, int(index)) for index in indices]
+    except (CaseError, NotConverged) as error:
+        return error
+
+
+def _solve(task: FamilyProblem, index: int) -> Row:
+    one = microstructure(task.family, index)
+    try:
+        rve = build_rve(one.parameters, replace(task.context, comm=None))
+    except CaseError as error:
+        raise CaseError(f"microstructure {index}: {error.problem}", error.file, "family.mesh") from error
+    try:
+        solver = RVESolver(rve.discretisation, rve.phases, rve.boundary, task.options)
+        answers = _linear_answers(solver) if task.strain is None else _answers(solver, task.strain[index])
+    except NotConverged as error:
+        raise NotConverged(f"microstructure {index}: {error.what}", error.residuals) from error
+    return {**answers, **_figures(one, rve)}
+
+
+def _linear_answers(solver: RVESolver) -> Row:
+    """Return what unit strains say, of which one is enough where there is no stress_33; all have the same tangent."""
+    n_s = solver.discretisation.n_s
+    strain = np.eye(n_s) if solver.discretisation.dim == 2 else np.eye(n_s, 1)
+    solution = solver.solve(strain, solver.virgin_history(strain.shape[1]))
+    row = {"tangent": solution.tangent[:, :, 0].copy()}
+    return row if solution.stress_33 is None else {**row, "stress_33": solution.stress_33}
+
+
+def _answers(solver: RVESolver, strain: Array) -> Row:
+    """Return the answers of the virgin RVE at strains of shape (n, n_s)."""
+    parts = []
+    for start in range(0, len(strain), solver.batch):
+        columns = np.ascontiguousarray(strain[start : start + solver.batch].T)
+        solution = solver.solve(columns, solver.virgin_history(columns.shape[1]))
+        part = {"strain": columns, "stress": solution.stress, "tangent": solution.tangent}
+        parts.append(part if solution.stress_33 is None else {**part, "stress_33": solution.stress_33})
+    return {name: np.moveaxis(np.concatenate([one[name] for one in parts], axis=-1), -1, 0) for name in parts[0]}
+
+
+def _figures(one: Microstructure, rve: RVE) -> Row:
+    fraction = rve.discretisation.volume_fraction(rve.discretisation.phases.index(FIBRE))
+    contrast = {f"contrast/{name}": np.array(factor) for name, factor in one.contrast.items()}
+    return {"volume_fraction": np.array(fraction), "number": np.array(one.number), **contrast}
+
+
+def _append(store: SnapshotStore, answers: list[Any]) -> None:
+    """Store what the ranks solved."""
+    for answer in answers:
+        if isinstance(answer, CaseError | NotConverged):
+            raise answer
+    rows = [row for answer in answers for row in answer]
+    _written(store, lambda: store.append({name: np.stack([row[name] for row in rows]) for name in rows[0]}))
+
+
+def _written(store: SnapshotStore, write: Callable[[], None]) -> None:
+    try:
+        write()
+    except OSError as error:
+        problem = f"microstructures cannot be written there ({error.strerror or error})"
+        raise CaseError(problem, file=store.folder) from error
+
+
+def _check_strains(task: FamilyProblem, store: SnapshotStore) -> None:
+    """Refuse to continue a store of microstructures that were solved at other strains."""
+    count = min(store.count, task.family.count)
+    if count == 0:
+        return
+    if (task.strain is not None) == ("strain" in store.names):
+        if task.strain is None:
+            return
+        stored = store.read("strain", slice(0, count))
+        if stored.shape == task.strain[:count].shape and np.array_equal(stored, task.strain[:count]):
+            return
+    problem = f"{store.count} microstructures solved at other strains are there; choose another folder with --output"
+    raise CaseError(problem, file=store.folder)

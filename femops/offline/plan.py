@@ -1,0 +1,235 @@
+"""What trainings of all kinds share: where they go, how they are told apart, what they leave behind."""
+
+import hashlib
+import importlib.metadata
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from femops.errors import CaseError
+from femops.inputs.study import Study
+from femops.notation import Array
+from femops.output.locks import locked
+from femops.output.tables import plain, write_json
+from femops.output.training_plots import draw_certificates, draw_curves, draw_errors
+from femops.parallel import on_root
+from femops.rve.spec import RVE
+from femops.surrogate.accuracy import Accuracy
+from femops.surrogate.learning.checkpoint import FileCheckpoint, packed_fit, unpacked_fit
+from femops.surrogate.spec import Fit, Progress, SurrogateSpec
+from femops.surrogate.store import STORE_INTERFACE, Origin, checked_arrays, read_manifest
+
+_PACKAGES = ("numpy", "scipy", "torch", "safetensors", "dolfinx-solver-real")
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What `train` did.
+
+    Attributes:
+        folder: Where everything is; the model is in `model/` of it.
+        found: Whether the model was there already.
+        metrics: Figures of training and validation, as in `metrics.json`.
+    """
+
+    folder: Path
+    found: bool
+    metrics: Mapping[str, Any]
+
+    @property
+    def model(self) -> Path:
+        """The model folder."""
+        return self.folder / "model"
+
+
+@dataclass(frozen=True)
+class Plan(ABC):
+    """A study made ready to train.
+
+    Attributes:
+        study: The study.
+        path: Its file.
+        spec: The surrogate.
+        hash: Tells trainings apart: a digest of the study, of what its files hold and of interface versions.
+        folder: Where everything goes.
+        errors_over: What errors are drawn over.
+    """
+
+    study: Study
+    path: Path
+    spec: SurrogateSpec
+    hash: str
+    folder: Path
+
+    errors_over: ClassVar[str] = "strain"
+
+    @abstractmethod
+    def train(self, comm: Any, progress: Progress) -> dict[str, Any]:
+        """Train, write the model and return the metrics; collective."""
+
+    def carry_out(self, comm: Any, progress: Progress, begin: Callable[[], None] = lambda: None) -> TrainReport:
+        """Do what is planned, unless it has been done; collective.
+
+        Another process that trains in the folder is waited for, and what it has done is found.
+
+        Args:
+            comm: The ranks that share the work.
+            progress: Called while it works.
+            begin: Called on all ranks when it turns out that there is something to do.
+        """
+        metrics = on_root(comm, self.finished)
+        if metrics is None:
+            with locked(self.folder, comm, wait=True):
+                metrics = on_root(comm, self.finished)
+                if metrics is None:
+                    begin()
+                    return TrainReport(self.folder, False, self.train(comm, progress))
+        return TrainReport(self.folder, True, metrics)
+
+    def finished(self) -> dict[str, Any] | None:
+        """Return the metrics of the model if it is there; None if it has to be trained."""
+        model = self.folder / "model"
+        try:
+            manifest = read_manifest(model)
+            checked_arrays(model, manifest)
+        except CaseError:  # nothing that can be used: the training writes it anew
+            return None
+        return manifest.metrics if manifest.study == self.hash else None
+
+    def checkpoint(self) -> FileCheckpoint:
+        """Return what an interrupted training goes on from."""
+        return FileCheckpoint(self.folder / "checkpoint", self.hash)
+
+    def fitted(self, fit: Callable[[FileCheckpoint], Fit], seconds: dict[str, float]) -> Fit:
+        """Fit, or take the fit of a training that was interrupted later; also tell how long it took."""
+        checkpoint = self.checkpoint()
+        if (packed := checkpoint.load("finished_fit")) is None:
+            try:
+                packed = packed_fit(fit(checkpoint))
+            except CaseError as error:
+                raise error.within(file=self.path) from error
+            checkpoint.save("finished_fit", packed)
+        seconds["fit"] = checkpoint.seconds
+        return unpacked_fit(packed)  # packed in both cases, so that an interrupted training gives the same model
+
+    def noted_seconds(self, stage: str, seconds: float, solved: int, found: int) -> float:
+        """Return the time that all solutions took: that of those solved now, extrapolated, or what was noted before."""
+        note = self.checkpoint()
+        if solved:
+            total = seconds * (found + solved) / solved
+            note.save(stage, {"seconds": np.array(total)})
+            return total
+        noted = note.load(stage)
+        return float("nan") if noted is None else float(noted["seconds"])
+
+    def write(
+        self,
+        fit: Fit,
+        judged: Accuracy | None,
+        metrics: dict[str, Any],
+        write_model: Callable[[Path, Origin], None],
+    ) -> dict[str, Any]:
+        """Write plots, metrics and model; the model comes last, since it says that all is done.
+
+        Args:
+            fit: What was fitted.
+            judged: Its errors at strains that it did not see.
+            metrics: Figures beside what every training has.
+            write_model: Writes the model into a folder.
+
+        Returns:
+            All metrics.
+        """
+        everything: dict[str, Any] = plain(
+            {"law": self.spec.name, "study": self.hash, **metrics, "fit": fit.metrics},
+        )
+        origin = Origin(
+            self.spec.name,
+            self.hash,
+            self.study.title,
+            self.study.units,
+            self.study.surrogate.seed,
+            _versions(self.spec),
+            everything,
+        )
+        try:
+            for title, curves in fit.curves.items():
+                draw_curves(self.folder, title, curves, fit.over.get(title, "training step"))
+            if judged is not None:
+                _draw(self.folder, judged, self.errors_over)
+            write_json(self.folder / "metrics.json", everything)
+            write_model(self.folder / "model", origin)
+            self.checkpoint().clear()
+        except OSError as error:
+            problem = f"the model cannot be written there ({error.strerror or error})"
+            raise CaseError(problem, file=self.folder) from error
+        return everything
+
+
+def check(spec: SurrogateSpec, rve: RVE, study: Study, limits: tuple[Array, Array], path: Path) -> None:
+    """Refuse what a surrogate could not be fitted to, before anything is solved.
+
+    Args:
+        spec: The surrogate.
+        rve: An RVE that it would be fitted to.
+        study: The study.
+        limits: Lower and upper corner of the training range. Shape (n_s,) each.
+        path: File of the study.
+
+    Raises:
+        CaseError: It could not.
+    """
+    if spec.check is None:
+        return
+    try:
+        spec.check(rve, study.surrogate, *limits)
+    except CaseError as error:
+        key = error.key
+        if study.family is not None and key.startswith("rve"):
+            key = "family" + key.removeprefix("rve")
+        raise CaseError(error.problem, file=path, key=key) from error
+
+
+def study_hash(study: Study, spec: SurrogateSpec, content: str, *arrays: Any) -> str:
+    """Return what tells trainings apart; where files are does not matter, what is in them does.
+
+    Args:
+        study: The study.
+        spec: The surrogate.
+        content: Digest of what is trained on.
+        arrays: Numbers that files outside the study hold.
+    """
+    block = study.model_dump(mode="json", exclude={"rve", "title", "units"}, exclude_none=True)
+    head = [STORE_INTERFACE, spec.name, spec.version, content, block]
+    digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+    for one in arrays:
+        digest.update(np.ascontiguousarray(one, dtype="<f8").tobytes())
+    return digest.hexdigest()
+
+
+def folder_of(folder: Path | None, path: Path, digest: str) -> Path:
+    """Return where a training goes: where it was told to, or `results/STUDY-HASH`."""
+    return folder or Path("results") / f"{path.stem}-{digest[:8]}"
+
+
+def _draw(folder: Path, judged: Accuracy, over: str) -> None:
+    draw_errors(folder, over, judged.over, {"stress": judged.stress, "tangent": judged.tangent})
+    said = {"bound": judged.bound, "indicator": judged.indicator}
+    certificates = {name: values for name, values in said.items() if values is not None}
+    if certificates:
+        draw_certificates(folder, judged.certified, certificates)
+
+
+def _versions(spec: SurrogateSpec) -> dict[str, str]:
+    versions: dict[str, str] = {}
+    for package in ("femops", spec.parameters.__module__.partition(".")[0], *_PACKAGES):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

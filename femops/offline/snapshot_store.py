@@ -1,0 +1,239 @@
+"""The store of snapshots: rows that are complete, with checksums.
+
+The fields of a row are those of `femops.rve.snapshots`, its load path and step (`path`, `step`), and `check`, the
+checksum of all of these. A row counts only if it matches its check. Stores of earlier versions have none; their rows
+count if the tangent is not zero, as it is in rows that were made and never written.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from femops.errors import CaseError
+from femops.offline.row_checks import CHECK, checks_of, field_names, sound_rows
+from femops.output.atomic import PARTIAL, atomic_path
+from femops.output.messages import announce
+from femops.rve.discretisation import Indices
+from femops.rve.snapshots import RVE_INTERFACE, Fields
+
+_BYTES_OF_CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class StoreKind:
+    """What a store holds, in the words of its file names and messages.
+
+    Attributes:
+        name: What a row is, in the plural.
+        of: What they all belong to.
+        differs: What is different where they belong to another one.
+    """
+
+    name: str
+    of: str
+    differs: str
+
+
+SNAPSHOTS = StoreKind("snapshots", "RVE", "mesh, phases or boundary")
+
+
+class SnapshotStore:
+    """Snapshots of one RVE in `snapshots.h5`, and in `snapshots-ROW.h5` those added since the last `fold`.
+
+    A kill at any moment is safe: no file is ever changed. `append` writes the new rows to a hidden file, waits until
+    it is on the disk and renames it, which is all or nothing; a batch counts from that instant. `fold` does the same
+    with a copy of `snapshots.h5` that holds all rows, and removes the added files only afterwards; those that
+    a kill leaves behind start below the rows of `snapshots.h5` and are removed when the store is opened, as are the
+    hidden files. One process at a time may write, see `femops.output.locks`.
+
+    Args:
+        folder: Where the files are; made if it is missing.
+        rve: Content hash of the RVE.
+        kind: What the rows are, if they are not snapshots of an RVE.
+
+    Raises:
+        CaseError: The folder holds snapshots of another RVE, or files that are not snapshots, or cannot be written.
+    """
+
+    def __init__(self, folder: Path, rve: str, kind: StoreKind = SNAPSHOTS) -> None:
+        self.folder, self.rve, self.kind = folder, rve, kind
+        self.file = folder / f"{kind.name}.h5"
+        self._parts: list[tuple[int, int, Path]] = []
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for partial in folder.glob(f"{PARTIAL}{kind.name}*.h5"):
+                partial.unlink()
+        except OSError as error:
+            raise CaseError(f"{kind.name} cannot be written there ({error.strerror})", file=folder) from error
+        files = [self.file] if self.file.exists() else []
+        for file in [*files, *sorted(folder.glob(f"{kind.name}-*.h5"))]:
+            start, stop = self._rows_of(file)
+            if start < self.count:
+                file.unlink()
+            elif start > self.count:
+                raise CaseError(f"rows {self.count} to {start} are missing before it", file=file)
+            else:
+                self._parts.append((start, stop, file))
+
+    @property
+    def count(self) -> int:
+        """Number of snapshots."""
+        return self._parts[-1][1] if self._parts else 0
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the fields; none if there are no snapshots."""
+        if not self._parts:
+            return []
+        with h5py.File(self._parts[0][2]) as file:
+            return field_names(file)
+
+    def append(self, fields: Fields) -> None:
+        """Add snapshots: all of them, or none if it fails.
+
+        Args:
+            fields: Arrays with one row per snapshot; the same names at every call.
+        """
+        start, rows = self.count, len(next(iter(fields.values())))
+        final = self.folder / f"{self.kind.name}-{start:09d}.h5"
+        with atomic_path(final) as temporary, h5py.File(temporary, "w") as file:
+            file.attrs.update(rve=self.rve, interface=RVE_INTERFACE, start=start)
+            for name, values in fields.items():
+                file.create_dataset(name, data=values)
+            file.create_dataset(CHECK, data=checks_of(fields, start))
+        self._parts.append((start, start + rows, final))
+
+    def read(self, name: str, rows: slice | None = None) -> npt.NDArray[Any]:
+        """Return a field of a range of snapshots, by default of all.
+
+        Args:
+            name: For example `stress`, or `history/matrix`.
+            rows: First and last row; the step is 1.
+        """
+        first, last, _ = (rows or slice(None)).indices(self.count)
+        found = []
+        for start, stop, path in self._parts:
+            if start < last and stop > first:
+                with h5py.File(path) as file:
+                    found.append(file[name][max(first - start, 0) : min(last, stop) - start])
+        if not found:
+            raise ValueError(f"no rows {first} to {last} in {self.folder}, which has {self.count}")
+        return np.concatenate(found)
+
+    def fold(self) -> None:
+        """Bring all snapshots into `snapshots.h5`."""
+        added = [part for part in self._parts if part[2] != self.file]
+        if added:
+            self._fold(added)
+
+    def sound_count(self) -> int:
+        """Return the number of rows before the first one that does not match its check."""
+        for start, stop, path in self._parts:
+            with h5py.File(path) as file:
+                sound = sound_rows(file, start)
+            if start + sound < stop:
+                return start + sound
+        return self.count
+
+    def discard_unsound(self) -> int:
+        """Remove the first row that does not match its check, and all after it; return how many these are."""
+        before, sound = self.count, self.sound_count()
+        while self.count > sound:  # from the end, so that a kill leaves no gap
+            start, _, path = self._parts.pop()
+            if start < sound:
+                self._parts.append((start, sound, path))
+                self._shorten(path, sound - start)
+            else:
+                path.unlink()
+        return before - sound
+
+    def _fold(self, added: list[tuple[int, int, Path]]) -> None:
+        with atomic_path(self.file) as temporary:
+            self._fold_into(temporary, added)
+        self._parts = [(0, self.count, self.file)]
+        for *_, path in added:
+            path.unlink()
+
+    def _fold_into(self, temporary: Path, added: list[tuple[int, int, Path]]) -> None:
+        if self.file.exists():
+            shutil.copyfile(self.file, temporary)
+        with h5py.File(temporary, "a" if self.file.exists() else "w") as file:
+            file.attrs.update(rve=self.rve, interface=RVE_INTERFACE, start=0)
+            if self.file.exists() and CHECK not in file:
+                _extend(file, CHECK, checks_of({name: file[name][...] for name in field_names(file)}, 0), 0)
+            for start, _, path in added:
+                with h5py.File(path) as part:
+                    fields = {name: part[name][...] for name in field_names(part)}
+                    checks = part[CHECK][...] if CHECK in part else checks_of(fields, start)
+                    for name, values in (fields | {CHECK: checks}).items():
+                        _extend(file, name, values, start)
+
+    def _shorten(self, path: Path, rows: int) -> None:
+        """Keep the first rows of a file only."""
+        with atomic_path(path) as temporary, h5py.File(path) as old, h5py.File(temporary, "w") as file:
+            file.attrs.update(old.attrs)
+            for name in [*field_names(old), *([CHECK] if CHECK in old else [])]:
+                _extend(file, name, old[name][:rows], 0)
+
+    def _rows_of(self, path: Path) -> tuple[int, int]:
+        """Return the first row of a file and the one after its last."""
+        kind = self.kind
+        try:
+            with h5py.File(path) as file:
+                rve, start, rows = str(file.attrs["rve"]), int(file.attrs["start"]), len(file[field_names(file)[0]])
+        except (OSError, KeyError, IndexError) as error:
+            raise CaseError(f"is not a file of {kind.name} that femops wrote", file=path) from error
+        if rve != self.rve:
+            raise CaseError(
+                f"holds {kind.name} of another {kind.of} ({rve[:12]}, this one is {self.rve[:12]}); "
+                f"{kind.differs} differ; choose another folder with --output",
+                file=path,
+            )
+        return start, start + rows
+
+
+def discard_unsound(store: SnapshotStore) -> None:
+    """Remove what cannot be trusted from a store, so that it is solved anew, and say so.
+
+    Raises:
+        CaseError: The store cannot be read or changed.
+    """
+    try:
+        lost = store.discard_unsound()
+    except (OSError, KeyError) as error:
+        raise CaseError(f"{store.kind.name} cannot be read ({error})", file=store.folder) from error
+    if lost:
+        rows = f"from number {store.count + 1} on, {lost} in all"
+        announce(f"{store.folder}: {store.kind.name} do not match their checks and are solved anew: {rows}")
+
+
+def batch_of(start: int, size: int, n_paths: int) -> tuple[slice, slice | None]:
+    """Return the rows to solve next and those one step before; row = step · n_paths + path.
+
+    Args:
+        start: First row.
+        size: Largest number of rows; a batch ends with its step.
+        n_paths: Number of paths.
+    """
+    stop = min(start + size, (start // n_paths + 1) * n_paths)
+    return slice(start, stop), slice(start - n_paths, stop - n_paths) if start >= n_paths else None
+
+
+def path_and_step(rows: slice, n_paths: int) -> dict[str, Indices]:
+    """Return the path and the step, both from 0, of rows. Shape (n,) each."""
+    step, path = np.divmod(np.arange(rows.start, rows.stop), n_paths)
+    return {"path": path, "step": step}
+
+
+def _extend(file: h5py.File, name: str, part: npt.NDArray[Any], start: int) -> None:
+    if name not in file:
+        rows = max(1, _BYTES_OF_CHUNK // max(1, part.dtype.itemsize * int(np.prod(part.shape[1:]))))
+        shape = part.shape[1:]
+        file.create_dataset(name, (0, *shape), part.dtype, chunks=(rows, *shape), maxshape=(None, *shape))
+    file[name].resize(start + len(part), axis=0)
+    file[name][start:] = part

@@ -1,0 +1,191 @@
+"""Training on a family of microstructures, judged at members of the family that the fit did not see."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, ClassVar, overload
+
+import numpy as np
+
+from femops import notation
+from femops.errors import CaseError
+from femops.inputs.study import Study
+from femops.law import LawResponse, MaterialLaw
+from femops.notation import Array
+from femops.offline import family_store
+from femops.offline.plan import Plan, check, folder_of, study_hash
+from femops.offline.sample import SampleReport, member_strains, solve_members
+from femops.parallel import on_root_quietly
+from femops.plugins import rve_context
+from femops.rve.family import Family, microstructure
+from femops.rve.law import NestedLaw
+from femops.rve.sampling import bounds
+from femops.rve.spec import RVE, build_rve
+from femops.surrogate.accuracy import Accuracy, accuracy
+from femops.surrogate.spec import Checkpoint, FamilyTask, Fit, Progress, SurrogateSpec, TrainedModel
+from femops.surrogate.store import write_family_model
+
+_UNSEEN = 1  # tells the random numbers of the judgement from those of the training
+
+
+class FamilyRVEs(Sequence[RVE]):
+    """The RVEs of a family, built when they are asked for.
+
+    Args:
+        family: The family.
+    """
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self._context = rve_context(family.dim)
+
+    def __len__(self) -> int:
+        """Number of RVEs."""
+        return self.family.count
+
+    @overload
+    def __getitem__(self, index: int) -> RVE: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[RVE]: ...
+    def __getitem__(self, index: int | slice) -> RVE | Sequence[RVE]:
+        """Build one or several."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return build_rve(microstructure(self.family, index % len(self)).parameters, self._context)
+
+
+@dataclass(frozen=True)
+class FamilyPlan(Plan):
+    """A study of a family of RVEs made ready to train.
+
+    Attributes:
+        low: Lower corner of the training range, Mandel [-]; zeros where all phases are linear. Shape (n_s,).
+        high: Upper corner. Shape (n_s,).
+    """
+
+    low: Array
+    high: Array
+    errors_over: ClassVar[str] = "volume fraction"
+
+    @property
+    def family(self) -> Family:
+        """The family to learn from."""
+        assert self.study.family is not None
+        return self.study.family
+
+    @cached_property
+    def unseen(self) -> Family:
+        """The family to be judged by: other members of the same one."""
+        seed = np.random.SeedSequence([self.family.seed, _UNSEEN]).generate_state(1)[0]
+        return self.family.model_copy(update={"seed": int(seed), "count": self.family.validation})
+
+    def train(self, comm: Any, progress: Progress) -> dict[str, Any]:
+        """Solve members of the family, fit and validate; see `Plan.train`."""
+        sampled = self._solved(self.family, self.folder, comm, "sampling", progress)
+        seconds: dict[str, float] = {}
+        fit = on_root_quietly(comm, lambda: self._fitted(sampled, progress, seconds))
+        judging = self.folder / "validation"
+        unseen = self._solved(self.unseen, judging, comm, "validation", progress, unseen=True)
+        return on_root_quietly(comm, lambda: self._finish(fit, judging, unseen, seconds, progress))
+
+    def _solved(
+        self, family: Family, folder: Path, comm: Any, stage: str, progress: Progress, *, unseen: bool = False
+    ) -> SampleReport:
+        def watch(done: int, total: int) -> None:
+            progress(stage, done, total, "")
+
+        return solve_members(self.study, self.path, family, folder, comm, watch, unseen)
+
+    def _fitted(self, sampled: SampleReport, progress: Progress, seconds: dict[str, float]) -> Fit:
+        seconds["sampling"] = self.noted_seconds("sampling", sampled.seconds, sampled.solved, sampled.found)
+        fit = self.spec.fit_family
+        assert fit is not None
+        snapshots, options, dim = (
+            family_store.solved_family(self.family, self.folder),
+            self.study.surrogate,
+            self.family.dim,
+        )
+        rves = FamilyRVEs(self.family)
+
+        def fitted(checkpoint: Checkpoint) -> Fit:
+            return fit(FamilyTask(rves, snapshots, options, dim, self.low, self.high, checkpoint, progress))
+
+        return self.fitted(fitted, seconds)
+
+    def _finish(
+        self, fit: Fit, judging: Path, unseen: SampleReport, seconds: dict[str, float], progress: Progress
+    ) -> dict[str, Any]:
+        """Judge a fit and write everything."""
+        begin = time.perf_counter()
+        truth = family_store.solved_family(self.unseen, judging)
+        judged, per_rve = self._judged(fit, truth, progress)
+        seconds["validation"] = unseen.seconds + time.perf_counter() - begin
+        metrics: dict[str, Any] = {
+            "snapshots": self.family.count,
+            "offline_seconds": seconds["sampling"] + seconds["fit"],
+            "seconds": seconds,
+            "unseen": "microstructures",
+            "validation": judged.figures() | {"count": self.unseen.count},
+            "seconds_per_rve": per_rve,
+        }
+        block = self.family.model_dump(mode="json", serialize_as_any=True)
+        write = partial(write_family_model, fit=fit, family=block, dim=self.family.dim, low=self.low, high=self.high)
+        return self.write(fit, judged, metrics, write)
+
+    def _judged(self, fit: Fit, truth: dict[str, Any], progress: Progress) -> tuple[Accuracy, dict[str, float]]:
+        """Return the errors at the unseen RVEs, and the times from an RVE to its first answers.
+
+        Where all phases are linear the strains are the unit strains.
+        """
+        rves, parts, spent = FamilyRVEs(self.unseen), [], np.zeros(2)
+        strains = member_strains(self.study, self.unseen, unseen=True)
+        if strains is None:
+            strains = np.tile(np.eye(len(self.low)), (len(rves), 1, 1))
+        self._answers(fit, rves[0], strains[0])  # so that nothing is loaded or compiled while the clock runs
+        for i, rve in enumerate(rves):
+            law, nested, seconds = self._answers(fit, rve, strains[i])
+            spent += seconds
+            true = (truth["stress"][i], truth["tangent"][i]) if "stress" in truth else (nested.stress, nested.tangent)
+            parts.append(accuracy(law, strains[i], *true))
+            progress("judging", i + 1, len(rves), "")
+        law_seconds, nested_seconds = (spent / len(rves)).tolist()
+        per_rve = {"law": law_seconds, "nested": nested_seconds, "ratio": nested_seconds / law_seconds}
+        return Accuracy.joined(parts, np.repeat(truth["volume_fraction"], len(parts[0].over))), per_rve
+
+    def _answers(self, fit: Fit, rve: RVE, strain: Array) -> tuple[MaterialLaw, LawResponse, Array]:
+        """Return the law of an RVE, the nested answers, and the seconds that the law and the nested one took."""
+        given = {"law": self.spec.name, "model": str(self.folder / "model")}
+        parameters = self.spec.parameters.model_validate(given, context={})
+        begin = time.perf_counter()
+        law = self.spec.as_law(TrainedModel(fit.arrays, fit.settings, rve, self.low, self.high), parameters)
+        law.evaluate(strain, np.zeros((len(strain), law.n_state)), 1.0)
+        middle = time.perf_counter()
+        nested = NestedLaw(rve)
+        answer = nested.evaluate(strain, np.zeros((len(strain), nested.n_state)), 1.0)
+        return law, answer, np.array([middle - begin, time.perf_counter() - middle])
+
+
+def plan_family(study: Study, path: Path, spec: SurrogateSpec, folder: Path | None) -> FamilyPlan:
+    """Tell where a training on a family goes.
+
+    Raises:
+        CaseError: The surrogate does not train on families.
+    """
+    assert study.family is not None
+    if spec.fit_family is None:
+        raise CaseError(f"given, but {spec.name!r} trains on one RVE; expected rve", file=path, key="family")
+    try:
+        member_strains(study, study.family)
+        first = FamilyRVEs(study.family)[0]
+    except CaseError as error:
+        raise error.within(file=path) from error
+    low = high = np.zeros(notation.n_strain(study.dim))
+    if study.sampling is not None:
+        low, high = bounds(study.sampling, study.dim)
+    check(spec, first, study, (low, high), path)
+    digest = study_hash(study, spec, study.family.hash)
+    return FamilyPlan(study, path, spec, digest, folder_of(folder, path, digest), low, high)

@@ -1,0 +1,185 @@
+"""Finite-element operators of a function space, and of coarser spaces nested in it, as sparse matrices.
+
+Nodes of a level are those of its Lagrange space that are free to move: periodic images are made one, and nodes where
+all components are prescribed are left out, so that fields of the level vanish there whatever their values.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+import ufl
+from dolfinx import fem, geometry
+
+from femops.notation import Array
+from femops.rve.discretisation import Indices
+from femops.surrogate.graph import FEGraph, Hierarchy, Level, graph_of_matrices
+
+_TOLERANCE, _NEWTON = 1e-10, 20
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Nodes of a scalar Lagrange space, and which of them a level has.
+
+    Attributes:
+        space: The space.
+        of: Node of the level for each node of the space, -1 where it is prescribed. Shape (n_space,).
+        first: One node of the space for each node of the level. Shape (n_nodes,).
+    """
+
+    space: Any
+    of: Indices
+    first: Indices
+
+    def spread(self) -> sp.csr_array:
+        """Return values at the nodes of the space from those of the level. Shape (n_space, n_nodes)."""
+        rows = np.flatnonzero(self.of >= 0)
+        ones = np.ones(len(rows))
+        return sp.csr_array((ones, (rows, self.of[rows])), shape=(len(self.of), len(self.first)))
+
+
+def scalar_space(space: Any) -> tuple[Any, Indices]:
+    """Return the scalar space of a blocked one, and its node for each node (block of dofs) of that."""
+    size = space.dofmap.bs
+    n_nodes = space.dofmap.index_map.size_local
+    if size == 1:
+        return space, np.arange(n_nodes)
+    scalar, dofs = space.sub(0).collapse()
+    of = np.empty(n_nodes, dtype=np.int64)
+    of[np.ravel(dofs) // size] = np.arange(n_nodes)
+    return scalar, of
+
+
+def finest(space: Any, prescribed: npt.NDArray[np.bool_], original: Indices) -> Nodes:
+    """Return the nodes of the finest level.
+
+    Args:
+        space: The scalar space.
+        prescribed: Where nothing is free. Shape (n_space,).
+        original: The node that each node is an image of; itself if it is none. Shape (n_space,).
+    """
+    first = np.flatnonzero((original == np.arange(len(original))) & ~prescribed)
+    number = np.full(len(original), -1)
+    number[first] = np.arange(len(first))
+    return Nodes(space, number[original], first)
+
+
+def make_levels(nodes: Nodes, coarse: Sequence[Any]) -> Hierarchy:
+    """Return the graphs of a space and of coarser ones nested in it, finest first.
+
+    Args:
+        nodes: Those of the finest level.
+        coarse: Scalar Lagrange spaces, from fine to coarse.
+    """
+    levels = [Level(_graph(nodes))]
+    for space in coarse:
+        below, full = _coarser(nodes, space)
+        prolongation = full[nodes.first] @ below.spread()
+        levels.append(Level(_graph(below), sp.csr_array(prolongation), _averages(nodes.space, space)))
+        nodes = below
+    return tuple(levels)
+
+
+def measures(mesh: Any) -> Array:
+    """Return the area or volume of each cell. Shape (n_cells,)."""
+    return _measures(fem.functionspace(mesh, ("DG", 0)))
+
+
+def _measures(constant: Any) -> Array:
+    one = fem.Constant(constant.mesh, 1.0)
+    return np.array(fem.assemble_vector(fem.form(one * ufl.TestFunction(constant) * ufl.dx)).array)
+
+
+def _graph(nodes: Nodes) -> FEGraph:
+    """Return the graph of a level."""
+    space = nodes.space
+    dim = space.mesh.geometry.dim
+    constant = fem.functionspace(space.mesh, ("DG", 0))
+    trial, test = ufl.TrialFunction(space), ufl.TestFunction(constant)
+    measure, spread = _measures(constant), nodes.spread()
+
+    def integrated(expression: Any) -> sp.csr_array:
+        matrix = fem.assemble_matrix(fem.form(expression * test * ufl.dx)).to_scipy()
+        return sp.csr_array(sp.csr_array(matrix) @ spread)
+
+    mean = sp.diags_array(1.0 / measure) @ integrated(trial)
+    size = sp.diags_array(measure ** (1.0 / dim - 1.0))
+    gradient = sp.vstack([size @ integrated(trial.dx(axis)) for axis in range(dim)])
+    return graph_of_matrices(sp.csr_array(mean), sp.csr_array(gradient), measure)
+
+
+def _coarser(nodes: Nodes, space: Any) -> tuple[Nodes, sp.csr_array]:
+    """Return the nodes of a coarser level, and the interpolation to all nodes of the finer space."""
+    full = interpolation(space, nodes.space.tabulate_dof_coordinates())
+    onto = _coincident(full)
+    number = nodes.of[onto]
+    kept = np.unique(number[number >= 0])
+    of = np.where(number >= 0, np.searchsorted(kept, number), -1)
+    first = np.empty(len(kept), dtype=np.int64)
+    inside = np.flatnonzero(of >= 0)[::-1]
+    first[of[inside]] = inside
+    return Nodes(space, of, first), full
+
+
+def _coincident(full: sp.csr_array) -> Indices:
+    """Return the fine node at each coarse node: where its basis function is 1."""
+    ones = sp.coo_array(full)
+    here = np.abs(ones.data - 1.0) < _TOLERANCE
+    found = np.full(full.shape[1], -1)
+    found[ones.col[here]] = ones.row[here]
+    if (found < 0).any():
+        raise ValueError("a coarse space has nodes that the finer one does not have, expected nested spaces")
+    return found
+
+
+def interpolation(space: Any, points: Array) -> sp.csr_array:
+    """Return the values of a scalar Lagrange space's basis functions at points. Shape (n_points, n_space)."""
+    mesh = space.mesh
+    cells = _cells_at(mesh, points)
+    reference = _pulled_back(mesh, cells, points)
+    values = space.ufl_element().tabulate(0, reference)[0]
+    values[np.abs(values) < _TOLERANCE] = 0.0
+    rows = np.repeat(np.arange(len(points)), values.shape[1])
+    shape = (len(points), space.dofmap.index_map.size_local)
+    found = sp.csr_array((values.ravel(), (rows, space.dofmap.list[cells].ravel())), shape=shape)
+    found.eliminate_zeros()
+    return found
+
+
+def _pulled_back(mesh: Any, cells: Indices, points: Array) -> Array:
+    """Return the reference coordinates of points in their cells. Shape (n_points, dim)."""
+    element = mesh.ufl_domain().ufl_coordinate_element().sub_elements[0]
+    dim = mesh.geometry.dim
+    corners = mesh.geometry.x[mesh.geometry.dofmaps[0][cells]][:, :, :dim]
+    found = np.full((len(points), dim), 0.25)
+    for _ in range(_NEWTON):
+        table = element.tabulate(1, found)
+        gap = points[:, :dim] - np.einsum("pa,pai->pi", table[0], corners)
+        if np.abs(gap).max() < _TOLERANCE * np.abs(corners).max():
+            return found
+        found = found + np.linalg.solve(np.einsum("jpa,pai->pij", table[1:], corners), gap[..., None])[..., 0]
+    raise ValueError("a point cannot be located in its cell; is the coarse mesh distorted?")
+
+
+def _cells_at(mesh: Any, points: Array) -> Indices:
+    """Return a cell that each point is in."""
+    tree = geometry.bb_tree(mesh, mesh.topology.dim, padding=_TOLERANCE)
+    candidates = geometry.compute_collisions_points(tree, points)
+    hits = geometry.compute_colliding_cells(mesh, candidates, points)
+    if (np.diff(hits.offsets) == 0).any():
+        raise ValueError("a point of the fine mesh is outside the coarse one, expected nested meshes")
+    return np.asarray(hits.array[hits.offsets[:-1]])
+
+
+def _averages(fine: Any, coarse: Any) -> sp.csr_array:
+    """Return averages over coarse cells of values at fine ones. Shape (n_coarse_cells, n_fine_cells)."""
+    spaces = [fem.functionspace(one.mesh, ("DG", 0)) for one in (fine, coarse)]
+    within = _cells_at(coarse.mesh, spaces[0].tabulate_dof_coordinates())
+    columns = np.arange(len(within))
+    rows = spaces[1].dofmap.list[within, 0]
+    parts = _measures(spaces[0]) / _measures(spaces[1])[rows]
+    return sp.csr_array((parts, (rows, columns)), shape=(spaces[1].dofmap.index_map.size_local, len(within)))

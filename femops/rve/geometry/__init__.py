@@ -1,0 +1,1 @@
+"""Geometry of microstructures: generators, packing of inclusions, voxels."""

@@ -1,0 +1,114 @@
+"""Cell sizes that follow the narrow gaps between inclusions."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from femops.notation import Array
+from femops.rve.geometry.packing import periodic_offsets
+
+_SMALLEST = 0.1  # least cell in a gap, of the mesh size
+_GROWTH = 0.4  # of the cell size with the distance from a gap
+_PER_GAP = 1.5  # cell size in a gap, of the gap
+_LEVELS = 12
+
+
+@dataclass(frozen=True)
+class SizeGrid:
+    """Cell sizes on a regular grid over the cell and a little more.
+
+    Attributes:
+        origin: First grid point [length]. Shape (dim,).
+        spacing: Distances of grid points [length]. Shape (dim,).
+        sizes: Cell sizes [length]. Shape (n_x, n_y) or (n_x, n_y, n_z).
+    """
+
+    origin: Array
+    spacing: Array
+    sizes: Array
+
+
+def gap_sizes(frames: Array, centres: Array, extent: Array, mesh_size: float) -> SizeGrid | None:
+    """Return cell sizes that resolve the gaps narrower than `mesh_size`; None if there are none.
+
+    Args:
+        frames: Semi-axes of the inclusions as columns [length]. Shape (n, dim, dim).
+        centres: Centres of the inclusions in the cell [length]. Shape (n, dim).
+        extent: Edge lengths of the cell [length]. Shape (dim,).
+        mesh_size: Largest cell size [length].
+    """
+    places, gaps = narrow_gaps(frames, centres, extent, mesh_size / _PER_GAP)
+    if not len(places):
+        return None
+    counts = np.ceil(extent / (mesh_size / (5.0 if len(extent) == 2 else 3.0))).astype(int)
+    spacing = extent / counts
+    origin = -0.5 * extent - spacing
+    axes = [start + step * np.arange(n + 3) for start, step, n in zip(origin, spacing, counts, strict=True)]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    sizes = np.full(points.shape[:-1], mesh_size)
+    wanted = np.maximum(_PER_GAP * gaps, _SMALLEST * mesh_size)
+    levels = mesh_size * _SMALLEST ** (np.arange(_LEVELS + 1) / _LEVELS)
+    for upper, lower in pairwise(levels):
+        chosen = (wanted <= upper) & ((wanted > lower) | (lower == levels[-1]))
+        if chosen.any():
+            distance = cKDTree(places[chosen]).query(points, distance_upper_bound=mesh_size / _GROWTH)[0]
+            sizes = np.minimum(sizes, lower + _GROWTH * distance)
+    return SizeGrid(origin, spacing, sizes)
+
+
+def narrow_gaps(frames: Array, centres: Array, extent: Array, limit: float) -> tuple[Array, Array]:
+    """Return places on the surfaces of inclusions and the gaps there that are narrower than `limit`.
+
+    The gap is the distance to another inclusion, to first order, or from an extreme point to the face near it.
+
+    Args:
+        frames: Semi-axes of the inclusions as columns [length]. Shape (n, dim, dim).
+        centres: Centres of the inclusions in the cell [length]. Shape (n, dim).
+        extent: Edge lengths of the cell [length]. Shape (dim,).
+        limit: Largest gap of interest [length].
+
+    Returns:
+        Places, shape (n, dim), and gaps, shape (n,) [length]; both for all periodic images near the cell.
+    """
+    dim = len(extent)
+    surface = centres[:, None, :] + np.einsum("ijk,pk->ipj", frames, _unit_ball(dim))
+    gaps = np.full(surface.shape[:2], np.inf)
+    for other in range(len(centres)):
+        for offset in periodic_offsets(extent):
+            if np.abs(offset).sum() == 0.0:
+                continue
+            _narrow(gaps, surface, frames[other], centres[other] + offset)
+        rest = np.arange(len(centres)) != other
+        gaps[rest] = _narrow(gaps[rest], surface[rest], frames[other], centres[other])
+    extreme = np.einsum("ijk,iak->iaj", frames, frames / np.linalg.norm(frames, axis=2, keepdims=True))
+    tips = np.stack([centres[:, None, :] - extreme, centres[:, None, :] + extreme])
+    heights = np.diagonal(tips, axis1=2, axis2=3) / extent + 0.5
+    passing = np.abs(heights - np.rint(heights)) * extent
+    places = np.vstack([surface.reshape(-1, dim), tips.reshape(-1, dim)])
+    widths = np.concatenate([gaps.ravel(), passing.ravel()])
+    places, widths = places[widths < limit], widths[widths < limit]
+    offsets = periodic_offsets(extent)
+    places = (places[None] + offsets[:, None]).reshape(-1, dim)
+    near = (np.abs(places) < 0.5 * extent + limit).all(axis=1)
+    return places[near], np.tile(widths, len(offsets))[near]
+
+
+def _narrow(gaps: Array, surface: Array, frame: Array, centre: Array) -> Array:
+    """Lower the gaps in place to the distances from one ellipse or sphere, to first order."""
+    reduced = (surface - centre) @ np.linalg.inv(frame).T
+    level = np.linalg.norm(reduced, axis=-1)
+    slope = np.linalg.norm(reduced @ np.linalg.inv(frame), axis=-1) / level
+    return np.minimum(gaps, (level - 1.0) / slope, out=gaps)
+
+
+def _unit_ball(dim: int) -> Array:
+    """Points spread evenly over the unit circle or sphere. Shape (n, dim)."""
+    if dim == 2:
+        turns = np.linspace(0.0, 2.0 * np.pi, 180, endpoint=False)
+        return np.stack([np.cos(turns), np.sin(turns)], axis=-1)
+    steps = np.arange(600) + 0.5
+    height, turns = 1.0 - steps / 300.0, np.pi * (1.0 + np.sqrt(5.0)) * steps
+    ring = np.sqrt(1.0 - height**2)
+    return np.stack([ring * np.cos(turns), ring * np.sin(turns), height], axis=-1)

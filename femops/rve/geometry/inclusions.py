@@ -1,0 +1,253 @@
+"""Periodic cells with elliptic or spherical inclusions: their check, their geometry in OpenCASCADE, their mesh."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import gmsh
+import numpy as np
+from scipy.spatial import cKDTree
+
+from femops.errors import CaseError
+from femops.meshing.cells import CELLS, CellKind
+from femops.meshing.gmsh_model import gmsh_session, tagged_mesh_from_gmsh
+from femops.meshing.tagged import TaggedMesh
+from femops.notation import Array
+from femops.rve.geometry.gaps import gap_sizes
+from femops.rve.geometry.packing import periodic_offsets
+
+VOID = "void"
+
+_TOLERANCE = 1e-6  # of the cell: what counts as touching
+_PER_TURN = 12  # least number of cells around a full circle
+_ATTEMPTS, _FINER = 4, 0.95  # tries to mesh, and the mesh size of each relative to the last
+_Entities = list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Inclusion:
+    """An ellipse or a sphere.
+
+    Attributes:
+        centre: Centre [length]. Shape (dim,).
+        semi_axes: Semi-axes [length]; equal for spheres. Shape (dim,).
+        angle: Angle from the x axis to the first semi-axis of an ellipse [rad].
+        phase: Name of its phase.
+    """
+
+    centre: Array
+    semi_axes: Array
+    angle: float
+    phase: str
+
+    @property
+    def frame(self) -> Array:
+        """Semi-axes as columns [length]. Shape (dim, dim)."""
+        if len(self.centre) == 3:
+            return np.diag(self.semi_axes)
+        cos, sin = np.cos(self.angle), np.sin(self.angle)
+        return np.array([[cos, -sin], [sin, cos]]) * self.semi_axes
+
+    @property
+    def reach(self) -> Array:
+        """Half the edges of the bounding box [length]. Shape (dim,)."""
+        return np.asarray(np.linalg.norm(self.frame, axis=1))
+
+
+def mesh_inclusions(
+    extent: Array, matrix: str, inclusions: Sequence[Inclusion], mesh_size: float, cell: str
+) -> TaggedMesh:
+    """Mesh a periodic cell centred at the origin; opposite faces have the same nodes up to the period.
+
+    Args:
+        extent: Edge lengths of the cell [length]. Shape (dim,).
+        matrix: Name of the phase around the inclusions.
+        inclusions: Inclusions; those that cross a face are continued at the opposite face. Phase `void` is a hole.
+        mesh_size: Edge length of the cells [length].
+        cell: Kind of the cells.
+
+    Returns:
+        The mesh with a region for each phase.
+
+    Raises:
+        CaseError: inclusions overlap or touch a face, or gmsh found no valid mesh.
+    """
+    inclusions = [replace(one, centre=one.centre - extent * np.rint(one.centre / extent)) for one in inclusions]
+    _check_apart(inclusions, extent)
+    kind = CELLS[cell]
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _with_equal_faces(_mesh(extent, matrix, inclusions, mesh_size * _FINER**attempt, kind), extent)
+        except CaseError as error:  # now and then gmsh folds a cell; a little finer it is another mesh
+            problem = error.problem
+    raise CaseError(f"{problem}; choose another mesh_size or larger gaps")
+
+
+def _mesh(extent: Array, matrix: str, inclusions: list[Inclusion], mesh_size: float, kind: CellKind) -> TaggedMesh:
+    with gmsh_session(_options(kind, mesh_size)):
+        try:
+            phases = _geometry(extent, matrix, inclusions)
+            _pair_faces(extent)
+            for name, entities in phases.items():
+                gmsh.model.addPhysicalGroup(kind.dim, [tag for _, tag in entities], name=name)
+            _generate(inclusions, extent, mesh_size, kind)
+            gmsh.model.mesh.setOrder(kind.degree)
+        except Exception as error:  # gmsh raises nothing more specific
+            raise CaseError(f"gmsh cannot mesh the cell: {error}") from error
+        return tagged_mesh_from_gmsh()
+
+
+def _options(kind: CellKind, mesh_size: float) -> dict[str, float]:
+    # Quadrilaterals: a mesh of twice the size, recombined as far as it goes and subdivided once, has no triangles left.
+    quads = kind.shape == "quadrilateral"
+    size = mesh_size * (2.0 if quads else 1.0)
+    return {
+        "Mesh.Algorithm": 6,
+        "Mesh.Algorithm3D": 1,
+        "Mesh.MeshSizeMin": 0.05 * size,
+        "Mesh.MeshSizeMax": size,
+        "Mesh.MeshSizeFromCurvature": _PER_TURN / (2 if quads else 1),
+        "Mesh.RecombineAll": float(quads),
+        "Mesh.RecombinationAlgorithm": 1,
+        "Mesh.SubdivisionAlgorithm": float(quads),
+        "Mesh.ElementOrder": 1,
+        "Mesh.SecondOrderIncomplete": float(kind.serendipity),
+        "Mesh.SecondOrderLinear": 0,
+        "Mesh.RandomSeed": 1,
+    }
+
+
+def _check_apart(inclusions: Sequence[Inclusion], extent: Array) -> None:
+    """Refuse inclusions that overlap, with periodic images too, or that touch a face from either side."""
+    reach = np.array([one.reach for one in inclusions])
+    centres = np.array([one.centre for one in inclusions])
+    edges = np.concatenate([centres - reach, centres + reach]) / extent + 0.5
+    touching = np.argwhere(np.abs(edges - np.rint(edges)) < _TOLERANCE)
+    if len(touching):
+        which, axis = touching[0]
+        raise CaseError(f"{_name(inclusions, which % len(centres))} touches a face {'xyz'[axis]} = const; move it")
+    offsets = periodic_offsets(extent, int(np.ceil(2.0 * (reach / extent).max())))
+    largest = np.array([one.semi_axes.max() for one in inclusions])
+    apart = np.linalg.norm(centres[:, None, None, :] - centres[None, :, None, :] - offsets, axis=-1)
+    near = apart <= (largest[:, None] + largest[None, :])[..., None] + _TOLERANCE * extent.max()
+    for first, second, image in np.argwhere(near):
+        same = first == second
+        if second < first or (same and image == 0):
+            continue
+        moved = replace(inclusions[second], centre=centres[second] + offsets[image])
+        if _meet(inclusions[first], moved):
+            other = "its periodic image" if same else _name(inclusions, second)
+            raise CaseError(f"{_name(inclusions, first)} and {other} overlap; expected inclusions apart")
+
+
+def _name(inclusions: Sequence[Inclusion], index: int) -> str:
+    return f"inclusion {index} at ({', '.join(f'{x:g}' for x in inclusions[index].centre)})"
+
+
+def _meet(first: Inclusion, second: Inclusion) -> bool:
+    """Tell whether two inclusions share points: the boundary of one as seen where the other is the unit circle."""
+    if len(first.centre) == 3:
+        return bool(np.linalg.norm(first.centre - second.centre) <= (first.semi_axes + second.semi_axes)[0])
+    if np.linalg.norm(np.linalg.solve(first.frame, second.centre - first.centre)) <= 1.0:
+        return True
+    middle, width = 0.0, np.pi
+    for _ in range(3):
+        turns = middle + width * np.linspace(-1.0, 1.0, 721)
+        boundary = first.centre[:, None] + first.frame @ np.stack([np.cos(turns), np.sin(turns)])
+        norms = np.linalg.norm(np.linalg.solve(second.frame, boundary - second.centre[:, None]), axis=0)
+        middle, width = turns[norms.argmin()], width / 180.0
+    return bool(norms.min() <= 1.0 + _TOLERANCE)
+
+
+def _geometry(extent: Array, matrix: str, inclusions: Sequence[Inclusion]) -> dict[str, _Entities]:
+    """Build the cell in OpenCASCADE; return the entities of each phase, the matrix first."""
+    occ, dim = gmsh.model.occ, len(extent)
+    low = [*(-0.5 * extent), 0.0][:3]
+    cell = (dim, occ.addRectangle(*low, *extent) if dim == 2 else occ.addBox(*low, *extent))
+    offsets = periodic_offsets(extent, 1 + int(max((one.reach / extent).max() for one in inclusions)))
+    images = [replace(one, centre=one.centre + offset) for one in inclusions for offset in offsets]
+    images = [one for one in images if (np.abs(one.centre) < 0.5 * extent + one.reach).all()]
+    _, parts = occ.fragment([cell], [(dim, _add(one)) for one in images])
+    inside, pieces = set(parts[0]), [set(part) for part in parts[1:]]
+    included = set().union(*pieces)
+    phases: dict[str, _Entities] = {matrix: sorted(inside - included)}
+    for image, piece in zip(images, pieces, strict=True):
+        phases.setdefault(image.phase, []).extend(sorted(piece & inside))
+    occ.remove([*sorted(included - inside), *phases.pop(VOID, [])], recursive=True)
+    occ.synchronize()
+    return {name: entities for name, entities in phases.items() if entities}
+
+
+def _add(one: Inclusion) -> int:
+    occ = gmsh.model.occ
+    if len(one.centre) == 3:
+        return int(occ.addSphere(*one.centre, one.semi_axes[0]))
+    order = np.argsort(-one.semi_axes, kind="stable")  # OpenCASCADE wants the longer one first
+    major, minor = one.semi_axes[order]
+    direction = one.frame[:, order[0]]
+    return int(occ.addDisk(*one.centre, 0.0, major, minor, zAxis=[0.0, 0.0, 1.0], xAxis=[*direction, 0.0]))
+
+
+def _generate(inclusions: Sequence[Inclusion], extent: Array, mesh_size: float, kind: CellKind) -> None:
+    """Generate the mesh, with the cell sizes of narrow gaps handed over in a file."""
+    frames, centres = np.array([one.frame for one in inclusions]), np.array([one.centre for one in inclusions])
+    grid = gap_sizes(frames, centres, extent, mesh_size)
+    if grid is None:
+        gmsh.model.mesh.generate(kind.dim)
+        return
+    factor = 2.0 if kind.shape == "quadrilateral" else 1.0
+    origin, spacing = np.zeros(3), np.ones(3)
+    origin[: kind.dim], spacing[: kind.dim] = grid.origin, grid.spacing
+    sizes = grid.sizes if kind.dim == 3 else np.repeat(grid.sizes[..., None], 2, axis=2)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "sizes.txt"
+        with path.open("w") as file:
+            np.savetxt(file, [origin, spacing], fmt="%.17g")
+            np.savetxt(file, [sizes.shape], fmt="%d")
+            np.savetxt(file, factor * sizes.ravel(), fmt="%.6g")
+        field = gmsh.model.mesh.field.add("Structured")
+        gmsh.model.mesh.field.setString(field, "FileName", str(path))
+        gmsh.model.mesh.field.setNumber(field, "TextFormat", 1)
+        gmsh.model.mesh.field.setAsBackgroundMesh(field)
+        gmsh.model.mesh.generate(kind.dim)
+
+
+def _pair_faces(extent: Array) -> None:
+    """Make the mesh of each face x_i = +size/2 the translated mesh of the opposite one."""
+    dim = len(extent)
+    faces = [tag for _, tag in gmsh.model.getEntities(dim - 1)]
+    centres = np.array([gmsh.model.occ.getCenterOfMass(dim - 1, tag) for tag in faces])
+    masses = np.array([gmsh.model.occ.getMass(dim - 1, tag) for tag in faces])
+    boxes = np.array([gmsh.model.getBoundingBox(dim - 1, tag) for tag in faces]).reshape(-1, 2, 3)
+    tolerance = 1e-5 * extent.max()
+    for axis, length in enumerate(extent):
+        masters, slaves = (
+            np.flatnonzero((np.abs(boxes[:, :, axis] - place) < tolerance).all(axis=1))
+            for place in (-0.5 * length, 0.5 * length)
+        )
+        shift = length * np.eye(3)[axis]
+        affine = np.eye(4)
+        affine[:3, 3] = shift
+        for slave in slaves:
+            distance = np.abs(centres[masters] + shift - centres[slave]).max(axis=1)
+            distance += np.abs(masses[masters] - masses[slave])
+            master = masters[distance.argmin()]
+            gmsh.model.mesh.setPeriodic(dim - 1, [faces[slave]], [faces[master]], affine.ravel().tolist())
+
+
+def _with_equal_faces(mesh: TaggedMesh, extent: Array) -> TaggedMesh:
+    """Remove the round-off between opposite faces; refuse faces that differ by more."""
+    points = mesh.points.copy()
+    for axis, length in enumerate(extent):
+        low, high = (
+            np.flatnonzero(np.abs(points[:, axis] - place) < _TOLERANCE * length)
+            for place in (-0.5 * length, 0.5 * length)
+        )
+        others = [other for other in range(len(extent)) if other != axis]
+        distance, nearest = map(np.asarray, cKDTree(points[low][:, others]).query(points[high][:, others]))
+        if len(low) != len(high) or distance.max() > _TOLERANCE * length or len(np.unique(nearest)) < len(low):
+            raise CaseError("gmsh meshed opposite faces of the cell differently")
+        points[low, axis], points[high, axis] = -0.5 * length, 0.5 * length
+        points[np.ix_(high, others)] = points[np.ix_(low[nearest], others)]
+    return replace(mesh, points=points)

@@ -1,0 +1,336 @@
+"""Exact mechanics of predicted fields: RVEs of hyperelastic phases at many macroscale strains.
+
+With a fluctuation w(E) and X = dw/dE, whatever they are, Ψ(E) = ⟨ψ(E + B w)⟩ is not below the exact energy, and
+
+    S = dΨ/dE = ⟨(1 + B X)ᵀ σ⟩,    dS/dE = ⟨(1 + B X)ᵀ D (1 + B X)⟩ + R · d²w/dE² / |Ω|,    R = Σ w Bᵀ σ,
+
+are its exact derivatives; errors of w enter Ψ to second order. Fields have the shape (n, n_nodes, dim, k), n strains.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from femops.rve.spec import RVE
+from femops.surrogate.batching import chunks
+from femops.surrogate.exact import check_elastic
+from femops.surrogate.fields.krylov import LinearMap, conjugate_gradients
+from femops.surrogate.fields.linear import CellTangents, LinearFields
+from femops.surrogate.fields.multigrid import Multigrid, nested
+from femops.surrogate.fields.periodic_space import PeriodicSpace
+from femops.surrogate.fields.reference import Factorised
+from femops.surrogate.fields.stiffness import repeated
+from femops.surrogate.torch_library import Tensor, torch
+
+Curvature = Callable[[slice, Tensor], Tensor]
+"""Σ R · d²w/dE² (m, n_s, n_s) of some of the strains, from their nodal forces R (m, n_nodes, dim)."""
+
+_HALVINGS = 4
+_ROUND_OFF = 1e-12
+
+
+@dataclass(frozen=True)
+class FieldResponse:
+    """What the mechanics make of predicted fields.
+
+    Attributes:
+        energy: Ψ [stress]. Shape (n,).
+        stress: S [stress]. Shape (n, n_s).
+        tangent: dS/dE [stress]. Shape (n, n_s, n_s).
+        stress_33: In plane strain ⟨σ_33⟩ [stress], shape (n,); None in 3D.
+        gap: About the relative error of Ψ: R · K₀⁻¹ R / (2 |Ω| Ψ) with K₀ the stiffness at zero strain; below the error
+            where phases soften. Shape (n,).
+    """
+
+    energy: Tensor
+    stress: Tensor
+    tangent: Tensor
+    stress_33: Tensor | None
+    gap: Tensor
+
+
+@dataclass(frozen=True)
+class Linearisation:
+    """The linear problem of Newton's step.
+
+    Attributes:
+        energy: Ψ at the fields [stress]. Shape (n,).
+        residual: R / |Ω| [stress / length]. Shape (n, n_nodes, dim).
+        tangent: Means over the cells of the tangents of the phases, in the order of the RVE [stress]. Shape (n,
+            n_cells, n_s, n_s).
+    """
+
+    energy: Tensor
+    residual: Tensor
+    tangent: Tensor
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Quantities at the points of the RVE.
+
+    Attributes:
+        energy: Ψ. Shape (n,).
+        stress: Stress times weight. Shape (n_s, n_points, n).
+        tangent: Tangent times weight. Shape (n_points, n, n_s, n_s).
+        sum_33: ⟨σ_33⟩. Shape (n,).
+    """
+
+    energy: Tensor
+    stress: Tensor
+    tangent: Tensor
+    sum_33: Tensor
+
+
+class HyperelasticFields:
+    """An RVE of phases without memory, for batches of macroscale strains.
+
+    Args:
+        rve: The RVE, with periodic boundary condition.
+        dtype: Precision.
+        device: Where the tensors are.
+
+    Raises:
+        CaseError: A phase has a memory or the boundary condition is another one.
+    """
+
+    def __init__(self, rve: RVE, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> None:
+        check_elastic(rve)
+        self.rve, self.space = rve, PeriodicSpace(rve)
+        mesh = self.space.discretisation
+        like = torch.zeros(0, dtype=dtype, device=device)
+        weight = mesh.weight.ravel() / mesh.volume
+        self._gradient = repeated(self.space.gradient, 1, like)
+        self._divergence = repeated(self.space.gradient.T.tocsr(), 1, like)
+        self._weight = torch.as_tensor(weight).to(like)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self._weight.device
+
+    @property
+    def bytes_of_one(self) -> float:
+        """Memory that one strain needs."""
+        mesh = self.space.discretisation
+        return 8.0 * mesh.n_points * mesh.n_s * (3 * mesh.n_s + 4 * (mesh.n_s + 1))
+
+    def energy(self, strain: Tensor, fluctuation: Tensor) -> Tensor:
+        """Return Ψ, differentiable.
+
+        Args:
+            strain: E. Shape (n, n_s).
+            fluctuation: w. Shape (n, n_nodes, dim).
+
+        Returns:
+            Shape (n,) [stress].
+        """
+        found: Tensor = _Energy.apply(strain, fluctuation, self)
+        return found
+
+    def respond(
+        self, strain: Tensor, fluctuation: Tensor, sensitivity: Tensor, curvature: Curvature | None = None
+    ) -> FieldResponse:
+        """Return energy, stress and tangent of predicted fields.
+
+        Args:
+            strain: E, Mandel [-]. Shape (n, n_s).
+            fluctuation: w [length]. Shape (n, n_nodes, dim).
+            sensitivity: X = dw/dE [length]. Shape (n, n_nodes, dim, n_s).
+            curvature: What d²w/dE² adds to the tangent; without it the tangent is exact where R vanishes.
+        """
+        parts = [
+            self._respond(strain[part], fluctuation[part], sensitivity[part], part, curvature)
+            for part in self._parts(len(strain))
+        ]
+        return joined(parts)
+
+    def improve(
+        self, strain: Tensor, fluctuation: Tensor, sensitivity: Tensor, steps: int, inner: int = 2
+    ) -> tuple[Tensor, Tensor]:
+        """Return better fields: Newton steps, solved roughly by conjugate gradients from the elastic stiffness.
+
+        No step makes the energy larger. Arguments as for `respond`.
+
+        Args:
+            strain: E.
+            fluctuation: w.
+            sensitivity: X.
+            steps: Newton steps.
+            inner: Steps of conjugate gradients within each.
+
+        Returns:
+            w and X.
+        """
+        new, slopes = torch.empty_like(fluctuation), torch.empty_like(sensitivity)
+        for part in self._parts(len(strain)):
+            w, x = fluctuation[part], sensitivity[part]
+            for _ in range(steps):
+                w, x = self._newton(strain[part], w, x, inner)
+            new[part], slopes[part] = self.centred(w), self.centred(x)
+        return new, slopes
+
+    def centred(self, fields: Tensor) -> Tensor:
+        """Return fields (n, n_nodes, dim, ...) without their mean over the body."""
+        share = torch.as_tensor(self.space.mean).to(fields)
+        return fields - torch.einsum("a,na...->n...", share, fields)[:, None]
+
+    def at_rest(self, strain: Tensor) -> tuple[Tensor, Tensor]:
+        """Return no fluctuation at all for strains (n, n_s): w (n, n_nodes, dim) and X (n, n_nodes, dim, n_s)."""
+        shape = (len(strain), self.space.n_nodes, self.space.discretisation.dim)
+        return strain.new_zeros(shape), strain.new_zeros(*shape, strain.shape[1])
+
+    def linearised(self, strain: Tensor, fluctuation: Tensor) -> Linearisation:
+        """Return what makes the linear problem of Newton's step; all strains are in memory at once.
+
+        Args:
+            strain: E. Shape (n, n_s).
+            fluctuation: w. Shape (n, n_nodes, dim).
+        """
+        at = self._points(strain, fluctuation)
+        weight = self._weight.reshape(self.space.discretisation.weight.shape)
+        sums = at.tangent.unflatten(0, weight.shape).sum(1).transpose(0, 1)
+        return Linearisation(at.energy, self._forces(at.stress[..., None])[..., 0], sums / weight.sum(1)[:, None, None])
+
+    def moved(self, strain: Tensor, fluctuation: Tensor, step: Tensor, energy: Tensor) -> Tensor:
+        """Return w after a step, which is halved until Ψ does not exceed `energy`, or not taken at all. Shape as w."""
+        most = energy * (1.0 + _ROUND_OFF)
+        for _ in range(_HALVINGS):
+            worse = ~(self._energy(strain, fluctuation + step) <= most)  # also where it is no number
+            step = torch.where(worse[:, None, None], 0.5 * step, step)
+        worse = ~(self._energy(strain, fluctuation + step) <= most)
+        return fluctuation + torch.where(worse[:, None, None], torch.zeros_like(step), step)
+
+    @cached_property
+    def elastic_inverse(self) -> LinearMap:
+        """About the inverse of |Ω|⁻¹ K at zero strain: a multigrid cycle on nested grids, otherwise a factor."""
+        mesh = self.space.discretisation
+        tangent = np.empty((1, len(mesh.weight), mesh.n_s, mesh.n_s))
+        for phase, part in zip(self.rve.phases, mesh.cells_of_phase, strict=True):
+            tangent[0, part] = phase.respond(np.zeros((mesh.n_s, 1)), np.zeros((0, 1))).tangent[:, :, 0]
+        cells, like = CellTangents(tangent / mesh.volume, None), self._weight
+        stiffness = LinearFields.on(self.space, cells, like.dtype, like.device).stiffness
+        prolongations = nested(self.space)
+        if not Multigrid.suits(prolongations, mesh.dim):
+            return Factorised(stiffness.to_scipy(), mesh.dim)
+        return _for_all(Multigrid(stiffness, prolongations))
+
+    def residual(self, strain: Tensor, fluctuation: Tensor) -> Tensor:
+        """Return R / |Ω| [stress / length]. Shape (n, n_nodes, dim)."""
+        return self._forces(self._points(strain, fluctuation).stress[..., None])[..., 0]
+
+    def _parts(self, n: int) -> list[slice]:
+        return list(chunks(n, self.bytes_of_one)) or [slice(0, 0)]
+
+    def _respond(
+        self, strain: Tensor, fluctuation: Tensor, sensitivity: Tensor, part: slice, curvature: Curvature | None
+    ) -> FieldResponse:
+        at = self._points(strain, fluctuation)
+        force = self._forces(at.stress[..., None])
+        stress = at.stress.sum(1).T + torch.einsum("nads,nad->ns", sensitivity, force[..., 0])
+        local = self._strain(sensitivity)
+        unit = _times(at.tangent, local + torch.eye(len(local)).to(local)[:, None, None])
+        tangent = unit.sum(1).transpose(0, 1) + torch.einsum("nads,nadt->nst", sensitivity, self._forces(unit))
+        if curvature is not None:
+            tangent = tangent + curvature(part, force[..., 0])
+        work = (force * self.elastic_inverse(force)).sum((1, 2, 3))
+        gap = torch.where(work > 0.0, 0.5 * work / at.energy, torch.zeros_like(work))
+        symmetric = 0.5 * (tangent + tangent.transpose(1, 2))
+        return FieldResponse(at.energy, stress, symmetric, at.sum_33 if self.rve.discretisation.dim == 2 else None, gap)
+
+    def _newton(self, strain: Tensor, fluctuation: Tensor, sensitivity: Tensor, inner: int) -> tuple[Tensor, Tensor]:
+        """Return w and X after one step, both from the same search fields."""
+        at = self._points(strain, fluctuation)
+        images = self._product(at, sensitivity)
+        load = self._forces(at.tangent.permute(2, 0, 1, 3))
+        rest = -torch.cat([self._forces(at.stress[..., None]), images + load], dim=3)
+        start = (sensitivity, images)
+        change = conjugate_gradients(lambda v: self._product(at, v), self.elastic_inverse, rest, start, inner)
+        return self.moved(strain, fluctuation, change[..., 0], at.energy), sensitivity + change[..., 1:]
+
+    def _strain(self, field: Tensor) -> Tensor:
+        """Return the strain at the points of fields (n, n_nodes, dim, k). Shape (n_s, n_points, n, k)."""
+        n, n_nodes, dim, k = field.shape
+        flat = self._gradient @ field.permute(1, 2, 0, 3).reshape(n_nodes * dim, n * k)
+        return flat.reshape(self.rve.discretisation.n_s, len(self._weight), n, k)
+
+    def _forces(self, stress: Tensor) -> Tensor:
+        """Return Bᵀ σ of weighted stresses (n_s, n_points, n, k). Shape (n, n_nodes, dim, k)."""
+        n_s, n_points, n, k = stress.shape
+        flat = self._divergence @ stress.reshape(n_s * n_points, n * k)
+        return flat.reshape(self.space.n_nodes, self.rve.discretisation.dim, n, k).permute(2, 0, 1, 3)
+
+    def _product(self, at: _Points, field: Tensor) -> Tensor:
+        """Return K v / |Ω|."""
+        return self._forces(_times(at.tangent, self._strain(field)))
+
+    def _local(self, strain: Tensor, fluctuation: Tensor) -> Tensor:
+        return self._strain(fluctuation[..., None])[..., 0] + strain.T[:, None]
+
+    def _energy(self, strain: Tensor, fluctuation: Tensor) -> Tensor:
+        """Return Ψ. Shape (n,)."""
+        local, total = self._local(strain, fluctuation), torch.zeros_like(strain[:, 0])
+        for phase, points in self._phases():
+            total = total + self._weight[points] @ phase.energy(local[:, points], local[:0, points])
+        return total
+
+    def _phases(self) -> Iterator[tuple[Any, slice]]:
+        mesh = self.rve.discretisation
+        for position, phase in enumerate(self.rve.phases):
+            yield phase, mesh.points_of_phase(position)
+
+    def _points(self, strain: Tensor, fluctuation: Tensor) -> _Points:
+        local = self._local(strain, fluctuation)
+        stress, tangent = [], []
+        energy, sum_33 = torch.zeros_like(strain[:, 0]), torch.zeros_like(strain[:, 0])
+        for phase, points in self._phases():
+            weight = self._weight[points]
+            answer = phase.respond(local[:, points], local[:0, points])
+            energy = energy + weight @ phase.energy(local[:, points], local[:0, points])
+            stress.append(answer.stress * weight[:, None])
+            tangent.append((answer.tangent * weight[:, None]).permute(2, 3, 0, 1))
+            if answer.stress_33 is not None:
+                sum_33 = sum_33 + weight @ answer.stress_33
+        return _Points(energy, torch.cat(stress, 1), torch.cat(tangent), sum_33)
+
+
+class _Energy(torch.autograd.Function):
+    """Ψ with the stress as its derivative, which is defined at zero strain too."""
+
+    @staticmethod
+    def forward(ctx: Any, strain: Tensor, fluctuation: Tensor, problem: HyperelasticFields) -> Tensor:
+        at = problem._points(strain.detach(), fluctuation.detach())
+        ctx.save_for_backward(at.stress.sum(1).T, problem._forces(at.stress[..., None])[..., 0])
+        return at.energy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        stress, force = ctx.saved_tensors
+        return grads[0][:, None] * stress, grads[0][:, None, None] * force, None
+
+
+def _times(tangent: Tensor, strain: Tensor) -> Tensor:
+    """Return D ε of tangents (n_points, n, n_s, n_s) and strains (n_s, n_points, n, k)."""
+    return (tangent @ strain.permute(1, 2, 0, 3)).permute(2, 0, 1, 3)
+
+
+def _for_all(inverse: LinearMap) -> LinearMap:
+    """Return an inverse for one RVE as one for fields (n, n_nodes, dim, k) of many."""
+
+    def applied(force: Tensor) -> Tensor:
+        n, n_nodes, dim, k = force.shape
+        found = inverse(force.permute(1, 2, 0, 3).reshape(1, n_nodes, dim, n * k))
+        return found.reshape(n_nodes, dim, n, k).permute(2, 0, 1, 3)
+
+    return applied
+
+
+def joined(parts: Sequence[FieldResponse]) -> FieldResponse:
+    """Return the responses of parts of a batch as one."""
+    rows = [part.stress_33 for part in parts if part.stress_33 is not None]
+    names = ("energy", "stress", "tangent", "gap")
+    whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    return FieldResponse(stress_33=torch.cat(rows) if rows else None, **whole)

@@ -1,0 +1,263 @@
+"""Exact mechanics of predicted fields: RVEs of linear phases.
+
+W holds the fluctuations of the unit strains, w = W E. Whatever they are,
+
+    C̄(W) = ⟨(1 + B W)ᵀ D (1 + B W)⟩ = C̄ + ⟨residual, K⁻¹ residual⟩,      residual R(W) = K W + L,  L = Σ w Bᵀ D,
+
+is symmetric, positive definite and not below the homogenized tangent C̄; its error is of second order in that of W.
+With K₀ the stiffness of the RVE filled with a phase softer than all of its own, K₀ ≤ K, so that R ᵀ K₀⁻¹ R / |Ω|
+bounds the error from above.
+
+Fields have the shape (N, n_nodes, dim, n_s); N RVEs share one mesh.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from femops.errors import CaseError
+from femops.notation import Array
+from femops.rve.spec import RVE
+from femops.surrogate.fields.krylov import LinearMap, conjugate_gradients
+from femops.surrogate.fields.multigrid import Multigrid, nested
+from femops.surrogate.fields.periodic_space import PeriodicSpace
+from femops.surrogate.fields.reference import homogeneous_solver
+from femops.surrogate.fields.stiffness import NodePairs, StiffnessBatch
+from femops.surrogate.torch_library import Tensor, torch
+
+_SAME = 1e-10
+
+
+@dataclass(frozen=True)
+class CellTangents:
+    """What linear phases are at the cells.
+
+    Attributes:
+        tangent: D [stress]. Shape (N, n_cells, n_s, n_s).
+        row_33: In plane strain stress_33 = row_33 · ε [stress], shape (N, n_cells, n_s); None in 3D.
+    """
+
+    tangent: Array
+    row_33: Array | None
+
+    @classmethod
+    def of(cls, rves: Sequence[RVE], space: PeriodicSpace) -> "CellTangents":
+        """Return those of RVEs on the mesh of a space, in its order of cells.
+
+        Raises:
+            CaseError: A phase is nonlinear or an RVE has another mesh.
+        """
+        tables = [_tables(rve) for rve in rves]
+        cells = [space.phase_of_cell(rve) for rve in rves]
+        tangent = np.stack([table[0][cell] for table, cell in zip(tables, cells, strict=True)])
+        if space.discretisation.dim == 3:
+            return cls(tangent, None)
+        return cls(tangent, np.stack([table[1][cell] for table, cell in zip(tables, cells, strict=True)]))
+
+
+def _tables(rve: RVE) -> tuple[Array, Array]:
+    """Return D (n_phases, n_s, n_s) and the rows of stress_33 (n_phases, n_s), zeros in 3D, of the phases."""
+    n_s = rve.discretisation.n_s
+    tangent, rows = np.zeros((len(rve.phases), n_s, n_s)), np.zeros((len(rve.phases), n_s))
+    for i, phase in enumerate(rve.phases):
+        if not phase.linear:
+            raise CaseError(
+                "is nonlinear, expected linear phases only", key=f"rve.phases.{rve.discretisation.phases[i]}"
+            )
+        answer = phase.respond(np.eye(n_s), np.zeros((0, n_s)))
+        tangent[i] = answer.tangent[:, :, 0]
+        if answer.stress_33 is not None:
+            rows[i] = answer.stress_33
+    return tangent, rows
+
+
+@dataclass(frozen=True)
+class LinearFields:
+    """RVEs of linear phases on one mesh.
+
+    Attributes:
+        space: The space of the fields.
+        cells: Their phases.
+        stiffness: K [stress · volume / length²].
+        load: L [stress · volume / length]. Shape (N, n_nodes, dim, n_s).
+        mean: ⟨D⟩ [stress]. Shape (N, n_s, n_s).
+        load_33: ⟨row_33 · B⟩ in plane strain [stress / length]. Shape (N, n_nodes, dim).
+        mean_33: ⟨row_33⟩ in plane strain [stress]. Shape (N, n_s).
+    """
+
+    space: PeriodicSpace
+    cells: CellTangents
+    stiffness: StiffnessBatch
+    load: Tensor
+    mean: Tensor
+    load_33: Tensor | None = None
+    mean_33: Tensor | None = None
+
+    @classmethod
+    def of(cls, rves: Sequence[RVE], **to: Any) -> "LinearFields":
+        """Return those of RVEs on one mesh; `to` is dtype and device of their tensors, see `on`.
+
+        Raises:
+            CaseError: A phase is nonlinear, the meshes differ, or the boundary conditions are not periodic.
+        """
+        space = PeriodicSpace.shared(rves[0])
+        return cls.on(space, CellTangents.of(rves, space), **to)
+
+    @classmethod
+    def on(
+        cls,
+        space: PeriodicSpace,
+        cells: CellTangents,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+    ) -> "LinearFields":
+        """Return those of phases given cell by cell, in the order of the space."""
+        rve = space.discretisation
+        volume = rve.volume
+        tangent = torch.as_tensor(cells.tangent, device=device)
+        operator = torch.as_tensor(rve.strain_operator, device=device)
+        weight = torch.as_tensor(rve.weight, device=device)
+        stiffness = _stiffness(space, operator, weight, tangent)
+        weighted = torch.einsum("cq,cqsi->csi", weight, operator)
+        load = _at_nodes(space, (tangent @ weighted).transpose(2, 3)).to(dtype)
+        mean = torch.einsum("c,ncst->nst", weight.sum(1), tangent).to(dtype) / volume
+        batch = StiffnessBatch(stiffness.pairs, stiffness.values.to(dtype))
+        if cells.row_33 is None:
+            return cls(space, cells, batch, load, mean)
+        row = torch.as_tensor(cells.row_33, device=device)
+        load_33 = _at_nodes(space, torch.einsum("ncs,csi->nci", row, weighted)[..., None])[..., 0].to(dtype) / volume
+        mean_33 = torch.einsum("c,ncs->ns", weight.sum(1), row).to(dtype) / volume
+        return cls(space, cells, batch, load, mean, load_33, mean_33)
+
+    def __len__(self) -> int:
+        return len(self.stiffness)
+
+    def __getitem__(self, which: Any) -> "LinearFields":
+        """Return some of the RVEs, given by numbers (an array) or a slice."""
+        rows = which if isinstance(which, slice) else np.asarray(which)
+        index = which if isinstance(which, slice) else torch.as_tensor(rows, device=self.load.device)
+        row_33 = None if self.cells.row_33 is None else self.cells.row_33[rows]
+        load_33 = None if self.load_33 is None else self.load_33[index]
+        mean_33 = None if self.mean_33 is None else self.mean_33[index]
+        cells = CellTangents(self.cells.tangent[rows], row_33)
+        parts = (self.stiffness[index], self.load[index], self.mean[index], load_33, mean_33)
+        return LinearFields(self.space, cells, *parts)
+
+    def residual(self, fields: Tensor) -> Tensor:
+        """Return R(W) = K W + L, the nodal forces of the unit strains. Shape (N, n_nodes, dim, n_s)."""
+        return self.stiffness @ fields + self.load
+
+    def homogenized(self, fields: Tensor) -> Tensor:
+        """Return C̄(W) of fields (N, n_nodes, dim, n_s), differentiable. Shape (N, n_s, n_s)."""
+        found: Tensor = _Homogenized.apply(fields, self)
+        return found
+
+    def row_33(self, fields: Tensor) -> Tensor | None:
+        """Return ⟨stress_33⟩ of the unit strains, shape (N, n_s), in plane strain; None in 3D."""
+        if self.load_33 is None or self.mean_33 is None:
+            return None
+        return self.mean_33 + torch.einsum("nad,nads->ns", self.load_33, fields)
+
+    def improve(self, fields: Tensor, steps: int, precondition: LinearMap) -> Tensor:
+        """Return better fields: conjugate gradients that search in the fields of all unit strains together.
+
+        The first step also searches along the fields themselves, so that their length does not matter; no step makes
+        C̄(W) larger.
+
+        Args:
+            fields: W. Shape (N, n_nodes, dim, n_s).
+            steps: How many; each takes one product with K and one application of the preconditioner.
+            precondition: About K⁻¹, see `preconditioner`.
+        """
+        products = self.stiffness @ fields
+        start = (fields, products)
+        change = conjugate_gradients(self.stiffness.__matmul__, precondition, -(products + self.load), start, steps)
+        return self.centred(fields + change)
+
+    def preconditioner(self) -> LinearMap:
+        """Return about K⁻¹: a multigrid cycle on nested grids, otherwise the inverse of a homogeneous RVE."""
+        prolongations = nested(self.space)
+        if Multigrid.suits(prolongations, self.space.discretisation.dim):
+            return Multigrid(self.stiffness, prolongations)
+        return homogeneous_solver(self.space, _softest(self.cells.tangent), self.load.device)
+
+    def bound(self, fields: Tensor) -> Tensor:
+        """Return Δ with 0 ≤ C̄(W) − C̄ ≤ Δ, guaranteed, in the order of symmetric matrices. Shape (N, n_s, n_s)."""
+        tangent = self.cells.tangent
+        soft = _softest(tangent / np.trace(tangent[:, :1], axis1=2, axis2=3)[:, None, None])
+        solve = homogeneous_solver(self.space, soft, self.load.device)
+        root = np.linalg.inv(np.linalg.cholesky(soft))
+        smallest = np.linalg.eigvalsh(root @ tangent @ root.T)[..., 0].min(axis=1)
+        forces = self.residual(fields)
+        work = forces.flatten(1, 2).transpose(1, 2) @ solve(forces).flatten(1, 2)
+        scale = torch.as_tensor(smallest * self.space.discretisation.volume).to(work)[:, None, None]
+        return 0.5 * (work + work.transpose(1, 2)) / scale
+
+    def centred(self, fields: Tensor) -> Tensor:
+        """Return fields without their mean over the body."""
+        share = torch.as_tensor(self.space.mean, device=fields.device, dtype=fields.dtype)
+        return fields - torch.einsum("a,nads->nds", share, fields)[:, None]
+
+
+class _Homogenized(torch.autograd.Function):
+    """C̄(W), whose derivative needs the residual only."""
+
+    @staticmethod
+    def forward(ctx: Any, fields: Tensor, problem: LinearFields) -> Tensor:
+        fields = fields.detach()
+        volume = problem.space.discretisation.volume
+        forces = problem.stiffness @ fields
+        work = fields.flatten(1, 2).transpose(1, 2) @ (problem.load + 0.5 * forces).flatten(1, 2)
+        ctx.save_for_backward((forces + problem.load) / volume)
+        return problem.mean + (work + work.transpose(1, 2)) / volume
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (forces,) = ctx.saved_tensors
+        both = grads[0] + grads[0].transpose(1, 2)
+        return forces @ both[:, None], None
+
+
+def _softest(tangent: Array) -> Array:
+    """Return D of a phase that is as soft as the softest in each of the strains that are principal to the mean.
+
+    For isotropic phases these are the volumetric and deviatoric ones, and it has the smallest moduli of all cells.
+    """
+    _, strains = np.linalg.eigh(tangent.mean(axis=(0, 1)))
+    least = np.einsum("si,ncst,ti->nci", strains, tangent, strains, optimize=True).min(axis=(0, 1))
+    return np.asarray((strains * least) @ strains.T)
+
+
+def _stiffness(space: PeriodicSpace, operator: Tensor, weight: Tensor, tangent: Tensor) -> StiffnessBatch:
+    """Return K of cells with strain operators (n_cells, n_q, n_s, n_dofs_of_cell)."""
+    dim = space.discretisation.dim
+    pairs, pair = NodePairs.of_cells(space.cells, space.n_nodes, dim)
+    # Place of the entry of dofs (a, i), (b, j) of each cell, in the order that the cell's matrix has.
+    places = torch.as_tensor(pairs.entries[pair].transpose(0, 1, 3, 2, 4).ravel(), device=tangent.device)
+    values = tangent.new_zeros(len(tangent), pairs.nnz)
+    of_cells = _cell_stiffness(operator, weight)
+    for row, one in zip(values, tangent, strict=True):  # one RVE at a time fits into caches
+        row.index_add_(0, places, of_cells(one).reshape(-1))
+    return StiffnessBatch(pairs, values)
+
+
+def _cell_stiffness(operator: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return what makes the stiffness of each cell (n_cells, n, n) from their tangents (n_cells, n_s, n_s)."""
+    weighted = operator * weight[..., None, None]
+    n = operator.shape[3]
+    if torch.allclose(operator, operator[:1], rtol=_SAME, atol=_SAME * float(operator.abs().max())):
+        of_entries = torch.einsum("qsi,qtj->stij", weighted[0], operator[0]).flatten(2).flatten(0, 1)
+        return lambda tangent: (tangent.flatten(1) @ of_entries).reshape(-1, n, n)
+    transposed = weighted.flatten(1, 2).transpose(1, 2)
+    return lambda tangent: transposed @ (tangent[:, None] @ operator).flatten(1, 2)
+
+
+def _at_nodes(space: PeriodicSpace, of_cell: Tensor) -> Tensor:
+    """Return the sums at the nodes (N, n_nodes, dim, k) of what the dofs of the cells hold (N, n_cells, n, k)."""
+    n, _, _, k = of_cell.shape
+    dim = space.discretisation.dim
+    nodes = torch.as_tensor(space.cells.ravel(), device=of_cell.device)
+    found = of_cell.new_zeros(n, space.n_nodes, dim, k)
+    return found.index_add_(1, nodes, of_cell.reshape(n, len(nodes), dim, k))

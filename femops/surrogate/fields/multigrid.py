@@ -1,0 +1,251 @@
+"""Nested periodic grids, and a multigrid preconditioner for the stiffness of many RVEs on one of them."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from femops.notation import Array
+from femops.rve.discretisation import Indices
+from femops.surrogate.fields.periodic_space import PeriodicSpace
+from femops.surrogate.fields.stiffness import NodePairs, StiffnessBatch, repeated
+from femops.surrogate.torch_library import Tensor, torch
+
+_FEWEST_CELLS = 4
+_MOST_COARSE_DOFS = 1200
+_TOLERANCE = 1e-6
+_POWER_STEPS = 10
+_SAFETY = 1.1
+
+
+@dataclass(frozen=True)
+class PeriodicGrid:
+    """A uniform grid whose cells are squares, cubes, or Kuhn's simplices of them (up to a stretch of each axis).
+
+    Attributes:
+        counts: Cells, and nodes, along each axis. Shape (dim,).
+        place: Place of each node along each axis. Shape (n_nodes, dim).
+        simplices: Whether the cells are simplices.
+        full: Whether no cell is missing.
+    """
+
+    counts: tuple[int, ...]
+    place: Indices
+    simplices: bool
+    full: bool = True
+
+    @property
+    def number(self) -> Indices:
+        """Number of each node if the last axis counts fastest. Shape (n_nodes,)."""
+        return np.asarray(np.ravel_multi_index(tuple(self.place.T), self.counts))
+
+    @property
+    def divisible(self) -> bool:
+        """Whether half as many cells along each axis are a grid too, with at least four cells along each."""
+        return all(count % 2 == 0 and count // 2 >= _FEWEST_CELLS for count in self.counts)
+
+    def halved(self) -> "PeriodicGrid":
+        """Return the grid of every other node along each axis, the last axis counting fastest."""
+        counts = tuple(count // 2 for count in self.counts)
+        return PeriodicGrid(counts, np.stack(np.unravel_index(np.arange(np.prod(counts)), counts), 1), self.simplices)
+
+    def prolongation(self) -> sp.csr_array:
+        """Return the interpolation from `halved`. Shape (n_nodes, n_nodes of the coarse grid)."""
+        coarse = tuple(count // 2 for count in self.counts)
+        low, odd = self.place // 2, self.place % 2
+        size = (len(low), int(np.prod(coarse)))
+        total = sp.csr_array(size)
+        # A node between coarse ones is in the middle of an edge, face or body: of all its corners, or of a diagonal.
+        for corner in np.array(list(np.ndindex(*(2,) * len(coarse)))):
+            step = odd * corner
+            if self.simplices:
+                weight = 0.5 * (odd == corner).all(1) + 0.5 * (not corner.any())
+            else:
+                weight = np.full(len(low), 0.5 ** len(coarse))
+            column = np.ravel_multi_index(tuple(((low + step) % coarse).T), coarse)
+            total = total + sp.csr_array((weight, (np.arange(size[0]), column)), shape=size)
+        total.eliminate_zeros()
+        total.sort_indices()
+        return total
+
+
+def periodic_grid(space: PeriodicSpace) -> PeriodicGrid | None:
+    """Return the grid that the nodes of a space make, None where they make none."""
+    mesh = space.discretisation.mesh
+    if mesh.kind.degree > 1:
+        return None
+    lower, upper = mesh.bounds
+    steps = [_step(mesh.points[:, axis], upper[axis] - lower[axis]) for axis in range(mesh.dim)]
+    place = (mesh.points - lower) / steps
+    counts = np.rint((upper - lower) / steps).astype(np.int64)
+    rounded = np.rint(place).astype(np.int64)
+    simplices = mesh.kind.n_nodes == mesh.dim + 1
+    if np.abs(place - rounded).max() > _TOLERANCE or np.prod(counts) != space.n_nodes:
+        return None
+    if not _of_grid(rounded[mesh.cells], simplices):
+        return None
+    of_node = np.empty((space.n_nodes, mesh.dim), dtype=np.int64)
+    of_node[space.node_of] = rounded % counts
+    per_place = math.factorial(mesh.dim) if simplices else 1
+    full = len(mesh.cells) == space.n_nodes * per_place
+    return PeriodicGrid(tuple(int(count) for count in counts), of_node, simplices, full)
+
+
+def nested(space: PeriodicSpace) -> list[sp.csr_array]:
+    """Return the prolongations between a space and those of half as many cells along each axis, fine to coarse.
+
+    Each interpolates the coarse finite-element functions exactly; they are scalar, one for every component.
+
+    Args:
+        space: The finest space.
+
+    Returns:
+        Shapes (n_nodes of a level, n_nodes of the next); none where the space has no uniform grid of even counts.
+    """
+    grid, found = periodic_grid(space), []
+    while grid is not None and grid.divisible:
+        found.append(grid.prolongation())
+        grid = grid.halved()
+    return found
+
+
+class Multigrid:
+    """One V-cycle for the stiffness of many RVEs: an approximate inverse, symmetric and positive semidefinite.
+
+    Galerkin coarse stiffnesses; polynomial smoothers of the fourth Chebyshev kind over Jacobi's (J. Lottes, Optimal
+    polynomial smoothers for multigrid V-cycles, arXiv 2202.08830), which need the largest eigenvalue only; a dense
+    inverse on the coarsest level, where translations are left out.
+
+    Args:
+        stiffness: Stiffness on the finest level.
+        prolongations: What `nested` found.
+        degree: Degree of the smoother: products with the stiffness before and after the coarse levels.
+    """
+
+    def __init__(self, stiffness: StiffnessBatch, prolongations: list[sp.csr_array], degree: int = 3) -> None:
+        self._degree = degree
+        self._levels = []
+        for prolongation in prolongations:
+            up = repeated(prolongation, len(stiffness), stiffness.values)
+            down = repeated(prolongation.T.tocsr(), len(stiffness), stiffness.values)
+            self._levels.append(_Level(stiffness, _scaled_jacobi(stiffness), up, down))
+            stiffness = galerkin(stiffness, prolongation)
+        self._inverse = _pseudo_inverse(stiffness)
+
+    @staticmethod
+    def suits(prolongations: list[sp.csr_array], dim: int) -> bool:
+        """Tell whether there are nested grids and the coarsest of them is small enough for a dense inverse."""
+        return bool(prolongations) and int(prolongations[-1].shape[1]) * dim <= _MOST_COARSE_DOFS
+
+    def __call__(self, force: Tensor) -> Tensor:
+        """Return about K⁻¹ f of nodal forces (N, n_nodes, dim, k) without resultant."""
+        return self._cycle(0, force)
+
+    def _cycle(self, number: int, force: Tensor) -> Tensor:
+        if number == len(self._levels):
+            return (self._inverse @ force.flatten(1, 2)).reshape(force.shape)
+        level = self._levels[number]
+        found, rest = self._smooth(level, torch.zeros_like(force), force)
+        coarse = self._cycle(number + 1, _map(level.down, rest))
+        step = _map(level.up, coarse)
+        return self._smooth(level, found + step, rest - level.stiffness @ step, last=True)[0]
+
+    def _smooth(self, level: "_Level", found: Tensor, rest: Tensor, last: bool = False) -> tuple[Tensor, Tensor]:
+        """Return improved fields and their residual, which is not up to date in the last sweep of a level."""
+        step = torch.zeros_like(found)
+        for i in range(1, self._degree + 1):
+            step = (2 * i - 3) / (2 * i + 1) * step + (8 * i - 4) / (2 * i + 1) * level.jacobi * rest
+            found = found + step
+            if not last or i < self._degree:
+                rest = rest - level.stiffness @ step
+        return found, rest
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A level of the V-cycle.
+
+    Attributes:
+        stiffness: Its stiffness.
+        jacobi: Inverse diagonal over the largest eigenvalue that it leaves. Shape (N, n_nodes, dim, 1).
+        up: Prolongation from the next level, N times.
+        down: Its transpose.
+    """
+
+    stiffness: StiffnessBatch
+    jacobi: Tensor
+    up: Tensor
+    down: Tensor
+
+
+def galerkin(stiffness: StiffnessBatch, prolongation: sp.csr_array) -> StiffnessBatch:
+    """Return Pᵀ K P.
+
+    Every entry of a coarse stiffness is a fixed linear combination of entries of the fine one, the same for all RVEs
+    and all pairs of components.
+    """
+    pairs = stiffness.pairs
+    n_coarse = int(prolongation.shape[1])
+    pair, left, weight = _along(prolongation, np.arange(len(pairs.second)), pairs.rows)
+    position, right, factor = _along(prolongation, np.arange(len(pair)), pairs.second[pair])
+    keys, target = np.unique(left[position] * n_coarse + right, return_inverse=True)
+    size = (len(keys), len(pairs.second))
+    matrix = sp.coo_array((weight[position] * factor, (target, pair[position])), shape=size).tocsr()
+    coarse, values = NodePairs.of_keys(keys, n_coarse, pairs.dim), stiffness.values
+    entries = torch.as_tensor(pairs.entries, device=values.device)
+    blocks = values.index_select(1, entries.ravel()).reshape(-1, *entries.shape).transpose(0, 1)
+    found = (repeated(matrix, 1, values) @ blocks.flatten(1)).reshape(-1, *blocks.shape[1:])
+    order = torch.as_tensor(np.argsort(coarse.entries, axis=None), device=values.device)
+    return StiffnessBatch(coarse, found.transpose(0, 1).flatten(1).index_select(1, order))
+
+
+def _along(matrix: sp.csr_array, owners: Indices, rows: Indices) -> tuple[Indices, Indices, Array]:
+    """Return the entries of some rows, each with the owner of its row: owners, columns and values."""
+    count = np.diff(matrix.indptr)[rows]
+    offset = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    entry = np.repeat(matrix.indptr[rows], count) + offset
+    return np.repeat(owners, count), matrix.indices[entry].astype(np.int64), matrix.data[entry]
+
+
+def _map(matrix: Tensor, fields: Tensor) -> Tensor:
+    """Apply a map between the nodes of two levels to fields (N, n_nodes, dim, k)."""
+    n, n_nodes, dim, k = fields.shape
+    return (matrix @ fields.reshape(n * n_nodes, dim * k)).reshape(n, len(matrix) // n, dim, k)
+
+
+def _scaled_jacobi(stiffness: StiffnessBatch) -> Tensor:
+    """Return the inverse diagonal over an upper estimate of the largest eigenvalue that it leaves, by power steps."""
+    inverse = 1.0 / stiffness.diagonal[..., None]
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(inverse.shape[1:], generator=generator, dtype=inverse.dtype).to(inverse.device)
+    vector = vector.expand_as(inverse)
+    for _ in range(_POWER_STEPS):
+        vector = vector / vector.flatten(1).norm(dim=1)[:, None, None, None]
+        vector = inverse * (stiffness @ vector)
+    largest = _SAFETY * vector.flatten(1).norm(dim=1)
+    return inverse / largest[:, None, None, None]
+
+
+def _pseudo_inverse(stiffness: StiffnessBatch) -> Tensor:
+    """Return the inverse on fields of zero mean. Shape (N, n_dofs, n_dofs)."""
+    full, n, dim = stiffness.dense(), stiffness.pairs.n_nodes, stiffness.pairs.dim
+    translations = torch.eye(dim, dtype=full.dtype, device=full.device).repeat(n, 1) / n**0.5
+    onto = translations @ translations.T
+    size = full.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    return torch.linalg.inv(full + size * onto) - onto / size
+
+
+def _step(coordinates: Array, length: float) -> float:
+    """Return the distance of equally spaced coordinates."""
+    lines = 1 + int((np.diff(np.sort(coordinates)) > _TOLERANCE * length).sum())
+    return length / max(lines - 1, 1)
+
+
+def _of_grid(places: Indices, simplices: bool) -> bool:
+    """Tell whether cells with nodes at these places (n_cells, n_nodes_of_cell, dim) are those of a grid."""
+    offsets = places - places.min(axis=1, keepdims=True)
+    if offsets.max() > 1:
+        return False
+    # A simplex of Kuhn's division goes from one corner to the opposite one along the axes.
+    return not simplices or bool((np.sort(offsets.sum(2), axis=1) == np.arange(offsets.shape[2] + 1)).all())

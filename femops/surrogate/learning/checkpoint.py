@@ -1,0 +1,119 @@
+"""What an interrupted fit goes on from, in files."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+
+from femops.errors import CaseError
+from femops.output.atomic import write_bytes
+from femops.output.tables import plain
+from femops.surrogate.arrays import packed
+from femops.surrogate.spec import Arrays, Fit
+
+
+class MemoryCheckpoint:
+    """Keeps arrays as long as the program runs; see `femops.surrogate.Checkpoint`.
+
+    Attributes:
+        kept: What was saved, by name.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[str, dict[str, npt.NDArray[Any]]] = {}
+
+    def load(self, name: str) -> dict[str, npt.NDArray[Any]] | None:
+        """Return what was saved under a name; None if nothing was."""
+        return self.kept.get(name)
+
+    def save(self, name: str, arrays: Arrays) -> None:
+        """Keep copies of arrays."""
+        self.kept[name] = {key: np.array(values) for key, values in arrays.items()}
+
+
+class FileCheckpoint:
+    """Keeps arrays in a folder, one safetensors file for each name; see `femops.surrogate.Checkpoint`.
+
+    What another study has left in the folder counts as nothing.
+
+    Args:
+        folder: Where the files are; made when the first one is written.
+        study: Hash of the study.
+    """
+
+    def __init__(self, folder: Path, study: str) -> None:
+        self.folder, self.study = folder, study
+        self._since = time.perf_counter()
+        self._before = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time spent since this object was made, and before it on what it has loaded [s]."""
+        return self._before + time.perf_counter() - self._since
+
+    def load(self, name: str) -> dict[str, npt.NDArray[Any]] | None:
+        """Return what was saved under a name; None if nothing was.
+
+        Raises:
+            CaseError: The file is damaged.
+        """
+        file = self._file(name)
+        if not file.exists():
+            return None
+        try:
+            with safetensors.safe_open(file, "numpy") as opened:
+                metadata = opened.metadata()
+            if metadata.get("study") != self.study:
+                return None
+            arrays = safetensors.numpy.load_file(file)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise CaseError("is damaged; remove it, and the training starts anew", file=file) from error
+        self._before = max(self._before, float(metadata["seconds"]))
+        return dict(arrays)
+
+    def save(self, name: str, arrays: Arrays) -> None:
+        """Keep arrays under a name, in one piece.
+
+        Raises:
+            CaseError: They cannot be written.
+        """
+        file, metadata = self._file(name), {"study": self.study, "seconds": repr(self.seconds)}
+        try:
+            write_bytes(file, packed(arrays, metadata))
+        except OSError as error:
+            raise CaseError(f"cannot be written ({error.strerror or error})", file=file) from error
+
+    def clear(self) -> None:
+        """Remove all files."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _file(self, name: str) -> Path:
+        if not name or "/" in name or name.startswith("."):
+            raise ValueError(f"{name!r} is no name of a file")
+        return self.folder / f"{name}.safetensors"
+
+
+def packed_fit(fit: Fit) -> dict[str, npt.NDArray[Any]]:
+    """Return a fit as arrays only, which `unpacked_fit` turns back."""
+    rest = json.dumps(
+        plain({"settings": fit.settings, "metrics": fit.metrics, "curves": fit.curves, "over": dict(fit.over)})
+    )
+    arrays = {f"arrays/{name}": np.array(values, order="C") for name, values in fit.arrays.items()}
+    return {**arrays, "rest": np.frombuffer(rest.encode(), dtype=np.uint8)}
+
+
+def unpacked_fit(arrays: Arrays) -> Fit:
+    """Return the fit that `packed_fit` turned into arrays."""
+    rest = json.loads(arrays["rest"].tobytes())
+    own = {name.removeprefix("arrays/"): values for name, values in arrays.items() if name != "rest"}
+    curves = {
+        title: {name: np.array(values, dtype=np.float64) for name, values in curve.items()}
+        for title, curve in rest["curves"].items()
+    }
+    return Fit(own, rest["settings"], rest["metrics"], curves, rest.get("over", {}))
