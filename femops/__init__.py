@@ -15,17 +15,17 @@ with contextlib.suppress(ModuleNotFoundError):
 import h5py  # noqa: F401
 
 from femops.errors import CaseError, NotConverged
-from femops.law import Kinematics, LawResponse, MaterialLaw
+from femops.law import LawResponse, MaterialLaw, StrainMeasure
 from femops.plugins import load_law
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CaseError",
-    "Kinematics",
     "LawResponse",
     "MaterialLaw",
     "NotConverged",
+    "StrainMeasure",
     "__version__",
     "load_law",
 ]

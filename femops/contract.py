@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 
 from femops.errors import CaseError
-from femops.law import Kinematics, LawResponse, MaterialLaw
+from femops.law import LawResponse, MaterialLaw, StrainMeasure
 from femops.notation import Array
 
 RESULT_FIELDS = frozenset({"displacement", "reaction", "strain", "stress", "von_mises", "state", "error", "law_error"})
 """Names in the results of a run that no part of a state can have."""
 _FLOAT, _BOOL = np.dtype(np.float64), np.dtype(np.bool_)
-_ATTRIBUTES = ("kinematics", "dim", "n_state", "state_fields", "evaluate")
+_ATTRIBUTES = ("strain_measure", "dim", "n_state", "state_fields", "evaluate")
 
 
 def read_only(array: Array) -> Array:
@@ -30,8 +30,10 @@ def check_attributes(law: MaterialLaw) -> None:
     """
     missing = [name for name in _ATTRIBUTES if not hasattr(law, name)]
     _demand(not missing, f"{type(law).__name__} lacks {', '.join(missing)} of MaterialLaw")
-    known = ", ".join(str(one) for one in Kinematics)
-    _demand(isinstance(law.kinematics, Kinematics), f"kinematics is {law.kinematics!r}, expected {known}")
+    known = ", ".join(str(one) for one in StrainMeasure)
+    _demand(
+        isinstance(law.strain_measure, StrainMeasure), f"strain_measure is {law.strain_measure!r}, expected {known}"
+    )
     _demand(law.dim in (2, 3), f"dim is {law.dim!r}, expected 2 or 3")
     whole = isinstance(law.n_state, int) and not isinstance(law.n_state, bool)
     _demand(whole, f"n_state is {law.n_state!r}, expected an int")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from femops.notation import Array
 
 
-class Kinematics(Enum):
+class StrainMeasure(Enum):
     """The strain measure that a law works with."""
 
     SMALL_STRAIN = "small_strain"
@@ -50,14 +50,14 @@ class MaterialLaw(Protocol):
     in `femops.checks.check_law`.
 
     Attributes:
-        kinematics: The strain measure; the host refuses others than it knows.
+        strain_measure: The strain measure; the host refuses others than it knows.
         dim: 2 (plane strain) or 3.
         n_state: Number of state variables of a point.
         state_fields: The parts of the state worth looking at, by name; they become fields of the results and are
             named like none of theirs (`femops.contract.RESULT_FIELDS`).
     """
 
-    kinematics: Kinematics
+    strain_measure: StrainMeasure
     dim: int
     n_state: int
     state_fields: Mapping[str, slice]

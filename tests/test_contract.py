@@ -15,7 +15,7 @@ from femops import CaseError, load_law, notation
 from femops.checks import check_law
 from femops.contract import RESULT_FIELDS
 from femops.inputs.case import FieldName, MeshBlock
-from femops.law import CertificateKind, Kinematics, LawResponse
+from femops.law import CertificateKind, LawResponse, StrainMeasure
 from femops.macro.mesh import macro_mesh
 from femops.macro.problem import MacroProblem
 from femops.macro.stepping import run_steps
@@ -34,7 +34,7 @@ Change = Callable[[LawResponse], Any]
 class Stranger:
     """Elastic with one state variable, the number of increments; what it answers is changed by a function."""
 
-    kinematics: Any = Kinematics.SMALL_STRAIN
+    strain_measure: Any = StrainMeasure.SMALL_STRAIN
     n_state: Any = 1
 
     def __init__(self, dim: int = 2, change: Change = lambda response: response, **attributes: Any) -> None:
@@ -106,10 +106,10 @@ class Finite(Enum):
     ("attributes", "problem"),
     [
         (
-            {"kinematics": Finite.GREEN_LAGRANGE},
-            "kinematics is <Finite.GREEN_LAGRANGE: 'green_lagrange'>, expected Kinematics.SMALL_STRAIN",
+            {"strain_measure": Finite.GREEN_LAGRANGE},
+            "strain_measure is <Finite.GREEN_LAGRANGE: 'green_lagrange'>, expected StrainMeasure.SMALL_STRAIN",
         ),
-        ({"kinematics": "finite_strain"}, "kinematics is 'finite_strain', expected Kinematics.SMALL_STRAIN"),
+        ({"strain_measure": "finite_strain"}, "strain_measure is 'finite_strain', expected StrainMeasure.SMALL_STRAIN"),
         ({"n_state": 1.0}, "n_state is 1.0, expected an int"),
         ({"n_state": -1}, "n_state is -1, expected 0 or more"),
         (
@@ -242,7 +242,7 @@ def test_whatever_a_law_raises_names_it() -> None:
 class Dashpot:
     """σ = η (ε − ε_n)/dt, exact for a constant rate; the state is ε_n."""
 
-    kinematics, eta = Kinematics.SMALL_STRAIN, 3.0
+    strain_measure, eta = StrainMeasure.SMALL_STRAIN, 3.0
 
     def __init__(self, dim: int) -> None:
         self.dim, self.n_state, self.state_fields = dim, notation.n_strain(dim), {}
@@ -260,7 +260,7 @@ class Maxwell:
     The state is s and the strain at the start.
     """
 
-    kinematics, K, G, tau = Kinematics.SMALL_STRAIN, 7.0, 2.0, 0.8
+    strain_measure, K, G, tau = StrainMeasure.SMALL_STRAIN, 7.0, 2.0, 0.8
 
     def __init__(self, dim: int) -> None:
         n_s = notation.n_strain(dim)

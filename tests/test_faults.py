@@ -14,7 +14,7 @@ import yaml
 
 from femops.commands.cli import main
 from femops.hookspecs import hookimpl
-from femops.law import Kinematics, LawContext, LawParameters, LawSpec
+from femops.law import LawContext, LawParameters, LawSpec, StrainMeasure
 from femops.plugins import manager
 
 CASE: dict[str, Any] = {
@@ -45,7 +45,7 @@ LAW = "RuntimeError: law of everywhere ('faulty')"
 class FaultyLaw:
     """A law that fails with an error that it should not know."""
 
-    kinematics = Kinematics.SMALL_STRAIN
+    strain_measure = StrainMeasure.SMALL_STRAIN
     n_state = 0
 
     def __init__(self, parameters: FaultyParameters, context: LawContext) -> None:

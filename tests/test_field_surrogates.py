@@ -123,7 +123,7 @@ def test_the_quadratic_form_is_the_one_of_the_strains_at_the_points() -> None:
     for position, phase in enumerate(rve.phases):
         part = rve.discretisation.points_of_phase(position)
         weight = rve.discretisation.weight[rve.discretisation.cells_of_phase[position]].ravel()
-        tangent = phase.respond(np.eye(3), np.zeros((0, 3))).tangent[:, :, 0]
+        tangent = phase.evaluate(np.eye(3), np.zeros((0, 3))).tangent[:, :, 0]
         found += np.einsum("sgk,st,tgl,g->kl", strain[:, part], tangent, strain[:, part], weight)
     np.testing.assert_allclose(problem.homogenized(fields)[0], found, rtol=1e-12)
     single = LinearFields.of([rve], dtype=torch.float32).homogenized(fields.float())
@@ -177,7 +177,7 @@ def test_the_bound_of_a_homogeneous_rve_is_the_error_itself(cell: str) -> None:
     """There K₀ = K, so that nothing is lost between the residual and the error."""
     problem = LinearFields.of([grid_rve(0, 4, cell, phases=(MATRIX, MATRIX))])
     fields = random_fields(problem.load)
-    tangent = MATRIX.respond(np.eye(problem.load.shape[3]), None).tangent[:, :, 0]
+    tangent = MATRIX.evaluate(np.eye(problem.load.shape[3]), None).tangent[:, :, 0]
     error = problem.homogenized(fields)[0].numpy() - tangent
     np.testing.assert_allclose(problem.bound(fields)[0], error, rtol=0, atol=1e-11 * error.max())
 
@@ -198,7 +198,7 @@ def test_nested_grids_reproduce_the_coarse_finite_elements(cell: str) -> None:
     fine, coarse = (PeriodicSpace(grid_homogeneous(dim, [4 * n, 6 * n, 4 * n][:dim], cell)) for n in (2, 1))
     prolongation = nested(fine)[0]
     np.testing.assert_allclose(prolongation.sum(axis=1), 1.0, atol=1e-15)
-    tangent = MATRIX.respond(np.eye(fine.discretisation.n_s), None).tangent[:, :, 0]
+    tangent = MATRIX.evaluate(np.eye(fine.discretisation.n_s), None).tangent[:, :, 0]
     grid_of_coarse = periodic_grid(coarse)
     assert grid_of_coarse is not None
     order = np.argsort(grid_of_coarse.number)
@@ -235,7 +235,7 @@ def test_galerkin_products_of_a_batch_are_those_of_each_matrix(cell: str) -> Non
 def test_a_homogeneous_stiffness_is_inverted(kind: str) -> None:
     space = PeriodicSpace.shared(RVES[kind]())
     dim = space.discretisation.dim
-    tangent = MATRIX.respond(np.eye(space.discretisation.n_s), None).tangent[:, :, 0]
+    tangent = MATRIX.evaluate(np.eye(space.discretisation.n_s), None).tangent[:, :, 0]
     fields = random_fields(torch.zeros(2, space.n_nodes, dim, 3, dtype=torch.float64))
     columns = fields.permute(1, 2, 0, 3).reshape(space.n_dofs, 6).numpy()
     force = torch.as_tensor(homogeneous_stiffness(space, tangent) @ columns)
@@ -320,7 +320,7 @@ def test_stress_and_tangent_are_the_derivatives_of_the_energy_of_the_fields(kind
     def curvature(part: slice, force: Tensor) -> Tensor:
         return torch.einsum("adst,nad->nst", second, force)
 
-    found = problem.respond(around, fluctuation, sensitivity, curvature)
+    found = problem.evaluate(around, fluctuation, sensitivity, curvature)
     slope = (found.energy[1 : n_s + 1] - found.energy[n_s + 1 :]) / (2 * step)
     torch.testing.assert_close(found.stress[0], slope, rtol=1e-5, atol=1e-5 * float(slope.abs().max()))
     slopes = (found.stress[1 : n_s + 1] - found.stress[n_s + 1 :]) / (2 * step)
@@ -335,9 +335,9 @@ def test_newton_steps_end_at_the_nested_solution(kind: str) -> None:
     nested_answer = ExactRVE(rve).solve(given)
     strain = torch.as_tensor(given)
     start = curved_fields(problem, strain)[:2]
-    raw, errors = problem.respond(strain, *start), []
+    raw, errors = problem.evaluate(strain, *start), []
     for steps in (1, 3, 12):
-        answer = problem.respond(strain, *problem.improve(strain, *start, steps, inner=3))
+        answer = problem.evaluate(strain, *problem.improve(strain, *start, steps, inner=3))
         assert (answer.energy < raw.energy).all()
         errors.append(float(np.abs(answer.stress.numpy() - nested_answer.stress).max() / nested_answer.stress.max()))
     assert errors[1] < 0.1 * errors[0] and errors[1] < 1e-2
@@ -356,7 +356,7 @@ def test_the_gap_tells_the_error_of_the_energy_of_linear_phases() -> None:
     strain = torch.as_tensor(strains(2, 3))
     sensitivity = exact + 1e-3 * random_fields(exact.expand(2, -1, -1, -1))
     fluctuation = torch.einsum("nads,ns->nad", sensitivity, strain)
-    found = problem.respond(strain, fluctuation, sensitivity)
+    found = problem.evaluate(strain, fluctuation, sensitivity)
     truth = 0.5 * torch.einsum("ns,st,nt->n", strain, torch.as_tensor(tangent), strain)
     torch.testing.assert_close(found.gap, 1.0 - truth / found.energy, rtol=1e-8, atol=0.0)
 
@@ -375,12 +375,12 @@ def test_strains_are_answered_in_parts_that_fit_into_memory(monkeypatch: pytest.
     problem = HyperelasticFields(grid_rve(0, phases=(STIFF, SOFTENING)))
     strain = torch.as_tensor(strains(3, 3))
     fields = curved_fields(problem, strain)[:2]
-    whole = problem.respond(strain, *problem.improve(strain, *fields, 1))
+    whole = problem.evaluate(strain, *problem.improve(strain, *fields, 1))
     monkeypatch.setattr(HyperelasticFields, "bytes_of_one", 1e12)
-    parts = problem.respond(strain, *problem.improve(strain, *fields, 1))
+    parts = problem.evaluate(strain, *problem.improve(strain, *fields, 1))
     for name in ("energy", "stress", "tangent", "stress_33", "gap"):
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-9, atol=1e-12)
-    none = problem.respond(strain[:0], *problem.improve(strain[:0], *(one[:0] for one in fields), 1))
+    none = problem.evaluate(strain[:0], *problem.improve(strain[:0], *(one[:0] for one in fields), 1))
     assert none.tangent.shape == (0, 3, 3)
 
 

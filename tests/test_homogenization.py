@@ -86,7 +86,7 @@ def points_of(law: Any, strain: Array) -> Points:
     for position, phase in enumerate(law.rve.phases):
         part = rve.points_of_phase(position)
         n_state = max((one.stop for one in phase.state_fields(law.dim).values()), default=0)
-        answer = phase.respond(local[:, part], np.zeros((n_state, part.stop - part.start)))
+        answer = phase.evaluate(local[:, part], np.zeros((n_state, part.stop - part.start)))
         stress[:, part] = answer.stress
         if answer.stress_33 is not None:
             stress_33[part] = answer.stress_33
@@ -97,7 +97,7 @@ def phase_tangents(law: Any) -> tuple[Array, Array]:
     """Return the stiffnesses (n_phases, n_s, n_s) and volume fractions (n_phases,) of linear phases."""
     rve = law.rve.discretisation
     empty = np.zeros((0, rve.n_s))
-    tangents = [phase.respond(np.eye(rve.n_s), empty).tangent[:, :, 0] for phase in law.rve.phases]
+    tangents = [phase.evaluate(np.eye(rve.n_s), empty).tangent[:, :, 0] for phase in law.rve.phases]
     return np.array(tangents), np.array([rve.volume_fraction(i) for i in range(len(tangents))])
 
 

@@ -64,7 +64,7 @@ def test_the_softest_modulus_of_plastic_flow_is_that_of_the_closed_form(dim: int
     phase = J2(K=100.0, G=40.0, yield_stress=0.5, hardening=6.0)
     shear = np.zeros((notation.n_strain(dim), 1))
     shear[-1] = 0.05
-    found = moduli(phase.respond(shear, np.zeros((len(shear) + 1, 1))).tangent.transpose(2, 0, 1))
+    found = moduli(phase.evaluate(shear, np.zeros((len(shear) + 1, 1))).tangent.transpose(2, 0, 1))
     assert found.softest[0] == pytest.approx(40.0 * 6.0 / (3.0 * 40.0 + 6.0), rel=1e-12)
 
 
@@ -122,7 +122,7 @@ class Nameless:
 
     def __init__(self, hardening: float, dim: int) -> None:
         self.law = load_law(flowing(hardening), dim=dim)
-        self.kinematics, self.dim, self.n_state = self.law.kinematics, dim, self.law.n_state
+        self.strain_measure, self.dim, self.n_state = self.law.strain_measure, dim, self.law.n_state
         self.state_fields: dict[str, slice] = {}
 
     def evaluate(self, strain: np.ndarray, state: np.ndarray, dt: float) -> LawResponse:

@@ -182,7 +182,7 @@ class _Brittle:
 
     def __init__(self, limit: float) -> None:
         law = load_law(ELASTIC)
-        self.kinematics, self.dim, self.inner = law.kinematics, law.dim, law
+        self.strain_measure, self.dim, self.inner = law.strain_measure, law.dim, law
         self.n_state, self.state_fields, self.limit = 3, {}, limit
 
     def evaluate(self, strain: np.ndarray, state: np.ndarray, dt: float) -> LawResponse:
@@ -242,7 +242,7 @@ class _Doubtful:
 
     def __init__(self, error: float, *, valid: bool = True) -> None:
         law = load_law(ELASTIC)
-        self.kinematics, self.dim, self.inner = law.kinematics, law.dim, law
+        self.strain_measure, self.dim, self.inner = law.strain_measure, law.dim, law
         self.n_state, self.state_fields, self.error, self.valid = 0, {}, error, valid
 
     def evaluate(self, strain: np.ndarray, state: np.ndarray, dt: float) -> LawResponse:

@@ -161,7 +161,7 @@ class Changed:
 
     def __init__(self, law: Any, change: Callable[[Array, Array, LawResponse], LawResponse]) -> None:
         self.law, self.change = law, change
-        self.kinematics, self.dim = law.kinematics, law.dim
+        self.strain_measure, self.dim = law.strain_measure, law.dim
         self.n_state, self.state_fields = law.n_state, law.state_fields
 
     def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
@@ -225,7 +225,7 @@ def test_the_complementary_energy_is_the_legendre_transform_of_the_energy(name: 
     shape = (notation.n_strain(dim), 200)
     strain, other = rng.uniform(-0.06, 0.06, shape), rng.uniform(-0.06, 0.06, shape)
     none = np.zeros((0, shape[1]))
-    stress = phase.respond(strain, none).stress
+    stress = phase.evaluate(strain, none).stress
     complementary, energy = phase.complementary_energy(stress), phase.energy(strain, none)
     np.testing.assert_allclose(energy + complementary, (stress * strain).sum(0), rtol=1e-6)  # Fenchel's equality
     gap = phase.energy(other, none) + complementary - (stress * other).sum(0)
@@ -263,7 +263,7 @@ def test_energies_and_their_gap_keep_their_digits_at_strains_of_every_size(size:
     rng = np.random.default_rng(8)
     strain = size * rng.uniform(-1.0, 1.0, (6, 20))
     near = strain * (1.0 + 1e-3 * rng.uniform(-1.0, 1.0, strain.shape))
-    stress = phase.respond(near, np.zeros((0, 20))).stress
+    stress = phase.evaluate(near, np.zeros((0, 20))).stress
     found = phase.energy(strain, None), phase.complementary_energy(stress), fenchel_gap(phase, strain, stress)
     with localcontext(prec=50):
         wanted = np.array(
@@ -280,7 +280,7 @@ def test_the_gap_is_the_sum_of_the_energies_less_the_work(name: str, dim: int) -
     phase = law_of(name, dim).phase
     rng = np.random.default_rng(5)
     strain, other = rng.uniform(-0.06, 0.06, (2, notation.n_strain(dim), 200))
-    stress = phase.respond(other, np.zeros((0, 200))).stress
+    stress = phase.evaluate(other, np.zeros((0, 200))).stress
     gap = fenchel_gap(phase, strain, stress)
     plain = phase.energy(strain, None) + phase.complementary_energy(stress) - (stress * strain).sum(0)
     # In plane strain the normal stress is a choice, and another one gives another upper bound.
@@ -299,6 +299,6 @@ def test_the_gap_of_tiny_strains_is_that_of_elasticity(dim: int, size: float) ->
     rng = np.random.default_rng(9)
     strain, other = size * rng.uniform(-1.0, 1.0, (2, notation.n_strain(dim), 100))
     other = strain + 1e-2 * other
-    stress = saturating.respond(other, np.zeros((0, 100))).stress
+    stress = saturating.evaluate(other, np.zeros((0, 100))).stress
     ours, theirs = fenchel_gap(saturating, strain, stress), fenchel_gap(elastic, strain, stress)
     np.testing.assert_allclose(ours, theirs, rtol=1e-3)

@@ -37,7 +37,7 @@ class Detuned:
     def __init__(self, slope: float = 0.5, *, stated: bool = False, limit: float = np.inf, n_state: int = 1) -> None:
         self.truth = load_law(SATURATING)
         self.metric, self.learns = np.eye(3), True
-        self.kinematics, self.dim, self.state_fields = self.truth.kinematics, 2, {"size": slice(0, 1)}
+        self.strain_measure, self.dim, self.state_fields = self.truth.strain_measure, 2, {"size": slice(0, 1)}
         self.slope, self.stated, self.limit, self.n_state = slope, stated, limit, n_state
         self.solved: list[int] = []
         self.certified = 0

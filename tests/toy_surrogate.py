@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from femops.hookspecs import hookimpl
-from femops.law import CertificateKind, Kinematics, LawResponse
+from femops.law import CertificateKind, LawResponse, StrainMeasure
 from femops.notation import Array
 from femops.plugins import manager
 from femops.surrogate import (
@@ -101,7 +101,7 @@ class ToyTraining:
 
 
 class ToyLaw:
-    kinematics = Kinematics.SMALL_STRAIN
+    strain_measure = StrainMeasure.SMALL_STRAIN
     n_state = 0
     learns = True
 

@@ -153,7 +153,7 @@ def _of_rve(region: str, rve: RVE) -> Iterator[str]:
     for name, phase in zip(rve.discretisation.phases, rve.phases, strict=True):
         fields = phase.state_fields(mesh.dim)
         n_state = max((part.stop for part in fields.values()), default=0)
-        virgin = phase.respond(np.zeros((notation.n_strain(mesh.dim), 1)), np.zeros((n_state, 1)))
+        virgin = phase.evaluate(np.zeros((notation.n_strain(mesh.dim), 1)), np.zeros((n_state, 1)))
         found = moduli(virgin.tangent.transpose(2, 0, 1))
         largest = float(ratio(found.bulk, found.shear)[0])
         if largest > LARGEST_RATIO:

@@ -60,8 +60,8 @@ class Elastic:
         """Elasticity has no state."""
         return {}
 
-    def respond(self, strain: Any, state: Any) -> PhaseResponse:
-        """See `Phase.respond`."""
+    def evaluate(self, strain: Any, state: Any) -> PhaseResponse:
+        """See `Phase.evaluate`."""
         xp = array_namespace(strain)
         dev, dev_33 = isotropic.deviator(strain)
         pressure = self.K * isotropic.trace(strain)

@@ -49,8 +49,8 @@ class J2:
         n_s = notation.n_strain(dim)
         return {"plastic_strain": slice(0, n_s), "equivalent_plastic_strain": slice(n_s, n_s + 1)}
 
-    def respond(self, strain: Any, state: Any) -> PhaseResponse:
-        """See `Phase.respond`."""
+    def evaluate(self, strain: Any, state: Any) -> PhaseResponse:
+        """See `Phase.evaluate`."""
         xp = array_namespace(strain)
         n_s = strain.shape[0]
         trial, trial_33, q, increment = self._return(strain, state)

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from femops import notation
-from femops.law import Kinematics, LawResponse
+from femops.law import LawResponse, StrainMeasure
 from femops.notation import Array
 
 
@@ -46,7 +46,7 @@ class Phase(Protocol):
         """Return the parts of the state by name; together they are the whole state."""
         ...
 
-    def respond(self, strain: Any, state: Any) -> PhaseResponse:
+    def evaluate(self, strain: Any, state: Any) -> PhaseResponse:
         """Return the response to strain (n_s, ...) from committed state (n_state, ...)."""
         ...
 
@@ -101,7 +101,7 @@ class PhaseLaw:
         dim: 2 (plane strain) or 3.
     """
 
-    kinematics = Kinematics.SMALL_STRAIN
+    strain_measure = StrainMeasure.SMALL_STRAIN
 
     def __init__(self, phase: Phase, dim: int) -> None:
         self.phase = phase
@@ -115,7 +115,7 @@ class PhaseLaw:
             raise ValueError(
                 f"strain has {strain.shape[-1]} components, expected {notation.n_strain(self.dim)} in {self.dim}D"
             )
-        answer = self.phase.respond(np.ascontiguousarray(strain.T), np.ascontiguousarray(state.T))
+        answer = self.phase.evaluate(np.ascontiguousarray(strain.T), np.ascontiguousarray(state.T))
         return LawResponse(
             stress=np.ascontiguousarray(answer.stress.T),
             tangent=np.ascontiguousarray(answer.tangent.transpose(2, 0, 1)),

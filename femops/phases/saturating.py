@@ -62,8 +62,8 @@ class Saturating:
         """An elastic law has no state."""
         return {}
 
-    def respond(self, strain: Any, state: Any) -> PhaseResponse:
-        """See `Phase.respond`."""
+    def evaluate(self, strain: Any, state: Any) -> PhaseResponse:
+        """See `Phase.evaluate`."""
         xp = array_namespace(strain)
         dev, dev_33 = isotropic.deviator(strain)
         n = isotropic.norm(dev, dev_33)

@@ -103,7 +103,7 @@ class Equations:
         sum_33 = np.zeros(strain.shape[1])
         for position in range(self._n_linear, len(self.phases)):
             part = self._points_of_phase(position)
-            answer = self.phases[position].respond(local[:, part], history[position])
+            answer = self.phases[position].evaluate(local[:, part], history[position])
             stress.append(answer.stress)
             tangent.append(answer.tangent)
             new_history[position] = answer.state

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from femops.errors import CaseError
-from femops.law import Kinematics, LawContext, LawParameters, LawResponse, LawSpec
+from femops.law import LawContext, LawParameters, LawResponse, LawSpec, StrainMeasure
 from femops.notation import Array
 from femops.rve.linear import LinearSolverName
 from femops.rve.micro import MicroFields, micro_fields
@@ -47,7 +47,7 @@ class NestedLaw:
         predictor: Keep what predicts the next solution in the state.
     """
 
-    kinematics = Kinematics.SMALL_STRAIN
+    strain_measure = StrainMeasure.SMALL_STRAIN
 
     def __init__(self, rve: RVE, options: SolverOptions | None = None, *, predictor: bool = True) -> None:
         self.rve = rve

@@ -50,7 +50,7 @@ class LinearPhases:
         self._fluctuation_33 = np.zeros(self.free.count)
         for position, phase in enumerate(self.phases):
             cells = rve.cells_of_phase[position]
-            response = phase.respond(np.eye(n_s), np.zeros((0, n_s)))
+            response = phase.evaluate(np.eye(n_s), np.zeros((0, n_s)))
             one, weight = np.asarray(response.tangent[:, :, 0]), rve.weight[cells]
             tangent = np.ascontiguousarray(np.broadcast_to(one[:, :, None, None], (n_s, n_s, weight.size, 1)))
             part = Cells(rve.strain_operator[cells], weight, free_of_cell[cells], self.entries[cells])

@@ -46,7 +46,7 @@ def micro_fields(rve: RVE, solver: RVESolver, strain: Array, fluctuation: Array,
     stress, stress_33 = np.empty_like(local), np.zeros(local.shape[1:])
     for position, phase in enumerate(rve.phases):
         cells = d.cells_of_phase[position]
-        answer = phase.respond(local[:, cells].reshape(d.n_s, -1), history[position])
+        answer = phase.evaluate(local[:, cells].reshape(d.n_s, -1), history[position])
         stress[:, cells] = answer.stress.reshape(local[:, cells].shape)
         if answer.stress_33 is not None:
             stress_33[cells] = answer.stress_33.reshape(local[0, cells].shape)

@@ -133,7 +133,7 @@ class SnapshotSolver:
         stress, sensitivity = [], []
         for position, gradient in enumerate(self._gradients):
             local = (gradient @ solution.fluctuation).reshape(n_s, -1, n) + strain[:, None]
-            answer = self.rve.phases[position].respond(local, history[position])
+            answer = self.rve.phases[position].evaluate(local, history[position])
             change = (gradient @ flat).reshape(n_s, -1, n_s, n) + identity
             stress.append(answer.stress)
             sensitivity.append(np.einsum("stgn,tgkn->sgkn", answer.tangent, change, optimize=True))

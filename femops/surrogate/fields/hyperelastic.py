@@ -131,7 +131,7 @@ class HyperelasticFields:
         found: Tensor = _Energy.apply(strain, fluctuation, self)
         return found
 
-    def respond(
+    def evaluate(
         self, strain: Tensor, fluctuation: Tensor, sensitivity: Tensor, curvature: Curvature | None = None
     ) -> FieldResponse:
         """Return energy, stress and tangent of predicted fields.
@@ -153,7 +153,7 @@ class HyperelasticFields:
     ) -> tuple[Tensor, Tensor]:
         """Return better fields: Newton steps, solved roughly by conjugate gradients from the elastic stiffness.
 
-        No step makes the energy larger. Arguments as for `respond`.
+        No step makes the energy larger. Arguments as for `evaluate`.
 
         Args:
             strain: E.
@@ -210,7 +210,7 @@ class HyperelasticFields:
         mesh = self.space.discretisation
         tangent = np.empty((1, len(mesh.weight), mesh.n_s, mesh.n_s))
         for phase, part in zip(self.rve.phases, mesh.cells_of_phase, strict=True):
-            tangent[0, part] = phase.respond(np.zeros((mesh.n_s, 1)), np.zeros((0, 1))).tangent[:, :, 0]
+            tangent[0, part] = phase.evaluate(np.zeros((mesh.n_s, 1)), np.zeros((0, 1))).tangent[:, :, 0]
         cells, like = CellTangents(tangent / mesh.volume, None), self._weight
         stiffness = LinearFields.on(self.space, cells, like.dtype, like.device).stiffness
         prolongations = nested(self.space)
@@ -288,7 +288,7 @@ class HyperelasticFields:
         energy, sum_33 = torch.zeros_like(strain[:, 0]), torch.zeros_like(strain[:, 0])
         for phase, points in self._phases():
             weight = self._weight[points]
-            answer = phase.respond(local[:, points], local[:0, points])
+            answer = phase.evaluate(local[:, points], local[:0, points])
             energy = energy + weight @ phase.energy(local[:, points], local[:0, points])
             stress.append(answer.stress * weight[:, None])
             tangent.append((answer.tangent * weight[:, None]).permute(2, 3, 0, 1))

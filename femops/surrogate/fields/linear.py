@@ -66,7 +66,7 @@ def _tables(rve: RVE) -> tuple[Array, Array]:
             raise CaseError(
                 "is nonlinear, expected linear phases only", key=f"rve.phases.{rve.discretisation.phases[i]}"
             )
-        answer = phase.respond(np.eye(n_s), np.zeros((0, n_s)))
+        answer = phase.evaluate(np.eye(n_s), np.zeros((0, n_s)))
         tangent[i] = answer.tangent[:, :, 0]
         if answer.stress_33 is not None:
             rows[i] = answer.stress_33

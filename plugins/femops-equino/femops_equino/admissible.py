@@ -164,7 +164,7 @@ def _of_the_strain(dual: Dual) -> Array:
     """Return the stress of the phases. Shape (n_s, C, n)."""
     stress = np.empty_like(dual.strain)
     for part, phase in dual.phases:
-        stress[:, part] = phase.respond(dual.strain[:, part], dual.strain[:0, part]).stress
+        stress[:, part] = phase.evaluate(dual.strain[:, part], dual.strain[:0, part]).stress
     return stress
 
 

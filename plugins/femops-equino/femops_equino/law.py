@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from femops.errors import CaseError
-from femops.law import CertificateKind, Kinematics, LawResponse
+from femops.law import CertificateKind, LawResponse, StrainMeasure
 from femops.notation import Array
 from femops.rve.micro import MicroFields, micro_fields
 from femops.rve.snapshots import SnapshotSolver
@@ -67,7 +67,7 @@ class EquiNOLaw:
         CaseError: Networks or a spline are asked for that were not trained, or a device that there is not.
     """
 
-    kinematics = Kinematics.SMALL_STRAIN
+    strain_measure = StrainMeasure.SMALL_STRAIN
 
     def __init__(self, model: TrainedModel, parameters: EquiNOParameters) -> None:
         self.trained, self.parameters = model, parameters
@@ -176,7 +176,7 @@ class EquiNOLaw:
         stress = np.empty_like(local)
         for position, phase in enumerate(self.rve.phases):
             part = self.rve.discretisation.points_of_phase(position)
-            stress[:, part] = phase.respond(local[:, part], np.zeros((0, *local[0, part].shape))).stress
+            stress[:, part] = phase.evaluate(local[:, part], np.zeros((0, *local[0, part].shape))).stress
         b = self.operators.stress_gram(self.basis.stress, stress.reshape(-1, len(strain)))
         return fluctuation, (self.basis.stress @ b).reshape(local.shape)
 

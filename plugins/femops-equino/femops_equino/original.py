@@ -107,7 +107,7 @@ class _Stress(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, strain: Tensor, phase: Phase) -> Tensor:
-        answer = phase.respond(strain, strain.new_zeros(0, *strain.shape[1:]))
+        answer = phase.evaluate(strain, strain.new_zeros(0, *strain.shape[1:]))
         ctx.save_for_backward(answer.tangent)
         return answer.stress
 
@@ -171,7 +171,7 @@ def _mismatch(problem: OriginalProblem, options: OriginalOptions, rng: np.random
     n_s, size = problem.strain.shape[1], sum(len(fixed[f"{name}/unit"]) for name in _NETWORKS)
     quadratic, parts, elastic = np.zeros((n_s + size, n_s + size)), [], 0.0
     for phase, points in zip(problem.phases, problem.points_of_phase, strict=True):
-        tangent = np.asarray(phase.respond(np.zeros((n_s, 1)), np.zeros((0, 1))).tangent)[:, :, 0]
+        tangent = np.asarray(phase.evaluate(np.zeros((n_s, 1)), np.zeros((0, 1))).tangent)[:, :, 0]
         root = np.linalg.inv(np.linalg.cholesky(tangent)) if options.norm == "energy" else np.eye(n_s)
         weight = problem.weight[points]
         elastic += float(weight.sum() * ((problem.strain @ (root @ tangent).T) ** 2).sum(1).mean())

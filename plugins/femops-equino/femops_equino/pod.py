@@ -52,7 +52,7 @@ class ElasticRVE:
         for position, phase in enumerate(rve.phases):
             part = d.points_of_phase(position)
             zero = np.zeros((self.n_s, part.stop - part.start))
-            self.tangent[:, :, part] = phase.respond(zero, np.zeros((0, zero.shape[1]))).tangent
+            self.tangent[:, :, part] = phase.evaluate(zero, np.zeros((0, zero.shape[1]))).tangent
         self.compliance = np.linalg.inv(self.tangent.transpose(2, 0, 1)).transpose(1, 2, 0)
         self.stiffness = (self.gradient.T @ self._weighted(self.tangent) @ self.gradient / self.volume).tocsr()
 

@@ -22,7 +22,7 @@ from typing import NoReturn
 import numpy as np
 
 from femops.errors import CaseError
-from femops.law import CertificateKind, Kinematics, LawResponse
+from femops.law import CertificateKind, LawResponse, StrainMeasure
 from femops.notation import Array
 from femops.phases import HyperelasticPhase, Phase, fenchel_gap
 from femops.phases.saturating import Saturating
@@ -145,7 +145,7 @@ class OriginalLaw:
         CaseError: Something is asked for that only mode certified has.
     """
 
-    kinematics = Kinematics.SMALL_STRAIN
+    strain_measure = StrainMeasure.SMALL_STRAIN
     n_state = 0
     learns = False
 

@@ -238,7 +238,7 @@ def check_phases(rve: RVE) -> None:
 def _linear_tangent(phase: object, dim: int) -> Array:
     """Return D of a linear phase; in plane strain with the row and column of 33."""
     n_s = len(TRACE[dim]) - (dim == 2)
-    answer = phase.respond(np.eye(n_s), np.zeros((0, n_s)))  # type: ignore[attr-defined]
+    answer = phase.evaluate(np.eye(n_s), np.zeros((0, n_s)))  # type: ignore[attr-defined]
     if answer.stress_33 is None:
         return np.asarray(answer.stress)
     extended = np.zeros((n_s + 1, n_s + 1))

@@ -60,12 +60,12 @@ def random_coefficients(n_s, n_out=7):
 
 def matrix_labels(n, seed=1):
     strain = strains(n, 3, seed)
-    answer = MATRIX.respond(strain.T, np.zeros((0, n)))
+    answer = MATRIX.evaluate(strain.T, np.zeros((0, n)))
     return PotentialLabels(strain, MATRIX.energy(strain.T, None), answer.stress.T, answer.tangent.transpose(2, 0, 1))
 
 
 def matrix_stiffness():
-    return MATRIX.respond(np.zeros((3, 1)), np.zeros((0, 1))).tangent[:, :, 0]
+    return MATRIX.evaluate(np.zeros((3, 1)), np.zeros((0, 1))).tangent[:, :, 0]
 
 
 def derivative(values, variable):
@@ -209,7 +209,7 @@ def test_mismatch_of_a_laminate_leads_to_its_exact_fields(norm):
     jump = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]) @ answer.displacement.T
     state = np.zeros((0, 50))
     first, second = (
-        phase.respond(strain.T + sign * jump, state).stress
+        phase.evaluate(strain.T + sign * jump, state).stress
         for phase, sign in zip(problem.phases, (1.0, -1.0), strict=True)
     )
     size = np.abs(first).max()

@@ -108,7 +108,7 @@ class Unrelated:
     linear = False
 
     def __init__(self, phase):
-        self.respond, self.state_fields = phase.respond, phase.state_fields
+        self.evaluate, self.state_fields = phase.evaluate, phase.state_fields
 
 
 def test_phases_that_cannot_be_reduced_are_refused_in_one_line(base):

@@ -103,5 +103,5 @@ class HyperelasticSPONLaw(SPONLaw):
         width = 8 * space.n_dofs * (1 + strain.shape[1]) * _COPIES
         parts = list(chunks(len(strain), width)) or [slice(0, 0)]
         return joined(
-            [self._fields.respond(given[part], *self._predicted(strain[part], corrections)) for part in parts]
+            [self._fields.evaluate(given[part], *self._predicted(strain[part], corrections)) for part in parts]
         )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from femops.errors import CaseError
-from femops.law import CertifiedLaw, Kinematics
+from femops.law import CertifiedLaw, StrainMeasure
 from femops.notation import Array
 from femops.rve.micro import MicroFields, micro_fields
 from femops.surrogate import ExactRVE, TrainedModel
@@ -22,7 +22,7 @@ class SPONLaw(ABC):
         model: The trained model, with the RVE to stand in for.
     """
 
-    kinematics = Kinematics.SMALL_STRAIN
+    strain_measure = StrainMeasure.SMALL_STRAIN
     n_state = 0
     learns = False
 
