@@ -70,7 +70,8 @@ def on_every_rank[T](comm: Any, work: Callable[[], T]) -> T:
         result = work()
     except Exception as caught:  # noqa: BLE001 - handed to every rank and raised there
         error = caught
-    first = next((one for one in comm.allgather(error) if one is not None), None)
+    errors = comm.allgather(error)
+    first = next((rank for rank, one in enumerate(errors) if one is not None), None)
     if first is not None:
-        raise first
+        raise error if error is not None and comm.rank == first else errors[first]  # the original has its traceback
     return cast("T", result)

@@ -231,7 +231,7 @@ def test_a_killed_run_goes_on_without_solving_anything_twice(
 MORTAL = """
 import os, pathlib, shutil, signal, sys
 import numpy as np
-from femops.rve import snapshots
+from femops.offline import snapshot_store as snapshots
 folder = pathlib.Path(sys.argv[1])
 os.fsync = lambda _: None  # the system survives these kills
 def work(store):

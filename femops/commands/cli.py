@@ -21,7 +21,7 @@ import femops
 from femops.commands.faults import noted, of_files
 from femops.commands.progress import Steps, bars, stages
 from femops.commands.reports import missed, report_comparison, report_training, report_trust
-from femops.errors import CaseError, NotConverged
+from femops.errors import CaseError, NotConverged, Refused
 from femops.inputs.case import Case, case_schema, load_case
 from femops.output.locks import locked
 from femops.parallel import on_root
@@ -340,6 +340,8 @@ def _guarded(arguments: list[str] | None) -> int:
             code = app(args=arguments, standalone_mode=False) or 0
     except CaseError as error:
         return _fail(f"femops: {error}", INPUT_ERROR)
+    except Refused as error:
+        return _fail(f"femops: stopped: {error}", NOT_CONVERGED)
     except NotConverged as error:
         return _fail(f"femops: not converged: {error}", NOT_CONVERGED)
     except (KeyboardInterrupt, typer.Abort):

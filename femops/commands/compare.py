@@ -108,7 +108,7 @@ def _compare(chooser: Chooser, laws: tuple[str, str], display: Display) -> dict[
         try:
             side.summary = solve(side.run, path, folder / side.name, watch, side.observe)
         except NotConverged as error:
-            raise NotConverged(f"--{side.name} {side.given}: {error.what}", error.residuals) from error
+            raise type(error)(f"--{side.name} {side.given}: {error.what}", error.residuals) from error
     comparer = Comparer(judged.run.problem)
     differences = [comparer(*pair) for pair in zip(judged.observations, right.observations, strict=True)]
     trained = {chooser.model_folder(one) for one in surrogates_of(judged.run.case).values()}

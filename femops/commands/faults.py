@@ -2,13 +2,14 @@
 
 import datetime
 import errno
-import importlib.metadata
 import os
 import shlex
 import sys
 import tempfile
 import traceback
 from pathlib import Path
+
+from femops.output.versions import versions
 
 _PACKAGES = (
     "femops",
@@ -55,7 +56,7 @@ def noted(error: BaseException, arguments: list[str], rank: int | None) -> str:
             f"command: {shlex.join(['femops', *arguments])}",
             *([] if rank is None else [f"rank: {rank}"]),
             f"python: {sys.version.split()[0]}",
-            *(f"{package}: {version}" for package, version in _versions().items()),
+            *(f"{package}: {version}" for package, version in versions(_PACKAGES).items()),
             "",
             "".join(traceback.format_exception(error)),
         ]
@@ -68,13 +69,3 @@ def noted(error: BaseException, arguments: list[str], rank: int | None) -> str:
             continue
         return f"unexpected {said}; the details are in {folder / name}"
     return f"unexpected {said}; the details cannot be written to {name}"
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

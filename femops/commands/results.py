@@ -75,12 +75,12 @@ class Results:
         """Tell whether the fields of a step are to be written."""
         return report.number % self._every == 0 or report.number == self._last
 
-    def settle(self, folder: Path, t: float) -> None:
-        """Go on in the folder that the files of the steps so far were moved to; collective.
+    def settle(self, folder: Path, report: StepReport) -> None:
+        """Go on in the folder that the files of the first step were moved to; collective.
 
         Args:
             folder: The folder.
-            t: Time of the last step.
+            report: The first step.
         """
         self.folder = folder
         if self._series is not None:
@@ -90,7 +90,14 @@ class Results:
             self._vtx = VTXWriter(
                 self.problem.comm, folder / f"{self._name}.bp", [self.problem.displacement], engine="BP4"
             )
-            self._vtx.write(t)
+            if self.is_due(report):
+                self._vtx.write(report.t)
+
+    def close(self) -> None:
+        """Close the files that are open; collective."""
+        if self._vtx is not None:
+            self._vtx.close()
+            self._vtx = None
 
     def finish(self) -> list[dict[str, Any]]:
         """Write what belongs to the last step only, and return file, place and source of RVE fields; collective.
@@ -98,8 +105,7 @@ class Results:
         Raises:
             CaseError: It cannot be written.
         """
-        if self._vtx is not None:
-            self._vtx.close()
+        self.close()
         if self.problem.case.output.points:
             self._write_points()
         chosen = self._micro_points()

@@ -1,6 +1,5 @@
 """The story of one run."""
 
-import importlib.metadata
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +12,6 @@ from typing import Any
 import yaml
 from mpi4py import MPI
 
-import femops
 from femops.commands.results import Results, check_output, remarks
 from femops.errors import CaseError, NotConverged, Refused
 from femops.inputs.case import EVERYWHERE, Case
@@ -28,6 +26,7 @@ from femops.offline.train import silent, trained_model
 from femops.output.folder import FAILURE, SUMMARY, ResultsFolder, writing
 from femops.output.locks import locked
 from femops.output.tables import write_json
+from femops.output.versions import versions
 from femops.parallel import on_root
 from femops.plugins import get_law
 from femops.surrogate.spec import Progress
@@ -38,7 +37,7 @@ Observe = Callable[[MacroProblem, StepReport], None]
 _FILES = ("file", "model", "study")
 # A summary is written at most so often [s], and takes at most the inverse of this share of the time.
 _SUMMARY_EVERY, _SUMMARY_SHARE = 1.0, 20.0
-_PACKAGES = ("fenics-dolfinx", "dolfinx-solver-real", "petsc4py", "numpy", "numba", "gmsh", "torch")
+_PACKAGES = ("femops", "fenics-dolfinx", "dolfinx-solver-real", "petsc4py", "numpy", "numba", "gmsh", "torch")
 
 
 @dataclass(frozen=True)
@@ -204,13 +203,15 @@ class _Story:
         self.results.step(report)
         self.steps.append(report)
         self.quantities = {name: _quantity(self.problem, name) for name in self.run.case.quantities}
-        settles = not self._settled and self.results.is_due(report)
-        if comm.rank == 0 and (settles or time.monotonic() >= self._next_summary):
-            self.write_summary()
-        if settles:
+        on_root(comm, self._write_summary_if_due)
+        if not self._settled:
             self.place = on_root(comm, self._taken_over)
-            self.results.settle(self.place.folder, report.t)
+            self.results.settle(self.place.folder, report)
             self._settled = True
+
+    def _write_summary_if_due(self) -> None:
+        if not self._settled or time.monotonic() >= self._next_summary:
+            self.write_summary()
 
     def _taken_over(self) -> ResultsFolder:
         with writing(self.place.folder):
@@ -218,7 +219,7 @@ class _Story:
         return self.place
 
     def failed(self, error: CaseError | NotConverged) -> CaseError | NotConverged:
-        """Note why a run ended and return the error as the user shall see it: with the case, and what was kept."""
+        """Note why a run ended; return the error with the case and with what was kept; collective."""
         helps = not self.steps and not isinstance(error, Refused)
         hint = "; is every part of the body supported, and is the first step small enough?" if helps else ""
         kept = (
@@ -228,8 +229,9 @@ class _Story:
         if isinstance(error, CaseError):
             explained = CaseError(error.problem + kept, error.file, error.key).within(file=self.path)
         else:
-            explained = NotConverged(f"{self.path}: {error.what}{hint}{kept}", error.residuals)
+            explained = type(error)(f"{self.path}: {error.what}{hint}{kept}", error.residuals)
         self.failure = str(explained)
+        self.results.close()
         return explained
 
     def close(self) -> None:
@@ -273,7 +275,7 @@ class _Story:
             "failure": self.failure,
             "law": {name: parameters.law for name, parameters in run.case.laws().items()},
             "notes": tuple(dict.fromkeys((*run.notes, *problem.locking.notes()))),
-            "versions": _versions(),
+            "versions": versions(_PACKAGES),
             "ranks": problem.comm.size,
             "n_qp": self._n_qp,
             "dofs": problem.n_dofs,
@@ -337,13 +339,3 @@ def _quantity(problem: MacroProblem, name: str) -> float:
     if quantity.reaction is not None:
         return float(problem.reaction_on(quantity.reaction)[quantity.axis])
     return float(displacement_at(problem, quantity.at or [])[quantity.axis])
-
-
-def _versions() -> dict[str, str]:
-    versions = {"femops": femops.__version__}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions

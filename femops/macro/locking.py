@@ -57,9 +57,9 @@ def moduli(tangent: Array) -> Moduli:
     dim = notation.dimension(n_s)
     volume = notation.identity(dim)[:, None]
     shapes = np.linalg.svd(volume)[0][:, 1:]  # an orthonormal basis of the deviators
-    of_shapes = np.asarray(np.einsum("sa,nst,tb->nab", shapes, 0.5 * (tangent + tangent.transpose(0, 2, 1)), shapes))
+    of_shapes = shapes.T @ (0.5 * (tangent + tangent.transpose(0, 2, 1))) @ shapes
     shear = np.trace(of_shapes, axis1=1, axis2=2) / (2.0 * (n_s - 1))
-    kappa = np.einsum("s,nst,t->n", volume[:, 0], tangent, volume[:, 0]) / dim**2
+    kappa = (tangent @ volume[:, 0]) @ volume[:, 0] / dim**2
     bulk = kappa - shear / 3.0 if dim == 2 else kappa
     softest = np.asarray(0.5 * np.linalg.eigvalsh(of_shapes)[:, 0], dtype=np.float64)
     return Moduli(bulk, shear, softest)

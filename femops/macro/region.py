@@ -210,7 +210,7 @@ class Region:
         given = read_only(strain)
         with self.blaming_law():
             response = ask(given, read_only(state), dt)
-            check_response(self.law, response, given, self.state)
+            check_response(self.law, response, given, state)
         return response
 
     def _certified(self, law: CertifiedLaw, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:

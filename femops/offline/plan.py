@@ -1,7 +1,6 @@
 """What trainings of all kinds share: where they go, how they are told apart, what they leave behind."""
 
 import hashlib
-import importlib.metadata
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from femops.notation import Array
 from femops.output.locks import locked
 from femops.output.tables import plain, write_json
 from femops.output.training_plots import draw_certificates, draw_curves, draw_errors
+from femops.output.versions import versions
 from femops.parallel import on_root
 from femops.rve.spec import RVE
 from femops.surrogate.accuracy import Accuracy
@@ -154,7 +154,7 @@ class Plan(ABC):
             self.study.title,
             self.study.units,
             self.study.surrogate.seed,
-            _versions(self.spec),
+            versions(["femops", self.spec.parameters.__module__.partition(".")[0], *_PACKAGES]),
             everything,
         )
         try:
@@ -223,13 +223,3 @@ def _draw(folder: Path, judged: Accuracy, over: str) -> None:
     certificates = {name: values for name, values in said.items() if values is not None}
     if certificates:
         draw_certificates(folder, judged.certified, certificates)
-
-
-def _versions(spec: SurrogateSpec) -> dict[str, str]:
-    versions: dict[str, str] = {}
-    for package in ("femops", spec.parameters.__module__.partition(".")[0], *_PACKAGES):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions

@@ -75,8 +75,8 @@ class Holder:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
-        except PermissionError:  # of another user
-            pass
+        except PermissionError:  # of another user, whose processes /proc may hide
+            return None if _start(self.pid) == "" else _start(self.pid) != self.start
         return _start(self.pid) != self.start
 
 
@@ -170,6 +170,8 @@ class FolderLock:
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT):
             with suppress(OSError):
+                if self._holder().token != self._mine.token:  # somebody took it for stale
+                    return
                 os.utime(self.file)
 
 

@@ -18,7 +18,7 @@ def make_problem(block: ProblemBlock) -> PDEProblem:
     """
     if isinstance(block, OwnBlock):
         return _own(block)
-    module = importlib.import_module(f"femops_spon.pde.{block.pde}")
+    module = importlib.import_module(f"femops.pde.{block.pde}")
     made: PDEProblem = getattr(module, block.pde)(block)
     return made
 

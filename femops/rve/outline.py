@@ -174,7 +174,8 @@ class Outline:
     @property
     def _convex(self) -> bool:
         volumes = self._components[1]
-        return bool(volumes[volumes > 0.0].sum() >= (1.0 - 1e-6) * ConvexHull(self.mesh.points).volume)
+        hull = ConvexHull(self.mesh.points[np.unique(self.surface.facets)])
+        return bool(volumes[volumes > 0.0].sum() >= (1.0 - 1e-6) * hull.volume)
 
 
 def nodal_normals(surface: Surface, chosen: Flags, n_nodes: int) -> Array:

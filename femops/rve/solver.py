@@ -188,8 +188,9 @@ class RVESolver:
         solution, norms = self._attempt(strain, history, start, sensitivity)
         if solution.failures:
             what = f"{len(solution.failures)} of {strain.shape[1]} RVEs did not converge"
-            iterations = f"in {self.options.max_iter} iterations"
-            raise NotConverged(f"{what} {iterations}: {_named(solution.failures, strain, first)}", norms)
+            slow = all(why.startswith("relative residual") for why in solution.failures.values())
+            iterations = f" in {self.options.max_iter} iterations" if slow else ""
+            raise NotConverged(f"{what}{iterations}: {_named(solution.failures, strain, first)}", norms)
         return solution
 
     def attempt(
