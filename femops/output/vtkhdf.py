@@ -23,7 +23,6 @@ from femops.output.grid import Fields, Grid, checked_fields
 _STEP_OFFSETS = ("PartOffsets", "PointOffsets", "CellOffsets", "ConnectivityIdOffsets")
 _VTK_PAIRS = ((0, 1, 2, 0, 1, 0), (0, 1, 2, 1, 2, 2))
 _PATIENCE = 0.2  # [s]
-_to_disk = getattr(os, "fdatasync", os.fsync)  # not every system has the former
 
 Checked = dict[str, dict[str, npt.NDArray[Any]]]
 
@@ -186,7 +185,7 @@ def _write(file: Any, step: int, time: float, fields: Checked) -> None:
     for group, arrays in fields.items():
         for name, values in arrays.items():
             _put(handle, values, root[group][name].id.get_offset(), step)
-    _to_disk(handle)
+    getattr(os, "fdatasync", os.fsync)(handle)  # not every system has the former
     with _readers_kept_out(handle):
         times.id.set_extent((step + 1,))
         root["Steps"].attrs.modify("NSteps", np.int64(step + 1))
