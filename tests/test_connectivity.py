@@ -93,6 +93,13 @@ def test_parts_that_share_no_node_are_noted_and_refused_where_one_is_loose(
     assert (caught.value.key, str(caught.value).count("\n")) == ("supports", 0)
 
 
+@pytest.mark.parametrize(("gap", "touching"), [(1e-5, True), (1e-2, False)])
+@pytest.mark.parametrize("dim", [2, 3])
+def test_nodes_that_nearly_coincide_are_noted_and_a_gap_is_none_of_that(dim: int, gap: float, touching: bool) -> None:
+    (note,) = unmerged(dim, MIDDLE, gap).notes
+    assert ("lie on nodes of another part" in note) == touching
+
+
 @pytest.mark.parametrize("dim", [2, 3])
 def test_a_loose_half_is_refused_and_two_held_halves_carry_as_two_bars(dim: int, tmp_path: Path) -> None:
     cell = "quadrilateral" if dim == 2 else "hexahedron"

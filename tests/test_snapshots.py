@@ -321,6 +321,17 @@ def test_a_changed_number_is_found_in_every_field(tmp_path: Path, field: str) ->
     assert SnapshotStore(report.file.parent, rve).sound_count() == 4
 
 
+def test_rows_in_another_order_are_unsound(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path, "rve")
+    store.append({"strain": np.arange(12.0).reshape(4, 3), "tangent": np.ones((4, 3, 3))})
+    store.fold()
+    assert store.sound_count() == 4
+    with h5py.File(store.file, "r+") as file:  # each row with its own checksum
+        for name in ("strain", "tangent", "check"):
+            file[name][1:3] = file[name][1:3][::-1]
+    assert store.sound_count() == 1
+
+
 def test_a_sound_store_of_an_earlier_version_is_kept_and_gets_its_checks_when_it_grows(
     tmp_path: Path, solves: list[int]
 ) -> None:
