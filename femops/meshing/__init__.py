@@ -1,4 +1,4 @@
-"""Meshes as plain arrays with named groups, and the files and generators that they come from."""
+"""Meshes as plain arrays with named groups; reading, writing and generating them."""
 
 from femops.meshing.cells import CELLS, CellKind
 from femops.meshing.tagged import TaggedMesh

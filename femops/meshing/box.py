@@ -51,7 +51,7 @@ def grid(axes: Sequence[Array], cell: str) -> TaggedMesh:
     kind = CELLS[cell]
     if kind.dim != len(axes):
         raise CaseError(f"cell '{cell}' is {kind.dim}D but {len(axes)} lengths are given; expected {kind.dim}")
-    # The lattice holds the grid lines and their middles, so that the nodes of second order are lattice points too.
+    # The lattice contains the grid lines and their midpoints, so that second-order nodes are lattice points too.
     lattice = [np.interp(np.arange(2 * len(line) - 1) / 2.0, np.arange(len(line)), line) for line in axes]
     shape = tuple(len(line) for line in lattice)
     counts = tuple(len(line) - 1 for line in axes)
@@ -67,10 +67,10 @@ def grid(axes: Sequence[Array], cell: str) -> TaggedMesh:
 
 
 def _template(kind: CellKind) -> Indices:
-    """Nodes of the cells of one grid cell on its lattice {0, 1, 2}^dim. Shape (n_cells, n_nodes_of_cell, dim)."""
+    """Return the nodes of the cells in one grid cell on {0, 1, 2}^dim. Shape (n_cells, n_nodes_of_cell, dim)."""
     if kind.shape in ("quadrilateral", "hexahedron"):
         return np.rint(2 * kind.nodes).astype(np.int64)[None]
-    # Kuhn's division: simplices around the main diagonal, the same on opposite sides.
+    # Kuhn's subdivision: simplices around the main diagonal; opposite sides are divided alike.
     cells = []
     for order in permutations(range(kind.dim)):
         path = np.vstack([np.zeros(kind.dim), np.cumsum(np.eye(kind.dim)[list(order)], axis=0)])

@@ -1,4 +1,4 @@
-"""From blocks of cells with named groups, as files hold them, to a checked `TaggedMesh`; facets of cells."""
+"""Builds a checked `TaggedMesh` from the cell blocks and named groups of a mesh file; facets of cells."""
 
 from dataclasses import dataclass, field, replace
 
@@ -17,18 +17,18 @@ SUPPORTED = tuple(name for name, kind in CELLS.items() if kind.dim > 1)
 
 @dataclass(frozen=True)
 class RawMesh:
-    """A mesh as a file holds it: cells of any dimension in blocks, groups over all of them.
+    """Mesh as stored in a file: blocks of cells of any dimension, and groups across the blocks.
 
     Attributes:
         points: Node coordinates [length]. Shape (n_nodes, 2) or (n_nodes, 3).
-        blocks: Name of the kind (as in meshio) and nodes in VTK order, shape (n_cells, n_nodes_of_cell), per block.
+        blocks: Cell kind (name as in meshio) and nodes in VTK order, shape (n_cells, n_nodes_of_cell), of each block.
         dims: Topological dimension of each block.
-        groups: For each name one array of cell indices per block.
-        node_sets: For each name node indices; they name the exterior facets all of whose nodes they hold.
-        facets: For each name facets by nodes in VTK order.
-        bare_sets: Names that cannot be boundaries, and why.
+        groups: Cell indices of each named group, one array per block.
+        node_sets: Node indices of each named set; it stands for the exterior facets whose nodes are all in the set.
+        facets: Facets of each named surface, by nodes in VTK order.
+        bare_sets: Sets without facets, which cannot be boundaries, with the reason.
         instances: Nodes of each instance, if the file assembles the mesh from several.
-        notes: What the user should know, one line each.
+        notes: Notes to the user, one line each.
     """
 
     points: Array
@@ -43,10 +43,10 @@ class RawMesh:
 
 
 def build(raw: RawMesh) -> TaggedMesh:
-    """Return the mesh of the cells of highest dimension, checked, compacted and positively oriented.
+    """Build the mesh from the cells of highest dimension: unused nodes removed, cells positively oriented, checked.
 
-    Groups of these cells become regions, groups of cells one dimension lower become boundaries. Without any group of
-    cells there is one region `domain`.
+    Groups of these cells become regions, groups of cells of one dimension less become boundaries. Without any group
+    of cells the mesh has the single region `domain`.
 
     Raises:
         CaseError: an unsupported or mixed kind of cells, regions that overlap or do not cover the mesh, boundaries
@@ -76,7 +76,7 @@ def local_facets(kind: CellKind) -> Indices:
     """Return the facets of a cell by local nodes in VTK order. Shape (n_facets, n_nodes_of_facet)."""
     corners = basix.geometry(kind.basix_cell)
     facets = basix.topology(kind.basix_cell)[kind.dim - 1]
-    # Reference facets are parallelograms or simplices: an affine map of the facet's own reference nodes reaches them.
+    # Facets of reference cells are affine images of the reference facet.
     starts = np.array([corners[facet[0]] for facet in facets])
     edges = np.array([[corners[facet[i + 1]] - corners[facet[0]] for i in range(kind.dim - 1)] for facet in facets])
     nodes = starts[:, None, :] + np.einsum("na,fad->fnd", CELLS[kind.facet].nodes, edges)
@@ -84,12 +84,12 @@ def local_facets(kind: CellKind) -> Indices:
 
 
 def exterior_facets(cells: Indices, kind: CellKind) -> Indices:
-    """Return the facets that belong to one cell only, by nodes in VTK order. Shape (n_facets, n_nodes_of_facet)."""
+    """Return the exterior facets, which belong to one cell only, in VTK order. Shape (n_facets, n_nodes_of_facet)."""
     return exterior(cells, kind)[0]
 
 
 def exterior(cells: Indices, kind: CellKind) -> tuple[Indices, Indices]:
-    """Return the facets that belong to one cell only, see `exterior_facets`, and their cells. Shape (n_facets,)."""
+    """Return the exterior facets, see `exterior_facets`, and the cell of each, shape (n_facets,)."""
     facets = _all_facets(cells, kind)
     _, first, count = np.unique(np.sort(facets, axis=1), axis=0, return_index=True, return_counts=True)
     chosen = np.sort(first[count == 1])
@@ -121,7 +121,7 @@ def _kind_of_cells(raw: RawMesh) -> tuple[CellKind, list[int]]:
 
 
 def _in_space(points: Array, dim: int) -> Array:
-    """Cut coordinates to the dimension of the cells, which must lie in a plane of constant z."""
+    """Truncate coordinates to the dimension of the cells; 2D cells must lie in a plane of constant z."""
     if points.shape[1] < dim:
         raise CaseError(f"{dim}D cells have nodes of {points.shape[1]} coordinates; expected {dim}")
     if points.shape[1] > dim and np.ptp(points[:, 2]) > 1e-9 * np.ptp(points, axis=0).max():
@@ -164,7 +164,7 @@ def _regions(raw: RawMesh, blocks: list[int], n_cells: int) -> dict[str, Indices
 def _boundaries(
     raw: RawMesh, renumber: Indices, cells: Indices, kind: CellKind
 ) -> tuple[dict[str, Indices], dict[str, str], list[str]]:
-    """Return the boundaries, why other sets are none, and notes. Facets given as such come before node sets."""
+    """Return boundaries, other sets with the reason, and notes; facets take precedence over node sets."""
     groups = {**_boundary_groups(raw, kind), **raw.facets}
     exterior = exterior_facets(cells, kind) if raw.node_sets else cells[:0, local_facets(kind)[0]]
     everything = _all_facets(cells, kind)
@@ -196,14 +196,14 @@ def _boundaries(
 
 
 def facets_among(facets: Indices, others: Indices) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """Tell which facets are among others, whatever the order of their nodes. Shape (n_facets,)."""
+    """Return a mask of the facets that are among `others`, in any order of their nodes. Shape (n_facets,)."""
     _, number = np.unique(np.sort(np.vstack([facets, others]), axis=1), axis=0, return_inverse=True)
     number = np.ravel(number)
     return np.asarray(np.isin(number[: len(facets)], number[len(facets) :]))
 
 
 def _once(facets: Indices) -> Indices:
-    """Return facets without those that have the same nodes as one before."""
+    """Return the facets without duplicates (the same nodes in any order)."""
     _, first = np.unique(np.sort(facets, axis=1), axis=0, return_index=True)
     return facets[np.sort(first)]
 

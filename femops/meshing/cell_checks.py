@@ -1,4 +1,4 @@
-"""Cells that no mesh may have: twice the same, a node named twice, without volume, folded."""
+"""Checks for invalid cells: duplicate cells, repeated nodes, zero volume, inverted Jacobian."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from femops.notation import Array
 
 
 def check_nodes_of_cells(points: Array, cells: Indices) -> None:
-    """Refuse cells that name a node twice, and cells with the same nodes.
+    """Check that no cell repeats a node and that no two cells have the same nodes.
 
     Raises:
         CaseError: How many there are, and where one of them lies.
@@ -18,7 +18,7 @@ def check_nodes_of_cells(points: Array, cells: Indices) -> None:
     bad = np.flatnonzero((nodes[:, 1:] == nodes[:, :-1]).any(axis=1))
     if len(bad):
         raise CaseError(f"{_count(bad)} a node twice{_where(points, cells, bad)}; expected different nodes")
-    # Equal nodes have equal numbers; only those with equal numbers are compared node by node.
+    # Random hash of the nodes of each cell; only cells with equal hashes are compared node by node.
     number = nodes.astype(np.uint64) @ np.random.default_rng(0).integers(1, 2**63, nodes.shape[1], dtype=np.uint64)
     _, inverse, count = np.unique(number, return_inverse=True, return_counts=True)
     suspects = np.flatnonzero(count[np.ravel(inverse)] > 1)
@@ -29,11 +29,11 @@ def check_nodes_of_cells(points: Array, cells: Indices) -> None:
 
 
 def check_volume_of_cells(points: Array, cells: Indices, kind: CellKind) -> tuple[Array, list[str]]:
-    """Refuse cells without volume and folded cells, whose Jacobian changes its sign.
+    """Check that cells have a volume and are not folded: their Jacobian determinant must not change sign.
 
-    The Jacobian has to keep its sign at the quadrature points and, in the straight quadrilateral or hexahedron with
-    the same corners (they come first in VTK order), at these. Where a curved side folds a cell at a node alone, a
-    note says so: integrals do not see it.
+    The sign must be the same at all quadrature points and, in the straight quadrilateral or hexahedron with the same
+    corners (which come first in VTK order), at all corners. A sign change at a node of a curved cell only gives a
+    note, as integrals are not affected.
 
     Returns:
         Orientation of each cell, 1 or −1, shape (n_cells,), and notes.
@@ -44,7 +44,7 @@ def check_volume_of_cells(points: Array, cells: Indices, kind: CellKind) -> tupl
     inside = _jacobians(points, cells, kind, kind.quadrature()[0])
     sign = np.sign(inside.sum(axis=1))
     size = np.ptp(points[cells], axis=1).max(axis=1)
-    # What rounding of the coordinates makes of a vanishing determinant.
+    # Round-off of a zero determinant due to the rounding of the coordinates.
     rounding = 8.0 * np.finfo(float).eps * np.abs(points).max() * size ** (kind.dim - 1)
     bad = ~((inside * sign[:, None]).min(axis=1) > rounding)
     if kind.shape in ("quadrilateral", "hexahedron"):
@@ -61,7 +61,7 @@ def check_volume_of_cells(points: Array, cells: Indices, kind: CellKind) -> tupl
 
 
 def _folded(determinants: Array, sign: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """Tell which cells have a determinant of the wrong sign; it may vanish, as in quarter-point elements."""
+    """Return a mask of the cells with a determinant of the wrong sign; zero is allowed (quarter-point elements)."""
     return np.asarray((determinants * sign[:, None]).min(axis=1) < -1e-9 * np.abs(determinants).max(axis=1))
 
 

@@ -1,4 +1,4 @@
-"""The cells that femops knows: reference nodes in VTK order and Lagrange bases from basix in the same order.
+"""Supported cell kinds: reference nodes in VTK order, nodal bases in the same order and quadrature, from basix.
 
 Reference cells are those of basix: the unit triangle and tetrahedron, the unit square and cube.
 """
@@ -28,7 +28,7 @@ _CUBE_FACES = [(0, 3, 7, 4), (1, 2, 6, 5), (0, 1, 5, 4), (3, 2, 6, 7), (0, 1, 2,
 
 @dataclass(frozen=True)
 class CellKind:
-    """A cell shape with its nodes.
+    """A cell shape with its nodes and polynomial degree.
 
     Attributes:
         name: The name in meshio, for example `triangle6`.
@@ -36,8 +36,8 @@ class CellKind:
         degree: Polynomial degree of the geometry.
         nodes: Reference coordinates in VTK order. Shape (n_nodes, dim).
         vtk: VTK cell type number.
-        facet: Name of the kind of its facets.
-        quadrature_degree: Polynomial degree that the quadrature of an energy density integrates on this cell.
+        facet: Name of the cell kind of its facets.
+        quadrature_degree: Polynomial degree of the default quadrature, chosen for an energy density.
         serendipity: True for cells without interior nodes that are not full tensor products.
     """
 
@@ -51,7 +51,7 @@ class CellKind:
     serendipity: bool = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel between processes by name: basix elements cannot."""
+        """Pickle by name, as basix elements cannot be pickled."""
         return cell_kind, (self.name,)
 
     @property
@@ -81,8 +81,8 @@ class CellKind:
     def tabulate(self, points: Array) -> tuple[Array, Array]:
         """Return the nodal basis and its reference gradients at reference points.
 
-        The basis of the polynomial space is made nodal at `nodes` by inverting its Vandermonde matrix; this orders
-        Lagrange bases as the nodes are and gives serendipity spaces a nodal basis.
+        The basis of the polynomial space is made nodal by inverting its Vandermonde matrix at `nodes`. This puts
+        Lagrange bases in the order of the nodes and gives serendipity spaces a nodal basis.
 
         Args:
             points: Reference coordinates. Shape (n_points, dim).
@@ -100,13 +100,13 @@ class CellKind:
 
     @property
     def lagrange_permutation(self) -> list[int]:
-        """Positions in VTK order of the nodes of the equispaced basix Lagrange element, in the element's order."""
+        """VTK position of each node of the equispaced basix Lagrange element."""
         distance = np.abs(self._element.points[:, None, :] - self.nodes[None, :, :]).max(-1)
         return [int(i) for i in distance.argmin(1)]
 
 
 def _with_middles(corners: Sequence[tuple[int, ...]], *groups: Sequence[tuple[int, ...]]) -> Array:
-    """Append the centre of each group of corners to the corners."""
+    """Return the corners followed by the centre of each group of corners."""
     points = np.array(corners, dtype=np.float64)
     centres = [points[list(group)].mean(0) for several in groups for group in several]
     return np.vstack([points, *centres]) if centres else points
@@ -137,7 +137,7 @@ CELLS: dict[str, CellKind] = {
 
 
 def cell_kind(name: str) -> CellKind:
-    """Return a kind of cell by its name in meshio."""
+    """Return a cell kind by its name in meshio."""
     return CELLS[name]
 
 

@@ -1,4 +1,4 @@
-"""Which cells of a mesh hang together: parts that share no node, and nodes at one place that no cell joins."""
+"""Connectivity of a mesh: disconnected parts, coincident nodes and rigid motions of parts."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,9 @@ from scipy.spatial import cKDTree
 from femops.meshing.tagged import Indices, TaggedMesh
 from femops.notation import Array
 
-# Nodes nearer than this part of the shortest edge there are at one place: no cell could lie between them.
+# Nodes closer than this fraction of the shortest edge at them are coincident.
 _COINCIDENT = 1e-3
-_NAMED = 5  # parts that a note names
+_NAMED = 5  # largest number of parts listed in a note
 
 
 def part_of_nodes(cells: Indices, n_nodes: int, ties: Indices | None = None) -> tuple[int, Indices]:
@@ -24,7 +24,7 @@ def part_of_nodes(cells: Indices, n_nodes: int, ties: Indices | None = None) -> 
     Args:
         cells: Nodes of each cell. Shape (n_cells, n_nodes_of_cell).
         n_nodes: Number of nodes.
-        ties: Pairs of further nodes that belong together. Shape (n, 2).
+        ties: Further pairs of connected nodes. Shape (n, 2).
     """
     edges = np.column_stack([np.repeat(cells[:, :1], cells.shape[1] - 1, axis=1).ravel(), cells[:, 1:].ravel()])
     if ties is not None:
@@ -39,18 +39,18 @@ def part_of_nodes(cells: Indices, n_nodes: int, ties: Indices | None = None) -> 
 
 
 def coincident_nodes(mesh: TaggedMesh) -> Indices:
-    """Return pairs of nodes at one place, each node with its nearest. Shape (n, 2)."""
+    """Return the pairs of coincident nodes, each node with its nearest. Shape (n, 2)."""
     reach = _COINCIDENT * _size_at_nodes(mesh)
     tree = cKDTree(mesh.points)
     distance, nearest = tree.query(mesh.points, k=2, distance_upper_bound=reach.max() * (1.0 + 1e-9))
-    # Of two nodes at one place either may come first.
+    # The query may return the other node of a coincident pair first.
     other = np.where(nearest[:, 0] == np.arange(len(nearest)), nearest[:, 1], nearest[:, 0])
     near = np.flatnonzero(distance[:, 1] < reach)
     return np.column_stack([near, other[near]]).astype(np.int64)
 
 
 def describe_parts(mesh: TaggedMesh, part: Indices, n_parts: int) -> list[str]:
-    """Return a name for each part: its size, regions, place and instances.
+    """Return a description of each part: number of cells, regions, centre and instances.
 
     Args:
         mesh: The mesh.
@@ -76,7 +76,7 @@ def place(point: Array) -> str:
 
 
 def notes_on_connectivity(mesh: TaggedMesh) -> tuple[str, ...]:
-    """Return what a user should know about parts that share no node and nodes that no cell joins."""
+    """Return notes on disconnected parts and on coincident nodes."""
     n_parts, part = part_of_nodes(mesh.cells, len(mesh.points))
     pairs = coincident_nodes(mesh)
     across = part[pairs[:, 0]] != part[pairs[:, 1]]
@@ -100,11 +100,11 @@ def notes_on_connectivity(mesh: TaggedMesh) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class RigidMotions:
-    """Rigid motions of parts, as what holds them sees them.
+    """Rigid motions of parts of a mesh, and which of them the supports leave free.
 
     Attributes:
-        centres: Point of each part about which it turns [length]. Shape (n_parts, 3).
-        sizes: Length of each part that scales rotations [length]. Shape (n_parts,).
+        centres: Centre of rotation of each part [length]. Shape (n_parts, 3).
+        sizes: Length that scales the rotations of each part [length]. Shape (n_parts,).
         dim: Dimension of space.
     """
 
@@ -119,11 +119,11 @@ class RigidMotions:
         return moves + (["turn about z"] if self.dim == 2 else [f"turn about {axis}" for axis in "xyz"])
 
     def seen(self, points: Array, axes: Indices, parts: Indices) -> Array:
-        """Return the displacement of points along axes in each motion. Shape (n, n_motions).
+        """Return the displacement component of points in each rigid motion. Shape (n, n_motions).
 
         Args:
-            points: Shape (n, 3).
-            axes: Shape (n,).
+            points: Coordinates [length]. Shape (n, 3).
+            axes: Displacement component at each point. Shape (n,).
             parts: Part of each point. Shape (n,).
         """
         arms = (points - self.centres[parts]) / self.sizes[parts][:, None]
@@ -132,13 +132,13 @@ class RigidMotions:
         return np.hstack([moved, turned])[:, [0, 1, 5] if self.dim == 2 else list(range(6))]
 
     def gram(self, seen: Array, parts: Indices) -> Array:
-        """Return Σ seen ⊗ seen of each part. Shape (n_parts, n_motions, n_motions)."""
+        """Return the Gram matrix Σ seen ⊗ seen of each part. Shape (n_parts, n_motions, n_motions)."""
         total = np.zeros((len(self.sizes), seen.shape[1], seen.shape[1]))
         np.add.at(total, parts, seen[:, :, None] * seen[:, None, :])
         return total
 
     def free(self, gram: Array) -> dict[int, str]:
-        """Return the parts that nothing holds against a motion, with the name of that motion."""
+        """Return the insufficiently supported parts, whose Gram matrix is singular, with the name of a free motion."""
         values, vectors = np.linalg.eigh(gram)
         loose = np.flatnonzero(values[:, 0] <= 1e-10 * values[:, -1])
         return {int(part): self.names[int(np.abs(vectors[part, :, 0]).argmax())] for part in loose}
@@ -164,6 +164,6 @@ def _size_at_nodes(mesh: TaggedMesh) -> Array:
 
 
 def _corners(mesh: TaggedMesh) -> Indices:
-    """Return the positions in VTK order of the corners in the order of basix."""
+    """Return the VTK positions of the corners, in basix order."""
     corners = basix.geometry(mesh.kind.basix_cell)
     return np.asarray(np.abs(corners[:, None] - mesh.kind.nodes[None]).max(-1).argmin(1), dtype=np.int64)

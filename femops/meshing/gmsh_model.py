@@ -1,4 +1,4 @@
-"""Gmsh as a quiet guest: a session that leaves no trace, and its current model as a `TaggedMesh`."""
+"""Gmsh sessions that restore the previous state, and conversion of gmsh models to and from `TaggedMesh`."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,13 +14,13 @@ from femops.meshing.cells import CELLS, CellKind
 from femops.meshing.tagged import Indices, TaggedMesh
 
 _QUIET = {"General.Terminal": 0.0, "General.NumThreads": 1.0}
-_FAMILIES = {"interval": "line", "quadrilateral": "quadrangle"}  # names of shapes in gmsh where they differ from basix
+_FAMILIES = {"interval": "line", "quadrilateral": "quadrangle"}  # gmsh names of shapes that differ from those of basix
 _sessions = count()
 
 
 @contextmanager
 def gmsh_session(options: Mapping[str, float] | None = None) -> Iterator[None]:
-    """Run gmsh quietly on one thread with a model of its own; sessions may be nested.
+    """Context with a new gmsh model, without terminal output and on one thread; sessions may be nested.
 
     Args:
         options: Numeric gmsh options by name, restored at the end.
@@ -52,7 +52,7 @@ def gmsh_session(options: Mapping[str, float] | None = None) -> Iterator[None]:
 def tagged_mesh_from_gmsh() -> TaggedMesh:
     """Return the current gmsh model as a mesh with regions and boundaries named by its physical groups.
 
-    A physical group without a name is named by its number. Nodes are put in VTK order, cells are oriented positively.
+    A physical group without a name is named by its number. Nodes are in VTK order, cells positively oriented.
 
     Raises:
         CaseError: the model has no supported mesh; see `building.build`.
@@ -92,7 +92,7 @@ def save_msh(mesh: TaggedMesh, path: Path) -> None:
 
 
 def _physical_groups(blocks: list[tuple[str, Indices]], entities: list[tuple[int, int]]) -> dict[str, list[Indices]]:
-    """Return for each group the cells of each block; groups of one name and different dimensions are united."""
+    """Return the cells of each block in each group; groups with the same name in several dimensions are merged."""
     nothing = np.empty(0, dtype=np.int64)
     groups: dict[str, list[Indices]] = {}
     for dim, tag in gmsh.model.getPhysicalGroups():
@@ -115,7 +115,7 @@ def _element(element_type: int) -> tuple[str, Indices]:
 
 
 def _vtk_order(kind: CellKind, local: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Indices:
-    """Match gmsh reference nodes, on [-1, 1] for lines, quads and hexahedra, with those of the kind."""
+    """Return the positions of gmsh reference nodes (on [-1, 1] except for simplices) in VTK order."""
     reference = local if kind.shape in ("triangle", "tetrahedron") else 0.5 * (local + 1.0)
     distance = np.abs(kind.nodes[:, None, :] - reference[None, :, :]).max(-1)
     if distance.min(axis=1).max() > 1e-9:

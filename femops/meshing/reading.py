@@ -1,4 +1,4 @@
-"""Mesh files with named groups: MSH through gmsh, Abaqus and XDMF of DOLFINx directly, others through meshio."""
+"""Reads mesh files with named groups: MSH with gmsh, Abaqus and DOLFINx XDMF directly, other formats with meshio."""
 
 import contextlib
 import io
@@ -21,17 +21,17 @@ def read_mesh(path: Path | str, tags: Tags | None = None, cell_array: str | None
     """Read a mesh with its named regions and boundaries.
 
     Names come from physical groups (.msh), element and node sets (.inp), and cell sets, families or field data of
-    other formats. `tags` names the integers of a cell array instead: those of the cells become regions, those of
-    facets become boundaries. In a .msh file `tags` names the groups that have no name. A mesh without any region has
+    other formats. Alternatively, `tags` names the integers of a cell array: tags of cells become regions, tags of
+    facets become boundaries. In a .msh file `tags` names the groups without a name. A mesh without any region gets
     the region `domain`.
 
     Args:
         path: The file.
-        tags: Name and integer of each region and boundary; or such a mapping for each cell array by its name.
+        tags: Integer of each region and boundary by name; or such a mapping for each cell array by its name.
         cell_array: Name of the integer cell array; needed if the file has several.
 
     Returns:
-        The mesh with nodes in VTK order, in the dimension of its cells.
+        The mesh with nodes in VTK order; its coordinates have the dimension of its cells.
 
     Raises:
         CaseError: the file, its cells or its groups cannot be used.
@@ -98,10 +98,10 @@ def _read_meshio(path: Path) -> meshio.Mesh:
         raise CaseError(f"mesh format '{path.suffix}' is not known; known: {known}")
     said = io.StringIO()
     try:
-        # meshio prints its problems and leaves the interpreter.
+        # meshio prints some errors and exits the interpreter.
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             return meshio.read(path)
-    except (Exception, SystemExit) as error:  # its readers raise whatever they meet
+    except (Exception, SystemExit) as error:  # its readers raise exceptions of many types
         reason = " ".join(said.getvalue().split()) if isinstance(error, SystemExit) else str(error)
         raise CaseError(f"meshio cannot read the file: {reason or type(error).__name__}") from error
 
@@ -121,7 +121,7 @@ def _build_meshio(mesh: meshio.Mesh, tags: Tags, cell_array: str | None) -> Tagg
 
 
 def _integer_arrays(mesh: meshio.Mesh) -> dict[str, CellArray]:
-    """Return the integer cell arrays; arrays of whole floating-point numbers where there are no others."""
+    """Return the integer cell arrays; if there are none, the floating-point arrays with integer values."""
     integer: dict[str, CellArray] = {}
     floating: dict[str, CellArray] = {}
     for name, blocks in mesh.cell_data.items():

@@ -1,4 +1,4 @@
-"""A mesh as plain arrays: nodes, cells of one kind, and named regions and boundaries."""
+"""The mesh data structure: nodes, cells of one kind, and named regions and boundaries as plain arrays."""
 
 from dataclasses import dataclass, field
 
@@ -13,18 +13,18 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TaggedMesh:
-    """A mesh whose cells all have one kind, with named groups.
+    """Mesh of cells of one kind with named regions and boundaries.
 
     Attributes:
         points: Node coordinates [length]. Shape (n_nodes, dim).
         cells: Nodes of each cell in VTK order. Shape (n_cells, n_nodes_of_cell).
-        kind: The kind of the cells.
+        kind: Cell kind.
         regions: Cells of each named region, by index into `cells`. Regions do not overlap and cover the mesh.
         boundaries: Facets of each named boundary, by nodes in VTK order. Shape (n_facets, n_nodes_of_facet) each.
-        notes: What the user should know about the mesh, one line each.
-        bare_sets: Named sets that are no boundary, and why: what they hold instead of facets.
+        notes: Notes to the user about the mesh, one line each.
+        bare_sets: Named sets without facets, which are not boundaries, with the reason.
         instances: Nodes of each instance, if the file assembles the mesh from several.
-        periods: Period vectors of an RVE, one a row, if they are known [length]. Shape (dim, dim).
+        periods: Period vectors of an RVE as rows, if known [length]. Shape (dim, dim).
     """
 
     points: Array
@@ -44,7 +44,7 @@ class TaggedMesh:
 
     @property
     def facet_kind(self) -> CellKind:
-        """The kind of the facets."""
+        """Cell kind of the facets."""
         return CELLS[self.kind.facet]
 
     @property

@@ -1,4 +1,4 @@
-"""Names for the integers of cell arrays."""
+"""Named groups from the integer cell arrays of a mesh file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,25 +10,25 @@ from femops.errors import CaseError
 from femops.meshing.tagged import Indices
 
 Tags = Mapping[str, int | Mapping[str, int]]
-"""Integers by name; or, for each cell array by its name, integers by name."""
+"""Integer tags by name; or such mappings by the name of the cell array."""
 
 UNTAGGED = np.iinfo(np.int64).min
 
 
 @dataclass(frozen=True)
 class CellArray:
-    """A cell array whose values are integers: its values in each block, `UNTAGGED` where it has none."""
+    """Integer cell array: its values in each block, `UNTAGGED` where undefined."""
 
     name: str
     values: list[Indices]
 
     def where(self, number: int) -> list[Indices]:
-        """Return the cells of each block that have a value."""
+        """Return the cells of each block whose value is `number`."""
         return [np.flatnonzero(block == number) for block in self.values]
 
 
 def whole(values: npt.ArrayLike) -> Indices | None:
-    """Return an array as integers, or None if its values are not whole numbers."""
+    """Return an array converted to integers, or None if its values are not integers."""
     given = np.asarray(values)
     if given.dtype.kind in "iu":
         return given.astype(np.int64)
@@ -40,16 +40,16 @@ def whole(values: npt.ArrayLike) -> Indices | None:
 def tagged_groups(
     arrays: Sequence[CellArray], dims: Sequence[int], tags: Tags, cell_array: str | None
 ) -> tuple[dict[str, list[Indices]], list[str]]:
-    """Return the cells of each block that each name of `tags` means, and notes.
+    """Return the cells of each block for each name in `tags`, and notes.
 
     Args:
         arrays: The integer cell arrays of the file.
         dims: Dimension of each block.
-        tags: The names.
-        cell_array: The only array to use, if one is named.
+        tags: Integer tags by name, see `Tags`.
+        cell_array: Restrict the search to the array of this name; None uses all.
 
     Raises:
-        CaseError: A name means no cell, or cells of several arrays.
+        CaseError: A tag occurs in no cell, or in several arrays.
     """
     known = {one.name: one for one in arrays}
     if cell_array is not None:
@@ -71,7 +71,7 @@ def _add(groups: dict[str, list[Indices]], name: str, members: list[Indices]) ->
 
 
 def _only(arrays: list[CellArray], dims: Sequence[int], name: str, number: int) -> list[Indices]:
-    """Return the cells of each block with a value, in the one array that has it for cells of their dimension."""
+    """Return the cells of each block with the tag `number`; each dimension may have it in one array only."""
     found = [np.empty(0, dtype=np.int64)] * len(dims)
     holder: dict[int, str] = {}
     for array in arrays:
@@ -93,9 +93,9 @@ def _only(arrays: list[CellArray], dims: Sequence[int], name: str, number: int) 
 
 
 def _tell_apart(groups: dict[str, list[Indices]], dims: Sequence[int], tags: Mapping[str, int]) -> list[str]:
-    """Where names share an integer that cells and facets have, leave the cells to the last name; return notes.
+    """Resolve names that share a tag of both cells and facets; return notes.
 
-    All of them name the facets, since boundaries may overlap; regions may not.
+    The last name becomes the region; all of them become boundaries, which may overlap while regions may not.
     """
     notes = []
     full = [block for block, dim in enumerate(dims) if dim == max(dims)]

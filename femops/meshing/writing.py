@@ -1,4 +1,4 @@
-"""Mesh files that other programs, and `read_mesh`, can read."""
+"""Writes mesh files that other programs and `read_mesh` can read."""
 
 import os
 from pathlib import Path
@@ -12,10 +12,10 @@ from femops.meshing.tagged import TaggedMesh
 
 
 def write_mesh(mesh: TaggedMesh, path: Path | str) -> None:
-    """Write a mesh in the format of the suffix; the file appears complete or not at all.
+    """Write a mesh atomically, in the format given by the suffix.
 
-    MSH 4.1 (`.msh`) and Abaqus files (`.inp`) name regions and boundaries. VTK files (`.vtu`, `.vtk`) have the integer
-    cell array `region`: 1, 2, … for the regions and then for the facets of the boundaries, in their order.
+    MSH 4.1 (`.msh`) and Abaqus files (`.inp`) contain regions and boundaries by name. VTK files (`.vtu`, `.vtk`) have
+    the integer cell array `region`, which numbers the regions and then the boundaries from 1, in their order.
 
     Args:
         mesh: The mesh.

@@ -1,4 +1,4 @@
-"""XDMF files of DOLFINx: a mesh in one grid, and tags of its cells and facets in grids of their own."""
+"""Reads XDMF files of DOLFINx: one grid for the mesh, further grids for its cell and facet tags."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ _KINDS |= {("hexahedron", 20): "hexahedron20", ("hexahedron", 27): "hexahedron27
 
 @dataclass(frozen=True)
 class _Grid:
-    """One grid: kind and nodes of its cells, and its values by name."""
+    """An XDMF grid: kind and nodes of its cells, and its cell values by name."""
 
     name: str
     kind: str
@@ -36,7 +36,7 @@ class _Grid:
 
 
 def has_several_grids(path: Path) -> bool:
-    """Tell whether a file holds more than one grid beside each other, as DOLFINx writes meshes with tags."""
+    """Return whether a file has several grids, as DOLFINx writes meshes with tags."""
     try:
         return len(ElementTree.parse(path).getroot().findall("Domain/Grid")) > 1
     except ElementTree.ParseError:
@@ -44,12 +44,12 @@ def has_several_grids(path: Path) -> bool:
 
 
 def read_xdmf(path: Path, tags: Tags, cell_array: str | None) -> RawMesh:
-    """Read the mesh and the tags that `XDMFFile.write_mesh` and `write_meshtags` of DOLFINx wrote.
+    """Read a mesh and its tags, as written by `XDMFFile.write_mesh` and `write_meshtags` of DOLFINx.
 
     Args:
-        path: The file; its HDF5 file lies where it says.
-        tags: Names of the integers.
-        cell_array: The only grid of tags to use, if one is named.
+        path: The file, which refers to an HDF5 file.
+        tags: Integer tags by name, see `Tags`.
+        cell_array: Use only the tags of this name; None uses all.
 
     Raises:
         CaseError: The file is not as DOLFINx writes it, or tags do not fit.
@@ -116,7 +116,7 @@ def _grid(element: ElementTree.Element, path: Path) -> _Grid:
 
 
 def _values_in(block: _Grid, mesh: _Grid, grid: _Grid, values: Indices) -> Indices:
-    """Return the values of a grid of tags for the cells of a block, which are its own or those of the mesh."""
+    """Return the tags of a grid on the cells of a block: its own block, or the cells of the mesh."""
     found = np.full(len(block.cells), UNTAGGED)
     if block is grid:
         return values
@@ -133,7 +133,7 @@ def _values_in(block: _Grid, mesh: _Grid, grid: _Grid, values: Indices) -> Indic
 
 
 def _data(item: ElementTree.Element | None, path: Path) -> Any:
-    """Return the numbers of a data item, in the file itself or in the HDF5 file that it names."""
+    """Return the values of a data item, stored inline or in an HDF5 file."""
     if item is None:
         raise CaseError("a grid has no data; expected numbers, or an HDF5 file that holds them")
     shape = tuple(int(number) for number in str(item.get("Dimensions")).split())

@@ -1,4 +1,4 @@
-"""Constituent laws of a microstructure, one file each; every one also serves as a macroscale law."""
+"""Constituent laws of the phases of a microstructure, one file each; each is also available as a macroscale law."""
 
 from femops.phases.phase import HyperelasticPhase, Phase, PhaseLaw, PhaseResponse, fenchel_gap
 

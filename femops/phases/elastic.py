@@ -1,4 +1,4 @@
-"""Linear elasticity."""
+"""Isotropic linear elasticity."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class ElasticParameters(ElasticModuli):
 
 @dataclass(frozen=True)
 class Elastic:
-    """σ = K tr(ε) 1 + 2 G dev ε.
+    """Isotropic linear elasticity, σ = K tr(ε) 1 + 2 G dev ε.
 
     Attributes:
         K: Bulk modulus [stress].
@@ -57,7 +57,7 @@ class Elastic:
     linear = True
 
     def state_fields(self, dim: int) -> Mapping[str, slice]:
-        """Elasticity has no state."""
+        """Return no fields: elasticity has no state."""
         return {}
 
     def evaluate(self, strain: Any, state: Any) -> PhaseResponse:
@@ -73,12 +73,12 @@ class Elastic:
         return PhaseResponse(stress, tangent, state, None if dev_33 is None else pressure + 2.0 * self.G * dev_33)
 
     def energy(self, strain: Any, state: Any) -> Any:
-        """Return ψ = K/2 tr² + G |dev ε|²."""
+        """Return ψ = K/2 tr(ε)² + G |dev ε|² [stress]."""
         dev, dev_33 = isotropic.deviator(strain)
         return 0.5 * self.K * isotropic.trace(strain) ** 2 + self.G * isotropic.norm(dev, dev_33) ** 2
 
     def complementary_energy(self, stress: Any) -> Any:
-        """Return ψ* = tr² σ / (18 K) + |dev σ|² / (4 G)."""
+        """Return ψ* = tr(σ)² / (18 K) + |dev σ|² / (4 G) [stress]."""
         total, norm = isotropic.complementary_invariants(stress, isotropic.stress_33(stress, self.K, 2.0 * self.G))
         return total**2 / (18.0 * self.K) + norm**2 / (4.0 * self.G)
 

@@ -1,8 +1,8 @@
-"""Isotropic building blocks in plane strain and in 3D, components first.
+"""Invariants, deviators and tangents of isotropic laws in plane strain and 3D, components first.
 
 In plane strain ε_33 = 0, so the three-dimensional deviator has the in-plane components ε − tr(ε)/3 · 1 and the
-out-of-plane component −tr(ε)/3; its squared norm is |ε|² − tr(ε)²/3, the same formula as in 3D. Restricting the
-three-dimensional operators to the in-plane components therefore serves both dimensions.
+out-of-plane component −tr(ε)/3; its squared norm is |ε|² − tr(ε)²/3, as in 3D. The three-dimensional operators
+restricted to the in-plane components therefore apply in both cases.
 """
 
 from typing import Any
@@ -20,10 +20,7 @@ def trace(strain: Any) -> Any:
 
 
 def deviator(strain: Any) -> tuple[Any, Any]:
-    """Return the components (n_s, ...) of the three-dimensional deviator and its out-of-plane component.
-
-    The latter is None in 3D, where it is among the components.
-    """
+    """Return the three-dimensional deviator, shape (n_s, ...), and its 33 component in plane strain (None in 3D)."""
     dim = notation.dimension(strain.shape[0])
     third = trace(strain) / 3.0
     xp = array_namespace(strain)
@@ -39,7 +36,7 @@ def norm(tensor: Any, out_of_plane: Any | None) -> Any:
 
 
 def split(stress: Any, out_of_plane: Any | None) -> tuple[Any, Any, Any | None]:
-    """Return tr σ and dev σ, components and, in plane strain, the 33 component, of a stress given likewise."""
+    """Return tr σ, the components of dev σ and, in plane strain, its 33 component, of a stress given likewise."""
     xp = array_namespace(stress)
     dim = notation.dimension(stress.shape[0])
     total = trace(stress) if out_of_plane is None else trace(stress) + out_of_plane
@@ -55,7 +52,7 @@ def complementary_invariants(stress: Any, out_of_plane: Any | None) -> tuple[Any
 
 
 def stress_33(stress: Any, bulk: float, secant: Any) -> Any | None:
-    """Return the stress normal to the plane that belongs to ε_33 = 0; None in 3D.
+    """Return the out-of-plane stress σ_33 in plane strain; None in 3D.
 
     Args:
         stress: In-plane stress. Shape (n_s, ...).
@@ -68,17 +65,17 @@ def stress_33(stress: Any, bulk: float, secant: Any) -> Any | None:
 
 
 def normal_ratio(bulk: float, secant: Any) -> Any:
-    """Return the stress normal to the plane over the trace of the stress in it; arguments as in `stress_33`."""
+    """Return σ_33 / (σ_11 + σ_22) in plane strain; arguments as in `stress_33`."""
     return (3.0 * bulk - secant) / (6.0 * bulk + secant)
 
 
 def tangent(volumetric: Any, deviatoric: Any, along: Any, direction: Any) -> Any:
-    """Return volumetric · 1⊗1 + deviatoric · P + along · n⊗n with P the deviatoric projector.
+    """Return volumetric · 1⊗1 + deviatoric · P + along · n⊗n with the deviatoric projector P.
 
     Args:
         volumetric: Bulk modulus, scalar or shape (...).
         deviatoric: Factor of the deviatoric projector, shape (...).
-        along: Factor of the dyad, shape (...).
+        along: Factor of n⊗n, shape (...).
         direction: The tensor n, shape (n_s, ...).
 
     Returns:

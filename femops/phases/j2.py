@@ -26,10 +26,14 @@ class J2Parameters(ElasticModuli):
 
 @dataclass(frozen=True)
 class J2:
-    """Radial return with the algorithmic tangent (Simo and Hughes, Computational Inelasticity, 1998, box 3.2).
+    """J2 plasticity with linear isotropic hardening, small strains.
 
-    Yield condition √(3/2) |dev σ| ≤ yield_stress + hardening · p. The state is the in-plane part of the plastic
-    strain (Mandel; it is traceless, so its 33 component follows) and the equivalent plastic strain p.
+        σ = K tr(ε) 1 + 2 G (dev ε − ε_p),   q = √(3/2) |dev σ| ≤ yield_stress + hardening · p,
+        dε_p = √(3/2) dp dev σ / |dev σ|
+
+    Integrated by radial return with the consistent tangent (Simo and Hughes, Computational Inelasticity, 1998,
+    box 3.2). The state is the plastic strain ε_p (Mandel; in-plane components in plane strain, as ε_p is traceless)
+    and the equivalent plastic strain p.
 
     Attributes:
         K: Bulk modulus [stress].
@@ -45,7 +49,7 @@ class J2:
     linear = False
 
     def state_fields(self, dim: int) -> Mapping[str, slice]:
-        """Plastic strain and equivalent plastic strain."""
+        """Return the slices of the plastic strain and the equivalent plastic strain."""
         n_s = notation.n_strain(dim)
         return {"plastic_strain": slice(0, n_s), "equivalent_plastic_strain": slice(n_s, n_s + 1)}
 
@@ -68,7 +72,7 @@ class J2:
         return PhaseResponse(stress, tangent, new_state, stress_33)
 
     def energy(self, strain: Any, state: Any) -> Any:
-        """Return the incremental energy: elastic energy, hardening energy and the work dissipated in the step."""
+        """Return the incremental energy: elastic energy, hardening energy and plastic work of the step [stress]."""
         n_s = strain.shape[0]
         _, _, q, increment = self._return(strain, state)
         equivalent = q - 3.0 * self.G * increment
@@ -77,7 +81,7 @@ class J2:
         return elastic + self.yield_stress * increment + 0.5 * self.hardening * hardened**2
 
     def _return(self, strain: Any, state: Any) -> tuple[Any, Any, Any, Any]:
-        """Return the trial deviatoric stress, its 33 component, its equivalent, and the increment of p."""
+        """Return the trial deviatoric stress, its 33 component, its equivalent stress q and the increment of p."""
         xp = array_namespace(strain)
         n_s = strain.shape[0]
         dev, dev_33 = isotropic.deviator(strain)

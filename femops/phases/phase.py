@@ -1,8 +1,8 @@
-"""What a constituent law provides, and its use as a macroscale law.
+"""Interface of constituent laws, and the adapter that makes one a macroscale law.
 
-Inside a phase the components come first and the points last: strain has shape (n_s, ...). Arrays are then traversed
-along the points, which is several times faster than along three or six components. `PhaseLaw` turns them over for
-the host, whose arrays lead with the points.
+Arrays of a phase have components first and points last: strain has shape (n_s, ...). The inner loops then run along
+the points, which is several times faster than along three or six components. `PhaseLaw` transposes for the host,
+whose arrays have points first.
 """
 
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ from femops.notation import Array
 
 @dataclass(frozen=True)
 class PhaseResponse:
-    """Answer of a phase, components first.
+    """Response of a phase, components first.
 
     Attributes:
-        stress: Shape (n_s, ...).
-        tangent: Shape (n_s, n_s, ...).
+        stress: Stress, Mandel [stress]. Shape (n_s, ...).
+        tangent: Consistent tangent, Mandel [stress]. Shape (n_s, n_s, ...).
         state: Trial state. Shape (n_state, ...).
-        stress_33: In plane strain the stress normal to the plane, shape (...); None in 3D.
+        stress_33: In plane strain the out-of-plane stress [stress], shape (...); None in 3D.
     """
 
     stress: Any
@@ -34,16 +34,16 @@ class PhaseResponse:
 
 
 class Phase(Protocol):
-    """A closed-form law, written against the array API so that the same code serves numpy and torch.
+    """Constituent law of a phase, written against the array API so that the same code runs on numpy and torch.
 
     Attributes:
-        linear: True if the tangent is the same at every strain and there is no state.
+        linear: True if the tangent is constant and there is no state.
     """
 
     linear: bool
 
     def state_fields(self, dim: int) -> Mapping[str, slice]:
-        """Return the parts of the state by name; together they are the whole state."""
+        """Return the slices of the state vector by name; together they cover it."""
         ...
 
     def evaluate(self, strain: Any, state: Any) -> PhaseResponse:
@@ -57,16 +57,16 @@ class Phase(Protocol):
 
 @runtime_checkable
 class HyperelasticPhase(Phase, Protocol):
-    """A phase without state whose energy is convex, so that it has a complementary energy."""
+    """A phase without state whose energy density ψ is convex, with its complementary energy density ψ*."""
 
     def complementary_energy(self, stress: Any) -> Any:
-        """Return ψ*(σ) = sup over ε of σ : ε − ψ(ε), or slightly more, but never less [stress].
+        """Return ψ*(σ) = sup_ε σ : ε − ψ(ε), or a close upper bound of it [stress].
 
-        In plane strain the supremum is over in-plane strains, which is the minimum of the three-dimensional ψ* over
-        the stress normal to the plane; an approximate minimiser gives an upper bound.
+        In plane strain the supremum is over in-plane strains, which equals the minimum of the three-dimensional ψ*
+        over the out-of-plane stress; an approximate minimiser gives an upper bound.
 
         Args:
-            stress: Shape (n_s, ...).
+            stress: Stress, Mandel [stress]. Shape (n_s, ...).
 
         Returns:
             Shape (...); infinite where no strain has this stress.
@@ -75,15 +75,15 @@ class HyperelasticPhase(Phase, Protocol):
 
 
 def fenchel_gap(phase: HyperelasticPhase, strain: Any, stress: Any) -> Any:
-    """Return ψ(ε) + ψ*(σ) − σ : ε ≥ 0, which is zero where σ is the stress of ε [stress].
+    """Return the Fenchel gap ψ(ε) + ψ*(σ) − σ : ε ≥ 0, which is zero where σ = dψ/dε [stress].
 
-    The sum cancels: what is left of a small gap is round-off of the energies. A phase that has a method `fenchel_gap`
-    of strain and stress answers itself, without that loss.
+    The terms cancel, so that a small gap is dominated by the round-off of the energies. A phase may provide a method
+    `fenchel_gap(strain, stress)` without cancellation, which is then used.
 
     Args:
         phase: The phase.
-        strain: Shape (n_s, ...).
-        stress: Shape (n_s, ...).
+        strain: Strain, Mandel [-]. Shape (n_s, ...).
+        stress: Stress, Mandel [stress]. Shape (n_s, ...).
 
     Returns:
         Shape (...); infinite where no strain has this stress.
@@ -94,7 +94,7 @@ def fenchel_gap(phase: HyperelasticPhase, strain: Any, stress: Any) -> Any:
 
 
 class PhaseLaw:
-    """A phase as a macroscale law.
+    """Macroscale law that evaluates a phase at every point.
 
     Args:
         phase: The constituent law.
@@ -110,7 +110,7 @@ class PhaseLaw:
         self.n_state = max((part.stop for part in self.state_fields.values()), default=0)
 
     def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
-        """Return the response to strains (n_qp, n_s); see `MaterialLaw.evaluate`."""
+        """Evaluate the phase at strains (n_qp, n_s); see `MaterialLaw.evaluate`."""
         if strain.shape[-1] != notation.n_strain(self.dim):
             raise ValueError(
                 f"strain has {strain.shape[-1]} components, expected {notation.n_strain(self.dim)} in {self.dim}D"

@@ -1,4 +1,4 @@
-"""Nonlinear elasticity with a saturating shear response."""
+"""Nonlinear elasticity whose deviatoric stress saturates."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from femops.law import LawContext, LawParameters, LawSpec
 from femops.phases import isotropic
 from femops.phases.phase import PhaseLaw, PhaseResponse
 
-# Each step reduces the error of the trace by the ratio of the moduli, some thirty times.
+# Each iteration reduces the error of the trace by the ratio of the moduli, about a factor of thirty.
 _STEPS_TO_STRESS_33 = 3
 _SERIES_BELOW = 0.1
 
@@ -20,7 +20,7 @@ _SERIES_BELOW = 0.1
 def less_log1p(x: Any) -> Any:
     """Return x − ln(1 + x) to full relative accuracy; about x²/2 for small x, infinite for x ≤ −1.
 
-    With u = x/(2 + x) it is x u − 2 u³ (1/3 + u²/5 + u⁴/7 + …), since ln(1 + x) = 2 artanh u.
+    With u = x/(2 + x), ln(1 + x) = 2 artanh u gives x u − 2 u³ (1/3 + u²/5 + u⁴/7 + …).
     """
     xp = array_namespace(x)
     below = x > -1.0
@@ -43,9 +43,10 @@ class SaturatingParameters(LawParameters):
 
 @dataclass(frozen=True)
 class Saturating:
-    """σ = K tr(ε) 1 + α1/(α2 + n) dev ε with n = |dev ε| of the three-dimensional deviator.
+    """Nonlinear elasticity, σ = K tr(ε) 1 + α1/(α2 + n) dev ε with n = |dev ε|.
 
-    The matrix of the EquiNO benchmarks (arXiv 2504.07976), made hyperelastic by the three-dimensional norm.
+    The matrix material of the EquiNO benchmarks (arXiv 2504.07976); with the norm of the three-dimensional deviator
+    it is hyperelastic in plane strain too.
 
     Attributes:
         K: Bulk modulus [stress].
@@ -59,7 +60,7 @@ class Saturating:
     linear = False
 
     def state_fields(self, dim: int) -> Mapping[str, slice]:
-        """An elastic law has no state."""
+        """Return no fields: an elastic law has no state."""
         return {}
 
     def evaluate(self, strain: Any, state: Any) -> PhaseResponse:
@@ -71,30 +72,31 @@ class Saturating:
         pressure = self.K * isotropic.trace(strain)
         dim = 2 if dev_33 is not None else 3
         stress = xp.stack([secant * dev[i] + pressure if i < dim else secant * dev[i] for i in range(dev.shape[0])])
-        # d(secant)/dn · dev⊗dev/n vanishes with n like n; the floor avoids 0/0.
+        # d(secant)/dn · dev⊗dev/n is of order n as n → 0; the floor avoids 0/0.
         along = -secant * secant / (self.alpha1 * xp.where(n > 0.0, n, xp.ones_like(n)))
         tangent = isotropic.tangent(self.K, secant, along, dev)
         return PhaseResponse(stress, tangent, state, None if dev_33 is None else pressure + secant * dev_33)
 
     def energy(self, strain: Any, state: Any) -> Any:
-        """Return ψ = K/2 tr² + α1 (n − α2 ln(1 + n/α2))."""
+        """Return ψ = K/2 tr(ε)² + α1 (n − α2 ln(1 + n/α2)) [stress]."""
         n = isotropic.norm(*isotropic.deviator(strain))
         volumetric = 0.5 * self.K * isotropic.trace(strain) ** 2
         return volumetric + self.alpha1 * self.alpha2 * less_log1p(n / self.alpha2)
 
     def complementary_energy(self, stress: Any) -> Any:
-        """Return ψ* = tr² σ / (18 K) − α2 (α1 ln(1 − s/α1) + s) with s = |dev σ|; infinite for s ≥ α1."""
+        """Return ψ* = tr(σ)² / (18 K) − α2 (α1 ln(1 − s/α1) + s) with s = |dev σ|; infinite for s ≥ α1 [stress]."""
         total, s = isotropic.complementary_invariants(stress, self._stress_33(stress))
         return total**2 / (18.0 * self.K) + self.alpha1 * self.alpha2 * less_log1p(-s / self.alpha1)
 
     def fenchel_gap(self, strain: Any, stress: Any) -> Any:
-        """Return ψ(ε) + ψ*(σ) − σ : ε as a sum of what is not negative, see `phases.phase.fenchel_gap`.
+        """Return ψ(ε) + ψ*(σ) − σ : ε as a sum of nonnegative terms, see `phases.phase.fenchel_gap`.
 
-        With e and s the deviators, n = |e|, m the norm of the strain that has |s|, and g(x) = x − ln(1 + x), it is
+        With the deviators e and s, n = |e|, m the norm of the deviatoric strain whose stress has the norm |s|, and
+        g(x) = x − ln(1 + x), it is
 
             (3 K tr ε − tr σ)²/(18 K)  +  α1 α2 g((n − m)/(α2 + m))  +  |s| n − s : e.
 
-        In plane strain any σ_33 gives an upper bound; that of the secant modulus of ε is the best one to first order.
+        In plane strain any σ_33 gives an upper bound; the one from the secant modulus at ε is optimal to first order.
         """
         xp = array_namespace(strain)
         e, e_33 = isotropic.deviator(strain)
@@ -103,7 +105,7 @@ class Saturating:
         total, s, s_33 = isotropic.split(stress, normal)
         size = isotropic.norm(s, s_33)
         apart = less_log1p((n - size * ((self.alpha2 + n) / self.alpha1)) / self.alpha2)
-        # |s| n − s : e without its cancellation
+        # |s| n − s : e without cancellation
         across = isotropic.norm(s * n - e * size, None if s_33 is None else s_33 * n - e_33 * size)
         both = size * n
         turned = across**2 / (2.0 * xp.where(both > 0.0, both, xp.ones_like(both)))
@@ -111,10 +113,10 @@ class Saturating:
         return volumetric + self.alpha1 * self.alpha2 * apart + turned
 
     def _stress_33(self, stress: Any) -> Any | None:
-        """Return the stress normal to the plane of the in-plane strain that has this in-plane stress.
+        """Return the out-of-plane stress in plane strain at a given in-plane stress; None in 3D.
 
-        With p and s the mean and the deviator of the in-plane stress, n² = (|s|/α1)² (α2 + n)² + t²/6 is quadratic in
-        n for a given trace t of the strain, and t = p / (K + h/6) depends little on h = α1/(α2 + n).
+        Fixed-point iteration. With the mean p and the deviator s of the in-plane stress and the trace t of the strain,
+        n² = (|s|/α1)² (α2 + n)² + t²/6 is quadratic in n, and t = p / (K + h/6) depends weakly on h = α1/(α2 + n).
         """
         if notation.dimension(stress.shape[0]) == 3:
             return None

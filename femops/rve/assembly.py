@@ -1,4 +1,4 @@
-"""Compiled kernels over cells and points for a batch of RVEs; the batch is the last axis of every array."""
+"""Compiled assembly kernels for a batch of RVEs; the batch is the last axis of every array."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from femops.notation import Array
 
 
 class Cells(NamedTuple):
-    """What the kernels need to know of some cells.
+    """Data of a set of cells for the kernels.
 
     Attributes:
         operator: Strain operators. Shape (n_cells, n_q, n_s, n_dofs).
@@ -28,13 +28,13 @@ class Cells(NamedTuple):
 
 @numba.njit(cache=True)
 def add_stiffness(cells: Cells, tangent: Array, values: Array, load: Array) -> None:
-    """Add the stiffness and the loads of the unit strains of some cells to a batch of RVEs.
+    """Assemble the stiffness and the loads of unit macroscale strains of some cells for a batch of RVEs.
 
     Args:
         cells: The cells.
         tangent: Point tangents. Shape (n_s, n_s, n_cells · n_q, N).
-        values: Upper triangle of the stiffness, added to. Shape (nnz, N).
-        load: Σ w Bᵀ D, added to. Shape (n_free, n_s, N).
+        values: Upper triangle of the stiffness, updated in place. Shape (nnz, N).
+        load: Σ w Bᵀ D, updated in place. Shape (n_free, n_s, N).
     """
     operator, weight, free, entries = cells
     n_cells, n_q, n_s, n_dofs = operator.shape
@@ -80,14 +80,14 @@ def add_stiffness(cells: Cells, tangent: Array, values: Array, load: Array) -> N
 
 @numba.njit(cache=True)
 def add_stress_of_unit_strains(cells: Cells, tangent: Array, sensitivity: Array, total: Array, load: Array) -> None:
-    """Add the stresses D (1 + B X) of some cells, integrated, and their nodal forces to a batch of RVEs.
+    """Assemble the integrated stresses D (1 + B X) of some cells and their nodal forces for a batch of RVEs.
 
     Args:
         cells: The cells.
         tangent: Point tangents. Shape (n_s, n_s, n_cells · n_q, N).
-        sensitivity: X. Shape (n_free, n_s, N).
-        total: Σ w D (1 + B X), added to. Shape (n_s, n_s, N).
-        load: Σ w Bᵀ D (1 + B X), added to. Shape (n_free, n_s, N).
+        sensitivity: X = dq/dE. Shape (n_free, n_s, N).
+        total: Σ w D (1 + B X), updated in place. Shape (n_s, n_s, N).
+        load: Σ w Bᵀ D (1 + B X), updated in place. Shape (n_free, n_s, N).
     """
     operator, weight, free, _ = cells
     n_cells, n_q, n_s, n_dofs = operator.shape
@@ -131,7 +131,7 @@ def add_stress_of_unit_strains(cells: Cells, tangent: Array, sensitivity: Array,
 
 
 def upper_pattern(free: npt.NDArray[np.int64], n_free: int) -> tuple[sp.csr_array, npt.NDArray[np.int64]]:
-    """Return the sparsity of the upper triangle of the stiffness and where each pair of cell dofs goes.
+    """Return the sparsity of the upper triangle of the stiffness and the position of each pair of cell dofs in it.
 
     Args:
         free: Free dof of each cell dof, −1 for none. Shape (n_cells, n_dofs).

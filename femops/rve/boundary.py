@@ -1,11 +1,11 @@
-"""Boundary conditions of an RVE: which displacement components are free, shared or fixed.
+"""Boundary conditions of an RVE: free, shared and fixed displacement components.
 
-periodic   opposite nodes share their fluctuation; one node is pinned. Takes parallelepipeds.
+periodic   opposite nodes share their fluctuation; one node is fixed. Parallelepipeds only.
 kinematic  the fluctuation vanishes on the boundary (u = E · x there): an upper bound of the stiffness.
-static     only the mean strain is prescribed, ⟨ε(w)⟩ = 0, which makes the traction uniform: a lower bound.
+static     only the mean strain of the fluctuation is constrained, ⟨ε(w)⟩ = 0 (uniform traction): a lower bound.
 
-The boundary of the last two is that of `Outline`: the faces of a parallelepiped, or the outer surface of a body of any
-other shape.
+For the last two the boundary is that of `Outline`: the faces of a parallelepiped, or the outer surface of any other
+body.
 """
 
 from dataclasses import dataclass
@@ -44,12 +44,12 @@ def free_dofs(outline: Outline, boundary: Boundary) -> FreeDofs:
     """Number the free dofs of the fluctuation under a boundary condition.
 
     Args:
-        outline: What bounds the RVE.
+        outline: Boundary of the RVE.
         boundary: The boundary condition.
 
     Raises:
-        CaseError: The RVE is no parallelepiped or the nodes of opposite faces do not match (periodic), nothing is left
-            free (kinematic), or voids reach the faces (static).
+        CaseError: The RVE is not a parallelepiped or the nodes of opposite faces do not match (periodic), there is no
+            free node (kinematic), or voids reach the faces (static).
     """
     mesh = outline.mesh
     master = np.arange(len(mesh.points))
@@ -75,10 +75,10 @@ def free_dofs(outline: Outline, boundary: Boundary) -> FreeDofs:
 
 
 def periodic_cell(outline: Outline) -> Parallelepiped:
-    """Return the parallelepiped that an RVE repeats.
+    """Return the parallelepiped of a periodic RVE.
 
     Raises:
-        CaseError: It is none.
+        CaseError: The RVE is not a parallelepiped.
     """
     if outline.cell is not None:
         return outline.cell
@@ -92,13 +92,13 @@ def periodic_cell(outline: Outline) -> Parallelepiped:
 
 
 def _any_of(master: npt.NDArray[np.int64], used: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Tell for each master whether any node that it stands for belongs to a cell."""
+    """Return a mask of the masters with a node that belongs to a cell. Shape (n_nodes,)."""
     count = np.bincount(master, weights=used, minlength=len(master))
     return count > 0
 
 
 def _check_solid_faces(outline: Outline) -> None:
-    """Refuse a parallelepiped whose faces are cut by voids: there the uniform traction of static has no body."""
+    """Check that no voids reach the faces of a parallelepiped, as the uniform traction cannot act there."""
     cell, mesh, surface = outline.cell, outline.mesh, outline.surface
     if cell is None:
         return
@@ -115,15 +115,16 @@ def _check_solid_faces(outline: Outline) -> None:
 
 
 def _nearest(mesh: TaggedMesh, place: Array) -> int:
-    """Return the node nearest to a place."""
+    """Return the node nearest to a point."""
     return int(np.linalg.norm(mesh.points - place, axis=1).argmin())
 
 
 def _rigid_pins(outline: Outline) -> npt.NDArray[np.bool_]:
-    """Fix just enough components to remove the rigid motions: those of three nodes far apart. Shape (n_nodes · dim,).
+    """Return a mask of a minimal set of fixed components that removes rigid motions. Shape (n_nodes · dim,).
 
-    One node is fixed; a second one may move along its largest distance from the first one only, which leaves the
-    rotation around the line through both; of a third one the component is fixed that this rotation moves most.
+    The first node is fixed. The second is free only along the axis on which it is farthest from the first, which
+    leaves the rotation about the line through both; of the third, the component that this rotation moves most is
+    fixed.
     """
     mesh, (lower, upper) = outline.mesh, outline.mesh.bounds
     cell = outline.cell or Parallelepiped(lower, np.diag(upper - lower))

@@ -1,4 +1,4 @@
-"""Solutions of the RVE's linear systems, under static conditions with zero mean strain."""
+"""Linear solver of the RVE with the zero-mean-strain constraint of static boundary conditions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,9 @@ from femops.rve.linear import LinearSolver, Slots
 
 @dataclass(frozen=True)
 class ConstrainedSolver:
-    """Solves K x = rhs subject to C x = 0 by the responses to the forces Cᵀ of unit tractions.
+    """Solves K x = rhs subject to C x = 0 by a Schur complement: x − K⁻¹ Cᵀ λ with x = K⁻¹ rhs.
+
+    The columns of Cᵀ are the nodal forces of unit tractions; the multiplier λ solves C K⁻¹ Cᵀ λ = C x.
 
     Args:
         solver: Solver of K.
@@ -36,14 +38,14 @@ class ConstrainedSolver:
         return self.solver.n_kept
 
     def _with_tractions(self, rhs: Array) -> Array:
-        """Append the forces of unit tractions to the right-hand sides."""
+        """Append the columns of Cᵀ to the right-hand sides."""
         if self.mean_strain is None:
             return rhs
         columns = np.repeat(self.mean_strain.T[:, :, None], rhs.shape[2], axis=2)
         return np.concatenate([rhs, columns], axis=1)
 
     def _constrained(self, solution: Array) -> Array:
-        """Remove the mean strain of solutions by the responses to unit tractions, which come last."""
+        """Project solutions onto C x = 0; their last columns are K⁻¹ Cᵀ."""
         mean = self.mean_strain
         if mean is None:
             return solution

@@ -1,4 +1,4 @@
-"""A representative volume element as arrays: strain operators, quadrature weights, phases."""
+"""Finite-element discretisation of an RVE: strain operators, quadrature weights, phases."""
 
 from dataclasses import dataclass, replace
 
@@ -20,13 +20,13 @@ class Discretisation:
     """Finite-element arrays of an RVE; quadrature point g = cell · n_q + q, cells sorted by phase.
 
     Attributes:
-        mesh: The mesh, its cells in the order of `phases`.
-        phases: Names of the phases, in the order of their cells.
-        cells_of_phase: Cells of each phase, one slice each.
+        mesh: The mesh, cells in the order of `phases`.
+        phases: Names of the phases.
+        cells_of_phase: Slice of the cells of each phase.
         strain_operator: B of every cell and quadrature point, Mandel [1/length]. Shape (n_cells, n_q, n_s, n_dofs).
         weight: Quadrature weight times Jacobian determinant [volume]. Shape (n_cells, n_q).
         points: Coordinates of the quadrature points [length]. Shape (n_cells, n_q, dim).
-        outline: What bounds it.
+        outline: Outer surface, voids and cracks.
     """
 
     mesh: TaggedMesh
@@ -44,7 +44,7 @@ class Discretisation:
 
     @property
     def volume(self) -> float:
-        """Volume including voids [volume]."""
+        """Volume including voids [length^dim]."""
         return self.outline.volume
 
     @property
@@ -54,17 +54,17 @@ class Discretisation:
 
     @property
     def n_q(self) -> int:
-        """Quadrature points of a cell."""
+        """Number of quadrature points of a cell."""
         return int(self.weight.shape[1])
 
     @property
     def n_points(self) -> int:
-        """Quadrature points of the RVE."""
+        """Number of quadrature points of the RVE."""
         return int(self.weight.size)
 
     @property
     def dofs(self) -> Indices:
-        """Displacement components of each cell, node by node. Shape (n_cells, n_dofs)."""
+        """Displacement dofs of each cell, node by node. Shape (n_cells, n_dofs)."""
         nodes = self.mesh.cells[:, :, None] * self.dim + np.arange(self.dim)
         return nodes.reshape(len(self.mesh.cells), -1)
 
@@ -74,19 +74,19 @@ class Discretisation:
         return slice(cells.start * self.n_q, cells.stop * self.n_q)
 
     def volume_fraction(self, position: int) -> float:
-        """Return the volume fraction of a phase, voids counting as volume [-]."""
+        """Return the volume fraction of a phase in the volume including voids [-]."""
         return float(self.weight[self.cells_of_phase[position]].sum() / self.volume)
 
     def gradient(self, free: Indices, cells: slice, n_free: int) -> sp.csr_array:
-        """Return the strain at the points of `cells` as a sparse map of the free dofs.
+        """Return the sparse matrix from free dofs to the strain at the quadrature points of `cells`.
 
         Args:
             free: Free dof of each displacement component, −1 where it is fixed. Shape (n_nodes · dim,).
-            cells: The cells wanted.
+            cells: Slice of the cells.
             n_free: Number of free dofs.
 
         Returns:
-            Matrix of shape (n_s · n_points_of_cells, n_free) with component-major rows.
+            Matrix with component-major rows. Shape (n_s · n_points_of_cells, n_free).
         """
         operator = self.strain_operator[cells]
         n_cells, n_q, n_s, _ = operator.shape
@@ -105,14 +105,14 @@ class Discretisation:
 
 
 def discretise(mesh: TaggedMesh, phases: tuple[str, ...]) -> Discretisation:
-    """Build the arrays of an RVE with the cells sorted in the order of `phases`.
+    """Discretise an RVE, with the cells sorted in the order of `phases`.
 
     Args:
         mesh: The mesh; its regions are the phases.
-        phases: Every region of the mesh, in the order wanted.
+        phases: All regions of the mesh, in the desired order.
 
     Raises:
-        CaseError: A phase has no volume, the mesh has a region without phase, or a cell is inverted.
+        CaseError: A phase has no volume, phases and regions differ, or a cell is inverted.
     """
     unknown = [name for name in mesh.regions if name not in phases]
     missing = [name for name in phases if name not in mesh.regions]

@@ -1,4 +1,4 @@
-"""The discrete equations of a batch of RVEs: residual, stiffness, energy and averages at given fluctuations."""
+"""Discrete equations of a batch of RVEs: residual, stiffness and volume averages at given fluctuations."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,12 +18,12 @@ from femops.rve.outline import nodal_normals
 
 @dataclass
 class Points:
-    """Quantities at the points of the nonlinear phases, and the residual, of N RVEs.
+    """Quantities at the points of the nonlinear phases, and the residuals, of N RVEs.
 
     Attributes:
-        residual: Residual. Shape (n_free, N).
-        stress: Shape (n_s, n_points, N).
-        tangent: Shape (n_s, n_s, n_points, N).
+        residual: Residual Σ w Bᵀ σ. Shape (n_free, N).
+        stress: Stress, Mandel [stress]. Shape (n_s, n_points, N).
+        tangent: Consistent tangent, Mandel [stress]. Shape (n_s, n_s, n_points, N).
         history: Trial state of each phase. Shape (n_state, n_points_of_phase, N) each.
         sum_33: Σ w stress_33 in plane strain. Shape (N,).
     """
@@ -35,7 +35,7 @@ class Points:
     sum_33: Array
 
     def put(self, columns: Indices, new: "Points") -> "Points":
-        """Return the quantities of a batch with those of some RVEs replaced; this object may be used up."""
+        """Return the quantities with those of some RVEs replaced; arrays of this object may be overwritten."""
         if len(columns) == self.residual.shape[1]:
             return new
         self.residual[:, columns] = new.residual
@@ -61,8 +61,8 @@ class Equations:
     Attributes:
         pattern: Sparsity of the upper triangle of the stiffness.
         nonlinear: Whether any phase is nonlinear.
-        mean_strain: ∫ w ⊗ n over the surface of the cell as a map of the free dofs; under other conditions than
-            static, over that of voids too. Shape (n_s, n_free).
+        mean_strain: Matrix from free dofs to sym ∫ w ⊗ n over the outer surface, for static conditions; otherwise to
+            ∫ ε(w), which includes the surfaces of voids. Shape (n_s, n_free).
     """
 
     def __init__(self, discretisation: Discretisation, phases: tuple[Phase, ...], free: FreeDofs) -> None:
@@ -91,7 +91,7 @@ class Equations:
 
     @property
     def bytes_of_one(self) -> float:
-        """Memory that one RVE of a batch needs."""
+        """Memory per RVE of a batch [byte]."""
         n_s = self.discretisation.n_s
         return 8.0 * (len(self._weight) * (n_s**2 + 4 * n_s) + self.pattern.nnz + self.free.count * 4 * n_s)
 
@@ -115,7 +115,7 @@ class Equations:
         return Points(residual, all_stress, _joined(tangent), new_history, sum_33)
 
     def stiffness_and_load(self, tangent: Array) -> tuple[Array, Array]:
-        """Return the upper triangles of the stiffness and the loads of the unit strains."""
+        """Return upper triangles of the stiffness, shape (nnz, N), and loads Σ w Bᵀ D, shape (n_free, n_s, N)."""
         n = tangent.shape[3]
         values = np.repeat(self._linear.stiffness[:, None], n, axis=1)
         load = np.repeat(self._linear.load[:, :, None], n, axis=2)
@@ -133,14 +133,14 @@ class Equations:
         return None if len(strain) == 6 else points.sum_33 + self._linear.sum_33(strain, fluctuation)
 
     def unbalanced(self, points: Points, strain: Array, fluctuation: Array) -> Array:
-        """Return the residual less the part that a uniform traction balances (static conditions only)."""
+        """Return the residual minus the forces of the uniform traction ⟨σ⟩ · n (static conditions only)."""
         if not self.free.zero_mean_strain:
             return points.residual
         mean = self.sum_stress(points, strain, fluctuation) / self.discretisation.volume
         return points.residual - self.mean_strain.T @ mean
 
     def force(self, points: Points, strain: Array, fluctuation: Array) -> Array:
-        """Return the norm of the internal forces of the mean stress, what residuals are compared with. Shape (N,)."""
+        """Return the norm of the internal forces, the reference of relative residuals. Shape (N,)."""
         scale = np.linalg.norm(self.sum_stress(points, strain, fluctuation), axis=0) / self.discretisation.volume
         if self.nonlinear:
             squared = np.einsum("sgn,sgn->gn", points.stress, points.stress)
@@ -168,13 +168,13 @@ class Equations:
         return local
 
     def _points_of_phase(self, position: int) -> slice:
-        """Return the points of a nonlinear phase counted from the first nonlinear point."""
+        """Return the points of a nonlinear phase, numbered from the first nonlinear point."""
         part = self.discretisation.points_of_phase(position)
         offset = self._cells.start * self.discretisation.n_q
         return slice(part.start - offset, part.stop - offset)
 
     def _of_surface(self, mean_strain: Array) -> Array:
-        """Leave out of ∫ w ⊗ n what comes from voids and from the walls of cracks. Shape (n_s, n_free)."""
+        """Remove the contributions of voids and crack faces from ∫ w ⊗ n. Shape (n_s, n_free)."""
         outline, dim = self.discretisation.outline, self.discretisation.dim
         if outline.walls.any():
             normals = nodal_normals(outline.surface, outline.walls, len(outline.mesh.points))
@@ -193,6 +193,6 @@ def _symmetric(tensor: Array) -> Array:
 
 
 def _joined(parts: list[Array]) -> Array:
-    """Return arrays of the points of phases joined; without a copy if there is but one that is not empty."""
+    """Concatenate arrays along their points; without a copy if only one is not empty."""
     filled = [part for part in parts if part.shape[-2]] or parts[:1]
     return np.ascontiguousarray(filled[0]) if len(filled) == 1 else np.concatenate(filled, axis=-2)

@@ -1,4 +1,4 @@
-"""Families of microstructures: the `family` block of a study, and the random microstructures that it stands for."""
+"""Families of random microstructures: the `family` block of a study, and sampling of its members."""
 
 import hashlib
 import json
@@ -91,7 +91,7 @@ class Family(Cell):
 
     @property
     def hash(self) -> str:
-        """What tells families apart: a digest of everything but the numbers of microstructures."""
+        """Content hash of the family, without the numbers of microstructures."""
         data = [RVE_INTERFACE, self.model_dump(mode="json", exclude={"count", "validation"})]
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
@@ -124,11 +124,11 @@ class Microstructure:
     """A member of a family.
 
     Attributes:
-        index: Its number in the family, from 0.
-        parameters: The RVE, as the `rve` block of a case would describe it.
+        index: Number in the family, from 0.
+        parameters: The RVE, as in the `rve` block of a case.
         number: Number of inclusions.
-        volume_fraction: Exact volume fraction of the inclusions [-]; that of a mesh differs a little.
-        contrast: Factor on the moduli of the phases that have a contrast [-].
+        volume_fraction: Exact volume fraction of the inclusions [-]; the mesh approximates it.
+        contrast: Factor on the moduli of each phase with a contrast [-].
     """
 
     index: int
@@ -141,15 +141,15 @@ class Microstructure:
 def microstructure(family: Family, index: int) -> Microstructure:
     """Draw a member of a family; it depends on the family and the index only, not on the count.
 
-    Number and volume fraction are drawn together with shapes and places, again where these do not fit, so that dense
-    ones are a little rarer than sparse ones.
+    Number, volume fraction, shapes and positions are drawn by rejection sampling, so that dense arrangements are
+    slightly under-represented.
 
     Args:
         family: The family.
-        index: Which one, from 0; it may be beyond the count.
+        index: Number of the member, from 0; it may exceed the count.
 
     Raises:
-        CaseError: No inclusions that fit were found.
+        CaseError: No admissible arrangement of inclusions was found.
     """
     rng = np.random.default_rng(np.random.SeedSequence(family.seed, spawn_key=(index,)))
     contrast = {name: float(np.exp(rng.uniform(*np.log(pair)))) for name, pair in sorted(family.contrast.items())}
@@ -167,7 +167,7 @@ def microstructure(family: Family, index: int) -> Microstructure:
 
 
 def _placed(family: Family, extent: Array, rng: np.random.Generator) -> tuple[int, float, list[dict[str, Any]]]:
-    """Return number, volume fraction and the inclusions as a case describes them."""
+    """Return number, volume fraction and the inclusions as in a case file."""
     block, conforming = family.inclusions, family.mesh.mesh_size
     min_gap = block.min_gap if block.min_gap is not None else 0.5 * (conforming or 0.0)
     smallest = 0.5 * (extent.max() / family.mesh.cells if family.mesh.cells else 0.0)
@@ -190,7 +190,7 @@ def _placed(family: Family, extent: Array, rng: np.random.Generator) -> tuple[in
 
 
 def _shapes(block: FamilyInclusions, number: int, volume: float, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Return semi-axes, large inclusions first, shape (number, dim), and angles [degrees], shape (number,)."""
+    """Return semi-axes, in order of decreasing size, shape (number, dim), and angles [degrees], shape (number,)."""
     dim = block.dim
     sizes = np.sort(rng.uniform(1.0 - block.spread, 1.0 + block.spread, number))[::-1]
     unit_ball = pi ** (dim / 2) / gamma(dim / 2 + 1)
@@ -222,7 +222,7 @@ def _as_in_a_case(centres: Array, semi_axes: Array, angles: Array, *, ellipses: 
 
 
 def _generator(family: Family, inclusions: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the generator of an `rve` block by its name."""
+    """Return the generator entry of an `rve` block."""
     mesh, shape = family.mesh, family.inclusions.shape
     common = {"size": family.size, "matrix": MATRIX}
     if mesh.cells is not None:
@@ -235,14 +235,14 @@ def _check_cell(mesh: FamilyMesh, inclusions: FamilyInclusions) -> None:
     if mesh.cell is None:
         return
     kind, dim = CELLS[mesh.cell], inclusions.dim
-    simplices = dim == 3 and mesh.mesh_size is not None  # gmsh fills a space with inclusions with tetrahedra only
+    simplices = dim == 3 and mesh.mesh_size is not None  # gmsh meshes 3D cells with inclusions with tetrahedra only
     if kind.dim != dim or (simplices and kind.shape != "tetrahedron"):
         expected = "a tetrahedron" if simplices else f"a {dim}D cell"
         raise CaseError(f"'{mesh.cell}' given with {inclusions.shape}, expected {expected}", key="mesh.cell")
 
 
 def _scaled(phase: ElasticParameters, factor: float) -> ElasticParameters:
-    """Return an elastic phase with its moduli times a factor; Poisson's ratio stays."""
+    """Return an elastic phase with its moduli scaled by a factor at constant Poisson's ratio."""
     moduli = {name: getattr(phase, name) for name in ("K", "G", "E")}
     return phase.model_copy(update={name: factor * value for name, value in moduli.items() if value is not None})
 

@@ -1,4 +1,4 @@
-"""The nested law: at every macroscale point an RVE is solved by finite elements (FE²)."""
+"""The nested law (FE²): a finite-element solve of an RVE at every macroscale point."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -37,14 +37,14 @@ class NestedParameters(LawParameters):
 class NestedLaw:
     """FE² law.
 
-    The state of a point holds, one after the other: volume averages of the phases' states (for the eye), the phases'
-    states at every RVE point, and what predicts the next solution to first order: the strain, the fluctuation and
-    its sensitivities less their elastic values. Zeros are the virgin state.
+    The state of a point contains, in this order: volume averages of the states of the phases (for output), the states
+    of the phases at every RVE point, and the data of a first-order predictor: strain, fluctuation, and its
+    sensitivities minus their elastic values. The initial state is zero.
 
     Args:
         rve: The RVE.
-        options: Settings of its solver.
-        predictor: Keep what predicts the next solution in the state.
+        options: Settings of the RVE solver.
+        predictor: Keep the data of the predictor in the state.
     """
 
     strain_measure = StrainMeasure.SMALL_STRAIN
@@ -85,7 +85,7 @@ class NestedLaw:
         return LawResponse(stress, tangent, new_state, stress_33)
 
     def micro_fields(self, strain: Array, state: Array) -> MicroFields:
-        """Solve one point again and return its fields.
+        """Solve the RVE of one point again and return its fields.
 
         Args:
             strain: Macroscale strain, Mandel. Shape (n_s,).
@@ -96,7 +96,7 @@ class NestedLaw:
         return micro_fields(self.rve, self.solver, strain, solution.fluctuation[:, 0], history)
 
     def _mean_fields(self) -> tuple[Mapping[str, slice], int]:
-        """Return the names and places of the phase averages at the head of the state, and their number."""
+        """Return the slices of the phase averages at the start of the state by name, and their total size."""
         fields, offset = {}, 0
         for name, phase in zip(self.rve.discretisation.phases, self.rve.phases, strict=True):
             of_phase = phase.state_fields(self.dim)

@@ -1,9 +1,9 @@
-"""Line search on the convex energy of a batch of RVEs, by its slope along the corrections.
+"""Line search on the convex energy of a batch of RVEs, based on its slope along the corrections.
 
-The slope φ'(t) = R(q + t d) · d of the energy along a correction d grows with t and is negative at t = 0. A step is
-good where |φ'(t)| ≤ c |φ'(0)|, which bounds it from both sides. Neither the residual nor a decrease of the energy
-alone would do: the stress of a phase that saturates hardly changes far away, so that both accept steps that lead
-nowhere.
+The slope φ'(t) = R(q + t d) · d of the energy along a correction d increases with t and is negative at t = 0. A step
+is accepted if |φ'(t)| ≤ c |φ'(0)| (curvature condition), which excludes steps that are too short or too long. A
+decrease of the residual or the energy alone is not sufficient: the stress of a saturating phase hardly changes at
+large strains, so that both accept steps far from the solution.
 """
 
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ _LEAST_CUT = 0.1
 
 @dataclass(frozen=True)
 class Step:
-    """Corrections of some RVEs and where they start.
+    """Corrections of some RVEs and the state from which they start.
 
     Attributes:
-        strain: Macroscale strains. Shape (n_s, N).
+        strain: Macroscale strains, Mandel [-]. Shape (n_s, N).
         history: Committed state of each phase. Shape (n_state, n_points_of_phase, N) each.
-        before: Fluctuations at the start. Shape (n_free, N).
-        residual: Unbalanced residuals there. Shape (n_free, N).
-        correction: Corrections of the fluctuations. Shape (n_free, N).
+        before: Fluctuations before the step [length]. Shape (n_free, N).
+        residual: Residuals before the step, see `Equations.unbalanced`. Shape (n_free, N).
+        correction: Corrections of the fluctuations [length]. Shape (n_free, N).
     """
 
     strain: Array
@@ -47,10 +47,11 @@ class Step:
 
 
 def line_search(equations: Equations, step: Step, rtol: float) -> tuple[Array, Points, Flags]:
-    """Move each RVE along its correction until the step is good or the residual small.
+    """Find for each RVE a step length with a sufficiently small slope or a residual below `rtol`.
 
     Returns:
-        The fluctuations after the step, the quantities there, and which RVEs found no good step, shape (N,).
+        The fluctuations after the step, shape (n_free, N), the point quantities there, and a mask of the RVEs without
+        an acceptable step, shape (N,).
     """
     length = np.ones(step.before.shape[1])
     points = equations.evaluate(step.strain, step.before + step.correction, step.history)
@@ -73,7 +74,7 @@ def line_search(equations: Equations, step: Step, rtol: float) -> tuple[Array, P
 
 @dataclass
 class _Bracket:
-    """Where the slopes of the RVEs are negative, and where positive. Shapes (N,)."""
+    """Step lengths with negative and positive slopes that bracket the zero, and these slopes. Shape (N,) each."""
 
     low: Array
     low_slope: Array
@@ -82,12 +83,12 @@ class _Bracket:
 
     @staticmethod
     def of(start: Array) -> "_Bracket":
-        """Return the brackets that are known from the slopes at t = 0."""
+        """Return the initial brackets from the slopes at t = 0, without upper ends."""
         return _Bracket(np.zeros(len(start)), start.copy(), np.full(len(start), np.inf), np.full(len(start), np.nan))
 
     def next(self, which: npt.NDArray[np.int64], length: Array, slope: Array) -> Array:
-        """Return the lengths to try next, by the secant within a bracket, twice as long without one."""
-        beyond = ~(slope < 0.0)  # no number is beyond, too
+        """Return the next trial lengths: safeguarded secant within a bracket, doubled without an upper end."""
+        beyond = ~(slope < 0.0)  # NaN counts as beyond
         past, before = which[beyond], which[~beyond]
         self.high[past], self.high_slope[past] = length[beyond], slope[beyond]
         self.low[before], self.low_slope[before] = length[~beyond], slope[~beyond]
@@ -103,7 +104,7 @@ class _Bracket:
 def _judged(
     equations: Equations, step: Step, length: Array, points: Points, start: Array, rtol: float
 ) -> tuple[Array, Flags]:
-    """Return the slopes at the points, and which steps are bad: neither flat enough nor at a small residual."""
+    """Return the slopes, and a mask of the rejected steps: neither slope nor residual small enough."""
     after = step.before + length * step.correction
     unbalanced = equations.unbalanced(points, step.strain, after)
     here = np.einsum("fn,fn->n", unbalanced, step.correction)

@@ -1,6 +1,6 @@
-"""The linear solver seam: many symmetric positive definite systems with one sparsity.
+"""Linear solvers for batches of symmetric positive definite systems with the same sparsity.
 
-PARDISO of the MKL where it installs, MUMPS through PETSc everywhere else.
+MKL PARDISO where available, otherwise MUMPS through PETSc.
 """
 
 import ctypes
@@ -23,10 +23,10 @@ _MOST_FACTORS = 32
 
 
 class LinearSolver(Protocol):
-    """Solves a batch of systems whose matrices share one sparsity.
+    """Interface of solvers for batches of systems with the same sparsity.
 
     Attributes:
-        n_kept: How many factors it can keep for `resolve`, in the slots 0 ... n_kept − 1.
+        n_kept: Number of factors that can be kept for `resolve`, in the slots 0, …, n_kept − 1.
     """
 
     n_kept: int
@@ -37,7 +37,7 @@ class LinearSolver(Protocol):
         Args:
             values: Upper triangles, in the order of the pattern. Shape (nnz, N).
             rhs: Right-hand sides. Shape (n, k, N).
-            slots: Where the factor of each system is kept; from `n_kept` on it is not. Default: none is. Shape (N,).
+            slots: Slot in which each factor is kept; none from `n_kept` on. Default: no factor is kept. Shape (N,).
 
         Returns:
             Solutions, shape (n, k, N), and whether each factorisation succeeded, shape (N,).
@@ -45,15 +45,15 @@ class LinearSolver(Protocol):
         ...
 
     def resolve(self, slots: Slots, rhs: Array) -> Array:
-        """Solve with the factors kept in `slots`, shape (N,). Shapes (n, k, N)."""
+        """Solve with the factors kept in `slots`, shape (N,). Right-hand sides and solutions: shape (n, k, N)."""
         ...
 
 
 def linear_solver(name: LinearSolverName, pattern: sp.csr_array) -> LinearSolver:
-    """Return the solver named, analysed for the sparsity of the upper triangle.
+    """Create a solver for the sparsity of an upper triangle, with its symbolic analysis done.
 
     Raises:
-        CaseError: `pardiso` was asked for and is not installed.
+        CaseError: `pardiso` is requested but not installed.
     """
     if name == "mumps":
         return MumpsSolver(pattern)
@@ -67,21 +67,21 @@ def linear_solver(name: LinearSolverName, pattern: sp.csr_array) -> LinearSolver
 
 @cache
 def _mkl() -> Any:
-    """Return the MKL; the search for it takes longer than an RVE."""
+    """Return the MKL library; cached, as the search takes longer than an RVE solve."""
     from pypardiso import PyPardisoSolver
 
     return PyPardisoSolver().libmkl
 
 
 class PardisoSolver:
-    """MKL PARDISO, Cholesky, one symbolic phase for all systems.
+    """MKL PARDISO: Cholesky, with one symbolic analysis for all systems.
 
     Raises:
         ImportError: The MKL is not installed.
     """
 
     def __init__(self, pattern: sp.csr_array) -> None:
-        self._pardiso = _mkl()["pardiso"]  # indexing makes a function of our own, without argtypes
+        self._pardiso = _mkl()["pardiso"]  # indexing gives a new function object, without argtypes
         self._pardiso.restype = None
         self._n = int(pattern.shape[0])
         self._indptr = pattern.indptr.astype(np.int32)
@@ -151,7 +151,7 @@ class PardisoSolver:
 
 
 class MumpsSolver:
-    """MUMPS through PETSc, Cholesky, one symbolic phase for all systems; keeps no factors."""
+    """MUMPS through PETSc: Cholesky, with one symbolic analysis for all systems; keeps no factors."""
 
     n_kept = 0
 
@@ -193,7 +193,7 @@ class MumpsSolver:
         return solution, success
 
     def resolve(self, slots: Slots, rhs: Array) -> Array:
-        """MUMPS keeps no factors.
+        """Not supported, as no factors are kept.
 
         Raises:
             RuntimeError: Always.

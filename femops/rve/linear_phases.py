@@ -1,4 +1,4 @@
-"""What the linear phases of an RVE contribute to its equations: constants, assembled once."""
+"""Constant contributions of the linear phases to the equations of an RVE, assembled once."""
 
 from dataclasses import dataclass, field
 
@@ -15,18 +15,18 @@ from femops.rve.discretisation import Discretisation
 
 @dataclass
 class LinearPhases:
-    """Condensed linear phases.
+    """Preassembled linear phases.
 
     Args:
         discretisation: The RVE; linear phases first.
-        phases: The linear ones.
+        phases: The linear phases.
         free: Free dofs of the fluctuation.
         pattern: Sparsity of the upper triangle of the stiffness.
-        entries: Where each pair of cell dofs goes in it. Shape (n_cells, n_dofs, n_dofs).
+        entries: Position in the pattern of each pair of cell dofs. Shape (n_cells, n_dofs, n_dofs).
 
     Attributes:
-        stiffness: Upper triangle of their stiffness, in the order of the pattern. Shape (nnz,).
-        matrix: Their stiffness. Shape (n_free, n_free).
+        stiffness: Upper triangle of the stiffness of the linear phases, in the order of the pattern. Shape (nnz,).
+        matrix: The same stiffness, both triangles. Shape (n_free, n_free).
         load: Σ w Bᵀ D. Shape (n_free, n_s).
         mean: Σ w D. Shape (n_s, n_s).
     """
@@ -68,7 +68,7 @@ class LinearPhases:
         return self._row_33 @ strain + self._fluctuation_33 @ fluctuation
 
     def _add_33(self, cells: slice, row: Array) -> None:
-        """Add a phase whose stress_33 is `row` · ε."""
+        """Add the contribution of a phase with stress_33 = `row` · ε."""
         weight = self.discretisation.weight[cells].ravel()
         gradient = self.discretisation.gradient(self.free.of, cells, self.free.count)
         self._row_33 += weight.sum() * row

@@ -1,4 +1,4 @@
-"""Parts of an RVE that nothing holds: neither shared nodes, nor fixed nodes, nor their own periodic images."""
+"""Check for unconnected parts of an RVE that can move as rigid bodies."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,13 @@ Indices = npt.NDArray[np.int64]
 
 
 def check_parts(mesh: TaggedMesh, free: FreeDofs) -> None:
-    """Refuse an RVE with a part that can move as a rigid body while the fluctuation meets its conditions.
+    """Check that the boundary conditions of the fluctuation exclude rigid motions of every connected part.
 
-    A fixed component sees the motion itself; two nodes that share a component see the difference of its values.
+    A fixed component constrains the displacement itself, a component shared by two nodes the difference of their
+    displacements.
 
     Raises:
-        CaseError: The message names the part, its regions and the motion.
+        CaseError: A part can move; the message names it, its regions and the motion.
     """
     ties = _ties(free, mesh.dim)
     n_parts, part = part_of_nodes(mesh.cells, len(mesh.points), ties[:, :2])
@@ -44,7 +45,7 @@ def check_parts(mesh: TaggedMesh, free: FreeDofs) -> None:
 
 
 def _ties(free: FreeDofs, dim: int) -> Indices:
-    """Return nodes that share a displacement component with another one: node, other, axis. Shape (n, 3)."""
+    """Return the pairs of nodes that share a displacement component: node, other node, axis. Shape (n, 3)."""
     of = free.of.reshape(-1, dim)
     found = []
     for axis in range(dim):

@@ -1,4 +1,4 @@
-"""Fields inside an RVE."""
+"""Displacement, strain and stress fields inside an RVE."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class MicroFields:
         fluctuation: Fluctuation with zero mean at the nodes [length]. Shape (n_nodes, dim).
         strain: Mean strain of each cell, Mandel [-]. Shape (n_cells, n_s).
         stress: Mean stress of each cell, Mandel [stress]. Shape (n_cells, n_s).
-        stress_33: In plane strain the mean stress normal to the plane, shape (n_cells,); None in 3D.
+        stress_33: In plane strain the mean out-of-plane stress of each cell [stress], shape (n_cells,); None in 3D.
     """
 
     displacement: Array
@@ -34,7 +34,7 @@ def micro_fields(rve: RVE, solver: RVESolver, strain: Array, fluctuation: Array,
 
     Args:
         rve: The RVE.
-        solver: Its solver, which knows the free dofs.
+        solver: Solver of the RVE, which has the numbering of the free dofs.
         strain: Macroscale strain, Mandel [-]. Shape (n_s,).
         fluctuation: Free dofs of the fluctuation [length]. Shape (n_free,).
         history: Committed state of each phase at the start of the increment. Shape (n_state, n_points_of_phase) each.

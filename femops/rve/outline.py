@@ -1,7 +1,7 @@
-"""What bounds an RVE: its outer surface, voids and cracks, told apart by the facets that belong to one cell only.
+"""Boundary of an RVE: outer surface, voids and cracks, from the exterior facets of its mesh.
 
 An RVE is a parallelepiped, whose voids may reach its faces, or a body of any other shape. Boundary conditions act on
-the faces of the one and on the whole outer surface of the other, and the volume of both includes their voids.
+the faces of a parallelepiped, and on the whole outer surface of any other body. The volume includes voids.
 """
 
 from dataclasses import dataclass, replace
@@ -30,12 +30,12 @@ class Surface:
     """The exterior facets of a mesh.
 
     Attributes:
-        facets: Their nodes in VTK order. Shape (n_facets, n_nodes_of_facet).
-        normals: ∫ N n dA of each of their nodes with its shape function N, n pointing out of the body
+        facets: Nodes of each facet in VTK order. Shape (n_facets, n_nodes_of_facet).
+        normals: ∫ N n dA for each node of a facet, with its shape function N and the outward normal n
             [length^(dim − 1)]. Shape (n_facets, n_nodes_of_facet, dim).
-        volumes: ∫ x · n dA / dim; the sum over a closed surface is the volume in it, negative for voids [length^dim].
-            Shape (n_facets,).
-        centres: Mean of their nodes [length]. Shape (n_facets, dim).
+        volumes: ∫ x · n dA / dim; its sum over a closed surface is the enclosed volume, negative for voids
+            [length^dim]. Shape (n_facets,).
+        centres: Mean of the nodes of each facet [length]. Shape (n_facets, dim).
     """
 
     facets: Indices
@@ -65,11 +65,11 @@ class Surface:
 
 
 class Outline:
-    """What bounds the body of a mesh; found when it is first asked for.
+    """Boundary of the body of a mesh; properties are computed on first access.
 
     Args:
-        mesh: The mesh of an RVE. If it names its periods, it has to span them.
-        tolerance: Largest distance from a face of what lies on it, relative to the size [-].
+        mesh: The mesh of an RVE. If it has periods, it must span them.
+        tolerance: Largest distance of a point on a face from the plane of the face, relative to the size [-].
     """
 
     def __init__(self, mesh: TaggedMesh, tolerance: float = TOLERANCE) -> None:
@@ -82,11 +82,11 @@ class Outline:
 
     @cached_property
     def cell(self) -> Parallelepiped | None:
-        """The parallelepiped that the mesh fills but for voids; None if it has another shape.
+        """The parallelepiped that the mesh fills, apart from voids; None if it has another shape.
 
-        A box around the mesh counts where it has facets on all faces and nodes in all corners; without the corners,
-        which may be void, where opposite faces match and the body is not convex. Other parallelepipeds are found by
-        the convex hull. The periods of a mesh decide without a search.
+        If the mesh has periods, they define it. Otherwise it is the bounding box, if this has facets on all faces and
+        nodes in all corners; corners may be missing (void) if opposite faces match and the body is not convex.
+        Rotated or sheared parallelepipeds are found from the convex hull.
         """
         mesh = self.mesh
         if mesh.periods is not None:
@@ -101,16 +101,16 @@ class Outline:
 
     @cached_property
     def volume(self) -> float:
-        """Volume with all voids [length^dim]."""
+        """Volume including voids [length^dim]."""
         if self.cell is not None:
             return self.cell.volume
-        self._outer  # noqa: B018 - several parts are refused
+        self._outer  # noqa: B018 - raises if there are several parts
         volumes = self._components[1]
         return float(measures(self.mesh).sum() - volumes[volumes < 0.0].sum())
 
     @cached_property
     def boundary_nodes(self) -> Flags:
-        """Nodes on the faces of a parallelepiped, or on the outer surface of a body of another shape. Shape (n,)."""
+        """Mask of the nodes on the faces of a parallelepiped or the outer surface of another body. Shape (n_nodes,)."""
         if self.cell is not None:
             sides = [self.cell.on_face(self.mesh.points, side).any(axis=1) for side in (0, 1)]
             return np.asarray(sides[0] | sides[1])
@@ -120,7 +120,7 @@ class Outline:
 
     @cached_property
     def walls(self) -> Flags:
-        """Facets of cracks: those that another one lies upon. Shape (n_facets,)."""
+        """Mask of the crack faces: facets that coincide with another one. Shape (n_facets,)."""
         centres = self.surface.centres
         pairs = cKDTree(centres).query_pairs(TOLERANCE * np.ptp(self.mesh.points, axis=0).max(), output_type="ndarray")
         found = np.zeros(len(centres), dtype=bool)
@@ -129,7 +129,7 @@ class Outline:
 
     @cached_property
     def told_periods(self) -> Array | None:
-        """Periods of the mesh, where its nodes and cells alone do not tell them."""
+        """Periods of the mesh if they cannot be found from its nodes and cells; otherwise None."""
         if self.mesh.periods is None or self.cell is None:
             return None
         found = Outline(replace(self.mesh, periods=None), self.tolerance).cell
@@ -146,7 +146,7 @@ class Outline:
 
     @cached_property
     def _components(self) -> tuple[Indices, Array]:
-        """Return the surface that each facet belongs to, −1 on cracks, and the volume inside each surface."""
+        """Return the closed surface of each facet, −1 on cracks, and the volume enclosed by each surface."""
         mesh, keep = self.mesh, ~self.walls
         facets = _places(mesh.points)[self.surface.facets[keep]]
         rows = np.repeat(facets[:, :1], facets.shape[1] - 1, axis=1).ravel()
@@ -160,7 +160,7 @@ class Outline:
 
     @cached_property
     def _outer(self) -> Flags:
-        """Facets of the outer surface of a body that is no parallelepiped. Shape (n_facets,)."""
+        """Mask of the facets of the outer surface of a body that is not a parallelepiped. Shape (n_facets,)."""
         component, volumes = self._components
         outer = np.flatnonzero(volumes > _NO_VOLUME * self.surface.volumes.sum())
         if len(outer) != 1:
@@ -179,14 +179,14 @@ class Outline:
 
 
 def nodal_normals(surface: Surface, chosen: Flags, n_nodes: int) -> Array:
-    """Return Σ ∫ N n dA of some facets at the nodes [length^(dim − 1)]. Shape (n_nodes, dim)."""
+    """Assemble ∫ N n dA of chosen facets at the nodes [length^(dim − 1)]. Shape (n_nodes, dim)."""
     total = np.zeros((n_nodes, surface.normals.shape[2]))
     np.add.at(total, surface.facets[chosen], surface.normals[chosen])
     return total
 
 
 def _places(points: Array) -> Indices:
-    """Return for each node the first one at the same place. Shape (n_nodes,)."""
+    """Return for each node the first node coincident with it. Shape (n_nodes,)."""
     gap = TOLERANCE * np.ptp(points, axis=0).max()
     pairs = cKDTree(points).query_pairs(gap, output_type="ndarray")
     if not len(pairs):

@@ -1,4 +1,4 @@
-"""Cells that fill space by translation: parallelepipeds spanned by period vectors, given or found from a mesh."""
+"""Parallelepipeds spanned by period vectors, given or found from a mesh."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,17 +11,17 @@ from femops.errors import CaseError
 from femops.notation import Array
 
 TOLERANCE = 1e-6
-"""Distances below this part of the size of a cell are none."""
+"""Points closer than this fraction of the size of a cell coincide."""
 
 
 @dataclass(frozen=True)
 class Parallelepiped:
-    """The points origin + ξ · periods with ξ from 0 to 1 along each period.
+    """The points origin + ξ · periods with lattice coordinates 0 ≤ ξ_i ≤ 1.
 
     Attributes:
         origin: A corner [length]. Shape (dim,).
-        periods: The edges from there, one a row [length]. Shape (dim, dim).
-        tolerance: Largest distance from a face of what lies on it, relative to the size [-].
+        periods: Edge vectors from the origin, as rows [length]. Shape (dim, dim).
+        tolerance: Largest distance of a point on a face from the plane of the face, relative to the size [-].
     """
 
     origin: Array
@@ -40,17 +40,17 @@ class Parallelepiped:
 
     @property
     def gap(self) -> float:
-        """The tolerance as a length [length]."""
+        """Absolute tolerance [length]."""
         return self.tolerance * self.size
 
     @property
     def aligned(self) -> bool:
-        """Whether the edges are parallel to the axes, each to its own."""
+        """Whether each edge is parallel to its coordinate axis."""
         return not (self.periods - np.diag(np.diag(self.periods))).any()
 
     @property
     def volume(self) -> float:
-        """Its volume [length^dim]."""
+        """Volume [length^dim]."""
         if self.aligned:
             return float(np.prod(np.abs(np.diag(self.periods))))
         return float(abs(np.linalg.det(self.periods)))
@@ -61,23 +61,23 @@ class Parallelepiped:
 
     @property
     def heights(self) -> Array:
-        """Distance of the two faces that each period connects [length]. Shape (dim,)."""
+        """Distance between the two faces connected by each period [length]. Shape (dim,)."""
         return np.asarray(1.0 / np.linalg.norm(self._inverse, axis=0))
 
     def coordinates(self, points: Array) -> Array:
-        """Return ξ of points. Shape (n, dim)."""
+        """Return the lattice coordinates ξ of points. Shape (n, dim)."""
         return np.asarray((points - self.origin) @ self._inverse)
 
     def corner(self, fractions: npt.ArrayLike) -> Array:
-        """Return a corner by its ξ [length]. Shape (dim,)."""
+        """Return the corner with the given ξ [length]. Shape (dim,)."""
         return np.asarray(self.origin + np.asarray(fractions, dtype=np.float64) @ self.periods)
 
     def on_face(self, points: Array, side: int) -> npt.NDArray[np.bool_]:
-        """Tell which points lie on the lower (0) or upper (1) face of each period. Shape (n, dim)."""
+        """Return a mask of the points on the lower (0) or upper (1) face of each period. Shape (n, dim)."""
         return np.asarray(np.abs(self.coordinates(points) - side) * self.heights < self.gap)
 
     def flattened(self, points: Array, axis: int) -> Array:
-        """Return points moved along one period onto its lower face [length]. Shape (n, dim)."""
+        """Project points along one period onto its lower face [length]. Shape (n, dim)."""
         return np.asarray(points - self.coordinates(points)[:, axis, None] * self.periods[axis])
 
     def name_of(self, axis: int) -> str:
@@ -86,10 +86,10 @@ class Parallelepiped:
 
 
 def spanned(points: Array, periods: Array, tolerance: float = TOLERANCE) -> Parallelepiped:
-    """Return the parallelepiped with these periods that points span.
+    """Return the parallelepiped with the given periods that is spanned by points.
 
     Raises:
-        CaseError: The periods are none, or the points span more or less than one of them.
+        CaseError: The periods are invalid, or the points do not span exactly one of each.
     """
     dim = points.shape[1]
     if periods.shape != (dim, dim):
@@ -108,11 +108,11 @@ def spanned(points: Array, periods: Array, tolerance: float = TOLERANCE) -> Para
 
 
 def box_of(points: Array, on_faces: Array, tolerance: float = TOLERANCE) -> tuple[Parallelepiped, bool] | None:
-    """Return the box around points if it has facets on all of its faces, and whether points are in all corners.
+    """Return the bounding box of points and whether it has points in all corners; None if a face has no facet.
 
     Args:
         points: Coordinates [length]. Shape (n, dim).
-        on_faces: Coordinates of the nodes of exterior facets [length]. Shape (n_facets, n_nodes_of_facet, dim).
+        on_faces: Node coordinates of the exterior facets [length]. Shape (n_facets, n_nodes_of_facet, dim).
         tolerance: See `Parallelepiped`.
     """
     box = _box_of(points, tolerance)
@@ -124,7 +124,7 @@ def box_of(points: Array, on_faces: Array, tolerance: float = TOLERANCE) -> tupl
 
 
 def from_hull(points: Array, tolerance: float = TOLERANCE) -> Parallelepiped | None:
-    """Return the parallelepiped that is the convex hull of points, None if the hull is none."""
+    """Return the convex hull of points if it is a parallelepiped, otherwise None."""
     try:
         hull = ConvexHull(points)
     except QhullError:
@@ -147,7 +147,7 @@ def from_hull(points: Array, tolerance: float = TOLERANCE) -> Parallelepiped | N
 
 
 def _with_normals(points: Array, normals: Array, tolerance: float) -> Parallelepiped | None:
-    """Return the parallelepiped between the outermost planes of some normals; its corners are points."""
+    """Return the parallelepiped with these face normals that encloses points; None if a corner has no point."""
     heights, inverse = points @ normals.T, np.linalg.inv(normals)
     tree = cKDTree(points)
     origin = points[tree.query(inverse @ heights.min(0))[1]]
@@ -162,6 +162,6 @@ def _box_of(points: Array, tolerance: float) -> Parallelepiped:
 
 
 def _has_corners(cell: Parallelepiped, points: Array) -> bool:
-    """Tell whether there is a point in every corner."""
+    """Return whether every corner has a point."""
     corners = cell.corner(np.array(list(np.ndindex(*(2,) * cell.dim))))
     return bool(np.all(np.asarray(cKDTree(points).query(corners)[0]) <= 2.0 * cell.dim * cell.gap))

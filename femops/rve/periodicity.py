@@ -1,8 +1,8 @@
-"""Pairs of nodes on opposite faces of a parallelepiped.
+"""Periodic pairs of nodes on opposite faces of a parallelepiped.
 
-A node on an upper face is the image of the node that lies one period below it. Where several nodes lie at one place,
-because a crack cuts the face, the facets on the face tell them apart: those that are images of each other belong to the
-same side of the crack. Nodes inside are never images.
+A node on an upper face is the image of the node one period below it. Where a crack cuts the face, several nodes
+coincide; they are then paired through matching facets of the two faces, which lie on the same side of the crack.
+Interior nodes have no images.
 """
 
 from dataclasses import dataclass, replace
@@ -27,16 +27,16 @@ _MOST_TOLERANCE = 1e-2
 
 @dataclass(frozen=True)
 class _Face:
-    """The nodes of the two faces that a period connects, both seen on the lower face.
+    """The nodes of the two faces connected by a period, projected onto the lower face.
 
     Attributes:
         low: Nodes on the lower face. Shape (n_low,).
         high: Nodes on the upper face. Shape (n_high,).
-        low_places: Where they are. Shape (n_low, dim).
-        high_places: Where they are. Shape (n_high, dim).
-        image: Position in `low` of the nearest node of each in `high`. Shape (n_high,).
-        high_gap: Distances to these. Shape (n_high,).
-        low_gap: Distances from `low` to the nearest in `high`. Shape (n_low,).
+        low_places: Projected positions of `low` [length]. Shape (n_low, dim).
+        high_places: Projected positions of `high` [length]. Shape (n_high, dim).
+        image: Position in `low` of the nearest node to each node in `high`. Shape (n_high,).
+        high_gap: Distance to that node [length]. Shape (n_high,).
+        low_gap: Distance of each node in `low` to the nearest in `high` [length]. Shape (n_low,).
     """
 
     low: Indices
@@ -49,7 +49,7 @@ class _Face:
 
     @staticmethod
     def of(mesh: TaggedMesh, cell: Parallelepiped, axis: int) -> "_Face":
-        """Return the faces of a period."""
+        """Return the pair of faces connected by the period `axis`."""
         low, high = (np.flatnonzero(cell.on_face(mesh.points, side)[:, axis]) for side in (0, 1))
         below, above = (cell.flattened(mesh.points[nodes], axis) for nodes in (low, high))
         high_gap, image = (np.asarray(one) for one in cKDTree(below).query(above))
@@ -57,16 +57,16 @@ class _Face:
 
 
 def faces_match(mesh: TaggedMesh, cell: Parallelepiped) -> bool:
-    """Tell whether opposite faces carry the same nodes."""
+    """Return whether the nodes of opposite faces match."""
     faces = [_Face.of(mesh, cell, axis) for axis in range(mesh.dim)]
     return all(max(face.low_gap.max(), face.high_gap.max()) <= cell.gap for face in faces)
 
 
 def periodic_masters(mesh: TaggedMesh, cell: Parallelepiped) -> Indices:
-    """Return for each node the node below the upper faces whose periodic image it is, or itself. Shape (n_nodes,).
+    """Return the periodic master of each node, not on an upper face, or the node itself. Shape (n_nodes,).
 
     Raises:
-        CaseError: Opposite faces do not carry the same nodes, or cracks meet them so that images are not clear.
+        CaseError: The nodes of opposite faces do not match, or are ambiguous at cracks.
     """
     faces = [_Face.of(mesh, cell, axis) for axis in range(mesh.dim)]
     _check_tolerance(mesh, cell, faces)
@@ -76,16 +76,17 @@ def periodic_masters(mesh: TaggedMesh, cell: Parallelepiped) -> Indices:
     n_labels, label = connected_components(links, directed=False)
     below = ~cell.on_face(mesh.points, 1).any(axis=1)
     first = np.full(n_labels, -1, dtype=np.int64)
-    for nodes in (np.arange(len(label)), np.flatnonzero(below)):  # what is below the upper faces takes precedence
+    for nodes in (np.arange(len(label)), np.flatnonzero(below)):  # nodes that are not on upper faces take precedence
         first[label[nodes[::-1]]] = nodes[::-1]
     return first[label]
 
 
 def matched(mesh: TaggedMesh, cell: Parallelepiped) -> TaggedMesh:
-    """Return a mesh whose nodes on upper faces are exactly one period above those that they are images of.
+    """Return the mesh with nodes on upper faces exactly one period above their masters.
 
-    Nodes that differ by more than round-off are moved, which a note tells: those of a lower face onto its plane, then
-    those of an upper face onto the images. Without this a homogeneous RVE would not be homogeneous.
+    Nodes that differ by more than round-off are moved, and a note is added: nodes of lower faces onto the plane of the
+    face, nodes of upper faces onto the images of their masters. Otherwise the strain in a homogeneous RVE would not be
+    uniform.
 
     Raises:
         CaseError: See `periodic_masters`.
@@ -94,12 +95,12 @@ def matched(mesh: TaggedMesh, cell: Parallelepiped) -> TaggedMesh:
 
 
 def levelled(mesh: TaggedMesh, cell: Parallelepiped) -> TaggedMesh:
-    """Return a mesh whose nodes on faces are in their planes; those that differ by more than round-off are moved."""
+    """Return the mesh with nodes on faces moved onto the planes of the faces, if they differ by more than round-off."""
     return _moved(mesh, cell, np.arange(len(mesh.points)))
 
 
 def _moved(mesh: TaggedMesh, cell: Parallelepiped, master: Indices) -> TaggedMesh:
-    """Return a mesh with the nodes on faces where their masters put them."""
+    """Return the mesh with nodes on faces moved onto their planes and to whole periods from their masters."""
     lattice = cell.coordinates(mesh.points)
     exact = lattice.copy()
     for side in (0, 1):
@@ -117,7 +118,7 @@ def _moved(mesh: TaggedMesh, cell: Parallelepiped, master: Indices) -> TaggedMes
 
 
 def _check_tolerance(mesh: TaggedMesh, cell: Parallelepiped, faces: list[_Face]) -> None:
-    """Refuse a tolerance that nodes on faces could be mistaken for each other by."""
+    """Check that distinct nodes on faces are farther apart than the tolerance."""
     points = mesh.points[np.unique(np.concatenate([nodes for face in faces for nodes in (face.low, face.high)]))]
     close = cKDTree(points).query_pairs(cell.gap, output_type="ndarray")
     apart = np.linalg.norm(points[close[:, 0]] - points[close[:, 1]], axis=1)
@@ -127,7 +128,7 @@ def _check_tolerance(mesh: TaggedMesh, cell: Parallelepiped, faces: list[_Face])
 
 
 def _check(mesh: TaggedMesh, cell: Parallelepiped, faces: list[_Face]) -> None:
-    """Refuse a mesh whose opposite faces do not carry the same nodes."""
+    """Check that the nodes of opposite faces match."""
     for axis, face in enumerate(faces):
         for nodes, gap, side in ((face.low, face.low_gap, "lower"), (face.high, face.high_gap, "upper")):
             if (gap <= cell.gap).all():
@@ -143,7 +144,7 @@ def _check(mesh: TaggedMesh, cell: Parallelepiped, faces: list[_Face]) -> None:
 
 
 def _largest_gap(mesh: TaggedMesh, cell: Parallelepiped, faces: list[_Face]) -> float:
-    """Return the largest distance of a node on a face from its image, or from the plane of the face [length]."""
+    """Return the largest distance of a node on a face from its image or from the plane of the face [length]."""
     gaps = [max(face.low_gap.max(), face.high_gap.max()) for face in faces]
     wide = replace(cell, tolerance=_MOST_TOLERANCE)
     for axis in range(mesh.dim):
@@ -155,7 +156,7 @@ def _largest_gap(mesh: TaggedMesh, cell: Parallelepiped, faces: list[_Face]) -> 
 
 
 def _advice(relative: float) -> str:
-    """Tell what to do about a gap."""
+    """Return the advice of an error message for a relative gap."""
     enough = 1.1 * relative
     if enough < _MOST_TOLERANCE:
         return f"`tolerance: {enough:.1e}` in the mesh block accepts it"
@@ -163,7 +164,7 @@ def _advice(relative: float) -> str:
 
 
 def _pairs(mesh: TaggedMesh, cell: Parallelepiped, faces: list[_Face]) -> Indices:
-    """Return nodes of upper faces with what they are images of. Shape (n_pairs, 2)."""
+    """Return the pairs of nodes on upper faces and their masters on lower faces. Shape (n_pairs, 2)."""
     pairs, doubtful = [], np.zeros(len(mesh.points), dtype=bool)
     for face in faces:
         doubtful[_shared(face, cell)] = True
@@ -185,7 +186,7 @@ def _pairs(mesh: TaggedMesh, cell: Parallelepiped, faces: list[_Face]) -> Indice
 
 
 def _shared(face: _Face, cell: Parallelepiped) -> Indices:
-    """Return the nodes of faces at places that hold several nodes of one of them."""
+    """Return the ambiguous nodes: nodes of either face where several nodes of one face coincide."""
     gap = TOLERANCE * cell.size
     found = []
     for places in (face.low_places, face.high_places):
@@ -198,7 +199,7 @@ def _shared(face: _Face, cell: Parallelepiped) -> Indices:
 
 
 def _pairs_of_facets(mesh: TaggedMesh, cell: Parallelepiped, doubtful: Flags) -> list[Indices]:
-    """Return the pairs with doubtful nodes that facets with their images on the opposite face give."""
+    """Return the pairs of ambiguous nodes from matching facets of opposite faces."""
     facets, _ = exterior(mesh.cells, mesh.kind)
     pairs = []
     for axis in range(mesh.dim):
@@ -207,7 +208,7 @@ def _pairs_of_facets(mesh: TaggedMesh, cell: Parallelepiped, doubtful: Flags) ->
             continue
         flat = cell.flattened(mesh.points, axis)
         gap, image = cKDTree(flat[low].mean(axis=1)).query(flat[high].mean(axis=1))
-        high, low = high[gap <= cell.gap], low[image[gap <= cell.gap]]  # others border on voids
+        high, low = high[gap <= cell.gap], low[image[gap <= cell.gap]]  # facets without an image border on voids
         distance = np.linalg.norm(flat[high][:, :, None] - flat[low][:, None], axis=-1)
         partner = np.take_along_axis(low, distance.argmin(axis=2), axis=1)
         both = np.stack([high.ravel(), partner.ravel()], axis=1)

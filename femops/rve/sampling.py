@@ -1,6 +1,6 @@
-"""Which macroscale strains a study solves its RVE at: the `sampling` block and the load paths that it stands for.
+"""Sampling of macroscale strains: the `sampling` block of a study and the load paths it defines.
 
-Independent samples are paths of one step, so that everything behind this module knows paths only.
+Independent samples are represented as load paths of one step.
 """
 
 import math
@@ -18,7 +18,7 @@ from femops.notation import Array
 from femops.validation import shown
 
 Method = Literal["sobol", "latin_hypercube", "proportional", "random_paths", "run"]
-# The keys that each method needs, and those that it also takes.
+# Required and optional keys of each method.
 _KEYS: dict[str, tuple[set[str], set[str]]] = {
     "sobol": ({"count", "range"}, {"seed", "shear"}),
     "latin_hypercube": ({"count", "range"}, {"seed", "shear"}),
@@ -30,7 +30,7 @@ _EXPECTED_RANGE = "a positive number, or [lowest, highest] for each component, f
 
 
 def _checked_range(value: Any) -> Any:
-    """Refuse what is no range, in one sentence where pydantic would name the members of a union."""
+    """Validate a range with a single clear message instead of one for each member of the union."""
     if _is_number(value) and value > 0:
         return value
     if not isinstance(value, Mapping) or not value:
@@ -49,7 +49,7 @@ def _is_number(value: Any) -> bool:
 
 
 Range = Annotated[float | dict[int, tuple[float, float]], BeforeValidator(_checked_range)]
-"""±a number for every component, or bounds of the named components; those left out are zero [-]."""
+"""Symmetric bound of all components, or bounds of the named components; components not named are zero [-]."""
 
 
 class Sampling(BaseModel):
@@ -93,7 +93,7 @@ def bounds(sampling: Sampling, dim: int) -> Array:
     """Return the lowest and highest Mandel strain components of a sampling [-]. Shape (2, n_s).
 
     Raises:
-        CaseError: The range names a component that plane strain does not have, or a path cannot start at zero.
+        CaseError: The range has a component that does not exist in this dimension, or excludes zero, where paths start.
     """
     names = notation.NAMES[dim]
     if isinstance(sampling.range, dict):
@@ -111,12 +111,12 @@ def bounds(sampling: Sampling, dim: int) -> Array:
 
 
 def load_paths(sampling: Sampling, dim: int) -> Array:
-    """Return the macroscale strains of every method but `run`.
+    """Return the macroscale strains of a sampling, for all methods except `run`.
 
-    The same sampling gives the same strains on every machine and on any number of ranks.
+    Reproducible on any machine and any number of ranks.
 
     Args:
-        sampling: The block.
+        sampling: The `sampling` block.
         dim: 2 (plane strain) or 3.
 
     Returns:
@@ -145,13 +145,13 @@ def chosen(strain: Array, sampling: Sampling) -> Array:
 
     Args:
         strain: Strains, Mandel [-]. Shape (n, n_s).
-        sampling: The block; without `count` all strains are taken.
+        sampling: The `sampling` block; without `count` all strains are returned.
 
     Returns:
-        Shape (n_paths, 1, n_s), in the order of the run.
+        Strains in the order of the run, Mandel [-]. Shape (n_paths, 1, n_s).
 
     Raises:
-        CaseError: The run has fewer points than wanted.
+        CaseError: The run has fewer points than `count`.
     """
     count = len(strain) if sampling.count is None else sampling.count
     if count > len(strain):
@@ -161,14 +161,14 @@ def chosen(strain: Array, sampling: Sampling) -> Array:
 
 
 def sobol(low: Array, high: Array, count: int, seed: int) -> Array:
-    """Return scrambled Sobol points of the box between two corners (n_s,). Shape (count, n_s)."""
+    """Return scrambled Sobol points in the box with corners `low` and `high`, shape (n_s,). Shape (count, n_s)."""
     sequence = qmc.Sobol(len(low), scramble=True, rng=np.random.default_rng(seed))
     unit = sequence.random_base2(math.ceil(math.log2(count)))[:count]
     return low + unit * (high - low)
 
 
 def _on_surface(points: Array, low: Array, high: Array) -> Array:
-    """Return points of a box that holds zero, moved along their rays from zero to its surface."""
+    """Project points of a box containing zero radially onto its surface."""
     limit = np.where(points > 0.0, high, low)
     with np.errstate(divide="ignore", invalid="ignore"):
         factor = np.where(points == 0.0, np.inf, limit / points).min(axis=1, keepdims=True)
@@ -176,7 +176,7 @@ def _on_surface(points: Array, low: Array, high: Array) -> Array:
 
 
 def _through(corners: Array, times: Array) -> Array:
-    """Return polygons, evenly timed corners (n_paths, n_corners, n_s), at times in (0, 1]. Shape (n_paths, n, n_s)."""
+    """Interpolate corners (n_paths, n_corners, n_s), evenly spaced in time, at `times`. Shape (n_paths, n, n_s)."""
     position = times * (corners.shape[1] - 1)
     before = np.minimum(position.astype(np.int64), corners.shape[1] - 2)
     part = (position - before)[:, None]

@@ -1,6 +1,6 @@
-"""Snapshots: converged RVEs with their sensitivities.
+"""Snapshots: converged RVE solutions with their sensitivities.
 
-A snapshot holds, each with the snapshot as leading axis and in Mandel notation:
+Fields of a snapshot, in Mandel notation; stored arrays have the snapshots as leading axis:
 
     strain                     E [-]                        (n_s,)
     stress, stress_33          S [stress]; S_33 in 2D       (n_s,), ()
@@ -12,8 +12,8 @@ A snapshot holds, each with the snapshot as leading axis and in Mandel notation:
     history/PHASE              state after the step         (n_state, n_points_of_phase), phases with state only
     path, step                 its load path and step       ()
 
-RVE points and free dofs are numbered as in `Discretisation` and `RVESolver.free`. Derivatives are those of the step:
-the state at its start is held fixed.
+RVE points and free dofs are numbered as in `Discretisation` and `RVESolver.free`. Derivatives are taken at fixed
+state at the start of the step.
 """
 
 import hashlib
@@ -30,15 +30,15 @@ from femops.rve.spec import RVE, RVEParameters
 
 Fields = Mapping[str, npt.NDArray[Any]]
 RVE_INTERFACE = 1
-"""Raised when the meaning of stored arrays changes; it is part of every content hash."""
+"""Version of the stored arrays, increased when their meaning changes; part of every content hash."""
 
 
 def content_hash(rve: RVE, parameters: RVEParameters) -> str:
-    """Return what tells RVEs apart: a digest of mesh, phases with their parameters, boundary and interface version.
+    """Return a hash of an RVE: mesh, phases with their parameters, boundary condition and interface version.
 
     Args:
         rve: The RVE.
-        parameters: What it was built from.
+        parameters: The parameters from which it was built.
     """
     mesh = rve.discretisation.mesh
     laws = {name: parameters.phases[name].model_dump(mode="json") for name in rve.discretisation.phases}
@@ -48,18 +48,18 @@ def content_hash(rve: RVE, parameters: RVEParameters) -> str:
     digest.update(np.ascontiguousarray(mesh.points, dtype="<f8").tobytes())
     digest.update(np.ascontiguousarray(mesh.cells, dtype="<i8").tobytes())
     outline = rve.discretisation.outline
-    if outline.cell is None or outline.walls.any() or not outline.cell.aligned:  # what a box without cracks is not
+    if outline.cell is None or outline.walls.any() or not outline.cell.aligned:  # not for boxes without cracks
         shape = "none" if outline.cell is None else outline.cell.periods.tolist()
         digest.update(json.dumps(["outline", shape, int(outline.walls.sum())]).encode())
     return digest.hexdigest()
 
 
 class SnapshotSolver:
-    """Solves an RVE for snapshots.
+    """Computes snapshots of an RVE.
 
     Args:
         rve: The RVE.
-        options: Settings of its solver; sensitivities are always exact.
+        options: Settings of the RVE solver; sensitivities are always exact.
     """
 
     def __init__(self, rve: RVE, options: SolverOptions) -> None:
@@ -70,14 +70,14 @@ class SnapshotSolver:
         self._gradients = [rve.discretisation.gradient(free.of, part, free.count) for part in self._cells()]
 
     def solve(self, strain: Array, previous: Fields | None = None) -> dict[str, Array]:
-        """Solve for snapshots.
+        """Compute the snapshots at given macroscale strains.
 
         Args:
             strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
-            previous: The snapshots one step before; None starts from the virgin RVE.
+            previous: Snapshots of the previous step; None starts from the initial state.
 
         Returns:
-            The fields of the snapshots but path and step.
+            The fields of the snapshots except path and step.
 
         Raises:
             NotConverged: An RVE did not converge.
@@ -109,7 +109,7 @@ class SnapshotSolver:
 
     @property
     def needed(self) -> list[str]:
-        """The fields of the step before that a step starts from."""
+        """Names of the fields of the previous step that `solve` needs."""
         return ["strain", "fluctuation", "sensitivity", *(f"history/{name}" for _, name in self._with_state())]
 
     def _cells(self) -> tuple[slice, ...]:

@@ -1,15 +1,15 @@
-"""Batched Newton solution of RVE problems.
+"""Batched Newton solver of RVE problems.
 
-Find the fluctuation q with R(q, E) = Σ w Bᵀ σ(E + B q) = 0 for N macroscale strains at once; S = ⟨σ⟩ and its
-consistent tangent follow. One factorisation per Newton step solves for the step and the sensitivities X = dq/dE
-together; where a Newton step came close to the solution, its factor is kept for the steps that are left (chord steps).
-At the end the kept factor K₀ also improves X by one step, X −= K₀⁻¹ (K X + L). The stress is corrected by the adjoint,
+Solves R(q, E) = Σ w Bᵀ σ(E + B q) = 0 for the fluctuations q of N macroscale strains at once, and returns S = ⟨σ⟩ and
+its consistent tangent. One factorisation per Newton step solves for the correction and the sensitivities X = dq/dE.
+Once a Newton step comes close to the solution, its factor is reused for the following steps (chord steps). At the end
+the kept factor K₀ also improves X by one step, X −= K₀⁻¹ (K X + L). The stress is corrected by the adjoint,
 S += Xᵀ R / |Ω|, and the tangent is the quadratic form ⟨(1 + B X)ᵀ D (1 + B X)⟩ of the current point tangents, so that
-what is left of the error of X enters both to second order.
+errors of X enter both to second order only.
 
-The energies are convex, so a stiffness that cannot be factorised is so by round-off: where the stress of a phase
-saturates, its stiffness vanishes beside that of others. Then a small part of the elastic stiffness is added, which
-changes the step and not the solution. An RVE that fails nevertheless fails alone; `attempt` returns the others.
+The energies are convex, so a factorisation can fail only by round-off: the stiffness of a saturating phase becomes
+negligible beside that of the others. A small multiple of the elastic stiffness is then added, which changes the step
+but not the solution. If one RVE of a batch fails, `attempt` still returns the others.
 """
 
 from dataclasses import dataclass, field
@@ -42,10 +42,10 @@ class SolverOptions:
     """Settings of the RVE solver.
 
     Attributes:
-        rtol: Largest residual norm relative to the internal forces [-].
-        max_iter: Largest number of iterations.
+        rtol: Tolerance of the residual norm relative to the internal forces [-].
+        max_iter: Maximum number of iterations.
         linear: Linear solver.
-        exact_sensitivities: Solve for X once more at the converged state (for stored snapshots).
+        exact_sensitivities: Solve for X again at the converged state (for stored snapshots).
     """
 
     rtol: float = 1e-8
@@ -56,18 +56,18 @@ class SolverOptions:
 
 @dataclass
 class Solution:
-    """Converged RVEs, batch last.
+    """Solution of a batch of RVEs; the batch is the last axis.
 
     Attributes:
-        stress: Homogenized stress. Shape (n_s, N).
-        tangent: Consistent tangent. Shape (n_s, n_s, N).
-        stress_33: In plane strain the mean stress normal to the plane, shape (N,); None in 3D.
+        stress: Homogenized stress, Mandel [stress]. Shape (n_s, N).
+        tangent: Consistent tangent, Mandel [stress]. Shape (n_s, n_s, N).
+        stress_33: In plane strain the mean out-of-plane stress [stress], shape (N,); None in 3D.
         fluctuation: Free dofs of the fluctuation [length]. Shape (n_free, N).
         sensitivity: d fluctuation / d E [length]. Shape (n_free, n_s, N).
         history: Trial state of each phase. Shape (n_state, n_points_of_phase, N) each.
-        iterations: Newton and chord steps of each RVE. Shape (N,).
-        factorisations: Newton steps of each RVE. Shape (N,).
-        failures: Why an RVE failed, by its number in the batch; its values are NaN.
+        iterations: Number of Newton and chord steps of each RVE. Shape (N,).
+        factorisations: Number of Newton steps of each RVE. Shape (N,).
+        failures: Reason of each failure, by the number of the RVE in the batch; the values of failed RVEs are NaN.
     """
 
     stress: Array
@@ -83,14 +83,14 @@ class Solution:
 
 @dataclass
 class _Batch:
-    """The iterates of a batch.
+    """Current iterates of a batch.
 
     Attributes:
         relative: Relative residual. Shape (N,).
-        kept: Whether the factor of an RVE's last Newton step is kept. Shape (N,).
-        close: Whether the last step of an RVE reduced its residual so much that the factor is still good. Shape (N,).
-        fresh: Whether the last step of an RVE was a Newton step. Shape (N,).
-        failures: Why an RVE failed, by its number.
+        kept: Whether the factor of the last Newton step is kept. Shape (N,).
+        close: Whether the last step reduced the residual enough to go on with chord steps. Shape (N,).
+        fresh: Whether the last step was a Newton step. Shape (N,).
+        failures: Reason of each failure, by the number of the RVE.
     """
 
     strain: Array
@@ -113,13 +113,13 @@ class _Batch:
 
     @property
     def alive(self) -> Flags:
-        """Which RVEs have not failed. Shape (N,)."""
+        """Mask of the RVEs that have not failed. Shape (N,)."""
         alive = np.ones(len(self.kept), dtype=bool)
         alive[list(self.failures)] = False
         return alive
 
     def fail(self, which: Indices, why: str) -> None:
-        """Give some RVEs up."""
+        """Mark RVEs as failed."""
         self.failures.update(dict.fromkeys(which.tolist(), why))
 
 
@@ -150,17 +150,17 @@ class RVESolver:
 
     @property
     def n_state_of_phase(self) -> list[int]:
-        """Number of state variables of a point of each phase."""
+        """Number of state variables per point of each phase."""
         fields = [phase.state_fields(self.discretisation.dim) for phase in self.phases]
         return [max((part.stop for part in one.values()), default=0) for one in fields]
 
     @property
     def batch(self) -> int:
-        """How many RVEs are solved together; bounded by memory."""
+        """Number of RVEs solved together, limited by memory."""
         return int(np.clip(_BYTES_OF_BATCH / self._equations.bytes_of_one, 1, _LARGEST_BATCH))
 
     def virgin_history(self, n: int) -> list[Array]:
-        """Return the state of each phase before any load. Shape (n_state, n_points_of_phase, n) each."""
+        """Return the initial state of each phase. Shape (n_state, n_points_of_phase, n) each."""
         rve = self.discretisation
         sizes = [part.stop - part.start for part in map(rve.points_of_phase, range(len(self.phases)))]
         return [np.zeros((n_state, size, n)) for n_state, size in zip(self.n_state_of_phase, sizes, strict=True)]
@@ -173,14 +173,14 @@ class RVESolver:
         sensitivity: Array | None = None,
         first: int | None = None,
     ) -> Solution:
-        """Solve for one batch.
+        """Solve one batch.
 
         Args:
-            strain: Macroscale strains, Mandel. Shape (n_s, N).
+            strain: Macroscale strains, Mandel [-]. Shape (n_s, N).
             history: Committed state of each phase, see `virgin_history`.
-            start: First guess of the fluctuation, shape (n_free, N); default: its linear elastic value.
-            sensitivity: First guess of dq/dE, shape (n_free, n_s, N); default: its elastic value.
-            first: Number of the first RVE, so that messages can name others by theirs.
+            start: Initial guess of the fluctuation [length], shape (n_free, N); default: the elastic one.
+            sensitivity: Initial guess of dq/dE [length], shape (n_free, n_s, N); default: the elastic one.
+            first: Number of the first RVE of the batch, for error messages.
 
         Raises:
             NotConverged: An RVE did not converge; the message says which, at what strain and why.
@@ -196,7 +196,7 @@ class RVESolver:
     def attempt(
         self, strain: Array, history: list[Array], start: Array | None = None, sensitivity: Array | None = None
     ) -> Solution:
-        """Solve for one batch as `solve` does, but let RVEs fail: `Solution.failures` names them."""
+        """Solve one batch like `solve`, but report RVEs that fail in `Solution.failures` instead of raising."""
         return self._attempt(strain, history, start, sensitivity)[0]
 
     def _attempt(
@@ -225,7 +225,7 @@ class RVESolver:
             return self._finish(batch), tuple(norms)
 
     def full_fluctuation(self, fluctuation: Array) -> Array:
-        """Return the nodal fluctuation with zero mean. Shape (n_nodes, dim, N) from free dofs (n_free, N)."""
+        """Return the nodal fluctuation with zero mean, shape (n_nodes, dim, N), of free dofs (n_free, N) [length]."""
         rve = self.discretisation
         padded = np.vstack([fluctuation, np.zeros((1, fluctuation.shape[1]))])
         nodal = padded[self.free.of].reshape(-1, rve.dim, fluctuation.shape[1])
@@ -235,7 +235,7 @@ class RVESolver:
         return nodal - mean
 
     def _elastic_sensitivity(self) -> Array:
-        """Return dq/dE of the virgin RVE at zero strain. Shape (n_free, n_s)."""
+        """Return dq/dE at zero strain in the initial state. Shape (n_free, n_s)."""
         zero = np.zeros((self.discretisation.n_s, 1))
         points = self._equations.evaluate(zero, np.zeros((self.free.count, 1)), self.virgin_history(1))
         values, load = self._equations.stiffness_and_load(points.tangent)
@@ -263,7 +263,7 @@ class RVESolver:
             correction[:, newton], whole = self._newton(batch, newton, unbalanced[:, newton])
         if len(chord):
             correction[:, chord] = -self._linear_solver.resolve(chord, unbalanced[:, None, chord])[:, 0]
-        correction[:, batch.relative <= self.options.rtol] = 0.0  # these wanted their sensitivities only
+        correction[:, batch.relative <= self.options.rtol] = 0.0  # converged: only their sensitivities are updated
         batch.iterations[active] += 1
         batch.factorisations[newton] += 1
         if len(newton):
@@ -280,7 +280,7 @@ class RVESolver:
         batch.close[active] = (batch.relative < goal)[active]
 
     def _newton(self, batch: _Batch, which: Indices, unbalanced: Array) -> tuple[Array, Flags]:
-        """Return Newton's corrections of some RVEs, and where their stiffness was whole; renew their sensitivities."""
+        """Return Newton corrections, and a mask of unmodified factorisations; update sensitivities."""
         all_of_them = len(which) == batch.strain.shape[1]
         tangent = batch.points.tangent if all_of_them else batch.points.tangent[..., which]
         values, load = self._equations.stiffness_and_load(tangent)
@@ -291,7 +291,7 @@ class RVESolver:
         return solution[:, -1], whole
 
     def _factorised(self, values: Array, right: Array, slots: Indices | None) -> tuple[Array, Flags, Flags]:
-        """Return solutions, where the stiffness was factorised as it is, and where not even with elastic parts."""
+        """Return solutions, and masks of unmodified factorisations and of failures with elastic stiffness added."""
         solution, success = self._linear_solver.solve(values, right, slots)
         whole, left = success.copy(), np.flatnonzero(~success)
         for part in _ELASTIC_PARTS:
@@ -336,16 +336,16 @@ class RVESolver:
         return solution
 
     def _reset(self, batch: _Batch) -> None:
-        """Put the RVEs that failed to rest, so that no value of theirs spoils an array operation."""
+        """Reset failed RVEs to zero strain, so that array operations do not meet their invalid values."""
         failed = np.array(sorted(batch.failures))
         batch.fluctuation[:, failed], batch.sensitivity[:, :, failed], batch.kept[failed] = 0.0, 0.0, False
         rest, history = np.zeros((len(batch.strain), len(failed))), [one[:, :, failed] for one in batch.history]
         batch.points = batch.points.put(failed, self._equations.evaluate(rest, batch.fluctuation[:, failed], history))
 
     def _tangent(self, batch: _Batch) -> Array:
-        """Return Σ w (1 + B X)ᵀ D (1 + B X) with an X improved by the kept factors.
+        """Return Σ w (1 + B X)ᵀ D (1 + B X), with X improved by the kept factors.
 
-        With ρ = K X + L and the kept factor K₀: X −= K₀⁻¹ ρ, which lowers the quadratic form by ρᵀ K₀⁻¹ ρ.
+        With ρ = K X + L and the kept factor K₀: X −= K₀⁻¹ ρ, which reduces the quadratic form by ρᵀ K₀⁻¹ ρ.
         """
         total, rest = self._equations.condensed_tangent(batch.points.tangent, batch.sensitivity)
         kept = np.flatnonzero(batch.kept)
@@ -358,7 +358,7 @@ class RVESolver:
 
 
 def _named(failures: dict[int, str], strain: Array, first: int | None) -> str:
-    """Return strains and reasons of the RVEs that failed, those of the largest strains first."""
+    """Return strains and reasons of the failed RVEs, in order of decreasing strain."""
     order = sorted(failures, key=lambda number: -float(np.abs(strain[:, number]).max()))
     names = []
     for one in order[:_MOST_NAMED]:

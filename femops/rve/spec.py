@@ -1,4 +1,4 @@
-"""How a case or a study describes an RVE, and the RVE made from it."""
+"""The `rve` block of a case or study, and the discretised RVE built from it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -50,7 +50,7 @@ class MeshFile(BaseModel):
         """Read the mesh.
 
         Args:
-            base: Folder that a relative path starts from.
+            base: Folder to which a relative path refers.
 
         Raises:
             CaseError: The file is missing or does not hold a mesh that femops can use.
@@ -69,10 +69,10 @@ class RVEMeshFile(MeshFile):
     )
 
     def bounded(self, mesh: TaggedMesh, boundary: Boundary) -> TaggedMesh:
-        """Return the mesh with its periods, if they are given, faces that match, and notes on what may surprise.
+        """Return the mesh with the given periods, if any, matching faces, and notes on its outer surface.
 
         Args:
-            mesh: What `read` returned.
+            mesh: The mesh as read.
             boundary: The boundary condition.
 
         Raises:
@@ -80,7 +80,7 @@ class RVEMeshFile(MeshFile):
         """
         try:
             return self._bounded(mesh, boundary)
-        except CaseError as error:  # the block is `mesh` already
+        except CaseError as error:  # the caller adds the key `mesh`
             raise CaseError(error.problem, error.file, error.key.removeprefix("mesh").lstrip(".")) from error
 
     def _bounded(self, mesh: TaggedMesh, boundary: Boundary) -> TaggedMesh:
@@ -110,11 +110,11 @@ def _vectors(periods: list[list[float]], dim: int) -> Array:
 
 
 phase_readers: list[Callable[[Mapping[str, Any]], LawParameters]] = []
-"""Validates the laws of phases: the one entry is put here by `femops.plugins`, which knows the installed laws."""
+"""Validator of the laws of phases; `femops.plugins`, which knows the installed laws, registers its single entry."""
 
 
 def valid_phases(phases: dict[str, Any]) -> dict[str, LawParameters]:
-    """Validate the constituent laws of a block that is being validated.
+    """Validate the constituent laws of a block; called from its pydantic validator.
 
     Args:
         phases: A mapping as in a case file, or valid parameters, for each phase.
@@ -165,10 +165,10 @@ class RVEParameters(BaseModel):
         return self
 
     def tagged_mesh(self, context: LawContext) -> TaggedMesh:
-        """Read or generate the mesh on one rank and hand it to all.
+        """Read or generate the mesh on the root rank and broadcast it.
 
         Raises:
-            CaseError: The file or the geometry is not usable, or has another dimension than the case.
+            CaseError: The file or the geometry is invalid, or its dimension is not that of the case.
         """
         source = next(name for name in ("mesh", *GENERATORS) if getattr(self, name) is not None)
         description = getattr(self, source)
@@ -176,7 +176,7 @@ class RVEParameters(BaseModel):
         def make() -> TaggedMesh:
             if isinstance(description, RVEMeshFile):
                 mesh = description.read(context.base)
-                known = set(mesh.regions) == set(self.phases)  # otherwise refused when the RVE is built
+                known = set(mesh.regions) == set(self.phases)  # otherwise `discretise` raises
                 return description.bounded(mesh, self.boundary) if known else mesh
             mesh = generate(description)
             return replace(mesh, periods=np.diag(edges(description.size, mesh.dim)))
@@ -206,10 +206,10 @@ class RVE:
 
 
 def build_rve(parameters: RVEParameters, context: LawContext) -> RVE:
-    """Make the RVE that a case describes.
+    """Build the RVE of a case.
 
     Raises:
-        CaseError: Geometry, mesh or phases are not usable.
+        CaseError: Geometry, mesh or phases are invalid.
     """
     if context.phase is None:
         raise ValueError("no phases in this context; expected femops.plugins.rve_context(dim), or femops.load_law")

@@ -1,7 +1,7 @@
-"""The mesh of an Abaqus input file: element sets as regions, node sets and surfaces as boundaries.
+"""Reads the mesh of an Abaqus input file: element sets become regions, node sets and surfaces become boundaries.
 
-Regions are the element sets that a section names, or all element sets if there is no section. Names that begin with
-an underscore are Abaqus' own and are left out unless a section names them.
+Regions are the element sets used in sections, or all element sets if there is no section. Names that begin with an
+underscore are internal to Abaqus and ignored unless used in a section.
 """
 
 from collections.abc import Iterable
@@ -20,13 +20,14 @@ from femops.meshing.tagged import Indices
 
 
 def read_inp(path: Path) -> RawMesh:
-    """Read an Abaqus input file: nodes, elements, sets, surfaces, and the parts that its assembly places.
+    """Read an Abaqus input file: nodes, elements, sets, surfaces, and the parts placed by its assembly.
 
-    A set of an assembly keeps its name. Sets with one name in several instances of a part are united; sets of nodes
-    and surfaces can be had one by one as `INSTANCE.NAME`, and regions of different parts are `PART.NAME`.
+    Sets of the assembly keep their names. Sets of the same name in several instances of a part are merged; node sets
+    and surfaces are also available separately as `INSTANCE.NAME`. Regions of different parts are named `PART.NAME`.
 
     Raises:
-        CaseError: What shapes the mesh is not supported, or a set, section, instance or element refers to nothing.
+        CaseError: A keyword that changes the mesh is not supported, or a set, section, instance or element refers to
+            something undefined.
     """
     model = read_model(path)
     placed = place(model)
@@ -59,7 +60,7 @@ def read_inp(path: Path) -> RawMesh:
 
 @dataclass(frozen=True)
 class _Member:
-    """What a name means in one piece: numbers, or nodes of facets."""
+    """Named set of one piece: indices, or facets by nodes."""
 
     piece: Piece
     name: str
@@ -68,13 +69,13 @@ class _Member:
 
 @dataclass
 class _Names:
-    """Gives sets of pieces their names in the whole mesh, and remembers which names stand for several of them."""
+    """Names the sets of all pieces in the whole mesh, and records the names that merge several sets."""
 
     united: set[str] = field(default_factory=set)
     qualified: list[str] = field(default_factory=list)
 
     def of(self, members: Iterable[_Member], of_parts: bool = False) -> dict[str, Indices]:
-        """Return the sets by name; `of_parts` keeps those of different parts apart and does not name single ones."""
+        """Return the sets by name; `of_parts` separates different parts and omits the names `INSTANCE.NAME`."""
         by_name: dict[str, list[_Member]] = {}
         for member in members:
             by_name.setdefault(member.name.lower(), []).append(member)
@@ -105,11 +106,11 @@ def _union(members: list[_Member]) -> Indices:
 
 
 def _element_groups(placed: Placed, names: _Names) -> tuple[dict[str, Indices], list[str]]:
-    """Return the element sets that are regions or name facets, and notes on sections of other elements."""
+    """Return the element sets that are regions or boundaries, and notes on sections of lower-dimensional elements."""
     full = _cells_of_full_dimension(placed)
     regions, facets, notes = [], [], []
     sections = _sections(placed)
-    # Regions are the sets of sections, or those that cover the mesh, or all.
+    # Regions: the sets used in sections, else the `*ELSET` sets if they cover the mesh, else all.
     chosen = set(sections) if any(full[ids].any() for ids in sections.values()) else _covering(placed, full)
     for piece in placed.pieces.values():
         for key, ids in piece.elements.sets.items():
@@ -134,7 +135,7 @@ def _cells_of_full_dimension(placed: Placed) -> np.ndarray[tuple[int, ...], np.d
 
 
 def _sections(placed: Placed) -> dict[tuple[str, str], Indices]:
-    """Return the elements of each set that a section names, by piece and name in lower case."""
+    """Return the elements of each set used in a section, by piece and lower-case name."""
     found = {}
     for piece in placed.pieces.values():
         for name in (name for scope in piece.scopes for name in scope.sections):
@@ -146,9 +147,9 @@ def _sections(placed: Placed) -> dict[tuple[str, str], Indices]:
 
 
 def _covering(placed: Placed, full: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> set[tuple[str, str]]:
-    """Return the sets of `*ELSET` if they hold every element of full dimension, otherwise none.
+    """Return the sets defined by `*ELSET` if they cover all elements of full dimension, otherwise none.
 
-    They then are the regions, and the sets named on `*ELEMENT` (one for each entity, in files of Gmsh) are not.
+    In that case they are the regions, instead of the sets named on `*ELEMENT` (one per entity in files of Gmsh).
     """
     covered = ~full
     own = set()
@@ -160,7 +161,7 @@ def _covering(placed: Placed, full: np.ndarray[tuple[int, ...], np.dtype[np.bool
 
 
 def _surfaces(placed: Placed, names: _Names) -> tuple[dict[str, Indices], dict[str, Indices], dict[str, str]]:
-    """Return facets of surfaces of elements, nodes of surfaces of nodes, and why other surfaces hold no facets."""
+    """Return element-based surfaces by facets, node-based ones by nodes, and other surfaces with the reason."""
     facets: list[_Member] = []
     nodes: list[_Member] = []
     bare: dict[str, str] = {}
@@ -200,7 +201,7 @@ def _combined(entry: SurfaceEntry, known: dict[str, list[_Member]]) -> _Member |
 
 
 def _not_read(model: Model, placed: Placed) -> list[str]:
-    """Return notes on what the file holds and the mesh does not."""
+    """Return notes on the content of the file that is not in the mesh."""
     notes = []
     if placed.discrete:
         given = ", ".join(f"{count} of type {name}" for name, count in placed.discrete.items())

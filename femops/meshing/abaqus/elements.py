@@ -20,7 +20,7 @@ _KINDS = {
 _FAMILIES = {"CPE": "planar", "CPEG": "planar", "CPS": "planar", "CAX": "planar", "S": "planar", "SFM3D": "planar"}
 _FAMILIES |= {"M3D": "planar", "R3D": "planar", "C3D": "solid", "T2D": "bar", "T3D": "bar"}
 _TYPE = re.compile(rf"({'|'.join(sorted(_FAMILIES, key=len, reverse=True))})(\d+)")
-# Elements at points, between two points, or that couple a point to a body: they carry no volume.
+# Point, two-point and coupling elements, which have no volume.
 _DISCRETE: tuple[str, ...] = (
     "MASS",
     "ROTARYI",
@@ -50,7 +50,7 @@ WHOLE = ("SPOS", "SNEG")
 
 
 def kind_of_type(element_type: str) -> str | None:
-    """Return the kind of the cells of an Abaqus element type; None for discrete elements, which have no volume.
+    """Return the cell kind of an Abaqus element type; None for discrete elements, which have no volume.
 
     Raises:
         CaseError: The type is not supported.
@@ -67,7 +67,7 @@ def kind_of_type(element_type: str) -> str | None:
 
 
 def face_nodes(kind: CellKind, label: str) -> Indices | None:
-    """Return the local nodes, in VTK order, of the face that Abaqus calls S1, E1 and so on; None if there is none."""
+    """Return the local nodes, in VTK order, of the face with the Abaqus label S1, E1, …; None if it does not exist."""
     faces = _FACES.get(kind.shape, ())
     match = _FACE.fullmatch(label.upper())
     if match is None or not 1 <= int(match[1]) <= len(faces):

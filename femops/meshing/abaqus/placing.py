@@ -1,4 +1,4 @@
-"""Parts placed in space: nodes and elements numbered through, and their sets by these numbers."""
+"""Assembles parts from their instances: transformed nodes, global numbering and sets."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -15,15 +15,15 @@ _DISCRETE = -1  # number of an element without volume
 
 @dataclass
 class Labels:
-    """Nodes or elements of one piece: numbers by label, and sets of numbers by name whatever its case.
+    """Nodes or elements of one piece: labels, global numbers, and sets with case-insensitive names.
 
     Attributes:
         what: "node" or "element".
-        labels: Sorted. Shape (n,).
-        ids: Number of each in the whole mesh. Shape (n,).
-        sets: Numbers in each set, by name in lower case.
-        names: The name of each set as the file writes it first.
-        own: Names in lower case of the sets that a keyword of their own defines.
+        labels: Labels in the file, sorted. Shape (n,).
+        ids: Global number of each label. Shape (n,).
+        sets: Global numbers in each set, by lower-case name.
+        names: Name of each set as first written in the file, by lower-case name.
+        own: Lower-case names of the sets defined by *NSET or *ELSET.
     """
 
     what: str
@@ -34,7 +34,7 @@ class Labels:
     own: set[str] = field(default_factory=set)
 
     def find(self, wanted: Indices) -> Indices:
-        """Return the numbers of labels.
+        """Return the global numbers of labels.
 
         Raises:
             CaseError: A label is not defined.
@@ -46,7 +46,7 @@ class Labels:
         return self.ids[places]
 
     def add(self, entry: SetEntry, ids: Indices) -> None:
-        """Add numbers to the set of an entry."""
+        """Add global numbers to the set that an entry defines."""
         key = entry.name.lower()
         self.names.setdefault(key, entry.name)
         self.sets[key] = np.union1d(self.sets.get(key, np.empty(0, dtype=np.int64)), ids[ids != _DISCRETE])
@@ -56,7 +56,7 @@ class Labels:
 
 @dataclass
 class Piece:
-    """A placed part; or, without a name, all that lies in no instance."""
+    """A placed instance of a part; the piece without a name is everything outside instances."""
 
     name: str
     part: str
@@ -67,13 +67,13 @@ class Piece:
 
 @dataclass
 class Placed:
-    """All pieces; nodes and elements are numbered through them.
+    """Assembled mesh: all pieces, with global node and element numbers.
 
     Attributes:
-        points: Shape (n_nodes, 3).
-        blocks: Elements that have a kind, with numbers as nodes; elements are numbered through the blocks.
-        discrete: Number of elements of each type that has no volume.
-        pieces: The pieces by name in lower case, that without a name last.
+        points: Node coordinates [length]. Shape (n_nodes, 3).
+        blocks: Elements with a cell kind, nodes by global number; global element numbers run through the blocks.
+        discrete: Number of elements of each type without volume.
+        pieces: The pieces by lower-case name, the one without a name last.
     """
 
     points: Array
@@ -82,19 +82,19 @@ class Placed:
     pieces: dict[str, Piece]
 
     def by_block(self, ids: Indices) -> list[Indices]:
-        """Split sorted numbers of elements into positions within each block."""
+        """Split sorted global element numbers into positions within each block."""
         starts = np.cumsum([0, *(len(block.labels) for block in self.blocks)])
         cuts = np.searchsorted(ids, starts)
         return [ids[a:b] - start for (a, b), start in zip(pairwise(cuts), starts[:-1], strict=True)]
 
     def members(self, piece: Piece, word: str, what: str, instance: str = "") -> Indices:
-        """Return the numbers of the nodes or elements that a word names as seen from a piece.
+        """Return the global numbers of the nodes or elements that a word refers to.
 
         Args:
-            piece: Where the word stands.
+            piece: Piece in which the word is used.
             word: A label, a set, or `INSTANCE.label` or `INSTANCE.set`.
             what: "node" or "element".
-            instance: The instance that the word belongs to, if it is given beside it.
+            instance: Value of the option INSTANCE=, if given.
 
         Raises:
             CaseError: Nothing has that name.
@@ -111,7 +111,7 @@ class Placed:
         raise CaseError(f"{what} set '{word}' is not defined before it is used")
 
     def add_set(self, piece: Piece, entry: SetEntry, what: str) -> None:
-        """Add an entry to the sets of a piece.
+        """Resolve a set definition and add it to the sets of a piece.
 
         Raises:
             CaseError: It names an instance, a set or a label that is not defined before it.
@@ -138,10 +138,10 @@ class Placed:
 
 
 def place(model: Model) -> Placed:
-    """Place the parts of a model as its instances say, and resolve all sets.
+    """Assemble the instances of a model and resolve all sets.
 
     Raises:
-        CaseError: Parts without instances, or names and labels that refer to nothing or to two things.
+        CaseError: Several parts without instances, or labels and names that are undefined or ambiguous.
     """
     placed = Placed(np.empty((0, 3)), [], {}, {})
     points = [placed.points]
@@ -169,7 +169,7 @@ def _of(piece: Piece, what: str) -> Labels:
 
 
 def _add_piece(placed: Placed, scopes: list[Scope], name: str, part: str, n_nodes: int) -> Array:
-    """Number the nodes and elements of a piece after those before it; return its nodes as the file has them."""
+    """Append a piece with consecutive global numbers; return its node coordinates before any transformation."""
     nothing = np.empty(0, dtype=np.int64)
     labels = np.concatenate([nothing, *(one for scope in scopes for one in scope.labels)])
     points = np.vstack([np.empty((0, 3)), *(one for scope in scopes for one in scope.points)])
@@ -201,9 +201,9 @@ def _add_piece(placed: Placed, scopes: list[Scope], name: str, part: str, n_node
 
 
 def _moved(points: Array, instance: Instance) -> Array:
-    """Return the points of an instance where its data lines put them: first translated, then rotated.
+    """Transform the points of an instance by its data lines: first translated, then rotated.
 
-    The second line holds two points a and b of the axis and the angle in degrees, right-handed about b − a.
+    The second line gives two points a and b on the axis and the angle in degrees, right-handed about b − a.
     """
     try:
         rows = [np.array([float(word or 0.0) for word in row]) for row in instance.rows]

@@ -1,4 +1,4 @@
-"""What the parts, the instances and the assembly of an Abaqus input file define, before anything is placed."""
+"""Definitions in the parts, instances and assembly of an Abaqus input file, before they are assembled."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,17 +12,17 @@ from femops.meshing.cells import CELLS
 from femops.meshing.tagged import Indices
 from femops.notation import Array
 
-# Keywords that make or move nodes and elements: to leave them out would give another mesh.
+# Keywords that generate or transform nodes and elements: ignoring them would give a wrong mesh.
 _REFUSED = ["SYSTEM", "NGEN", "NFILL", "NCOPY", "NMAP", "ELGEN", "ELCOPY", "SYMMETRIC MODEL GENERATION"]
 _REFUSED += ["IMPORT", "PARAMETER"]
-# Keywords that hold parts together, which here shared nodes alone do.
+# Keywords that connect parts; only shared nodes are supported.
 _JOINING = ["TIE", "MPC", "EQUATION", "COUPLING", "RIGID BODY", "EMBEDDED ELEMENT", "CONTACT PAIR", "CONTACT"]
 _JOINING += ["SHELL TO SOLID COUPLING", "FASTENER", "CLEARANCE"]
 
 
 @dataclass(frozen=True)
 class Elements:
-    """A block of elements: its type, the kind of its cells (None: discrete), labels and nodes."""
+    """A block of elements: Abaqus type, cell kind (None for discrete elements), labels and nodes."""
 
     type: str
     kind: str | None
@@ -32,15 +32,15 @@ class Elements:
 
 @dataclass(frozen=True)
 class SetEntry:
-    """One definition of a set, or of a part of it.
+    """A definition of a set; several entries of the same name are merged.
 
     Attributes:
-        name: Of the set.
+        name: Name of the set.
         words: Labels and names of other sets; first, last and increment of each range if `generate`.
-        instance: Where they are defined; empty: where the entry is.
+        instance: Instance in which the words are defined; empty for the scope of the entry.
         generate: Whether the words are ranges.
-        of_elements: The words are element sets, and the set holds their nodes.
-        own: From its own keyword, not named on *NODE or *ELEMENT.
+        of_elements: Whether the words are element sets whose nodes form the set.
+        own: Whether defined by *NSET or *ELSET rather than on *NODE or *ELEMENT.
     """
 
     name: str
@@ -53,7 +53,7 @@ class SetEntry:
 
 @dataclass(frozen=True)
 class SurfaceEntry:
-    """One surface: rows of a set or label and a face; `kind` is ELEMENT, NODE, or a type that has no facets."""
+    """A surface definition: rows of a set or label and a face; `kind` is ELEMENT, NODE, or a type without facets."""
 
     name: str
     kind: str
@@ -77,7 +77,7 @@ class Scope:
 
 @dataclass
 class Instance(Scope):
-    """A placed part: the name of the part, and the data lines that move it."""
+    """An instance: the name of its part, and the data lines of its translation and rotation."""
 
     part: str = ""
     rows: list[list[str]] = field(default_factory=list)
@@ -85,7 +85,7 @@ class Instance(Scope):
 
 @dataclass
 class Model:
-    """Everything that a file defines, and what it holds that is not read."""
+    """All definitions of a file, and the keywords joining parts, which are not read."""
 
     flat: Scope = field(default_factory=Scope)
     parts: dict[str, Scope] = field(default_factory=dict)
@@ -95,10 +95,10 @@ class Model:
 
 
 def read_model(path: Path) -> Model:
-    """Sort the blocks of an input file into the parts, instances and the assembly that they belong to.
+    """Read an input file and assign its blocks to parts, instances and the assembly.
 
     Raises:
-        CaseError: A keyword or an element type that shapes the mesh is not supported.
+        CaseError: A keyword that changes the mesh, or an element type, is not supported.
     """
     model = Model()
     scope = model.flat
@@ -163,7 +163,7 @@ def _define(scope: Scope, block: Block, base: Path) -> None:
 def _add_nodes(scope: Scope, block: Block) -> None:
     if block.options.get("SYSTEM", "R").upper() != "R":
         raise CaseError(f"*NODE, SYSTEM={block.options['SYSTEM']} is not supported; expected Cartesian coordinates")
-    # Coordinates that a line leaves out are zero; fields after the third coordinate are normals.
+    # Omitted coordinates are zero; fields after the third coordinate are normals.
     padded = [[word or "0" for word in (*row[:4], "0", "0", "0")[:4]] for row in block.rows if row]
     scope.labels.append(np.array([int(row[0]) for row in padded], dtype=np.int64))
     scope.points.append(np.array([row[1:] for row in padded], dtype=np.float64))

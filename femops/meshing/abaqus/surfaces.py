@@ -1,4 +1,4 @@
-"""Surfaces of Abaqus input files as facets of cells."""
+"""Converts surfaces of Abaqus input files to facets of cells."""
 
 import numpy as np
 
@@ -12,21 +12,21 @@ from femops.meshing.tagged import Indices
 
 
 def facets_of_surface(placed: Placed, piece: Piece, entry: SurfaceEntry) -> Indices | None:
-    """Return the facets of a surface of elements, by nodes; None if none of its faces is a facet of the mesh.
+    """Return the facets of an element-based surface, by nodes; None if none of its faces is a facet of the mesh.
 
     Args:
         placed: The mesh.
-        piece: Where the surface is defined.
-        entry: Its rows of a set or label and a face; without a face the free faces of the elements are meant.
+        piece: Piece in which the surface is defined.
+        entry: Rows of a set or label and a face; without a face, the exterior faces of the elements.
 
     Raises:
-        CaseError: A row names elements that are not defined, or a face that they do not have.
+        CaseError: A row refers to undefined elements, or to a face that they do not have.
     """
     kinds = {str(block.kind): CELLS[str(block.kind)] for block in placed.blocks}
     dim = max(kind.dim for kind in kinds.values())
     full = [kind for kind in kinds.values() if kind.dim == dim]
     if len(full) > 1:
-        return None  # such a mesh will be refused
+        return None  # mixed kinds are rejected later
     facets = []
     for row in entry.rows:
         label = row[1].upper() if len(row) > 1 else ""
@@ -53,6 +53,6 @@ def facets_of_surface(placed: Placed, piece: Piece, entry: SurfaceEntry) -> Indi
 
 
 def _free_facets(placed: Placed, dim: int) -> Indices:
-    """Return the facets that belong to one cell only."""
+    """Return the exterior facets of the mesh."""
     of_cells = [(CELLS[str(block.kind)], block.nodes) for block in placed.blocks if CELLS[str(block.kind)].dim == dim]
     return exterior_facets(np.vstack([nodes for _, nodes in of_cells]), of_cells[0][0])

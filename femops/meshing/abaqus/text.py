@@ -1,4 +1,4 @@
-"""The text of Abaqus input files: keyword lines with options, and data lines."""
+"""Splits Abaqus input files into keyword lines with options and data lines."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class Block:
     Attributes:
         keyword: In upper case, with single spaces.
         options: Values by upper-case name; empty for options without a value.
-        rows: The fields of each data line; empty fields stay, except after the last comma.
+        rows: Fields of each data line; empty fields are kept, except after a final comma.
     """
 
     keyword: str
@@ -23,12 +23,12 @@ class Block:
 
     @property
     def words(self) -> list[str]:
-        """All fields that are not empty."""
+        """All nonempty fields of the data lines."""
         return [word for row in self.rows for word in row if word]
 
 
 def blocks(path: Path) -> Iterator[Block]:
-    """Yield the blocks of a file and of those that it includes.
+    """Yield the blocks of a file, included files in place.
 
     Raises:
         CaseError: A file includes itself.
@@ -47,7 +47,7 @@ def blocks(path: Path) -> Iterator[Block]:
 
 
 def data_lines(path: Path) -> list[list[str]]:
-    """Return the fields of the lines of a file of data, as INPUT= names it."""
+    """Return the fields of each line of a data file given by INPUT=."""
     return [_fields(line) for line in _lines(path, ()) if not line.startswith("*")]
 
 

@@ -1,4 +1,4 @@
-"""Abaqus input files that other programs, and `read_inp`, can read."""
+"""Writes Abaqus input files that other programs and `read_inp` can read."""
 
 from pathlib import Path
 from typing import TextIO
@@ -14,7 +14,7 @@ def write_inp(mesh: TaggedMesh, path: Path) -> None:
     """Write nodes, elements, an element set for each region and a node set for each boundary.
 
     Raises:
-        CaseError: Abaqus has no element for the kind of the cells.
+        CaseError: Abaqus has no element type for the cell kind.
     """
     if mesh.kind.name not in WRITTEN:
         raise CaseError(f"Abaqus files cannot hold {mesh.kind.name} cells; expected one of {', '.join(WRITTEN)}")
@@ -36,7 +36,7 @@ def _row_format(dim: int) -> str:
 
 
 def _write_integers(file: TextIO, rows: Indices) -> None:
-    """Write rows with at most eight numbers on a line; a comma at its end continues a row."""
+    """Write rows with at most eight numbers per line; a trailing comma continues the row."""
     for row in rows.tolist():
         lines = [", ".join(map(str, row[i : i + 8])) for i in range(0, len(row), 8)]
         file.write(",\n".join(lines) + "\n")

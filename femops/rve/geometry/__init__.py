@@ -1,1 +1,1 @@
-"""Geometry of microstructures: generators, packing of inclusions, voxels."""
+"""Microstructure geometry: mesh generators, packing of inclusions, voxels."""

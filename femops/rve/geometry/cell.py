@@ -1,4 +1,4 @@
-"""What the generators of RVE meshes share: the models of a periodic cell in a case file, its edges and grid lines."""
+"""Common parts of the generators of RVE meshes: models of a periodic cell in a case file, edges and grid lines."""
 
 from typing import Annotated
 

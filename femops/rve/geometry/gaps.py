@@ -1,4 +1,4 @@
-"""Cell sizes that follow the narrow gaps between inclusions."""
+"""Mesh refinement in the narrow gaps between inclusions."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,20 +9,20 @@ from scipy.spatial import cKDTree
 from femops.notation import Array
 from femops.rve.geometry.packing import periodic_offsets
 
-_SMALLEST = 0.1  # least cell in a gap, of the mesh size
-_GROWTH = 0.4  # of the cell size with the distance from a gap
-_PER_GAP = 1.5  # cell size in a gap, of the gap
+_SMALLEST = 0.1  # smallest cell in a gap, relative to the mesh size
+_GROWTH = 0.4  # increase of the cell size per distance from a gap
+_PER_GAP = 1.5  # cell size in a gap, relative to the gap
 _LEVELS = 12
 
 
 @dataclass(frozen=True)
 class SizeGrid:
-    """Cell sizes on a regular grid over the cell and a little more.
+    """Mesh sizes on a regular grid that covers the periodic cell.
 
     Attributes:
         origin: First grid point [length]. Shape (dim,).
-        spacing: Distances of grid points [length]. Shape (dim,).
-        sizes: Cell sizes [length]. Shape (n_x, n_y) or (n_x, n_y, n_z).
+        spacing: Grid spacing along each axis [length]. Shape (dim,).
+        sizes: Mesh sizes [length]. Shape (n_x, n_y) or (n_x, n_y, n_z).
     """
 
     origin: Array
@@ -31,13 +31,13 @@ class SizeGrid:
 
 
 def gap_sizes(frames: Array, centres: Array, extent: Array, mesh_size: float) -> SizeGrid | None:
-    """Return cell sizes that resolve the gaps narrower than `mesh_size`; None if there are none.
+    """Return mesh sizes that resolve narrow gaps, below `mesh_size` / 1.5; None if there are none.
 
     Args:
         frames: Semi-axes of the inclusions as columns [length]. Shape (n, dim, dim).
         centres: Centres of the inclusions in the cell [length]. Shape (n, dim).
         extent: Edge lengths of the cell [length]. Shape (dim,).
-        mesh_size: Largest cell size [length].
+        mesh_size: Largest mesh size [length].
     """
     places, gaps = narrow_gaps(frames, centres, extent, mesh_size / _PER_GAP)
     if not len(places):
@@ -59,9 +59,9 @@ def gap_sizes(frames: Array, centres: Array, extent: Array, mesh_size: float) ->
 
 
 def narrow_gaps(frames: Array, centres: Array, extent: Array, limit: float) -> tuple[Array, Array]:
-    """Return places on the surfaces of inclusions and the gaps there that are narrower than `limit`.
+    """Return points on the surfaces of inclusions with gaps narrower than `limit`, and these gaps.
 
-    The gap is the distance to another inclusion, to first order, or from an extreme point to the face near it.
+    A gap is the first-order distance to another inclusion, or the distance of an extreme point to the nearest face.
 
     Args:
         frames: Semi-axes of the inclusions as columns [length]. Shape (n, dim, dim).
@@ -70,7 +70,7 @@ def narrow_gaps(frames: Array, centres: Array, extent: Array, limit: float) -> t
         limit: Largest gap of interest [length].
 
     Returns:
-        Places, shape (n, dim), and gaps, shape (n,) [length]; both for all periodic images near the cell.
+        Points, shape (n, dim), and gaps, shape (n,) [length], including periodic images near the cell.
     """
     dim = len(extent)
     surface = centres[:, None, :] + np.einsum("ijk,pk->ipj", frames, _unit_ball(dim))
@@ -96,7 +96,7 @@ def narrow_gaps(frames: Array, centres: Array, extent: Array, limit: float) -> t
 
 
 def _narrow(gaps: Array, surface: Array, frame: Array, centre: Array) -> Array:
-    """Lower the gaps in place to the distances from one ellipse or sphere, to first order."""
+    """Take the minimum of gaps, in place, with the first-order distances from one ellipse or sphere."""
     reduced = (surface - centre) @ np.linalg.inv(frame).T
     level = np.linalg.norm(reduced, axis=-1)
     slope = np.linalg.norm(reduced @ np.linalg.inv(frame), axis=-1) / level
@@ -104,7 +104,7 @@ def _narrow(gaps: Array, surface: Array, frame: Array, centre: Array) -> Array:
 
 
 def _unit_ball(dim: int) -> Array:
-    """Points spread evenly over the unit circle or sphere. Shape (n, dim)."""
+    """Return points distributed evenly over the unit circle or sphere. Shape (n, dim)."""
     if dim == 2:
         turns = np.linspace(0.0, 2.0 * np.pi, 180, endpoint=False)
         return np.stack([np.cos(turns), np.sin(turns)], axis=-1)

@@ -1,6 +1,6 @@
-"""Generators of periodic RVE meshes: their models in case files and `generate`.
+"""Generators of periodic RVE meshes: their models in case files, and `generate`.
 
-All cells are centred at the origin; the regions of the mesh are the phases; inclusions of phase `void` are holes.
+All cells are centred at the origin. The regions of the mesh are the phases; inclusions of the phase `void` are holes.
 """
 
 from collections.abc import Sequence
@@ -135,7 +135,7 @@ def generate(spec: Generator) -> TaggedMesh:
         spec: One of the models of `GENERATORS`.
 
     Returns:
-        The mesh centred at the origin, a region for each phase; nodes on opposite faces are equal up to the period.
+        The mesh centred at the origin, with a region for each phase and matching nodes on opposite faces.
 
     Raises:
         CaseError: inclusions overlap or do not fit, fractions do not add up, or a phase has no cells.
@@ -216,7 +216,7 @@ def _homogeneous(spec: Homogeneous) -> TaggedMesh:
 
 
 def _phases(spec: Generator) -> set[str]:
-    """Return the phases that the mesh must have."""
+    """Return the phases required in the mesh."""
     if isinstance(spec, Laminate):
         return {name for name, _ in spec.phases}
     if isinstance(spec, Homogeneous):

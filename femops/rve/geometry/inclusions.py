@@ -1,4 +1,4 @@
-"""Periodic cells with elliptic or spherical inclusions: their check, their geometry in OpenCASCADE, their mesh."""
+"""Meshes of periodic cells with elliptic or spherical inclusions, by gmsh and OpenCASCADE."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,9 +19,9 @@ from femops.rve.geometry.packing import periodic_offsets
 
 VOID = "void"
 
-_TOLERANCE = 1e-6  # of the cell: what counts as touching
-_PER_TURN = 12  # least number of cells around a full circle
-_ATTEMPTS, _FINER = 4, 0.95  # tries to mesh, and the mesh size of each relative to the last
+_TOLERANCE = 1e-6  # distance regarded as touching, relative to the cell
+_PER_TURN = 12  # minimum number of cells around a full circle
+_ATTEMPTS, _FINER = 4, 0.95  # attempts to mesh, and mesh size of each relative to the previous
 _Entities = list[tuple[int, int]]
 
 
@@ -58,12 +58,12 @@ class Inclusion:
 def mesh_inclusions(
     extent: Array, matrix: str, inclusions: Sequence[Inclusion], mesh_size: float, cell: str
 ) -> TaggedMesh:
-    """Mesh a periodic cell centred at the origin; opposite faces have the same nodes up to the period.
+    """Mesh a periodic cell centred at the origin, with matching nodes on opposite faces.
 
     Args:
         extent: Edge lengths of the cell [length]. Shape (dim,).
         matrix: Name of the phase around the inclusions.
-        inclusions: Inclusions; those that cross a face are continued at the opposite face. Phase `void` is a hole.
+        inclusions: Inclusions, continued periodically across faces; the phase `void` is a hole.
         mesh_size: Edge length of the cells [length].
         cell: Kind of the cells.
 
@@ -79,7 +79,7 @@ def mesh_inclusions(
     for attempt in range(_ATTEMPTS):
         try:
             return _with_equal_faces(_mesh(extent, matrix, inclusions, mesh_size * _FINER**attempt, kind), extent)
-        except CaseError as error:  # now and then gmsh folds a cell; a little finer it is another mesh
+        except CaseError as error:  # gmsh occasionally folds a cell; a slightly smaller mesh size avoids it
             problem = error.problem
     raise CaseError(f"{problem}; choose another mesh_size or larger gaps")
 
@@ -99,7 +99,7 @@ def _mesh(extent: Array, matrix: str, inclusions: list[Inclusion], mesh_size: fl
 
 
 def _options(kind: CellKind, mesh_size: float) -> dict[str, float]:
-    # Quadrilaterals: a mesh of twice the size, recombined as far as it goes and subdivided once, has no triangles left.
+    # Quadrilaterals: recombining a mesh of twice the size and subdividing it once removes all triangles.
     quads = kind.shape == "quadrilateral"
     size = mesh_size * (2.0 if quads else 1.0)
     return {
@@ -119,7 +119,7 @@ def _options(kind: CellKind, mesh_size: float) -> dict[str, float]:
 
 
 def _check_apart(inclusions: Sequence[Inclusion], extent: Array) -> None:
-    """Refuse inclusions that overlap, with periodic images too, or that touch a face from either side."""
+    """Check that inclusions do not overlap, including periodic images, and do not touch faces."""
     reach = np.array([one.reach for one in inclusions])
     centres = np.array([one.centre for one in inclusions])
     edges = np.concatenate([centres - reach, centres + reach]) / extent + 0.5
@@ -146,7 +146,7 @@ def _name(inclusions: Sequence[Inclusion], index: int) -> str:
 
 
 def _meet(first: Inclusion, second: Inclusion) -> bool:
-    """Tell whether two inclusions share points: the boundary of one as seen where the other is the unit circle."""
+    """Return whether two inclusions intersect; ellipses are compared in coordinates where one is the unit circle."""
     if len(first.centre) == 3:
         return bool(np.linalg.norm(first.centre - second.centre) <= (first.semi_axes + second.semi_axes)[0])
     if np.linalg.norm(np.linalg.solve(first.frame, second.centre - first.centre)) <= 1.0:
@@ -183,14 +183,14 @@ def _add(one: Inclusion) -> int:
     occ = gmsh.model.occ
     if len(one.centre) == 3:
         return int(occ.addSphere(*one.centre, one.semi_axes[0]))
-    order = np.argsort(-one.semi_axes, kind="stable")  # OpenCASCADE wants the longer one first
+    order = np.argsort(-one.semi_axes, kind="stable")  # OpenCASCADE expects the major axis first
     major, minor = one.semi_axes[order]
     direction = one.frame[:, order[0]]
     return int(occ.addDisk(*one.centre, 0.0, major, minor, zAxis=[0.0, 0.0, 1.0], xAxis=[*direction, 0.0]))
 
 
 def _generate(inclusions: Sequence[Inclusion], extent: Array, mesh_size: float, kind: CellKind) -> None:
-    """Generate the mesh, with the cell sizes of narrow gaps handed over in a file."""
+    """Generate the mesh, with refinement in narrow gaps by a background field read from a file."""
     frames, centres = np.array([one.frame for one in inclusions]), np.array([one.centre for one in inclusions])
     grid = gap_sizes(frames, centres, extent, mesh_size)
     if grid is None:
@@ -214,7 +214,7 @@ def _generate(inclusions: Sequence[Inclusion], extent: Array, mesh_size: float, 
 
 
 def _pair_faces(extent: Array) -> None:
-    """Make the mesh of each face x_i = +size/2 the translated mesh of the opposite one."""
+    """Constrain the mesh of each face x_i = +size/2 to be the translated mesh of the opposite face."""
     dim = len(extent)
     faces = [tag for _, tag in gmsh.model.getEntities(dim - 1)]
     centres = np.array([gmsh.model.occ.getCenterOfMass(dim - 1, tag) for tag in faces])
@@ -237,7 +237,7 @@ def _pair_faces(extent: Array) -> None:
 
 
 def _with_equal_faces(mesh: TaggedMesh, extent: Array) -> TaggedMesh:
-    """Remove the round-off between opposite faces; refuse faces that differ by more."""
+    """Remove round-off differences between opposite faces; raise if they differ by more."""
     points = mesh.points.copy()
     for axis, length in enumerate(extent):
         low, high = (

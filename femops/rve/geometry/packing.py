@@ -8,7 +8,7 @@ import numpy as np
 from femops.errors import CaseError
 from femops.notation import Array
 
-# Fraction of the densest packing of equal discs and spheres.
+# Volume fraction of the densest packing of equal discs and spheres.
 _DENSEST = {2: pi / np.sqrt(12.0), 3: pi / np.sqrt(18.0)}
 _INSERTIONS = 2000
 _RELAXATIONS = 1500
@@ -18,15 +18,15 @@ _RESTARTS = 3
 def pack(extent: Array, count: int, volume_fraction: float, min_gap: float | None, seed: int) -> tuple[Array, float]:
     """Place equal discs or spheres at random in a periodic cell without overlap.
 
-    Random sequential insertion; when it gets stuck, random positions are relaxed by pushing overlapping pairs apart.
-    At last the cell is shifted along each axis to where its faces stay farthest from being touched by an inclusion.
+    Random sequential insertion; if it fails, random positions are relaxed by pushing overlapping pairs apart.
+    Finally the cell is shifted so that its faces are as far as possible from touching an inclusion.
 
     Args:
         extent: Edge lengths of the cell [length]. Shape (dim,).
         count: Number of inclusions.
-        volume_fraction: Their share of the cell [-].
+        volume_fraction: Volume fraction of the inclusions [-].
         min_gap: Smallest distance between surfaces [length]; a tenth of the radius if None.
-        seed: The same seed gives the same packing.
+        seed: Seed of the random generator.
 
     Returns:
         Centres in the cell centred at the origin [length], shape (count, dim), and the radius [length].
@@ -58,13 +58,13 @@ def pack(extent: Array, count: int, volume_fraction: float, min_gap: float | Non
 
 
 def periodic_offsets(extent: Array, reach: int = 1) -> Array:
-    """Return the translations to the images of a cell, itself first. Shape (n_images, dim)."""
+    """Return the translations to the periodic images of a cell, zero first. Shape (n_images, dim)."""
     steps = sorted(product(range(-reach, reach + 1), repeat=len(extent)), key=lambda step: (np.abs(step).sum(), step))
     return np.array(steps, dtype=np.float64) * extent
 
 
 def _inserted(rng: np.random.Generator, extent: Array, count: int, distance: float) -> Array | None:
-    """Random sequential insertion; None if one inclusion finds no place."""
+    """Insert inclusions one by one at random positions; None if there is no room for one."""
     centres = np.empty((0, len(extent)))
     for _ in range(count):
         candidates = rng.uniform(0.0, 1.0, (_INSERTIONS, len(extent))) * extent
@@ -78,7 +78,7 @@ def _inserted(rng: np.random.Generator, extent: Array, count: int, distance: flo
 
 
 def _relaxed(centres: Array, extent: Array, distance: float) -> Array | None:
-    """Push every overlapping pair apart, images included, until none is left; None if that does not end."""
+    """Push overlapping pairs apart, including periodic images, until none overlaps; None without convergence."""
     offsets = periodic_offsets(extent)
     goal = 1.001 * distance
     own = np.eye(len(centres), dtype=bool)
@@ -94,12 +94,12 @@ def _relaxed(centres: Array, extent: Array, distance: float) -> Array | None:
 
 
 def away_from_faces(centres: Array, extent: Array, reach: Array) -> Array:
-    """Centre the cell at the origin with each face in the middle of the largest gap between touching positions.
+    """Shift the cell so that each face lies midway in the largest interval where it touches no inclusion.
 
     Args:
         centres: Centres of the inclusions [length]. Shape (n, dim).
         extent: Edge lengths of the cell [length]. Shape (dim,).
-        reach: Half the edges of their bounding boxes [length]. Shape (n, dim).
+        reach: Half the edge lengths of their bounding boxes [length]. Shape (n, dim).
 
     Returns:
         Centres in the cell centred at the origin [length]. Shape (n, dim).

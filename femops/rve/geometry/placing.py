@@ -1,9 +1,9 @@
-"""Random periodic arrangements of unequal ellipses or balls that keep apart.
+"""Random periodic arrangements of nonoverlapping ellipses or balls of different size.
 
-The distance of two convex bodies is the widest gap between them that parallel planes can have: with a unit normal n and
-shapes F (semi-axes as columns) n · r − |Faᵀ n| − |Fbᵀ n|. The normals ((1 − λ) Fa Faᵀ + λ Fb Fbᵀ)⁻¹ r of Perram and
-Wertheim, 0 < λ < 1 (doi:10.1016/0021-9991(85)90171-8), hold the one that touching ellipses share. A few of them give
-a distance that is never too large, and the exact one for balls.
+The distance of two convex bodies is the largest gap between parallel separating planes, n · r − |Faᵀ n| − |Fbᵀ n| with
+the unit normal n and the shapes F (semi-axes as columns). The normals ((1 − λ) Fa Faᵀ + λ Fb Fbᵀ)⁻¹ r, 0 < λ < 1, of
+Perram and Wertheim (doi:10.1016/0021-9991(85)90171-8) include the common normal of touching ellipses. The maximum
+over a few λ is a lower bound of the distance, exact for balls.
 """
 
 import numpy as np
@@ -19,11 +19,11 @@ _MIXTURES = np.linspace(0.05, 0.95, 9)[:, None, None]
 def place(rng: np.random.Generator, extent: Array, frames: Array, min_gap: float) -> Array | None:
     """Place inclusions of given shape and orientation at random in a periodic cell.
 
-    Random sequential insertion in the order given; where it gets stuck, random positions are relaxed by pushing pairs
-    apart that are too close.
+    Random sequential insertion in the given order; if it fails, random positions are relaxed by pushing pairs apart
+    that are too close.
 
     Args:
-        rng: Source of the positions.
+        rng: Random generator.
         extent: Edge lengths of the cell [length]. Shape (dim,).
         frames: Semi-axes as columns [length], large inclusions first. Shape (n, dim, dim).
         min_gap: Smallest distance between surfaces, periodic images included [length].
@@ -44,7 +44,7 @@ def place(rng: np.random.Generator, extent: Array, frames: Array, min_gap: float
 
 
 def _inserted(rng: np.random.Generator, extent: Array, frames: Array, min_gap: float) -> Array | None:
-    """Random sequential insertion; None if one inclusion finds no place."""
+    """Insert inclusions one by one at random positions; None if there is no room for one."""
     centres = rng.uniform(0.0, 1.0, (1, len(extent))) * extent
     for frame, others in ((frames[number], frames[:number]) for number in range(1, len(frames))):
         candidates = rng.uniform(0.0, 1.0, (_CANDIDATES, len(extent))) * extent
@@ -57,7 +57,7 @@ def _inserted(rng: np.random.Generator, extent: Array, frames: Array, min_gap: f
 
 
 def _relaxed(centres: Array, extent: Array, frames: Array, min_gap: float) -> Array | None:
-    """Push every pair apart that is too close, images included, until none is left; None if that does not end."""
+    """Push pairs apart that are too close, including periodic images; None without convergence."""
     first, second = np.triu_indices(len(centres), 1)
     goal = min_gap + 1e-3 * np.linalg.norm(frames, axis=1).min()
     for _ in range(_RELAXATIONS):
@@ -72,7 +72,7 @@ def _relaxed(centres: Array, extent: Array, frames: Array, min_gap: float) -> Ar
 
 
 def _apart(to: Array, from_: Array, extent: Array) -> Array:
-    """Return the vectors between places, to the nearest image and those around it. Shape (..., n_images, dim)."""
+    """Return the vectors between points, to the nearest image and its neighbours. Shape (..., n_images, dim)."""
     apart = to - from_
     apart -= extent * np.rint(apart / extent)
     return apart[..., None, :] + periodic_offsets(extent)
@@ -84,12 +84,12 @@ def _distances(apart: Array, first: Array, second: Array) -> tuple[Array, Array]
     Args:
         apart: From the centre of the first to that of the second [length]. Shape (n, n_pairs, n_images, dim).
         first: Semi-axes as columns [length]. Shape (n_pairs, dim, dim).
-        second: The same of the second; a leading 1 stands for all pairs.
+        second: Likewise of the second; a leading 1 is broadcast over the pairs.
 
     Returns:
-        Shapes (n, n_pairs, n_images) and (n, n_pairs, n_images, dim).
+        Distances [length], shape (n, n_pairs, n_images), and normals, shape (n, n_pairs, n_images, dim).
     """
-    mixture = _MIXTURES if apart.shape[-1] == 2 else _MIXTURES[:1]  # in space there are balls only
+    mixture = _MIXTURES if apart.shape[-1] == 2 else _MIXTURES[:1]  # 3D inclusions are balls
     one, two = (frame @ np.swapaxes(frame, -1, -2) for frame in (first, second))
     mixed = one[:, None] * (1.0 - mixture) + two[:, None] * mixture
     normals = np.einsum("plij,npmj->npmli", np.linalg.inv(mixed), apart)

@@ -1,4 +1,4 @@
-"""Voxel RVEs: a structured periodic mesh whose cells take the phase that holds their centre."""
+"""Voxel RVEs: structured periodic meshes in which each cell has the phase at its centre."""
 
 from dataclasses import replace
 from typing import Self
@@ -63,10 +63,10 @@ class Voxels(Cell):
 
 
 def voxel_mesh(spec: Voxels) -> TaggedMesh:
-    """Return the mesh centred at the origin, with a region for each phase that some cell has.
+    """Return the mesh centred at the origin, with a region for each phase that occurs.
 
     Raises:
-        CaseError: Inclusions, size, counts and cell have different dimensions.
+        CaseError: Dimensions of inclusions, size, counts and cell differ, or a phase is void.
     """
     dim = spec.dim
     if any(len(one.center) != dim for one in spec.inclusions):
@@ -83,14 +83,14 @@ def voxel_mesh(spec: Voxels) -> TaggedMesh:
 
 
 def phase_of_points(spec: Voxels, points: Array) -> Indices:
-    """Return the position in `spec.phases` of the phase that holds each point, periodic images included.
+    """Return the position in `spec.phases` of the phase at each point, including periodic images.
 
     Args:
         spec: The microstructure.
         points: Coordinates in the cell centred at the origin [length]. Shape (n, dim).
 
     Returns:
-        Shape (n,).
+        Positions. Shape (n,).
     """
     extent, names = edges(spec.size, spec.dim), spec.phases
     phase = np.zeros(len(points), dtype=np.int64)
