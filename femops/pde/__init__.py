@@ -1,1 +1,1 @@
-"""Partial differential equations in UFL, their solutions by DOLFINx, and random inputs to learn from."""
+"""Partial differential equations in UFL, their DOLFINx solutions, and random inputs for operator learning."""

@@ -1,4 +1,4 @@
-"""A hyperelastic beam under compression: a nonlinear problem near buckling."""
+"""A hyperelastic beam under compression, a nonlinear problem near buckling."""
 
 import numpy as np
 import ufl
@@ -12,11 +12,11 @@ from femops.pde.random_fields import gaussian_field
 
 
 def beam(block: BeamBlock) -> PDEProblem:
-    """Return the problem of a beam in plane strain whose ends are clamped and pressed together.
+    """Return the problem of a beam in plane strain with clamped ends under prescribed end shortening.
 
     Neo-Hookean, ψ = μ/2 (tr FᵀF − 2 − 2 ln J) + λ/2 (ln J)², with Young's modulus exp(s), s a Gaussian random field.
-    Inputs: `modulus`, constant on cells [force/length²], and `shortening`, part of the length. The ends carry over
-    uniformly to the lifting.
+    Inputs: `modulus`, constant on cells [force/length²], and `shortening`, relative to the length [-]. The lifting is
+    uniform compression.
     """
     box = Box(block.size, block.cells, block.cell)
     space, *coarse = box.spaces(block.order, (2,))

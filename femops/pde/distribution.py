@@ -1,10 +1,10 @@
-"""Whether inputs are like those that an operator was trained for, by statistics that are stored with it.
+"""Detection of inputs outside the training distribution of an operator.
 
-The principal components of many random samples of an input, with two numbers for a sample x with the mean μ, components
-V and their standard deviations s: how far it is along them, T² = mean ((Vᵀ (x − μ) / s)²), and how much of it they do
-not hold, Q = |x − μ|² − |Vᵀ (x − μ)|² (Hotelling's T² and the squared prediction error, Jackson and Mudholkar,
-Technometrics 21, 1979). A field of another size is far in T², one of another correlation in Q. The components are those
-of one half of the samples; what is usual is measured on the other half.
+Principal component analysis of random samples of an input gives the mean μ, components V and standard deviations s.
+Two statistics of a sample x are tested: T² = mean ((Vᵀ (x − μ) / s)²) within the components, and the reconstruction
+error Q = |x − μ|² − |Vᵀ (x − μ)|² (Hotelling's T² and the squared prediction error, Jackson and Mudholkar,
+Technometrics 21, 1979). A field of another amplitude has a large T², one of another correlation a large Q. Half of the
+samples determine the components, the other half the limits.
 """
 
 from collections.abc import Mapping
@@ -18,22 +18,22 @@ from femops.notation import Array
 from femops.surrogate import CheckedArrays
 
 SAMPLES = 512
-"""Random samples that the statistics are made of at least; they need no solution."""
-_MARGIN = 1.2  # above the largest of the samples that the components have not seen
-_KEPT = 0.999  # of the variance
-_MOST_NUMBERS = 250_000  # of the components of an input
+"""Least number of random samples for the statistics; they need no solution."""
+_MARGIN = 1.2  # factor of the limits over the largest statistics of the second half of the samples
+_KEPT = 0.999  # share of the variance in the kept components
+_MOST_NUMBERS = 250_000  # largest number of values in the stored components of an input
 _ROUND_OFF = 1e-12
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Statistics of one input with d numbers.
+    """Statistics of one input with d values.
 
     Attributes:
-        mean: Shape (d,).
-        components: Orthonormal. Shape (k, d).
-        deviation: Standard deviation along each of them. Shape (k,).
-        limits: Largest usual T² and Q. Shape (2,).
+        mean: Mean μ. Shape (d,).
+        components: Orthonormal principal components Vᵀ. Shape (k, d).
+        deviation: Standard deviation s along each component. Shape (k,).
+        limits: Upper limits of T² and Q. Shape (2,).
     """
 
     mean: Array
@@ -43,7 +43,7 @@ class Distribution:
 
     @staticmethod
     def of(samples: Array) -> "Distribution":
-        """Return the statistics of random samples (n, ...); even ones give the components, odd ones the limits."""
+        """Return the statistics of random samples (n, ...); even rows give the components, odd rows the limits."""
         rows = samples.reshape(len(samples), -1)
         known, others = rows[::2], rows[1::2]
         mean = known.mean(axis=0)
@@ -59,23 +59,23 @@ class Distribution:
 
     def numbers(self, samples: Array) -> Array:
         """Return T² and Q of samples (n, ...). Shape (2, n)."""
-        with np.errstate(over="ignore", invalid="ignore"):  # too far for numbers is far
+        with np.errstate(over="ignore", invalid="ignore"):  # overflow counts as outside
             away = samples.reshape(len(samples), -1) - self.mean
             along = away @ self.components.T
             far = ((along / self.deviation) ** 2).sum(axis=1) / max(len(self.deviation), 1)
             return np.array([far, ((away - along @ self.components) ** 2).sum(axis=1)])
 
     def usual(self, samples: Array) -> npt.NDArray[np.bool_]:
-        """Return which samples (n, ...) are like those of the statistics. Shape (n,)."""
+        """Return a mask of the samples (n, ...) within the limits. Shape (n,)."""
         return np.asarray((self.numbers(samples) <= self.limits[:, None]).all(axis=0))
 
     def to_arrays(self, name: str) -> dict[str, Array]:
-        """Return what the store keeps."""
+        """Return the statistics as named arrays for a model folder."""
         return {f"{name}.{part}": values for part, values in vars(self).items()}
 
     @staticmethod
     def from_arrays(name: str, arrays: CheckedArrays, size: int) -> "Distribution":
-        """Return what was stored for an input of so many numbers."""
+        """Return the stored statistics of an input with `size` values."""
         own = arrays.part(f"{name}.")
         return Distribution(
             own.take("mean", size),
@@ -88,5 +88,5 @@ class Distribution:
 def in_distribution(
     distributions: Mapping[str, Distribution], inputs: Mapping[str, npt.NDArray[Any]]
 ) -> npt.NDArray[np.bool_]:
-    """Return which samples have only inputs that are like those trained for. Shape (n,)."""
+    """Return a mask of the samples with all inputs within the training distribution. Shape (n,)."""
     return np.asarray(np.logical_and.reduce([one.usual(inputs[name]) for name, one in distributions.items()]))

@@ -1,4 +1,4 @@
-"""From the `problem` block of a study to the problem."""
+"""Construction of the problem that the `problem` block of a study names."""
 
 import importlib
 import importlib.util
@@ -14,7 +14,7 @@ def make_problem(block: ProblemBlock) -> PDEProblem:
     """Build the problem that a block names.
 
     Raises:
-        CaseError: There is no such function, or it does not return a problem.
+        CaseError: The function cannot be imported or does not return a `PDEProblem`.
     """
     if isinstance(block, OwnBlock):
         return _own(block)
@@ -24,21 +24,21 @@ def make_problem(block: ProblemBlock) -> PDEProblem:
 
 
 Build = Callable[[Mapping[str, Any]], PDEProblem]
-"""A function from the options of a study to a problem."""
+"""Function that builds a problem from the options in a study."""
 
 
 def stored_problem(
     block: ProblemBlock, given: PDEProblem | Build | None = None, allow_code: bool = False
 ) -> PDEProblem:
-    """Build the problem of a stored operator; code that only the stored block names is not imported unasked.
+    """Build the problem of a stored operator; user code named in the stored block is imported only if allowed.
 
     Args:
-        block: The block that was stored.
-        given: The problem, or the function that makes one of your own.
+        block: The stored block.
+        given: The problem, or a function that builds it.
         allow_code: Whether to import the code that the block names.
 
     Raises:
-        CaseError: The problem is code of one's own, and neither given nor allowed; see also `make_problem`.
+        CaseError: The problem is user code that is neither given nor allowed; see also `make_problem`.
     """
     if isinstance(given, PDEProblem):
         return given
@@ -51,7 +51,7 @@ def stored_problem(
 
 
 def code_of(block: ProblemBlock) -> str | None:
-    """Name the code that a study runs, without importing it; None if it is femops' own."""
+    """Return the name and location of the user code that a study runs, without importing it; None without user code."""
     if not isinstance(block, OwnBlock):
         return None
     package = block.pde.partition(":")[0].partition(".")[0]

@@ -1,7 +1,7 @@
-"""Finite-element operators of a function space, and of coarser spaces nested in it, as sparse matrices.
+"""Finite-element operators of a function space and of coarser nested spaces, as sparse matrices.
 
-Nodes of a level are those of its Lagrange space that are free to move: periodic images are made one, and nodes where
-all components are prescribed are left out, so that fields of the level vanish there whatever their values.
+The nodes of a level are the free nodes of its Lagrange space: periodic images are identified, and nodes with all
+components prescribed are omitted, so that fields of the level vanish there.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ _TOLERANCE, _NEWTON = 1e-10, 20
 
 @dataclass(frozen=True)
 class Nodes:
-    """Nodes of a scalar Lagrange space, and which of them a level has.
+    """Map between the nodes of a scalar Lagrange space and the free nodes of a level.
 
     Attributes:
         space: The space.
-        of: Node of the level for each node of the space, -1 where it is prescribed. Shape (n_space,).
-        first: One node of the space for each node of the level. Shape (n_nodes,).
+        of: Level node of each space node, -1 if prescribed. Shape (n_space,).
+        first: First space node of each level node. Shape (n_nodes,).
     """
 
     space: Any
@@ -36,14 +36,14 @@ class Nodes:
     first: Indices
 
     def spread(self) -> sp.csr_array:
-        """Return values at the nodes of the space from those of the level. Shape (n_space, n_nodes)."""
+        """Return the map from level nodes to space nodes, zero at prescribed nodes. Shape (n_space, n_nodes)."""
         rows = np.flatnonzero(self.of >= 0)
         ones = np.ones(len(rows))
         return sp.csr_array((ones, (rows, self.of[rows])), shape=(len(self.of), len(self.first)))
 
 
 def scalar_space(space: Any) -> tuple[Any, Indices]:
-    """Return the scalar space of a blocked one, and its node for each node (block of dofs) of that."""
+    """Return the scalar space of a blocked space, and the scalar node of each of its nodes (blocks of dofs)."""
     size = space.dofmap.bs
     n_nodes = space.dofmap.index_map.size_local
     if size == 1:
@@ -59,8 +59,8 @@ def finest(space: Any, prescribed: npt.NDArray[np.bool_], original: Indices) -> 
 
     Args:
         space: The scalar space.
-        prescribed: Where nothing is free. Shape (n_space,).
-        original: The node that each node is an image of; itself if it is none. Shape (n_space,).
+        prescribed: Mask of the nodes with all components prescribed. Shape (n_space,).
+        original: Node that each node is a periodic image of, or itself. Shape (n_space,).
     """
     first = np.flatnonzero((original == np.arange(len(original))) & ~prescribed)
     number = np.full(len(original), -1)
@@ -69,10 +69,10 @@ def finest(space: Any, prescribed: npt.NDArray[np.bool_], original: Indices) -> 
 
 
 def make_levels(nodes: Nodes, coarse: Sequence[Any]) -> Hierarchy:
-    """Return the graphs of a space and of coarser ones nested in it, finest first.
+    """Return the graphs of a space and of coarser nested spaces, finest first.
 
     Args:
-        nodes: Those of the finest level.
+        nodes: Nodes of the finest level.
         coarse: Scalar Lagrange spaces, from fine to coarse.
     """
     levels = [Level(_graph(nodes))]
@@ -113,7 +113,7 @@ def _graph(nodes: Nodes) -> FEGraph:
 
 
 def _coarser(nodes: Nodes, space: Any) -> tuple[Nodes, sp.csr_array]:
-    """Return the nodes of a coarser level, and the interpolation to all nodes of the finer space."""
+    """Return the nodes of the next coarser level, and the interpolation from its space to the finer space."""
     full = interpolation(space, nodes.space.tabulate_dof_coordinates())
     onto = _coincident(full)
     number = nodes.of[onto]
@@ -126,7 +126,7 @@ def _coarser(nodes: Nodes, space: Any) -> tuple[Nodes, sp.csr_array]:
 
 
 def _coincident(full: sp.csr_array) -> Indices:
-    """Return the fine node at each coarse node: where its basis function is 1."""
+    """Return the fine node that coincides with each coarse node, where the coarse basis function is 1."""
     ones = sp.coo_array(full)
     here = np.abs(ones.data - 1.0) < _TOLERANCE
     found = np.full(full.shape[1], -1)
@@ -137,7 +137,7 @@ def _coincident(full: sp.csr_array) -> Indices:
 
 
 def interpolation(space: Any, points: Array) -> sp.csr_array:
-    """Return the values of a scalar Lagrange space's basis functions at points. Shape (n_points, n_space)."""
+    """Return the interpolation from a scalar Lagrange space to points. Shape (n_points, n_space)."""
     mesh = space.mesh
     cells = _cells_at(mesh, points)
     reference = _pulled_back(mesh, cells, points)
@@ -151,7 +151,7 @@ def interpolation(space: Any, points: Array) -> sp.csr_array:
 
 
 def _pulled_back(mesh: Any, cells: Indices, points: Array) -> Array:
-    """Return the reference coordinates of points in their cells. Shape (n_points, dim)."""
+    """Return the reference coordinates of points in given cells. Shape (n_points, dim)."""
     element = mesh.ufl_domain().ufl_coordinate_element().sub_elements[0]
     dim = mesh.geometry.dim
     corners = mesh.geometry.x[mesh.geometry.dofmaps[0][cells]][:, :, :dim]
@@ -166,7 +166,7 @@ def _pulled_back(mesh: Any, cells: Indices, points: Array) -> Array:
 
 
 def _cells_at(mesh: Any, points: Array) -> Indices:
-    """Return a cell that each point is in."""
+    """Return a cell that contains each point. Shape (n_points,)."""
     tree = geometry.bb_tree(mesh, mesh.topology.dim, padding=_TOLERANCE)
     candidates = geometry.compute_collisions_points(tree, points)
     hits = geometry.compute_colliding_cells(mesh, candidates, points)
@@ -176,7 +176,7 @@ def _cells_at(mesh: Any, points: Array) -> Indices:
 
 
 def _averages(fine: Any, coarse: Any) -> sp.csr_array:
-    """Return averages over coarse cells of values at fine ones. Shape (n_coarse_cells, n_fine_cells)."""
+    """Return the averaging of fine-cell values over coarse cells. Shape (n_coarse_cells, n_fine_cells)."""
     spaces = [fem.functionspace(one.mesh, ("DG", 0)) for one in (fine, coarse)]
     within = _cells_at(coarse.mesh, spaces[0].tabulate_dof_coordinates())
     columns = np.arange(len(within))

@@ -1,4 +1,4 @@
-"""Boxes of nested meshes, and the dofs on their sides."""
+"""Nested meshes of boxes, and the dofs on their boundaries."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ _NEAR = 1e-9
 
 @dataclass(frozen=True)
 class Box:
-    """A box with one corner at the origin, cut into equal cells.
+    """A box with one corner at the origin, divided into equal cells.
 
     Attributes:
-        size: Lengths of its sides [length].
-        cells: Number of cells along each side.
+        size: Edge lengths [length].
+        cells: Number of cells along each axis.
         cell: triangle or quadrilateral; tetrahedron or hexahedron.
     """
 
@@ -35,43 +35,43 @@ class Box:
     cell: str
 
     def mesh(self) -> Any:
-        """Return the mesh, on this process alone."""
+        """Return the mesh on MPI.COMM_SELF."""
         kind, corners = _KINDS[self.cell, len(self.size)], [np.zeros(len(self.size)), np.array(self.size)]
         create = mesh.create_rectangle if len(self.size) == 2 else mesh.create_box
         return create(MPI.COMM_SELF, corners, self.cells, kind)
 
     def nested(self, fewest: int = 2) -> list["Box"]:
-        """Return this box and the same with half as many cells, down to the fewest or an odd number of them."""
+        """Return this box and successively halved ones, down to `fewest` cells along an axis or an odd number."""
         boxes = [self]
         while all(count % 2 == 0 and count // 2 >= fewest for count in boxes[-1].cells):
             boxes.append(Box(self.size, tuple(count // 2 for count in boxes[-1].cells), self.cell))
         return boxes
 
     def spaces(self, order: int, shape: tuple[int, ...] = (), fewest: int = 2) -> list[Any]:
-        """Return Lagrange spaces on the nested meshes, finest first; coarser ones are of order 1."""
+        """Return Lagrange spaces on the nested meshes, finest first; coarse spaces have order 1."""
         orders = [order] + [1] * len(self.nested(fewest)[1:])
         pairs = zip(self.nested(fewest), orders, strict=True)
         return [fem.functionspace(box.mesh(), ("Lagrange", one, shape)) for box, one in pairs]
 
 
 def boundary(box: Box, points: Array) -> Indices:
-    """Return which points are on the boundary of a box. Shape (n,)."""
+    """Return the indices of the points on the boundary of a box."""
     inside = points[:, : len(box.size)]
     return np.flatnonzero((np.minimum(inside, np.array(box.size) - inside) < _NEAR).any(axis=1))
 
 
 def side(points: Array, axis: int, at: float) -> Indices:
-    """Return which points have a coordinate. Shape (n,)."""
+    """Return the indices of the points with coordinate `at` along an axis."""
     return np.flatnonzero(np.abs(points[:, axis] - at) < _NEAR)
 
 
 def periodic_images(box: Box, points: Array, axes: Sequence[int]) -> Indices:
-    """Return the point that each point of a box is an image of, itself if it is none.
+    """Return the index of the point that each point is a periodic image of, or its own. Shape (n,).
 
     Args:
         box: The box.
         points: Coordinates [length]. Shape (n, 3).
-        axes: Axes along which the box repeats.
+        axes: Periodic axes.
     """
     size = np.array(box.size)
     key = points[:, : len(size)].copy()
@@ -83,5 +83,5 @@ def periodic_images(box: Box, points: Array, axes: Sequence[int]) -> Indices:
 
 
 def at_points(space: Any, field: Callable[[Array], Array]) -> Array:
-    """Return a function of coordinates at the nodes of a scalar space. Shape (n_nodes,)."""
+    """Evaluate a function of the coordinates at the nodes of a scalar space. Shape (n_nodes,)."""
     return field(space.tabulate_dof_coordinates())

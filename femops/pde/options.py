@@ -1,4 +1,4 @@
-"""What a study may say about a problem."""
+"""Options of the `problem` block of a study."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, Self

@@ -1,4 +1,4 @@
-"""Poisson's equation on the unit square with a random source and, if wanted, random boundary values."""
+"""Poisson's equation on the unit square with a random source and optional random boundary values."""
 
 import numpy as np
 import ufl
@@ -12,7 +12,7 @@ from femops.pde.random_fields import gaussian_field
 
 
 def poisson(block: PoissonBlock) -> PDEProblem:
-    """Return the problem −Δu = f, u = g on the boundary; the inputs are `source` and, if it is random, `boundary`."""
+    """Return the problem −Δu = f, u = g on the boundary, with inputs `source` (f) and, if random, `boundary` (g)."""
     box = Box((1.0, 1.0), (block.cells, block.cells), block.cell)
     space, *coarse = box.spaces(block.order)
     solution, test = fem.Function(space), ufl.TestFunction(space)

@@ -1,4 +1,4 @@
-"""A partial differential equation with inputs: what SPON learns the solution operator of."""
+"""Partial differential equations with inputs, whose solution operator is learned."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from femops.pde.levels import Indices, finest, make_levels, measures, scalar_spa
 from femops.surrogate.graph import Hierarchy
 
 Inputs = Mapping[str, Array]
-"""Values of the inputs by name; a leading axis counts samples where there are several."""
+"""Values of the inputs by name; for several samples, the sample is the leading axis."""
 
 
 def no_lifting(inputs: Inputs) -> float:
@@ -28,20 +28,19 @@ class PDEProblem:
     """Find u in V with u = lifting at the fixed dofs and F(u; v) = 0 for all v in V that vanish there.
 
     V is a Lagrange space, scalar or blocked, on any mesh of one process (MPI.COMM_SELF). Neumann terms are part of F.
-    The answer is u = lifting + T q with free values q, so that Dirichlet and periodic conditions hold for whatever q a
-    network predicts.
+    The solution is u = lifting + T q with free values q, so that Dirichlet and periodic conditions hold for any
+    predicted q.
 
     Attributes:
         residual: F, with a test function of V.
         solution: u in V.
-        inputs: Functions and Constants in F, or that only the lifting depends on, by name.
-        draw: Draws a random sample of the inputs: arrays as `Function.x.array` and `Constant.value` have them.
-        fixed: Dofs with prescribed values, component c of node i being dof i · n_components + c.
-        lifting: From a sample of the inputs to values at all dofs of V, which are exact at the fixed ones.
-        image_of: The dof that each dof is a periodic image of, itself if it is none; None without periodicity.
-            Shape (n_dofs,).
+        inputs: Functions and Constants in F, or on which the lifting depends, by name.
+        draw: Draws a random sample of the inputs, as arrays like `Function.x.array` and `Constant.value`.
+        fixed: Dofs with prescribed values; component c of node i is dof i · n_components + c.
+        lifting: Maps a sample of the inputs to values at all dofs of V, with the prescribed values at the fixed dofs.
+        image_of: Dof that each dof is a periodic image of, or itself; None without periodicity. Shape (n_dofs,).
         coarse: Spaces nested in V, from fine to coarse.
-        load_factor: A Constant in F that goes from 0 to 1 while the truth is solved in load steps, as the lifting does.
+        load_factor: Constant in F that is raised from 0 to 1 in load steps, like the lifting.
         load_steps: Number of load steps.
     """
 
@@ -63,7 +62,7 @@ class PDEProblem:
 
     @property
     def n_components(self) -> int:
-        """Components of the solution."""
+        """Number of components of the solution."""
         return int(self.space.dofmap.bs)
 
     @property
@@ -73,7 +72,7 @@ class PDEProblem:
 
     @cached_property
     def jacobian(self) -> Any:
-        """Derivative of F along u."""
+        """Derivative of F with respect to u."""
         return ufl.derivative(self.residual, self.solution)
 
     @cached_property
@@ -83,7 +82,7 @@ class PDEProblem:
 
     @cached_property
     def coefficients(self) -> tuple[str, ...]:
-        """Names of the inputs that the answer does not depend on through the load alone."""
+        """Names of the inputs that enter the Jacobian; all inputs if the problem is nonlinear."""
         if not self.linear:
             return tuple(self.inputs)
         jacobian = ufl.algorithms.expand_derivatives(self.jacobian)
@@ -92,7 +91,7 @@ class PDEProblem:
 
     @cached_property
     def _nodes(self) -> tuple[Any, Indices, Indices]:
-        """Return the finest level's nodes, the scalar node of each node of V, and the original dof of each dof."""
+        """Nodes of the finest level, scalar node of each node of V, and original dof of each (periodic image) dof."""
         scalar, of = scalar_space(self.space)
         size, original = self.n_components, np.arange(self.n_dofs) if self.image_of is None else self.image_of
         prescribed = np.zeros(self.n_dofs, dtype=bool)
@@ -104,12 +103,12 @@ class PDEProblem:
 
     @cached_property
     def levels(self) -> Hierarchy:
-        """Graphs of V's free nodes and of the coarser spaces, finest first."""
+        """Graphs of the free nodes of V and of the coarse spaces, finest first."""
         return make_levels(self._nodes[0], [scalar_space(one)[0] for one in self.coarse])
 
     @cached_property
     def free(self) -> sp.csr_array:
-        """Values at the dofs of V from those at the nodes of the finest level; zero columns where nothing is free.
+        """T, the map from values at the nodes of the finest level to the dofs of V; columns of fixed dofs are zero.
 
         Shape (n_dofs, n_nodes · n_components).
         """
@@ -122,7 +121,7 @@ class PDEProblem:
         return sp.csr_array((np.ones(len(rows)), (rows, columns)), shape=(self.n_dofs, len(nodes.first) * size))
 
     def set_inputs(self, sample: Inputs) -> None:
-        """Give the inputs their values, under the whole load."""
+        """Assign a sample to the inputs, at load factor 1."""
         if self.load_factor is not None:
             self.load_factor.value = 1.0
         for name, one in self.inputs.items():
@@ -136,7 +135,7 @@ class PDEProblem:
         return np.broadcast_to(np.asarray(self.lifting(sample), dtype=np.float64), (self.n_dofs,))
 
     def features(self, sample: Inputs) -> Array:
-        """Return the means of the coefficients over the cells; of a nonlinear problem, of the lifting's slopes too.
+        """Return the cell means of the coefficients and, for nonlinear problems, of the gradient of the lifting.
 
         Shape (n_features, n_cells).
         """
@@ -152,7 +151,7 @@ class PDEProblem:
 
     @cached_property
     def _feature_forms(self) -> list[Any]:
-        """Return integrals over each cell."""
+        """Forms of the integrals over each cell."""
         found = [self.inputs[name] for name in self.coefficients]
         if not self.linear:
             found.append(ufl.grad(self.solution))
@@ -162,17 +161,17 @@ class PDEProblem:
 
     @property
     def n_features(self) -> int:
-        """Number of features of a cell."""
+        """Number of features per cell."""
         return len(self._feature_forms)
 
     def shape_of(self, name: str) -> tuple[int, ...]:
-        """Return the shape of the values of an input."""
+        """Return the shape of one sample of an input."""
         one = self.inputs[name]
         return tuple(np.shape(one.x.array if hasattr(one, "x") else one.value))
 
     @cached_property
     def norms(self) -> dict[str, sp.csr_array]:
-        """Matrices of the L2 norm and of the H1 seminorm of V. Shape (n_dofs, n_dofs) each."""
+        """Gram matrices of the L2 norm (`l2`) and the H1 seminorm (`h1`) on V. Shape (n_dofs, n_dofs) each."""
         u, v = ufl.TrialFunction(self.space), ufl.TestFunction(self.space)
         forms = {"l2": ufl.inner(u, v) * ufl.dx, "h1": ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx}
         return {name: sp.csr_array(fem.assemble_matrix(fem.form(one)).to_scipy()) for name, one in forms.items()}

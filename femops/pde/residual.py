@@ -1,4 +1,4 @@
-"""The load that an answer leaves, assembled exactly by DOLFINx, as a function that torch can differentiate."""
+"""The residual load, assembled exactly by DOLFINx, as a differentiable torch function."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,37 +10,37 @@ from femops.pde.truth import Samples, Solver
 from femops.surrogate.torch_library import Tensor, torch
 
 Remainder = Callable[[Tensor], Tensor]
-"""From free values (N, n_nodes, n_components) to the load that they leave, of the same shape."""
+"""Map from free values (N, n_nodes, n_components) to their residual load −F, of the same shape."""
 
 
 def remainder(solver: Solver, samples: Samples, rows: Array) -> Remainder:
-    """Return the remainder of some samples.
+    """Return a callable for the residual load of some samples.
 
     Args:
-        solver: Of the problem.
+        solver: Solver of the problem.
         samples: Encoded samples.
-        rows: Which of them, in the order of the free values that will be given. Shape (N,).
+        rows: Indices of the samples, in the order of the free values passed to the callable. Shape (N,).
     """
     return lambda answer: _Remainder.apply(answer, _Assembler(solver, samples, rows))
 
 
 class _Assembler:
-    """−F at several samples' answers, and the products of its derivative's transpose."""
+    """Assembles −F for several samples, and products with the transpose of its Jacobian."""
 
     def __init__(self, solver: Solver, samples: Samples, rows: Array) -> None:
         self._solver, self._samples, self._rows = solver, samples, rows
 
     def loads(self, answer: Array) -> Array:
-        """Return −F. Shape (N, n_free)."""
+        """Return −F at free values (N, n_free). Shape (N, n_free)."""
         return np.array([self._solver.load(u) for u in self._each(answer)])
 
     def pulled_back(self, answer: Array, gradient: Array) -> Array:
-        """Return gradients along the answers from those along the loads. Shape (N, n_free)."""
+        """Return the gradient with respect to the free values from that with respect to −F. Shape (N, n_free)."""
         pairs = zip(self._each(answer), gradient, strict=True)
         return np.array([-self._solver.transposed_product(u, one) for u, one in pairs])
 
     def _each(self, answer: Array) -> Any:
-        """Yield one sample's solution after the other, its inputs being set."""
+        """Set the inputs of each sample in turn and yield its solution."""
         problem = self._solver.problem
         for row, one in zip(self._rows, answer, strict=True):
             problem.set_inputs({name: values[row] for name, values in self._samples.inputs.items()})
@@ -53,7 +53,7 @@ class _Remainder(torch.autograd.Function):
         flat = answer.detach().reshape(len(answer), -1).double().numpy()
         ctx.assembler, ctx.flat = assembler, flat
         found = assembler.loads(flat)
-        # An answer that turns cells inside out has no load; a pass then sees none left, and the loss sees the answer.
+        # With inverted cells the load is not finite: set it to zero, so that further passes change nothing.
         ctx.sound = np.isfinite(found).all(axis=1)
         found[~ctx.sound] = 0.0
         return torch.from_numpy(found).to(answer).reshape(answer.shape)

@@ -1,4 +1,4 @@
-"""Finite-element solutions of a problem: what SPON learns from and is judged by."""
+"""Finite-element reference solutions of a problem, for training and testing of operators."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ _RTOL, _MAX_ITER = 1e-10, 25
 
 @dataclass(frozen=True)
 class Samples:
-    """Inputs of a problem with what the encoder makes of them, and the answers.
+    """Inputs of a problem, their encoding, and the solutions.
 
     Attributes:
         inputs: Values of the inputs by name. Shape (n, ...) each.
-        lifting: Shape (n, n_dofs).
+        lifting: Lifting of the inputs. Shape (n, n_dofs).
         load: −F at the lifting, at the nodes of the finest level. Shape (n, n_nodes · n_components).
-        features: Shape (n, n_features, n_cells).
-        solution: u; empty if it has not been solved for. Shape (n, n_dofs).
+        features: Cell features, see `PDEProblem.features`. Shape (n, n_features, n_cells).
+        solution: u, shape (n, n_dofs); shape (0, n_dofs) if not solved.
     """
 
     inputs: Inputs
@@ -38,7 +38,7 @@ class Samples:
 
 
 class Solver:
-    """Assembles and solves a problem, serially.
+    """Assembles and solves a problem on one process.
 
     Args:
         problem: The problem.
@@ -52,18 +52,18 @@ class Solver:
         self._active = np.flatnonzero(diagonal)
 
     def load(self, u: Array) -> Array:
-        """Return −F(u) along the free values, for the inputs that are set. Shape (n_nodes · n_components,)."""
+        """Return the residual load −F(u) at the free values for the current inputs. Shape (n_nodes · n_components,)."""
         self.problem.solution.x.array[:] = u
         return np.asarray(-(self.problem.free.T @ fem.assemble_vector(self._residual).array))
 
     def stiffness(self, u: Array) -> sp.csr_array:
-        """Return dF/du between the free values, for the inputs that are set; zero where nothing is free."""
+        """Return dF/du restricted to the free values for the current inputs; rows of fixed values are zero."""
         self.problem.solution.x.array[:] = u
         full = sp.csr_array(fem.assemble_matrix(self._jacobian).to_scipy())
         return sp.csr_array(self.problem.free.T @ full @ self.problem.free)
 
     def transposed_product(self, u: Array, values: Array) -> Array:
-        """Return (dF/du)ᵀ times values at the nodes of the finest level. Shape (n_nodes · n_components,)."""
+        """Return (dF/du)ᵀ times a vector at the nodes of the finest level. Shape (n_nodes · n_components,)."""
         form, along = self._transposed
         self.problem.solution.x.array[:] = u
         along.x.array[:] = self.problem.free @ values
@@ -75,20 +75,20 @@ class Solver:
         return fem.form(ufl.action(ufl.adjoint(self.problem.jacobian), along)), along
 
     def encode(self, inputs: Inputs) -> Samples:
-        """Return what the encoder makes of several samples of the inputs."""
+        """Return the lifting, load and features of samples of the inputs, without solutions."""
         rows = [self._encoded({name: one[row] for name, one in inputs.items()}) for row in range(_count(inputs))]
         lifting, load, features = (np.array([row[part] for row in rows]) for part in range(3))
         return Samples(inputs, lifting, load, features, np.empty((0, self.problem.n_dofs)))
 
     def solve(self, inputs: Inputs, watch: Callable[[int], None] | None = None) -> Samples:
-        """Solve several samples of the inputs.
+        """Solve the problem for samples of the inputs.
 
         Args:
-            inputs: Values of the inputs by name, with a leading axis.
+            inputs: Values of the inputs by name, with the sample as the leading axis.
             watch: Called with the number of samples solved.
 
         Raises:
-            NotConverged: Newton's iteration of a sample failed.
+            NotConverged: Newton's method failed for a sample.
         """
         samples = self.encode(inputs)
         solution = np.empty_like(samples.lifting)
@@ -106,7 +106,7 @@ class Solver:
 
     @cached_property
     def _fixed_factor(self) -> Any:
-        """The factor of a stiffness that no input enters."""
+        """Factorisation of a stiffness that does not depend on the inputs."""
         return self._factor(np.zeros(self.problem.n_dofs))
 
     def _factor(self, u: Array) -> Any:
@@ -127,7 +127,7 @@ class Solver:
         for end in np.linspace(0.0, 1.0, problem.load_steps + 1)[1:]:
             if problem.load_factor is not None:
                 problem.load_factor.value = end
-            # The solution so far, stretched, is a better start than itself and meets the new boundary values.
+            # Scaling the previous solution gives a better initial guess, which meets the new boundary values.
             start = lifting * end if begin == 0.0 else u * (end / begin)
             start[problem.fixed] = (lifting * end)[problem.fixed]  # to the last digit
             u, size = self._newton(start, f"sample {row + 1}, load factor {end:.3g}", size)
@@ -135,12 +135,12 @@ class Solver:
         return u
 
     def _newton(self, u: Array, where: str, size: float) -> tuple[Array, float]:
-        """Return the solution and the largest residual so far, which residuals are measured by.
+        """Return the solution and the largest residual so far, the reference of the relative tolerance.
 
         Args:
-            u: Where to start; its fixed values are right.
-            where: Sample and load step, for the message.
-            size: The largest residual before.
+            u: Initial guess with the prescribed values at the fixed dofs.
+            where: Sample and load step, for the error message.
+            size: Largest residual so far.
         """
         residuals: list[float] = []
         for _ in range(_MAX_ITER):
@@ -156,12 +156,12 @@ class Solver:
 
 
 def draw(problem: PDEProblem, count: int, seed: int) -> dict[str, Array]:
-    """Draw random samples of a problem's inputs; a larger count begins with the same ones.
+    """Draw random samples of a problem's inputs; the first samples do not depend on the count.
 
     Args:
         problem: The problem.
         count: Number of samples.
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
     """
     children = np.random.SeedSequence(seed).spawn(count)
     rows = [problem.draw(np.random.default_rng(child)) for child in children]

@@ -1,4 +1,4 @@
-"""What all surrogates of the nested RVE solve share: fitting, storing, loading, and their use as laws."""
+"""Common base of surrogates of the nested RVE solve: training, storage, loading and use as laws."""
 
 from femops.surrogate.arrays import CheckedArrays, StoredArrayError, state_dict
 from femops.surrogate.batching import chunks

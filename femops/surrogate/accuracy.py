@@ -1,4 +1,4 @@
-"""How far a surrogate is from the nested solve, and how far it thinks it is."""
+"""Errors of a surrogate against the nested solve, effectivity of its certificates, and speed-up."""
 
 import time
 from collections.abc import Sequence
@@ -14,23 +14,23 @@ from femops.rve.law import NestedLaw
 _TIMED_NESTED = 16
 _TIMED_LAW = 4096
 _LEAST_SECONDS = 0.2
-# What the truth itself may be wrong by: its own tolerance must not count as a violation of a bound.
+# Error of the reference solution: its solver tolerance must not count as a violation of a bound.
 _TRUTH = 1e-8
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Relative errors of a law at strains that it was not trained on; errors of arrays in the Frobenius norm.
+    """Relative errors of a law at test strains; stress and tangent errors in the Frobenius norm.
 
-    The certificates hold in the norm of the law, and so does the error that they are compared with.
+    Certificates and the error that they are compared with are in the norm of the law.
 
     Attributes:
-        over: What the errors are drawn over: norms of the strains [-], or volume fractions [-]. Shape (n,).
+        over: Abscissa of error plots: norms of the strains [-], or volume fractions [-]. Shape (n,).
         stress: Relative errors of the stress [-]. Shape (n,).
         tangent: Relative errors of the tangent [-]. Shape (n,).
-        bound: What the law says that its error is at most, shape (n,); None if it says nothing.
-        indicator: What the law estimates its error at, shape (n,); None if it says nothing.
-        certified: Relative errors of the stress in the norm of the law. Shape (n,).
+        bound: Upper bounds of the error stated by the law [-], shape (n,); None if it states none.
+        indicator: Error estimates stated by the law [-], shape (n,); None if it states none.
+        certified: Relative errors of the stress in the norm of the law [-]. Shape (n,).
     """
 
     over: Array
@@ -42,11 +42,11 @@ class Accuracy:
 
     @staticmethod
     def joined(parts: Sequence["Accuracy"], over: Array) -> "Accuracy":
-        """Return several as one.
+        """Concatenate several.
 
         Args:
-            parts: They state the same certificates.
-            over: What all their errors are drawn over. Shape (n,).
+            parts: Accuracies with the same certificates.
+            over: Abscissa of the concatenated errors. Shape (n,).
         """
         names = ("stress", "tangent", "bound", "indicator", "certified")
         stated = [name for name in names if getattr(parts[0], name) is not None]
@@ -54,7 +54,7 @@ class Accuracy:
         return Accuracy(**{**dict.fromkeys(names), "over": over, **values})  # type: ignore[arg-type]
 
     def figures(self) -> dict[str, Any]:
-        """Return median, 95 % and largest values, and how the certificates compare with the errors."""
+        """Return median, 95 % quantile and maximum of the errors, and the effectivity of the certificates."""
         figures: dict[str, Any] = {
             "count": len(self.over),
             "stress": _spread(self.stress),
@@ -71,13 +71,13 @@ class Accuracy:
 
 
 def accuracy(law: MaterialLaw, strain: Array, stress: Array, tangent: Array) -> Accuracy:
-    """Compare a law with the truth.
+    """Compare a law with reference solutions.
 
     Args:
         law: The law.
         strain: Strains, Mandel [-]. Shape (n, n_s).
-        stress: True stress [stress]. Shape (n, n_s).
-        tangent: True tangent [stress]. Shape (n, n_s, n_s).
+        stress: Reference stress [stress]. Shape (n, n_s).
+        tangent: Reference tangent [stress]. Shape (n, n_s, n_s).
     """
     response = law.evaluate(strain, np.zeros((len(strain), law.n_state)), 1.0)
     bound = indicator = None
@@ -91,13 +91,13 @@ def accuracy(law: MaterialLaw, strain: Array, stress: Array, tangent: Array) -> 
 
 
 def speed(law: MaterialLaw, nested: NestedLaw, strain: Array) -> dict[str, float]:
-    """Return the time that law and nested solve need for a point on one process [s], and their ratio.
+    """Return the times per point of the law and of the nested solve on one process [s], and their ratio.
 
-    Both have run before, so that nothing is compiled while the clock runs.
+    Both are warmed up first, so that no compilation is timed.
 
     Args:
-        law: The law.
-        nested: What it stands in for.
+        law: The surrogate.
+        nested: The nested law that it replaces.
         strain: Strains, Mandel [-]. Shape (n, n_s).
     """
     few = strain[:_TIMED_NESTED]

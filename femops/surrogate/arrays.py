@@ -1,4 +1,4 @@
-"""Arrays of a stored model, each checked against what the model needs before anything computes with it."""
+"""Validation of the arrays of a stored model before use."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,21 +11,21 @@ from femops.errors import CaseError
 from femops.surrogate.spec import Arrays
 
 Size = int | str
-"""A length, or the name of one that other arrays have as well."""
+"""Length of an axis, or a name that stands for the same length in several arrays."""
 
 
 class StoredArrayError(CaseError):
-    """An array of a stored model is not what the model needs."""
+    """An array of a stored model is missing or invalid."""
 
 
 class CheckedArrays:
-    """The arrays of a model; a law takes from it what it needs and says what that has to be.
+    """The arrays of a stored model, checked for shape, type and finiteness when taken.
 
-    A size that has a name is bound by the array that is taken first and has to be the same in all others.
+    A named size is bound by the first array taken with it and must agree in all later ones.
 
     Args:
-        arrays: Arrays by name; those of another object of this class keep the sizes that are bound there.
-        sizes: Sizes that are known already, by name.
+        arrays: Arrays by name; from another `CheckedArrays`, its bound sizes are copied.
+        sizes: Known sizes by name.
     """
 
     def __init__(self, arrays: "Arrays | CheckedArrays", **sizes: int) -> None:
@@ -35,7 +35,7 @@ class CheckedArrays:
         self.sizes: dict[str, int] = {**(arrays.sizes if other else {}), **sizes}  # type: ignore[union-attr]
 
     def part(self, prefix: str, **sizes: int) -> "CheckedArrays":
-        """Return those whose names begin with a prefix, without it; sizes bound there are not bound here."""
+        """Return the arrays with a prefix, under names without it; sizes bound in the part are not bound here."""
         found = CheckedArrays(self, **sizes)
         found._prefix = self._prefix + prefix
         return found
@@ -45,16 +45,16 @@ class CheckedArrays:
         return [name.removeprefix(self._prefix) for name in self._arrays if name.startswith(self._prefix)]
 
     def take(self, name: str, *shape: Size, dtype: Any = np.float64, positive: bool = False) -> npt.NDArray[Any]:
-        """Return an array of finite numbers.
+        """Return an array after checking it.
 
         Args:
-            name: Its name.
-            shape: Its shape.
-            dtype: Its type, or a kind of types such as `numpy.integer`.
-            positive: Whether all numbers have to be positive.
+            name: Name of the array.
+            shape: Expected shape.
+            dtype: Expected dtype, or an abstract type such as `numpy.integer`.
+            positive: Whether all values must be positive.
 
         Raises:
-            StoredArrayError: There is none, or it is another one.
+            StoredArrayError: The array is missing, has another shape or dtype, or holds invalid values.
         """
         values = self._arrays.get(self._prefix + name)
         if values is None:
@@ -78,14 +78,14 @@ class CheckedArrays:
         return values
 
     def indices(self, name: str, *shape: Size, below: int) -> npt.NDArray[np.int64]:
-        """Return an array of whole numbers from 0 to less than `below`; see `take`."""
+        """Return an array of integers in 0 ≤ i < `below`; see `take`."""
         values = self.take(name, *shape, dtype=np.integer)
         if values.size and not (values.min() >= 0 and values.max() < below):
             raise self._refused(name, f"holds {values.min()} to {values.max()}, expected 0 to {below - 1}")
         return np.asarray(values, dtype=np.int64)
 
     def stops(self, name: str, *shape: Size, last: int) -> list[int]:
-        """Return the ends of consecutive ranges: they do not decrease, and end with `last`."""
+        """Return the ends of consecutive ranges: non-decreasing integers of which the final one is `last`."""
         values = self.indices(name, *shape, below=last + 1)
         found = [int(one) for one in values]
         if sorted(found) != found or (found or [0])[-1] != last:
@@ -93,16 +93,16 @@ class CheckedArrays:
         return found
 
     def check(self, name: str, good: Any, expected: str) -> None:
-        """Refuse an array that has been taken and lacks something else.
+        """Check a further condition on an array.
 
         Raises:
-            StoredArrayError: Not `good`.
+            StoredArrayError: `good` is false.
         """
         if not good:
             raise self._refused(name, f"expected {expected}")
 
     def no_others(self, names: Iterable[str]) -> None:
-        """Refuse arrays that the model does not know."""
+        """Refuse arrays with other names than these."""
         others = sorted(set(self.names()) - set(names))
         if others:
             raise self._refused(others[0], "unknown, expected no such array")
@@ -116,17 +116,17 @@ def _told(one: Size, length: Size) -> str:
 
 
 def finite_range(low: Any, high: Any, n_s: int) -> bool:
-    """Return whether two corners are those of a range of strains."""
+    """Return whether two corners span a finite range of strains: shape (n_s,) each and low ≤ high."""
     low, high = np.asarray(low), np.asarray(high)
     return low.shape == high.shape == (n_s,) and bool(np.isfinite([low, high]).all() and (low <= high).all())
 
 
 def state_dict(arrays: CheckedArrays, expected: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays of a torch module.
+    """Return the state dict of a torch module as arrays.
 
     Args:
-        arrays: Where they are; others than those expected are refused.
-        expected: The tensors that the module has, by name.
+        arrays: Stored arrays; unexpected names are refused.
+        expected: State dict of the module, for names, shapes and dtypes.
     """
     arrays.no_others(expected)
     return {
@@ -136,6 +136,6 @@ def state_dict(arrays: CheckedArrays, expected: Mapping[str, Any]) -> dict[str, 
 
 
 def packed(arrays: Arrays, metadata: Mapping[str, str] | None = None) -> bytes:
-    """Return arrays as the content of a safetensors file; strides are lost, shapes and types are kept."""
+    """Return arrays as the content of a safetensors file, in C order."""
     plain = {name: np.asarray(values, order="C") for name, values in arrays.items()}
     return bytes(safetensors.numpy.save(plain, dict(metadata or {})))

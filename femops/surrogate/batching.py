@@ -1,4 +1,4 @@
-"""Large batches in parts that fit into memory."""
+"""Splitting of large batches into chunks that fit into memory."""
 
 from collections.abc import Iterator
 
@@ -6,12 +6,12 @@ _BUDGET = 256e6
 
 
 def chunks(n: int, bytes_of_one: float, budget: float = _BUDGET) -> Iterator[slice]:
-    """Yield the slices that cut a batch into parts.
+    """Yield the slices that split a batch into chunks.
 
     Args:
-        n: Size of the batch; an empty one has no parts.
-        bytes_of_one: Memory that one of it needs.
-        budget: Memory that a part may need; a part holds at least one.
+        n: Size of the batch; an empty batch has no chunks.
+        bytes_of_one: Memory per item [bytes].
+        budget: Memory per chunk [bytes]; a chunk holds at least one item.
     """
     size = max(1, int(budget // max(bytes_of_one, 1.0)))
     for start in range(0, n, size):

@@ -1,4 +1,4 @@
-"""The device that a surrogate computes on. torch is imported when a device is asked for, not before."""
+"""Selection of the torch device; torch is imported on first use."""
 
 import os
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from femops.errors import CaseError
 
-# How MPI libraries and schedulers tell a process which one of its machine it is.
+# Environment variables in which MPI libraries and schedulers store the local rank.
 _LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PALS_LOCAL_RANKID", "SLURM_LOCALID", "PMI_RANK")
 
 
@@ -14,11 +14,11 @@ def torch_device(device: Literal["auto", "cpu", "cuda"], rank: int | None = None
     """Return the torch device of this process.
 
     Args:
-        device: auto takes a GPU where there is one.
-        rank: Which process of its machine this is; ranks take the GPUs in turn. By default what MPI tells.
+        device: auto takes a GPU if there is one.
+        rank: Rank of this process on its machine; ranks are assigned to GPUs round-robin. Default: the local MPI rank.
 
     Raises:
-        CaseError: A GPU is wanted and torch finds none.
+        CaseError: A GPU is requested and torch finds none.
     """
     from femops.surrogate.torch_library import torch
 
@@ -31,6 +31,6 @@ def torch_device(device: Literal["auto", "cpu", "cuda"], rank: int | None = None
 
 
 def local_rank(environment: Mapping[str, str] = os.environ) -> int:
-    """Return which process of its machine this is, from 0."""
+    """Return the rank of this process on its machine, from 0."""
     given = (environment.get(name, "") for name in _LOCAL_RANKS)
     return next((int(text) for text in given if text.isdigit()), 0)

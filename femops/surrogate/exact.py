@@ -1,4 +1,4 @@
-"""The nested solve that a surrogate stands in for, for strains of its choice and from first guesses of its own."""
+"""The nested solve that a surrogate replaces, with initial guesses supplied by the surrogate."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from femops.rve.solver import RVESolver, Solution, SolverOptions
 from femops.rve.spec import RVE
 
 Guess = Array | Callable[[slice], Array]
-"""Values of all points, or what returns those of some points, so that they never are in memory together."""
+"""Initial guess at all points, or a callable that returns it for a slice of points to save memory."""
 
 
 @dataclass(frozen=True)
 class ExactResponse:
-    """Answer of the RVE.
+    """Response of the RVE.
 
     Attributes:
         stress: Stress, Mandel [stress]. Shape (n, n_s).
@@ -33,14 +33,14 @@ class ExactResponse:
 
 
 class ExactRVE:
-    """Solves an RVE of elastic phases; its solver is set up when it is first needed.
+    """Solves an RVE of elastic phases; the solver is set up on first use.
 
     Args:
         rve: The RVE.
-        options: Settings of its solver.
+        options: Solver options.
 
     Raises:
-        CaseError: A phase has a memory.
+        CaseError: A phase has internal state.
     """
 
     def __init__(self, rve: RVE, options: SolverOptions | None = None) -> None:
@@ -50,7 +50,7 @@ class ExactRVE:
 
     @cached_property
     def solver(self) -> RVESolver:
-        """The solver."""
+        """Solver of the RVE."""
         return RVESolver(self.rve.discretisation, self.rve.phases, self.rve.boundary, self.options)
 
     def solve(
@@ -60,13 +60,13 @@ class ExactRVE:
         sensitivity: Guess | None = None,
         watch: Callable[[slice, Solution], None] | None = None,
     ) -> ExactResponse:
-        """Solve the RVE at every point, in parts that fit into memory.
+        """Solve the RVE at every point, in chunks that fit into memory.
 
         Args:
             strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
-            start: First guess of the fluctuation at the free dofs [length]. Shape (n, n_free).
-            sensitivity: First guess of its derivative with respect to the strain. Shape (n, n_free, n_s).
-            watch: Called with the points of each part and their solution, whose arrays lead with the dofs.
+            start: Initial guess of the fluctuation at the free dofs [length]. Shape (n, n_free).
+            sensitivity: Initial guess of its derivative with respect to the strain [length]. Shape (n, n_free, n_s).
+            watch: Called with the slice of points of each chunk and its solution, whose arrays have the dofs first.
 
         Raises:
             NotConverged: An RVE did not converge.
@@ -90,7 +90,7 @@ class ExactRVE:
         return answer
 
     def micro_fields(self, strain: Array, start: Guess | None = None, sensitivity: Guess | None = None) -> MicroFields:
-        """Return the fields inside the RVE at one strain (n_s,); guesses as in `solve`, for one point."""
+        """Return the microscale fields at one strain (n_s,); initial guesses as in `solve`, for one point."""
         found: list[Array] = []
 
         def keep(part: slice, solution: Solution) -> None:
@@ -102,10 +102,10 @@ class ExactRVE:
 
 
 def check_elastic(rve: RVE) -> None:
-    """Refuse an RVE whose response depends on more than the strain.
+    """Refuse an RVE with history-dependent phases.
 
     Raises:
-        CaseError: A phase has a memory.
+        CaseError: A phase has internal state.
     """
     dim = rve.discretisation.dim
     for name, phase in zip(rve.discretisation.phases, rve.phases, strict=True):
@@ -114,7 +114,7 @@ def check_elastic(rve: RVE) -> None:
 
 
 def _columns(guess: Guess | None, part: slice) -> Array | None:
-    """Return a guess of some points as the solver wants it, the points last."""
+    """Return the guess at a slice of points in the solver's layout, with the points last."""
     if guess is None:
         return None
     values = guess(part) if callable(guess) else guess[part]

@@ -1,8 +1,8 @@
-"""Finite-element graphs: nodes and cells with the exact operators between them, and nested levels of such graphs.
+"""Finite-element graphs: nodes and cells with the exact operators between them, and hierarchies of such graphs.
 
-A feature at the nodes is a finite-element function. A cell sees its mean and its mean gradient over the cell (times the
-cell's length, so that the size of the mesh does not matter); what the cells answer goes back by the transposes of the
-two. Images of periodic nodes are one node, so that no vector ever needs wrapping.
+Nodal features are finite-element functions. Messages from nodes to cells are the mean and the mean gradient over the
+cell (times the cell length, hence independent of the mesh size); messages from cells to nodes use the transposes of
+these two operators. Periodic images share one node.
 """
 
 from collections.abc import Sequence
@@ -24,11 +24,12 @@ class FEGraph:
 
     Attributes:
         cells: Nodes of each cell. Shape (n_cells, n_corners).
-        mean: Share of each node's value in the mean over a cell. Shape (n_cells, n_corners).
-        gradient: Mean gradient over a cell times its length [-]. Shape (n_cells, dim, n_corners).
-        volume: Volumes of the cells, in units of their mean [-]. Shape (n_cells,).
+        mean: Mean of each nodal shape function over a cell [-]. Shape (n_cells, n_corners).
+        gradient: Mean gradient of each shape function over a cell, times the cell length [-]. Shape (n_cells, dim,
+            n_corners).
+        volume: Cell volumes relative to their mean [-]. Shape (n_cells,).
         n_nodes: Number of nodes.
-        offset: Places of a cell's nodes from its centre over its length [-], where they are known. Shape (n_cells,
+        offset: Positions of a cell's nodes relative to its centre, over the cell length [-], if known. Shape (n_cells,
             n_corners, dim).
     """
 
@@ -51,7 +52,7 @@ class FEGraph:
 
     @property
     def node_volume(self) -> Array:
-        """Integral of the shape function of each node, in units of the mean cell. Shape (n_nodes,)."""
+        """Integral of each nodal shape function, relative to the mean cell volume [-]. Shape (n_nodes,)."""
         shares = self.mean * self.volume[:, None]
         return np.bincount(self.cells.ravel(), weights=shares.ravel(), minlength=self.n_nodes)
 
@@ -62,8 +63,9 @@ class Level:
 
     Attributes:
         graph: Its graph.
-        prolongation: Its functions at the nodes of the next finer level; None on the finest. Shape (n_finer, n_nodes).
+        prolongation: Its shape functions at the nodes of the next finer level. Shape (n_finer, n_nodes).
         pooling: Means over its cells of values on the cells of the next finer level. Shape (n_cells, n_finer_cells).
+            Both are None on the finest level.
     """
 
     graph: FEGraph
@@ -76,11 +78,11 @@ Hierarchy = tuple[Level, ...]
 
 @dataclass(frozen=True)
 class Box:
-    """A box of space.
+    """An axis-aligned box.
 
     Attributes:
-        lower: The corner that it starts at [length]. Shape (dim,).
-        size: Its lengths [length]. Shape (dim,).
+        lower: Lower corner [length]. Shape (dim,).
+        size: Edge lengths [length]. Shape (dim,).
     """
 
     lower: Array
@@ -89,11 +91,11 @@ class Box:
 
 @dataclass(frozen=True)
 class Samples:
-    """Points in the cells of a mesh, for example those of its quadrature.
+    """Sample points in the cells of a mesh, for example quadrature points.
 
     Attributes:
         points: Coordinates [length]. Shape (n_cells, n_samples, dim).
-        weight: Volume that each stands for [volume]. Shape (n_cells, n_samples).
+        weight: Weight of each point [volume]. Shape (n_cells, n_samples).
     """
 
     points: Array
@@ -104,11 +106,11 @@ def fe_graph(points: Array, cells: Indices, kind: CellKind, nodes: Indices, n_no
     """Return the graph of a mesh.
 
     Args:
-        points: Coordinates of the nodes of the mesh [length]. Shape (n_points, dim).
-        cells: Its cells. Shape (n_cells, n_corners).
+        points: Coordinates of the mesh nodes [length]. Shape (n_points, dim).
+        cells: Mesh nodes of each cell. Shape (n_cells, n_corners).
         kind: Kind of the cells.
-        nodes: Node of the graph for each node of the mesh; periodic images share one. Shape (n_points,).
-        n_nodes: Number of nodes of the graph.
+        nodes: Graph node of each mesh node; periodic images share one. Shape (n_points,).
+        n_nodes: Number of graph nodes.
     """
     reference, weight = kind.quadrature()
     basis, slopes = kind.tabulate(reference)
@@ -124,12 +126,12 @@ def fe_graph(points: Array, cells: Indices, kind: CellKind, nodes: Indices, n_no
 
 
 def graph_of_matrices(mean: sp.csr_array, gradient: sp.csr_array, volume: Array) -> FEGraph:
-    """Return the graph of operators that are given as matrices; their cells may have different numbers of nodes.
+    """Return the graph of operators given as matrices; cells may have different numbers of nodes.
 
     Args:
-        mean: Mean of a function over each cell. Shape (n_cells, n_nodes).
-        gradient: Mean gradient times the length of the cell, component by component. Shape (dim · n_cells, n_nodes).
-        volume: Volumes of the cells [volume]. Shape (n_cells,).
+        mean: Mean over each cell [-]. Shape (n_cells, n_nodes).
+        gradient: Mean gradient times the cell length [-], component by component. Shape (dim · n_cells, n_nodes).
+        volume: Cell volumes [volume]. Shape (n_cells,).
     """
     n_cells, n_nodes = mean.shape
     parts = [sp.csr_array(mean), *(gradient[i : i + n_cells] for i in range(0, gradient.shape[0], n_cells))]
@@ -142,14 +144,14 @@ def graph_of_matrices(mean: sp.csr_array, gradient: sp.csr_array, volume: Array)
 
 
 def grouped(owner: npt.NDArray[Any], n: int) -> tuple[Indices, npt.NDArray[np.bool_]]:
-    """Return the positions of each owner's entries, and which of them are not there only to fill up.
+    """Return the entries of each owner as a padded table.
 
     Args:
         owner: Owner of each entry, 0 to n − 1. Shape (n_entries,).
         n: Number of owners.
 
     Returns:
-        Two arrays (n, most entries of one owner).
+        Positions of the entries, and a mask that is False for padding. Shape (n, largest number of entries) each.
     """
     order = np.argsort(owner, kind="stable")
     count = np.bincount(owner, minlength=n)
@@ -160,11 +162,11 @@ def grouped(owner: npt.NDArray[Any], n: int) -> tuple[Indices, npt.NDArray[np.bo
 
 
 def grid_graph(counts: Sequence[int], size: Sequence[float]) -> FEGraph:
-    """Return the graph of a periodic grid of bilinear (3D: trilinear) cells; the first axis runs fastest.
+    """Return the graph of a periodic grid of bilinear (3D: trilinear) cells, numbered with the first axis fastest.
 
     Args:
-        counts: Number of cells, and so of nodes, along each axis.
-        size: Lengths of the grid [length].
+        counts: Number of cells (equal to that of nodes) along each axis.
+        size: Edge lengths of the grid [length].
     """
     dim, shape = len(counts), tuple(counts)
     lower = np.stack(np.unravel_index(np.arange(np.prod(shape)), shape, order="F"), axis=-1)
@@ -180,12 +182,12 @@ def grid_graph(counts: Sequence[int], size: Sequence[float]) -> FEGraph:
 
 
 def interpolation(points: Array, counts: Indices, box: Box) -> sp.csr_array:
-    """Return the values of a periodic grid's functions at points, exact interpolation. Shape (n_points, n_grid_nodes).
+    """Return the multilinear interpolation from a periodic grid to points. Shape (n_points, n_grid_nodes).
 
     Args:
-        points: Where [length]. Shape (n_points, dim).
-        counts: Number of cells of the grid along each axis. Shape (dim,).
-        box: The box that the grid fills.
+        points: Coordinates [length]. Shape (n_points, dim).
+        counts: Number of grid cells along each axis. Shape (dim,).
+        box: The box of the grid.
     """
     dim, shape = len(counts), counts
     place = (points - box.lower) / box.size * shape
@@ -203,12 +205,12 @@ def interpolation(points: Array, counts: Indices, box: Box) -> sp.csr_array:
 
 
 def pooling(cell: Indices, weight: Array, n_coarse: int) -> sp.csr_array:
-    """Return means over coarse cells of values on fine cells.
+    """Return the averaging of fine-cell values over coarse cells. Shape (n_coarse, n_cells).
 
     Args:
-        cell: Coarse cell that each sample lies in. Shape (n_cells, n_samples).
-        weight: Volume of each sample. Shape (n_cells, n_samples).
-        n_coarse: Number of coarse cells; one without samples gets zeros.
+        cell: Coarse cell that contains each sample point. Shape (n_cells, n_samples).
+        weight: Weight of each sample point. Shape (n_cells, n_samples).
+        n_coarse: Number of coarse cells; rows of cells without sample points are zero.
     """
     fine = np.repeat(np.arange(len(cell)), cell.shape[1])
     sums = sp.coo_array((weight.ravel(), (cell.ravel(), fine)), shape=(n_coarse, len(cell))).tocsr()
@@ -217,16 +219,16 @@ def pooling(cell: Indices, weight: Array, n_coarse: int) -> sp.csr_array:
 
 
 def periodic_hierarchy(finest: FEGraph, nodes: Array, samples: Samples, counts: Indices, box: Box) -> Hierarchy:
-    """Return a mesh of a periodic box with coarser and coarser grids under it.
+    """Return the hierarchy of a periodic mesh and successively coarser grids.
 
-    The mesh need not be a grid: the first grid's functions are interpolated at its nodes, whatever they are.
+    The mesh may be unstructured: the first grid is interpolated at its nodes.
 
     Args:
         finest: Graph of the mesh.
         nodes: Coordinates of its nodes [length]. Shape (n_nodes, dim).
-        samples: Points in its cells.
-        counts: Cells of each grid along each axis, finest first. Shape (n_grids, dim).
-        box: The box.
+        samples: Sample points in its cells.
+        counts: Number of cells of each grid along each axis, finest first. Shape (n_grids, dim).
+        box: The box of all grids.
     """
     levels = [Level(finest)]
     for i, count in enumerate(counts):
@@ -244,7 +246,7 @@ def periodic_hierarchy(finest: FEGraph, nodes: Array, samples: Samples, counts: 
 
 
 def side_by_side(hierarchies: Sequence[Hierarchy]) -> Hierarchy:
-    """Return several hierarchies with as many levels as one; nodes and cells of each follow those of the one before."""
+    """Return the disjoint union of hierarchies with equal numbers of levels; nodes and cells are concatenated."""
     return tuple(_joined(levels) for levels in zip(*hierarchies, strict=True))
 
 
@@ -269,7 +271,7 @@ def _joined(levels: Sequence[Level]) -> Level:
 
 
 def turned(hierarchy: Hierarchy, rotation: Array) -> Hierarchy:
-    """Return a hierarchy in coordinates Q x, for an orthogonal Q (dim, dim)."""
+    """Return a hierarchy in rotated coordinates Q x, with Q orthogonal (dim, dim)."""
     return tuple(replace(level, graph=_turned(level.graph, rotation)) for level in hierarchy)
 
 

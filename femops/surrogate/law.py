@@ -1,4 +1,4 @@
-"""From the mapping in a case to the law of a trained surrogate."""
+"""Load trained surrogates as material laws."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,16 +14,16 @@ from femops.surrogate.store import Manifest, StoredPhase, model_of, of_arrays, r
 def surrogate_law(
     spec: SurrogateSpec, stored_phase: StoredPhase, parameters: SurrogateParameters, context: LawContext
 ) -> CertifiedLaw:
-    """Load a trained surrogate, which is trained first if the case names a study and it has to be; collective.
+    """Load a trained surrogate as a law, training it first if its study has no model yet; collective.
 
     Args:
         spec: The surrogate.
-        stored_phase: Makes the phases of its RVE.
-        parameters: The law in the case.
-        context: Its surroundings.
+        stored_phase: Builds a phase of its RVE from stored parameters.
+        parameters: Parameters of the law in the case.
+        context: Context in which the law is built.
 
     Raises:
-        CaseError: There is no such model, or it is damaged, of another surrogate or of another dimension.
+        CaseError: The model is missing, damaged, of another surrogate or of another dimension.
     """
     folder = model_folder(parameters, context)
 
@@ -48,10 +48,10 @@ def surrogate_law(
 
 
 def _rve_of_case(parameters: SurrogateParameters, manifest: Manifest, context: LawContext) -> RVE | None:
-    """Return the RVE that the case gives to a model of a family; None for a model that has its own.
+    """Return the RVE given in the case for a family model; None for a model of a single RVE.
 
     Raises:
-        CaseError: The case gives one to a model that has its own, or none to one that has not.
+        CaseError: An RVE is given for a model of a single RVE, or missing for a family model.
     """
     given = parameters.rve if isinstance(parameters, FamilyParameters) else None
     if manifest.rve is not None:
@@ -67,10 +67,10 @@ def _rve_of_case(parameters: SurrogateParameters, manifest: Manifest, context: L
 
 
 def model_folder(parameters: SurrogateParameters, context: LawContext) -> Path:
-    """Return the model folder that a law in a case refers to; collective where it has to be trained.
+    """Return the model folder that a law in a case refers to; collective if the model has to be trained.
 
     Raises:
-        CaseError: The law names a study where nothing can be trained.
+        CaseError: The law names a study in a context that does not train.
     """
     if parameters.model is not None:
         return context.base / parameters.model
@@ -86,6 +86,6 @@ def model_rve(folder: Path, stored_phase: StoredPhase) -> RVE:
     """Return the RVE that the model in a folder was trained for.
 
     Raises:
-        CaseError: There is no such model, or it is damaged.
+        CaseError: The model is missing or damaged.
     """
     return read_model(folder, read_manifest(folder), stored_phase).rve

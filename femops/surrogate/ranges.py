@@ -1,4 +1,4 @@
-"""The range of strains that a surrogate was trained for."""
+"""Membership in the strain range that a surrogate was trained for."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ _ROUND_OFF = 1e-9
 
 
 def within(strain: Array, low: Array, high: Array) -> Any:
-    """Return where strains are in a range, up to round-off of its largest strain. Shape (n,).
+    """Return a mask of the strains inside a range, up to round-off relative to its largest strain. Shape (n,).
 
-    A component that was not varied is a range without width, which the round-off of a macroscale solution would leave.
+    The tolerance is needed for components with low = high, which round-off of a macroscale solution would leave.
 
     Args:
         strain: Macroscale strains, Mandel [-]. Shape (n, n_s).

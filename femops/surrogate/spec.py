@@ -1,4 +1,4 @@
-"""What a surrogate plugin provides, and what it is given to do it with."""
+"""Interface of surrogate plugins: specification, options, training tasks and trained models."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +42,7 @@ class SurrogateParameters(LawParameters):
 
     @property
     def answers_in_single_precision(self) -> bool:
-        """Whether answers are rounded to single precision, so that the macroscale cannot be solved more closely."""
+        """Whether responses have single precision only, which limits the accuracy of the macroscale solution."""
         return self.precision == "float32"
 
 
@@ -53,38 +53,38 @@ class FamilyParameters(SurrogateParameters):
 
 
 class Checkpoint(Protocol):
-    """Keeps what a fit has reached, so that an interrupted one goes on where it was."""
+    """Stores intermediate results of a training, so that it can resume after an interruption."""
 
     def load(self, name: str) -> dict[str, npt.NDArray[Any]] | None:
-        """Return what was saved under a name; None if nothing was."""
+        """Return the arrays saved under a name, or None."""
         ...
 
     def save(self, name: str, arrays: Arrays) -> None:
-        """Keep arrays under a name, in one piece."""
+        """Save arrays under a name, atomically."""
         ...
 
 
 class Progress(Protocol):
-    """Shows how far a fit is."""
+    """Reports the progress of a training."""
 
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """Tell that `done` of `total` parts of a stage are done, and a word about it, for example the loss."""
+        """Report that `done` of `total` parts of a stage are done, with a short note such as the loss."""
         ...
 
 
 @dataclass(frozen=True)
 class FitTask:
-    """What a fit works on.
+    """Input of a training on one RVE.
 
     Attributes:
-        snapshots: The fields of the snapshots, see `femops.rve.snapshots`; the snapshot is the leading axis.
+        snapshots: Snapshot fields, see `femops.rve.snapshots`; the snapshot is the leading axis.
         rve: The RVE.
-        solver: Solves the RVE for further snapshots.
+        solver: Solver for further snapshots.
         options: The plugin's options.
         low: Lower corner of the training range, Mandel [-]. Shape (n_s,).
         high: Upper corner. Shape (n_s,).
-        checkpoint: Where to keep what an interrupted fit needs to go on.
-        progress: Called while the fit works.
+        checkpoint: Storage for resuming after an interruption.
+        progress: Progress callback.
     """
 
     snapshots: Arrays
@@ -99,17 +99,17 @@ class FitTask:
 
 @dataclass(frozen=True)
 class FamilyTask:
-    """What a fit to a family of RVEs works on.
+    """Input of a training on a family of RVEs.
 
     Attributes:
-        rves: The RVEs, built when they are asked for.
-        snapshots: Their solutions, one row for each RVE; see `femops.offline.family_store`.
+        rves: The RVEs, built on access.
+        snapshots: Their solutions, one row per RVE; see `femops.offline.family_store`.
         options: The plugin's options.
         dim: 2 (plane strain) or 3.
-        low: Lower corner of the training range, Mandel [-], shape (n_s,); zeros where all phases are linear.
+        low: Lower corner of the training range, Mandel [-], shape (n_s,); zeros if all phases are linear.
         high: Upper corner. Shape (n_s,).
-        checkpoint: Where to keep what an interrupted fit needs to go on.
-        progress: Called while the fit works.
+        checkpoint: Storage for resuming after an interruption.
+        progress: Progress callback.
     """
 
     rves: Sequence[RVE]
@@ -124,13 +124,13 @@ class FamilyTask:
 
 @dataclass(frozen=True)
 class ProblemTask:
-    """What a fit to a problem of the plugin's own works on; it makes its own data and judges itself.
+    """Input of a training on a problem defined by the plugin, which generates and tests on its own data.
 
     Attributes:
         problem: The `problem` block of the study.
         options: The plugin's options.
-        checkpoint: Where to keep what an interrupted fit needs to go on.
-        progress: Called while the fit works.
+        checkpoint: Storage for resuming after an interruption.
+        progress: Progress callback.
     """
 
     problem: Any
@@ -141,15 +141,15 @@ class ProblemTask:
 
 @dataclass(frozen=True)
 class Fit:
-    """What a fit found; arrays and settings say everything about the trained surrogate.
+    """Result of a training; arrays and settings define the trained surrogate completely.
 
     Attributes:
-        arrays: Numbers of the model.
-        settings: The rest, as it can be written in JSON.
-        metrics: Figures of the training, by name (flat; numbers only).
-        curves: Curves to draw: title → {legend entry: values}; dimensionless values over their index, on a
+        arrays: Arrays of the model.
+        settings: All other data of the model, serialisable as JSON.
+        metrics: Training metrics by name (flat; numbers only).
+        curves: Curves to plot: title → {legend entry: values}; dimensionless values over their index, on a
             logarithmic axis.
-        over: What the index counts: title → axis, where it is not the training step.
+        over: Label of the index axis by title, if it is not the training step.
     """
 
     arrays: Arrays
@@ -161,12 +161,12 @@ class Fit:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained surrogate with its RVE, as it comes out of the store.
+    """A trained surrogate with its RVE, as loaded from a model folder.
 
     Attributes:
         arrays: See `Fit`.
         settings: See `Fit`.
-        rve: The RVE that it was trained for; of a model of a family, the one that the case names.
+        rve: The RVE that it was trained for; for a family model, the RVE given in the case.
         low: Lower corner of the training range, Mandel [-]. Shape (n_s,).
         high: Upper corner. Shape (n_s,).
     """
@@ -182,23 +182,22 @@ class TrainedModel:
 class SurrogateSpec:
     """A surrogate that can be trained by a study and named in a case file.
 
-    It trains on whatever it has a fit for: one RVE, a family of them, or problems of its own.
+    It can be trained on one RVE (`fit`), a family of RVEs (`fit_family`) or problems of its own (`fit_problem`).
 
     Attributes:
         name: The value of `law:`, in the study's `surrogate` block and in cases.
         summary: One line for `femops plugins`.
         options: pydantic model of the `surrogate` block.
-        parameters: pydantic model of the law in a case; a `FamilyParameters` where it trains on families.
+        parameters: pydantic model of the law in a case; a `FamilyParameters` if it trains on families.
         fit: Trains on one RVE.
-        as_law: Makes the law of a trained model from its parameters in a case.
-        check: Refuses an RVE, options or a training range (low, high) that the fit could not use, before anything is
-            solved.
-        version: Raised when models that were trained before are of no use any more; they are then trained again.
+        as_law: Builds the law of a trained model from its parameters in a case.
+        check: Refuses an unsuitable RVE, options or training range (low, high) before anything is solved.
+        version: Incremented when models trained before become unusable; they are then trained again.
         fit_family: Trains on a family of RVEs.
         problem: pydantic model of the `problem` block of a study.
         fit_problem: Trains on such a problem.
-        runs_code: Names the code of the user's own that a training on such a problem imports, without importing it;
-            None if there is none. The user is told before it runs.
+        runs_code: Returns the name of the user code that training on such a problem imports, without importing it,
+            or None. It is shown to the user before the code runs.
     """
 
     name: str

@@ -1,10 +1,10 @@
 """The model folder of a trained surrogate: `manifest.json` and `model.safetensors`.
 
-It is self-contained: the arrays of the surrogate and the mesh of its RVE are in `model.safetensors`, everything else,
-the parameters of the phases among it, in the manifest. A model of a family of RVEs or of a problem holds the block of
-the study that describes it instead of an RVE. Everything in it is data: reading it runs nothing and imports nothing
-that the manifest names. Nothing in it is believed before its checksum is right: `arrays_sha256` is that of the file of
-arrays, and `sha256` that of the manifest without this key, as JSON with sorted keys and no spaces.
+It is self-contained: `model.safetensors` holds the arrays of the surrogate and the mesh of its RVE, the manifest
+everything else, including the parameters of the phases. A model of a family of RVEs or of a problem holds the
+corresponding block of the study instead of an RVE. The folder is pure data: reading it neither runs nor imports code.
+Checksums are verified before use: `arrays_sha256` is that of the array file, `sha256` that of the manifest without this
+key, as JSON with sorted keys and no spaces.
 """
 
 import datetime
@@ -38,30 +38,30 @@ from femops.surrogate.spec import Arrays, Fit, TrainedModel
 from femops.validation import first_error
 
 STORE_INTERFACE = 2
-"""Raised when the meaning of a model folder changes."""
+"""Format version of model folders."""
 
 MANIFEST, ARRAYS = "manifest.json", "model.safetensors"
 _MODEL, _BOUNDARY, _POINTS, _CELLS = "model/", "rve/boundary/", "rve/points", "rve/cells"
-_PERIODS = "rve/periods"  # only where nodes and cells do not tell them
+_PERIODS = "rve/periods"  # only if nodes and cells do not determine them
 
 _KINEMATICS = {2: "plane_strain", 3: "solid"}
 
 StoredPhase = Callable[[Mapping[str, Any]], tuple[LawParameters, Phase]]
-"""Makes a phase from its parameters as they are written in a manifest."""
+"""Builds a phase from its parameters in a manifest."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model comes from.
+    """Provenance of a model.
 
     Attributes:
         law: Name of the surrogate.
         study: Content hash of the study.
         title: Title of the study.
-        units: A note for readers.
+        units: Note on the units, for readers.
         seed: Seed of the training.
-        versions: Versions of what trained it, by package.
-        metrics: Figures of training and validation.
+        versions: Versions of the packages that trained it.
+        metrics: Metrics of training and validation.
     """
 
     law: str
@@ -74,7 +74,7 @@ class Origin:
 
 
 class StoredRVE(BaseModel):
-    """What a manifest tells of the RVE; its mesh is among the arrays."""
+    """The RVE in a manifest; its mesh is among the arrays."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -117,11 +117,11 @@ class Manifest(BaseModel):
 
 
 def write_model(folder: Path, origin: Origin, model: TrainedModel, phases: Mapping[str, LawParameters]) -> None:
-    """Write the model folder of a surrogate of one RVE; a kill leaves the old one or the new one.
+    """Write the model folder of a surrogate of one RVE, atomically.
 
     Args:
-        folder: The model folder; an older one is replaced.
-        origin: Where the model comes from.
+        folder: The model folder; replaced if it exists.
+        origin: Provenance of the model.
         model: The trained surrogate.
         phases: Parameters of the phases of its RVE, by name.
     """
@@ -149,11 +149,11 @@ def write_model(folder: Path, origin: Origin, model: TrainedModel, phases: Mappi
 def write_family_model(
     folder: Path, origin: Origin, fit: Fit, family: Mapping[str, Any], dim: int, low: Array, high: Array
 ) -> None:
-    """Write the model folder of a surrogate of a family of RVEs; a kill leaves the old one or the new one.
+    """Write the model folder of a surrogate of a family of RVEs, atomically.
 
     Args:
-        folder: The model folder; an older one is replaced.
-        origin: Where the model comes from.
+        folder: The model folder; replaced if it exists.
+        origin: Provenance of the model.
         fit: The trained surrogate.
         family: The `family` block of the study.
         dim: 2 (plane strain) or 3.
@@ -164,7 +164,7 @@ def write_family_model(
 
 
 def write_problem_model(folder: Path, origin: Origin, fit: Fit, problem: Mapping[str, Any]) -> None:
-    """Write the model folder of a surrogate of a problem of the plugin's own; see `write_family_model`."""
+    """Write the model folder of a surrogate of a problem; arguments as in `write_family_model`."""
     _write(folder, origin, fit, {"problem": problem}, {})
 
 
@@ -187,16 +187,16 @@ def _write(folder: Path, origin: Origin, fit: Fit, subject: Mapping[str, Any], m
 
 
 def checksum(manifest: Mapping[str, Any]) -> str:
-    """Return the checksum of a manifest, which does not count itself."""
+    """Return the checksum of a manifest without its `sha256` entry."""
     rest = {key: value for key, value in manifest.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read what a model folder tells about itself.
+    """Read and verify the manifest of a model folder.
 
     Raises:
-        CaseError: There is no such folder, no manifest that this version of femops can use in it, or an edited one.
+        CaseError: The folder or manifest is missing, damaged, edited, or of another format version.
     """
     folder = present(folder)
     file = folder / MANIFEST
@@ -227,11 +227,10 @@ def read_model(folder: Path, manifest: Manifest, stored_phase: StoredPhase) -> T
     Args:
         folder: The model folder.
         manifest: Its manifest.
-        stored_phase: Makes the phases.
+        stored_phase: Builds a phase from stored parameters.
 
     Raises:
-        CaseError: The arrays are damaged or missing, or the RVE that they describe is not the one trained for, or
-            there is none.
+        CaseError: The arrays are missing or damaged, the model has no RVE, or the rebuilt RVE has another content hash.
     """
     arrays = _unpacked(folder, manifest)
     if manifest.rve is None:
@@ -250,7 +249,7 @@ def model_of(fit: Fit, rve: RVE, folder: Path, manifest: Manifest) -> TrainedMod
         manifest: Its manifest.
 
     Raises:
-        CaseError: The training range is not one of strains.
+        CaseError: The training range does not fit the strains of the RVE.
     """
     if not finite_range(manifest.low, manifest.high, rve.discretisation.n_s):
         problem = f"{manifest.low} to {manifest.high} is no range of {rve.discretisation.n_s} strains"
@@ -260,7 +259,7 @@ def model_of(fit: Fit, rve: RVE, folder: Path, manifest: Manifest) -> TrainedMod
 
 @contextmanager
 def of_arrays(folder: Path) -> Iterator[None]:
-    """Name the file of arrays where something inside finds that they are not what it needs."""
+    """Context manager that adds the array file to any `StoredArrayError`."""
     try:
         yield
     except StoredArrayError as error:
@@ -271,7 +270,7 @@ def read_fit(folder: Path, manifest: Manifest) -> Fit:
     """Read the arrays and settings of a trained surrogate.
 
     Raises:
-        CaseError: The arrays are damaged or missing.
+        CaseError: The arrays are missing or damaged.
     """
     return Fit(_own(_unpacked(folder, manifest)), manifest.settings)
 
@@ -289,10 +288,10 @@ def _own(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
 
 
 def checked_arrays(folder: Path, manifest: Manifest) -> bytes:
-    """Return the content of the file of arrays.
+    """Return the content of the array file after verifying its checksum.
 
     Raises:
-        CaseError: It is missing or damaged.
+        CaseError: The file is missing or damaged.
     """
     file = present(folder) / ARRAYS
     try:
@@ -333,8 +332,8 @@ def _stored_mesh(arrays: CheckedArrays, stored: StoredRVE, phases: list[str]) ->
     """Return the mesh of an RVE.
 
     Raises:
-        StoredArrayError: The arrays are not those of a mesh.
-        CaseError: Phases are not ranges of cells, one after the other.
+        StoredArrayError: An array of the mesh is missing or invalid.
+        CaseError: The cells of the phases are not consecutive ranges.
     """
     kind = CELLS[stored.cell]
     points = arrays.take(_POINTS, "n_points", "dim")
@@ -354,5 +353,5 @@ def _stored_mesh(arrays: CheckedArrays, stored: StoredRVE, phases: list[str]) ->
 
 
 def _rve_parameters(boundary: Boundary, phases: Mapping[str, LawParameters]) -> RVEParameters:
-    """Return what the content hash wants to know; the source of the mesh is not part of it."""
+    """Return the parameters that enter the content hash; the source of the mesh does not."""
     return RVEParameters.model_construct(boundary=boundary, phases=dict(phases))

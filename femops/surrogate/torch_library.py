@@ -1,8 +1,8 @@
-"""torch, imported so that it calls its own linear algebra: `from femops.surrogate.torch_library import Tensor, torch`.
+"""torch, imported so that it calls its own BLAS: `from femops.surrogate.torch_library import Tensor, torch`.
 
-PETSc's wheel brings an OpenBLAS whose names are visible to every library that is loaded later. torch has functions of
-the same names with another layout of their arguments (`cblas_dgemm_batch`), and would call OpenBLAS's: a crash. Looking
-names up in its own libraries first keeps the two apart.
+PETSc's wheel loads an OpenBLAS whose symbols are visible to all libraries loaded later. torch's BLAS has a symbol of
+the same name but other arguments (`cblas_dgemm_batch`), and calling OpenBLAS's instead crashes. RTLD_DEEPBIND makes
+torch resolve symbols in its own libraries first.
 """
 
 import os

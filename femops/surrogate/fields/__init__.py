@@ -1,1 +1,1 @@
-"""What surrogates that predict fields share: periodic spaces, stiffness, multigrid, the energy route."""
+"""Mechanics for surrogates that predict fields: periodic spaces, stiffness, multigrid, energies."""

@@ -1,10 +1,10 @@
-"""Exact mechanics of predicted fields: RVEs of hyperelastic phases at many macroscale strains.
+"""Energy, stress and tangent of predicted fluctuations in RVEs of hyperelastic phases.
 
-With a fluctuation w(E) and X = dw/dE, whatever they are, Ψ(E) = ⟨ψ(E + B w)⟩ is not below the exact energy, and
+For any fluctuation w(E) with X = dw/dE, Ψ(E) = ⟨ψ(E + B w)⟩ is an upper bound of the exact energy, and
 
     S = dΨ/dE = ⟨(1 + B X)ᵀ σ⟩,    dS/dE = ⟨(1 + B X)ᵀ D (1 + B X)⟩ + R · d²w/dE² / |Ω|,    R = Σ w Bᵀ σ,
 
-are its exact derivatives; errors of w enter Ψ to second order. Fields have the shape (n, n_nodes, dim, k), n strains.
+are its exact derivatives; errors of w enter Ψ at second order. Fields at n strains have shape (n, n_nodes, dim, k).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ from femops.surrogate.fields.stiffness import repeated
 from femops.surrogate.torch_library import Tensor, torch
 
 Curvature = Callable[[slice, Tensor], Tensor]
-"""Σ R · d²w/dE² (m, n_s, n_s) of some of the strains, from their nodal forces R (m, n_nodes, dim)."""
+"""Callable for Σ R · d²w/dE² (m, n_s, n_s) at a slice of strains, from their nodal forces R (m, n_nodes, dim)."""
 
 _HALVINGS = 4
 _ROUND_OFF = 1e-12
@@ -34,15 +34,15 @@ _ROUND_OFF = 1e-12
 
 @dataclass(frozen=True)
 class FieldResponse:
-    """What the mechanics make of predicted fields.
+    """Homogenized response of predicted fields.
 
     Attributes:
         energy: Ψ [stress]. Shape (n,).
         stress: S [stress]. Shape (n, n_s).
         tangent: dS/dE [stress]. Shape (n, n_s, n_s).
         stress_33: In plane strain ⟨σ_33⟩ [stress], shape (n,); None in 3D.
-        gap: About the relative error of Ψ: R · K₀⁻¹ R / (2 |Ω| Ψ) with K₀ the stiffness at zero strain; below the error
-            where phases soften. Shape (n,).
+        gap: Estimate of the relative error of Ψ [-]: R · K₀⁻¹ R / (2 |Ω| Ψ) with K₀ the stiffness at zero strain; an
+            underestimate if phases soften. Shape (n,).
     """
 
     energy: Tensor
@@ -54,13 +54,12 @@ class FieldResponse:
 
 @dataclass(frozen=True)
 class Linearisation:
-    """The linear problem of Newton's step.
+    """The linearised problem of a Newton step.
 
     Attributes:
         energy: Ψ at the fields [stress]. Shape (n,).
         residual: R / |Ω| [stress / length]. Shape (n, n_nodes, dim).
-        tangent: Means over the cells of the tangents of the phases, in the order of the RVE [stress]. Shape (n,
-            n_cells, n_s, n_s).
+        tangent: Cell means of the phase tangents, in the cell order of the RVE [stress]. Shape (n, n_cells, n_s, n_s).
     """
 
     energy: Tensor
@@ -70,7 +69,7 @@ class Linearisation:
 
 @dataclass(frozen=True)
 class _Points:
-    """Quantities at the points of the RVE.
+    """Quantities at the quadrature points of the RVE.
 
     Attributes:
         energy: Ψ. Shape (n,).
@@ -86,15 +85,15 @@ class _Points:
 
 
 class HyperelasticFields:
-    """An RVE of phases without memory, for batches of macroscale strains.
+    """An RVE of hyperelastic phases at batches of macroscale strains.
 
     Args:
         rve: The RVE, with periodic boundary condition.
         dtype: Precision.
-        device: Where the tensors are.
+        device: Device of the tensors.
 
     Raises:
-        CaseError: A phase has a memory or the boundary condition is another one.
+        CaseError: A phase has internal state or the boundary condition is not periodic.
     """
 
     def __init__(self, rve: RVE, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> None:
@@ -109,12 +108,12 @@ class HyperelasticFields:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """Device of the tensors."""
         return self._weight.device
 
     @property
     def bytes_of_one(self) -> float:
-        """Memory that one strain needs."""
+        """Memory per strain [bytes]."""
         mesh = self.space.discretisation
         return 8.0 * mesh.n_points * mesh.n_s * (3 * mesh.n_s + 4 * (mesh.n_s + 1))
 
@@ -140,7 +139,7 @@ class HyperelasticFields:
             strain: E, Mandel [-]. Shape (n, n_s).
             fluctuation: w [length]. Shape (n, n_nodes, dim).
             sensitivity: X = dw/dE [length]. Shape (n, n_nodes, dim, n_s).
-            curvature: What d²w/dE² adds to the tangent; without it the tangent is exact where R vanishes.
+            curvature: Contribution of d²w/dE² to the tangent; without it the tangent is exact only if R = 0.
         """
         parts = [
             self._respond(strain[part], fluctuation[part], sensitivity[part], part, curvature)
@@ -151,16 +150,17 @@ class HyperelasticFields:
     def improve(
         self, strain: Tensor, fluctuation: Tensor, sensitivity: Tensor, steps: int, inner: int = 2
     ) -> tuple[Tensor, Tensor]:
-        """Return better fields: Newton steps, solved roughly by conjugate gradients from the elastic stiffness.
+        """Return fields improved by inexact Newton steps.
 
-        No step makes the energy larger. Arguments as for `evaluate`.
+        Each is solved by conjugate gradients, preconditioned by the elastic stiffness. No step increases the energy.
+        Arguments as for `evaluate`.
 
         Args:
             strain: E.
             fluctuation: w.
             sensitivity: X.
-            steps: Newton steps.
-            inner: Steps of conjugate gradients within each.
+            steps: Number of Newton steps.
+            inner: Conjugate-gradient steps per Newton step.
 
         Returns:
             w and X.
@@ -174,17 +174,17 @@ class HyperelasticFields:
         return new, slopes
 
     def centred(self, fields: Tensor) -> Tensor:
-        """Return fields (n, n_nodes, dim, ...) without their mean over the body."""
+        """Return fields (n, n_nodes, dim, ...) minus their volume average."""
         share = torch.as_tensor(self.space.mean).to(fields)
         return fields - torch.einsum("a,na...->n...", share, fields)[:, None]
 
     def at_rest(self, strain: Tensor) -> tuple[Tensor, Tensor]:
-        """Return no fluctuation at all for strains (n, n_s): w (n, n_nodes, dim) and X (n, n_nodes, dim, n_s)."""
+        """Return zero fields for strains (n, n_s): w (n, n_nodes, dim) and X (n, n_nodes, dim, n_s)."""
         shape = (len(strain), self.space.n_nodes, self.space.discretisation.dim)
         return strain.new_zeros(shape), strain.new_zeros(*shape, strain.shape[1])
 
     def linearised(self, strain: Tensor, fluctuation: Tensor) -> Linearisation:
-        """Return what makes the linear problem of Newton's step; all strains are in memory at once.
+        """Return the linearised problem of a Newton step; all strains are in memory at once.
 
         Args:
             strain: E. Shape (n, n_s).
@@ -196,17 +196,17 @@ class HyperelasticFields:
         return Linearisation(at.energy, self._forces(at.stress[..., None])[..., 0], sums / weight.sum(1)[:, None, None])
 
     def moved(self, strain: Tensor, fluctuation: Tensor, step: Tensor, energy: Tensor) -> Tensor:
-        """Return w after a step, which is halved until Ψ does not exceed `energy`, or not taken at all. Shape as w."""
+        """Return w after a step, halved until Ψ does not exceed `energy`, else rejected. Shape as w."""
         most = energy * (1.0 + _ROUND_OFF)
         for _ in range(_HALVINGS):
-            worse = ~(self._energy(strain, fluctuation + step) <= most)  # also where it is no number
+            worse = ~(self._energy(strain, fluctuation + step) <= most)  # also where it is NaN
             step = torch.where(worse[:, None, None], 0.5 * step, step)
         worse = ~(self._energy(strain, fluctuation + step) <= most)
         return fluctuation + torch.where(worse[:, None, None], torch.zeros_like(step), step)
 
     @cached_property
     def elastic_inverse(self) -> LinearMap:
-        """About the inverse of |Ω|⁻¹ K at zero strain: a multigrid cycle on nested grids, otherwise a factor."""
+        """Approximate inverse of |Ω|⁻¹ K at zero strain: a multigrid cycle on nested grids, else a factorisation."""
         mesh = self.space.discretisation
         tangent = np.empty((1, len(mesh.weight), mesh.n_s, mesh.n_s))
         for phase, part in zip(self.rve.phases, mesh.cells_of_phase, strict=True):
@@ -242,7 +242,7 @@ class HyperelasticFields:
         return FieldResponse(at.energy, stress, symmetric, at.sum_33 if self.rve.discretisation.dim == 2 else None, gap)
 
     def _newton(self, strain: Tensor, fluctuation: Tensor, sensitivity: Tensor, inner: int) -> tuple[Tensor, Tensor]:
-        """Return w and X after one step, both from the same search fields."""
+        """Return w and X after one Newton step; both share the search directions."""
         at = self._points(strain, fluctuation)
         images = self._product(at, sensitivity)
         load = self._forces(at.tangent.permute(2, 0, 1, 3))
@@ -252,7 +252,7 @@ class HyperelasticFields:
         return self.moved(strain, fluctuation, change[..., 0], at.energy), sensitivity + change[..., 1:]
 
     def _strain(self, field: Tensor) -> Tensor:
-        """Return the strain at the points of fields (n, n_nodes, dim, k). Shape (n_s, n_points, n, k)."""
+        """Return the strain of fields (n, n_nodes, dim, k) at all points. Shape (n_s, n_points, n, k)."""
         n, n_nodes, dim, k = field.shape
         flat = self._gradient @ field.permute(1, 2, 0, 3).reshape(n_nodes * dim, n * k)
         return flat.reshape(self.rve.discretisation.n_s, len(self._weight), n, k)
@@ -298,7 +298,7 @@ class HyperelasticFields:
 
 
 class _Energy(torch.autograd.Function):
-    """Ψ with the stress as its derivative, which is defined at zero strain too."""
+    """Ψ with the stress as its derivative, so that it is also defined at zero strain."""
 
     @staticmethod
     def forward(ctx: Any, strain: Tensor, fluctuation: Tensor, problem: HyperelasticFields) -> Tensor:
@@ -318,7 +318,7 @@ def _times(tangent: Tensor, strain: Tensor) -> Tensor:
 
 
 def _for_all(inverse: LinearMap) -> LinearMap:
-    """Return an inverse for one RVE as one for fields (n, n_nodes, dim, k) of many."""
+    """Return the inverse for one RVE as a map of fields (n, n_nodes, dim, k) at n strains."""
 
     def applied(force: Tensor) -> Tensor:
         n, n_nodes, dim, k = force.shape
@@ -329,7 +329,7 @@ def _for_all(inverse: LinearMap) -> LinearMap:
 
 
 def joined(parts: Sequence[FieldResponse]) -> FieldResponse:
-    """Return the responses of parts of a batch as one."""
+    """Concatenate the responses of the chunks of a batch."""
     rows = [part.stress_33 for part in parts if part.stress_33 is not None]
     names = ("energy", "stress", "tangent", "gap")
     whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}

@@ -1,11 +1,11 @@
-"""Conjugate gradients for many systems at once, which search in the residuals of all their columns together."""
+"""Block conjugate gradients for batches of systems; all right-hand sides share one search space."""
 
 from collections.abc import Callable
 
 from femops.surrogate.torch_library import Tensor, torch
 
 LinearMap = Callable[[Tensor], Tensor]
-"""A map of fields (N, n_nodes, dim, k), the same for each of their k columns."""
+"""A linear map of fields (N, n_nodes, dim, k), applied to each of their k columns."""
 
 _CUTOFF = 1e-12
 
@@ -15,15 +15,14 @@ def conjugate_gradients(
 ) -> Tensor:
     """Return approximate solutions of K x = f; each step takes one product and one application of the preconditioner.
 
-    A step minimises the energy among the new search fields, which are the preconditioned residuals of all columns, and
-    the last step's.
+    Each step minimises the energy over the preconditioned residuals of all columns and the previous search directions.
 
     Args:
         product: K, symmetric and positive semidefinite.
-        precondition: About K⁻¹.
+        precondition: Approximation of K⁻¹.
         rest: f. Shape (N, n_nodes, dim, k).
-        start: Fields that the first step also searches along, and K times them. Shape (N, n_nodes, dim, m) each.
-        steps: How many.
+        start: Additional search directions of the first step, and K times them. Shape (N, n_nodes, dim, m) each.
+        steps: Number of steps.
 
     Returns:
         x. Shape (N, n_nodes, dim, k).
@@ -41,9 +40,9 @@ def conjugate_gradients(
 
 
 def _minimiser(search: Tensor, images: Tensor, rest: Tensor) -> Tensor:
-    """Return the combination of search fields (N, n_nodes, dim, m) with the least energy. Shape (N, m, k).
+    """Return the coefficients of the search directions (N, n_nodes, dim, m) of least energy. Shape (N, m, k).
 
-    A search field that adds nothing to the others gets no part of it.
+    The pseudo-inverse drops linearly dependent directions.
     """
     gram = search.flatten(1, 2).transpose(1, 2) @ images.flatten(1, 2)
     right = search.flatten(1, 2).transpose(1, 2) @ rest.flatten(1, 2)

@@ -1,14 +1,13 @@
-"""Exact mechanics of predicted fields: RVEs of linear phases.
+"""Homogenized stiffness of predicted fluctuations in RVEs of linear phases.
 
-W holds the fluctuations of the unit strains, w = W E. Whatever they are,
+W holds the fluctuations of the unit strains, w = W E. For any W,
 
-    C̄(W) = ⟨(1 + B W)ᵀ D (1 + B W)⟩ = C̄ + ⟨residual, K⁻¹ residual⟩,      residual R(W) = K W + L,  L = Σ w Bᵀ D,
+    C̄(W) = ⟨(1 + B W)ᵀ D (1 + B W)⟩ = C̄ + Rᵀ K⁻¹ R / |Ω|,      residual R(W) = K W + L,  L = Σ w Bᵀ D,
 
-is symmetric, positive definite and not below the homogenized tangent C̄; its error is of second order in that of W.
-With K₀ the stiffness of the RVE filled with a phase softer than all of its own, K₀ ≤ K, so that R ᵀ K₀⁻¹ R / |Ω|
-bounds the error from above.
+is symmetric, positive definite and an upper bound of the homogenized tangent C̄; its error is of second order in that
+of W. With K₀ ≤ K the stiffness of a homogeneous RVE softer than all phases, the error is at most Rᵀ K₀⁻¹ R / |Ω|.
 
-Fields have the shape (N, n_nodes, dim, n_s); N RVEs share one mesh.
+Fields have shape (N, n_nodes, dim, n_s); N RVEs share one mesh.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +31,7 @@ _SAME = 1e-10
 
 @dataclass(frozen=True)
 class CellTangents:
-    """What linear phases are at the cells.
+    """Properties of linear phases, cell by cell.
 
     Attributes:
         tangent: D [stress]. Shape (N, n_cells, n_s, n_s).
@@ -44,7 +43,7 @@ class CellTangents:
 
     @classmethod
     def of(cls, rves: Sequence[RVE], space: PeriodicSpace) -> "CellTangents":
-        """Return those of RVEs on the mesh of a space, in its order of cells.
+        """Return the properties of RVEs on the mesh of a space, in its cell order.
 
         Raises:
             CaseError: A phase is nonlinear or an RVE has another mesh.
@@ -75,11 +74,11 @@ def _tables(rve: RVE) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class LinearFields:
-    """RVEs of linear phases on one mesh.
+    """A batch of RVEs of linear phases on one mesh.
 
     Attributes:
-        space: The space of the fields.
-        cells: Their phases.
+        space: Space of the fields.
+        cells: Properties of the cells.
         stiffness: K [stress · volume / length²].
         load: L [stress · volume / length]. Shape (N, n_nodes, dim, n_s).
         mean: ⟨D⟩ [stress]. Shape (N, n_s, n_s).
@@ -97,7 +96,7 @@ class LinearFields:
 
     @classmethod
     def of(cls, rves: Sequence[RVE], **to: Any) -> "LinearFields":
-        """Return those of RVEs on one mesh; `to` is dtype and device of their tensors, see `on`.
+        """Return the batch of some RVEs on one mesh; `to` is dtype and device of the tensors, see `on`.
 
         Raises:
             CaseError: A phase is nonlinear, the meshes differ, or the boundary conditions are not periodic.
@@ -113,7 +112,7 @@ class LinearFields:
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
     ) -> "LinearFields":
-        """Return those of phases given cell by cell, in the order of the space."""
+        """Return the batch for properties given cell by cell, in the cell order of the space."""
         rve = space.discretisation
         volume = rve.volume
         tangent = torch.as_tensor(cells.tangent, device=device)
@@ -135,7 +134,7 @@ class LinearFields:
         return len(self.stiffness)
 
     def __getitem__(self, which: Any) -> "LinearFields":
-        """Return some of the RVEs, given by numbers (an array) or a slice."""
+        """Return a sub-batch, given by an index array or a slice."""
         rows = which if isinstance(which, slice) else np.asarray(which)
         index = which if isinstance(which, slice) else torch.as_tensor(rows, device=self.load.device)
         row_33 = None if self.cells.row_33 is None else self.cells.row_33[rows]
@@ -146,7 +145,7 @@ class LinearFields:
         return LinearFields(self.space, cells, *parts)
 
     def residual(self, fields: Tensor) -> Tensor:
-        """Return R(W) = K W + L, the nodal forces of the unit strains. Shape (N, n_nodes, dim, n_s)."""
+        """Return R(W) = K W + L, the residual forces of the unit strains. Shape (N, n_nodes, dim, n_s)."""
         return self.stiffness @ fields + self.load
 
     def homogenized(self, fields: Tensor) -> Tensor:
@@ -161,15 +160,15 @@ class LinearFields:
         return self.mean_33 + torch.einsum("nad,nads->ns", self.load_33, fields)
 
     def improve(self, fields: Tensor, steps: int, precondition: LinearMap) -> Tensor:
-        """Return better fields: conjugate gradients that search in the fields of all unit strains together.
+        """Return fields improved by block conjugate gradients over all unit strains.
 
-        The first step also searches along the fields themselves, so that their length does not matter; no step makes
-        C̄(W) larger.
+        The first step also searches along the given fields, so that their scale does not matter. No step increases
+        C̄(W).
 
         Args:
             fields: W. Shape (N, n_nodes, dim, n_s).
-            steps: How many; each takes one product with K and one application of the preconditioner.
-            precondition: About K⁻¹, see `preconditioner`.
+            steps: Number of steps; each takes one product with K and one application of the preconditioner.
+            precondition: Approximation of K⁻¹, see `preconditioner`.
         """
         products = self.stiffness @ fields
         start = (fields, products)
@@ -177,14 +176,14 @@ class LinearFields:
         return self.centred(fields + change)
 
     def preconditioner(self) -> LinearMap:
-        """Return about K⁻¹: a multigrid cycle on nested grids, otherwise the inverse of a homogeneous RVE."""
+        """Return an approximation of K⁻¹: a multigrid cycle on nested grids, else the inverse of a homogeneous RVE."""
         prolongations = nested(self.space)
         if Multigrid.suits(prolongations, self.space.discretisation.dim):
             return Multigrid(self.stiffness, prolongations)
         return homogeneous_solver(self.space, _softest(self.cells.tangent), self.load.device)
 
     def bound(self, fields: Tensor) -> Tensor:
-        """Return Δ with 0 ≤ C̄(W) − C̄ ≤ Δ, guaranteed, in the order of symmetric matrices. Shape (N, n_s, n_s)."""
+        """Return a guaranteed bound Δ, 0 ≤ C̄(W) − C̄ ≤ Δ in the order of symmetric matrices. Shape (N, n_s, n_s)."""
         tangent = self.cells.tangent
         soft = _softest(tangent / np.trace(tangent[:, :1], axis1=2, axis2=3)[:, None, None])
         solve = homogeneous_solver(self.space, soft, self.load.device)
@@ -196,13 +195,13 @@ class LinearFields:
         return 0.5 * (work + work.transpose(1, 2)) / scale
 
     def centred(self, fields: Tensor) -> Tensor:
-        """Return fields without their mean over the body."""
+        """Return fields minus their volume average."""
         share = torch.as_tensor(self.space.mean, device=fields.device, dtype=fields.dtype)
         return fields - torch.einsum("a,nads->nds", share, fields)[:, None]
 
 
 class _Homogenized(torch.autograd.Function):
-    """C̄(W), whose derivative needs the residual only."""
+    """C̄(W) with its derivative computed from the residual."""
 
     @staticmethod
     def forward(ctx: Any, fields: Tensor, problem: LinearFields) -> Tensor:
@@ -221,9 +220,9 @@ class _Homogenized(torch.autograd.Function):
 
 
 def _softest(tangent: Array) -> Array:
-    """Return D of a phase that is as soft as the softest in each of the strains that are principal to the mean.
+    """Return D with the least stiffness of all cells in each eigenstrain of the mean D.
 
-    For isotropic phases these are the volumetric and deviatoric ones, and it has the smallest moduli of all cells.
+    For isotropic phases the eigenstrains are volumetric and deviatoric, and D has the smallest moduli of all cells.
     """
     _, strains = np.linalg.eigh(tangent.mean(axis=(0, 1)))
     least = np.einsum("si,ncst,ti->nci", strains, tangent, strains, optimize=True).min(axis=(0, 1))
@@ -234,7 +233,7 @@ def _stiffness(space: PeriodicSpace, operator: Tensor, weight: Tensor, tangent: 
     """Return K of cells with strain operators (n_cells, n_q, n_s, n_dofs_of_cell)."""
     dim = space.discretisation.dim
     pairs, pair = NodePairs.of_cells(space.cells, space.n_nodes, dim)
-    # Place of the entry of dofs (a, i), (b, j) of each cell, in the order that the cell's matrix has.
+    # CSR position of the entry of dofs (a, i), (b, j) of each cell, in the order of the cell matrix.
     places = torch.as_tensor(pairs.entries[pair].transpose(0, 1, 3, 2, 4).ravel(), device=tangent.device)
     values = tangent.new_zeros(len(tangent), pairs.nnz)
     of_cells = _cell_stiffness(operator, weight)
@@ -244,7 +243,7 @@ def _stiffness(space: PeriodicSpace, operator: Tensor, weight: Tensor, tangent: 
 
 
 def _cell_stiffness(operator: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return what makes the stiffness of each cell (n_cells, n, n) from their tangents (n_cells, n_s, n_s)."""
+    """Return a callable that computes the cell stiffnesses (n_cells, n, n) from tangents (n_cells, n_s, n_s)."""
     weighted = operator * weight[..., None, None]
     n = operator.shape[3]
     if torch.allclose(operator, operator[:1], rtol=_SAME, atol=_SAME * float(operator.abs().max())):
@@ -255,7 +254,7 @@ def _cell_stiffness(operator: Tensor, weight: Tensor) -> Callable[[Tensor], Tens
 
 
 def _at_nodes(space: PeriodicSpace, of_cell: Tensor) -> Tensor:
-    """Return the sums at the nodes (N, n_nodes, dim, k) of what the dofs of the cells hold (N, n_cells, n, k)."""
+    """Assemble cell vectors (N, n_cells, n, k) at the nodes (N, n_nodes, dim, k)."""
     n, _, _, k = of_cell.shape
     dim = space.discretisation.dim
     nodes = torch.as_tensor(space.cells.ravel(), device=of_cell.device)

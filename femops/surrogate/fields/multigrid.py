@@ -1,4 +1,4 @@
-"""Nested periodic grids, and a multigrid preconditioner for the stiffness of many RVEs on one of them."""
+"""Nested periodic grids, and a multigrid preconditioner for the stiffness of a batch of RVEs on such a grid."""
 
 import math
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ _SAFETY = 1.1
 
 @dataclass(frozen=True)
 class PeriodicGrid:
-    """A uniform grid whose cells are squares, cubes, or Kuhn's simplices of them (up to a stretch of each axis).
+    """A uniform grid of rectangles, cuboids, or their Kuhn simplices.
 
     Attributes:
-        counts: Cells, and nodes, along each axis. Shape (dim,).
-        place: Place of each node along each axis. Shape (n_nodes, dim).
+        counts: Number of cells, equal to that of nodes, along each axis. Shape (dim,).
+        place: Grid index of each node along each axis. Shape (n_nodes, dim).
         simplices: Whether the cells are simplices.
         full: Whether no cell is missing.
     """
@@ -37,16 +37,16 @@ class PeriodicGrid:
 
     @property
     def number(self) -> Indices:
-        """Number of each node if the last axis counts fastest. Shape (n_nodes,)."""
+        """Lexicographic number of each node, last axis fastest. Shape (n_nodes,)."""
         return np.asarray(np.ravel_multi_index(tuple(self.place.T), self.counts))
 
     @property
     def divisible(self) -> bool:
-        """Whether half as many cells along each axis are a grid too, with at least four cells along each."""
+        """Whether the grid can be halved along each axis with at least four cells left."""
         return all(count % 2 == 0 and count // 2 >= _FEWEST_CELLS for count in self.counts)
 
     def halved(self) -> "PeriodicGrid":
-        """Return the grid of every other node along each axis, the last axis counting fastest."""
+        """Return the grid of every other node along each axis, numbered with the last axis fastest."""
         counts = tuple(count // 2 for count in self.counts)
         return PeriodicGrid(counts, np.stack(np.unravel_index(np.arange(np.prod(counts)), counts), 1), self.simplices)
 
@@ -56,7 +56,7 @@ class PeriodicGrid:
         low, odd = self.place // 2, self.place % 2
         size = (len(low), int(np.prod(coarse)))
         total = sp.csr_array(size)
-        # A node between coarse ones is in the middle of an edge, face or body: of all its corners, or of a diagonal.
+        # A new node is the midpoint of an edge, face or body: average all its corners or, for simplices, a diagonal.
         for corner in np.array(list(np.ndindex(*(2,) * len(coarse)))):
             step = odd * corner
             if self.simplices:
@@ -71,7 +71,7 @@ class PeriodicGrid:
 
 
 def periodic_grid(space: PeriodicSpace) -> PeriodicGrid | None:
-    """Return the grid that the nodes of a space make, None where they make none."""
+    """Return the uniform grid of a space, or None if its mesh is not a uniform grid."""
     mesh = space.discretisation.mesh
     if mesh.kind.degree > 1:
         return None
@@ -93,15 +93,15 @@ def periodic_grid(space: PeriodicSpace) -> PeriodicGrid | None:
 
 
 def nested(space: PeriodicSpace) -> list[sp.csr_array]:
-    """Return the prolongations between a space and those of half as many cells along each axis, fine to coarse.
+    """Return the prolongations between a space and successively halved grids, fine to coarse.
 
-    Each interpolates the coarse finite-element functions exactly; they are scalar, one for every component.
+    Each interpolates the coarse finite-element functions exactly and acts on every component alike.
 
     Args:
         space: The finest space.
 
     Returns:
-        Shapes (n_nodes of a level, n_nodes of the next); none where the space has no uniform grid of even counts.
+        Shapes (n_nodes of a level, n_nodes of the next); empty if the space has no divisible uniform grid.
     """
     grid, found = periodic_grid(space), []
     while grid is not None and grid.divisible:
@@ -111,16 +111,16 @@ def nested(space: PeriodicSpace) -> list[sp.csr_array]:
 
 
 class Multigrid:
-    """One V-cycle for the stiffness of many RVEs: an approximate inverse, symmetric and positive semidefinite.
+    """V-cycle for the stiffness of a batch of RVEs: a symmetric, positive semidefinite approximate inverse.
 
-    Galerkin coarse stiffnesses; polynomial smoothers of the fourth Chebyshev kind over Jacobi's (J. Lottes, Optimal
+    Galerkin coarse operators; Jacobi-preconditioned Chebyshev smoothers of the fourth kind (J. Lottes, Optimal
     polynomial smoothers for multigrid V-cycles, arXiv 2202.08830), which need the largest eigenvalue only; a dense
-    inverse on the coarsest level, where translations are left out.
+    pseudo-inverse on the coarsest level.
 
     Args:
         stiffness: Stiffness on the finest level.
-        prolongations: What `nested` found.
-        degree: Degree of the smoother: products with the stiffness before and after the coarse levels.
+        prolongations: Prolongations from `nested`.
+        degree: Degree of the smoother, before and after the coarse-grid correction.
     """
 
     def __init__(self, stiffness: StiffnessBatch, prolongations: list[sp.csr_array], degree: int = 3) -> None:
@@ -135,11 +135,11 @@ class Multigrid:
 
     @staticmethod
     def suits(prolongations: list[sp.csr_array], dim: int) -> bool:
-        """Tell whether there are nested grids and the coarsest of them is small enough for a dense inverse."""
+        """Return whether there are nested grids and the coarsest is small enough for a dense inverse."""
         return bool(prolongations) and int(prolongations[-1].shape[1]) * dim <= _MOST_COARSE_DOFS
 
     def __call__(self, force: Tensor) -> Tensor:
-        """Return about K⁻¹ f of nodal forces (N, n_nodes, dim, k) without resultant."""
+        """Return an approximation of K⁻¹ f for nodal forces (N, n_nodes, dim, k) with zero resultant."""
         return self._cycle(0, force)
 
     def _cycle(self, number: int, force: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ class Multigrid:
         return self._smooth(level, found + step, rest - level.stiffness @ step, last=True)[0]
 
     def _smooth(self, level: "_Level", found: Tensor, rest: Tensor, last: bool = False) -> tuple[Tensor, Tensor]:
-        """Return improved fields and their residual, which is not up to date in the last sweep of a level."""
+        """Return smoothed fields and their residual, which is not updated at the end if `last`."""
         step = torch.zeros_like(found)
         for i in range(1, self._degree + 1):
             step = (2 * i - 3) / (2 * i + 1) * step + (8 * i - 4) / (2 * i + 1) * level.jacobi * rest
@@ -167,10 +167,10 @@ class _Level:
     """A level of the V-cycle.
 
     Attributes:
-        stiffness: Its stiffness.
-        jacobi: Inverse diagonal over the largest eigenvalue that it leaves. Shape (N, n_nodes, dim, 1).
-        up: Prolongation from the next level, N times.
-        down: Its transpose.
+        stiffness: Stiffness of the level.
+        jacobi: Inverse diagonal over the largest eigenvalue of the Jacobi-scaled stiffness. Shape (N, n_nodes, dim, 1).
+        up: Block-diagonal prolongation from the next level, N blocks.
+        down: Transpose of `up`.
     """
 
     stiffness: StiffnessBatch
@@ -180,10 +180,9 @@ class _Level:
 
 
 def galerkin(stiffness: StiffnessBatch, prolongation: sp.csr_array) -> StiffnessBatch:
-    """Return Pᵀ K P.
+    """Return the Galerkin coarse stiffness Pᵀ K P.
 
-    Every entry of a coarse stiffness is a fixed linear combination of entries of the fine one, the same for all RVEs
-    and all pairs of components.
+    Its entries are fixed linear combinations of the fine entries, the same for all RVEs and pairs of components.
     """
     pairs = stiffness.pairs
     n_coarse = int(prolongation.shape[1])
@@ -201,7 +200,7 @@ def galerkin(stiffness: StiffnessBatch, prolongation: sp.csr_array) -> Stiffness
 
 
 def _along(matrix: sp.csr_array, owners: Indices, rows: Indices) -> tuple[Indices, Indices, Array]:
-    """Return the entries of some rows, each with the owner of its row: owners, columns and values."""
+    """Return the entries of given rows: owner of the row, column and value of each entry."""
     count = np.diff(matrix.indptr)[rows]
     offset = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
     entry = np.repeat(matrix.indptr[rows], count) + offset
@@ -209,13 +208,13 @@ def _along(matrix: sp.csr_array, owners: Indices, rows: Indices) -> tuple[Indice
 
 
 def _map(matrix: Tensor, fields: Tensor) -> Tensor:
-    """Apply a map between the nodes of two levels to fields (N, n_nodes, dim, k)."""
+    """Apply a transfer between two levels to fields (N, n_nodes, dim, k)."""
     n, n_nodes, dim, k = fields.shape
     return (matrix @ fields.reshape(n * n_nodes, dim * k)).reshape(n, len(matrix) // n, dim, k)
 
 
 def _scaled_jacobi(stiffness: StiffnessBatch) -> Tensor:
-    """Return the inverse diagonal over an upper estimate of the largest eigenvalue that it leaves, by power steps."""
+    """Return the inverse diagonal D⁻¹ over the largest eigenvalue of D⁻¹ K, a power-iteration estimate with margin."""
     inverse = 1.0 / stiffness.diagonal[..., None]
     generator = torch.Generator().manual_seed(0)
     vector = torch.randn(inverse.shape[1:], generator=generator, dtype=inverse.dtype).to(inverse.device)
@@ -228,7 +227,7 @@ def _scaled_jacobi(stiffness: StiffnessBatch) -> Tensor:
 
 
 def _pseudo_inverse(stiffness: StiffnessBatch) -> Tensor:
-    """Return the inverse on fields of zero mean. Shape (N, n_dofs, n_dofs)."""
+    """Return the inverse on the complement of translations. Shape (N, n_dofs, n_dofs)."""
     full, n, dim = stiffness.dense(), stiffness.pairs.n_nodes, stiffness.pairs.dim
     translations = torch.eye(dim, dtype=full.dtype, device=full.device).repeat(n, 1) / n**0.5
     onto = translations @ translations.T
@@ -237,15 +236,15 @@ def _pseudo_inverse(stiffness: StiffnessBatch) -> Tensor:
 
 
 def _step(coordinates: Array, length: float) -> float:
-    """Return the distance of equally spaced coordinates."""
+    """Return the spacing of equidistant coordinates."""
     lines = 1 + int((np.diff(np.sort(coordinates)) > _TOLERANCE * length).sum())
     return length / max(lines - 1, 1)
 
 
 def _of_grid(places: Indices, simplices: bool) -> bool:
-    """Tell whether cells with nodes at these places (n_cells, n_nodes_of_cell, dim) are those of a grid."""
+    """Return whether cells with nodes at these grid indices (n_cells, n_nodes_of_cell, dim) are grid cells."""
     offsets = places - places.min(axis=1, keepdims=True)
     if offsets.max() > 1:
         return False
-    # A simplex of Kuhn's division goes from one corner to the opposite one along the axes.
+    # The nodes of a Kuhn simplex form a path along the axes from one corner of the cell to the opposite one.
     return not simplices or bool((np.sort(offsets.sum(2), axis=1) == np.arange(offsets.shape[2] + 1)).all())

@@ -1,7 +1,7 @@
-"""The periodic finite-element space of an RVE as arrays: what field surrogates predict in.
+"""The periodic finite-element space of an RVE, in which field surrogates predict.
 
-Its nodes are those of the mesh with periodic images made one. They are numbered as the free dofs of the RVE solver are,
-followed by the one node that the solver pins, so that fields go over to it and back without a search.
+Its nodes are the mesh nodes with periodic images identified. They are numbered like the free dofs of the RVE solver,
+followed by the node that the solver pins, so that no map is needed between the two.
 """
 
 from dataclasses import replace
@@ -18,7 +18,7 @@ from femops.rve.spec import RVE
 
 
 def common_order(rve: Discretisation) -> Indices:
-    """Return the cells in an order that does not depend on their phases: by their nodes. Shape (n_cells,)."""
+    """Return the permutation that sorts the cells by their nodes, independent of their phases. Shape (n_cells,)."""
     return np.lexsort(rve.mesh.cells.T[::-1])
 
 
@@ -29,13 +29,13 @@ class PeriodicSpace:
         rve: The RVE, with periodic boundary condition.
 
     Attributes:
-        discretisation: That of the RVE.
-        node_of: Node of the space for each node of the mesh. Shape (n_mesh_nodes,).
+        discretisation: Discretisation of the RVE.
+        node_of: Node of the space for each mesh node. Shape (n_mesh_nodes,).
         n_nodes: Number of nodes.
         cells: Nodes of each cell. Shape (n_cells, n_nodes_of_cell).
 
     Raises:
-        CaseError: The boundary condition is another one, or the RVE no box along the axes.
+        CaseError: The boundary condition is not periodic, or the RVE is not an axis-aligned box.
     """
 
     def __init__(self, rve: RVE) -> None:
@@ -56,9 +56,9 @@ class PeriodicSpace:
 
     @classmethod
     def shared(cls, rve: RVE) -> "PeriodicSpace":
-        """Return the space of all RVEs with the nodes and cells of this one, whichever phases they give the cells.
+        """Return the space shared by all RVEs on this mesh, independent of their phases.
 
-        Its cells are in an order of their own, see `phase_of_cell`.
+        Its cells are in `common_order`; see `phase_of_cell`.
         """
         old, order = rve.discretisation, common_order(rve.discretisation)
         mesh = replace(old.mesh, cells=old.mesh.cells[order], regions={"all": np.arange(len(order))})
@@ -67,7 +67,7 @@ class PeriodicSpace:
         return cls(replace(rve, discretisation=common))
 
     def phase_of_cell(self, rve: RVE) -> Indices:
-        """Return the position in `rve.phases` of the phase of each cell of this space. Shape (n_cells,).
+        """Return the index into `rve.phases` of each cell of this space. Shape (n_cells,).
 
         Raises:
             CaseError: The RVE has another mesh.
@@ -91,7 +91,7 @@ class PeriodicSpace:
 
     @cached_property
     def dofs(self) -> Indices:
-        """Dof of each displacement component of the mesh, node by node. Shape (n_mesh_nodes · dim,)."""
+        """Dof of the space for each displacement component of the mesh nodes. Shape (n_mesh_nodes · dim,)."""
         dim = self.discretisation.dim
         return np.asarray(self.node_of[:, None] * dim + np.arange(dim)).ravel()
 
@@ -99,18 +99,18 @@ class PeriodicSpace:
     def points(self) -> Array:
         """Coordinates of the nodes [length]. Shape (n_nodes, dim)."""
         found = np.empty((self.n_nodes, self.discretisation.dim))
-        found[self.node_of[::-1]] = self.discretisation.mesh.points[::-1]  # of several images the first one
+        found[self.node_of[::-1]] = self.discretisation.mesh.points[::-1]  # of periodic images, the first
         return found
 
     @cached_property
     def gradient(self) -> sp.csr_array:
-        """Strain at all points as a map of the dofs; rows component-major. Shape (n_s · n_points, n_dofs)."""
+        """Map from dofs to the strain at all points, component-major. Shape (n_s · n_points, n_dofs)."""
         cells = slice(0, len(self.cells))
         return self.discretisation.gradient(self.dofs, cells, self.n_dofs)
 
     @cached_property
     def mean(self) -> Array:
-        """Share of each node in the mean over the body; adds up to 1. Shape (n_nodes,)."""
+        """Nodal weights of the volume average; they sum to 1. Shape (n_nodes,)."""
         rve = self.discretisation
         basis, _ = rve.mesh.kind.tabulate(rve.mesh.kind.quadrature()[0])
         integrals = rve.weight @ basis
@@ -118,16 +118,16 @@ class PeriodicSpace:
         return np.asarray(total / total.sum())
 
     def centred(self, fields: Array) -> Array:
-        """Return fields (n_dofs, k) without their mean."""
+        """Return fields (n_dofs, k) minus their volume average."""
         by_node = fields.reshape(self.n_nodes, self.discretisation.dim, -1)
         return np.asarray((by_node - np.tensordot(self.mean, by_node, axes=1)).reshape(fields.shape))
 
     def to_free(self, fields: Array) -> Array:
-        """Return fields (n_dofs, k) at the free dofs of the RVE solver, whose pinned node does not move."""
+        """Return fields (n_dofs, k) at the free dofs of the RVE solver, translated to zero at its pinned node."""
         by_node = fields.reshape(self.n_nodes, self.discretisation.dim, -1)
         return np.asarray((by_node[:-1] - by_node[-1]).reshape(self.n_dofs - self.discretisation.dim, -1))
 
     def from_free(self, values: Array) -> Array:
-        """Return the fields of zero mean (n_dofs, k) that belong to values at the free dofs (n_free, k)."""
+        """Return zero-mean fields (n_dofs, k) from values at the free dofs (n_free, k)."""
         pinned = np.zeros((self.discretisation.dim, values.shape[1]))
         return self.centred(np.concatenate([values, pinned]))

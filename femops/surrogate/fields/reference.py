@@ -1,4 +1,4 @@
-"""The RVE filled with one linear phase: a stiffness that is easily inverted, for bounds and as preconditioner."""
+"""Inverse stiffness of the RVE with one homogeneous linear phase, for error bounds and as preconditioner."""
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,16 +14,17 @@ from femops.surrogate.torch_library import Tensor, torch
 def homogeneous_solver(space: PeriodicSpace, tangent: Array, device: torch.device | str = "cpu") -> LinearMap:
     """Return the inverse of the stiffness of a homogeneous RVE.
 
-    On a uniform grid the stiffness commutes with periodic shifts and is inverted by Fourier transforms; on other
-    meshes it is factorised once.
+    On a uniform grid the stiffness is block-circulant and inverted by Fourier transforms; on other meshes it is
+    factorised once.
 
     Args:
         space: The space.
-        tangent: D of the one phase [stress]. Shape (n_s, n_s).
-        device: Where the forces are going to be.
+        tangent: D of the phase [stress]. Shape (n_s, n_s).
+        device: Device of the forces.
 
     Returns:
-        A map of nodal forces without resultant to fields, both (N, n_nodes, dim, k), up to a translation.
+        A map from nodal forces with zero resultant to displacement fields, both (N, n_nodes, dim, k), up to a
+        translation.
     """
     grid = periodic_grid(space)
     stiffness = homogeneous_stiffness(space, tangent)
@@ -33,13 +34,13 @@ def homogeneous_solver(space: PeriodicSpace, tangent: Array, device: torch.devic
 
 
 def homogeneous_stiffness(space: PeriodicSpace, tangent: Array) -> sp.csr_array:
-    """Return Σ w Bᵀ D B of one phase. Shape (n_dofs, n_dofs)."""
+    """Return Σ w Bᵀ D B of a homogeneous RVE. Shape (n_dofs, n_dofs)."""
     weight = sp.diags_array(space.discretisation.weight.ravel())
     return (space.gradient.T @ sp.kron(sp.csr_array(tangent), weight) @ space.gradient).tocsr()
 
 
 class _Fourier:
-    """Inverse on a uniform grid; frequency zero, the translations, is left out."""
+    """Inverse on a uniform grid; frequency zero (translations) is omitted."""
 
     def __init__(self, grid: PeriodicGrid, stiffness: sp.csr_array, device: torch.device) -> None:
         dim = len(grid.counts)
@@ -62,7 +63,7 @@ class _Fourier:
 
 
 class Factorised:
-    """The inverse of a stiffness (n_dofs, n_dofs) by its sparse factor; the last node does not move."""
+    """Inverse of a stiffness (n_dofs, n_dofs) by sparse factorisation; the last node is fixed."""
 
     def __init__(self, stiffness: sp.csr_array, dim: int) -> None:
         self._factor = splu(
@@ -73,7 +74,7 @@ class Factorised:
         )
 
     def __call__(self, force: Tensor) -> Tensor:
-        """Return K⁻¹ f of nodal forces (N, n_nodes, dim, k) without resultant."""
+        """Return K⁻¹ f of nodal forces (N, n_nodes, dim, k) with zero resultant."""
         n, n_nodes, dim, k = force.shape
         columns = force.permute(1, 2, 0, 3).reshape(n_nodes * dim, n * k).cpu().numpy()
         field = np.zeros(columns.shape)

@@ -1,7 +1,7 @@
-"""Stiffness matrices of many RVEs on one mesh: one sparsity, and products with fields.
+"""Stiffness matrices of many RVEs on one mesh, with a common sparsity pattern, and their products with fields.
 
-Fields have the shape (N, n_nodes, dim, k). A batch is multiplied as one block-diagonal sparse matrix, which is about as
-fast as memory is, on CPUs and GPUs.
+Fields have shape (N, n_nodes, dim, k). A batch is multiplied as one block-diagonal sparse matrix, which is limited by
+memory bandwidth on CPUs and GPUs.
 """
 
 import warnings
@@ -18,12 +18,12 @@ from femops.surrogate.torch_library import Tensor, torch
 
 @dataclass(frozen=True, eq=False)
 class NodePairs:
-    """Sparsity of a stiffness: pairs of nodes that share a cell, sorted by the first node and the second.
+    """Sparsity pattern of a stiffness: pairs of nodes that share a cell, sorted by first and second node.
 
     Attributes:
-        first: Where the pairs of each node start. Shape (n_nodes + 1,).
-        second: The second node of each pair. Shape (n_pairs,).
-        dim: Displacement components of a node.
+        first: Offsets of the pairs of each node. Shape (n_nodes + 1,).
+        second: Second node of each pair. Shape (n_pairs,).
+        dim: Displacement components per node.
     """
 
     first: Indices
@@ -32,19 +32,19 @@ class NodePairs:
 
     @classmethod
     def of_keys(cls, keys: Indices, n_nodes: int, dim: int) -> "NodePairs":
-        """Return the pairs of sorted keys `first · n_nodes + second`."""
+        """Return the pairs given by sorted keys `first · n_nodes + second`."""
         first = np.concatenate([[0], np.cumsum(np.bincount(keys // n_nodes, minlength=n_nodes))])
         return cls(first, keys % n_nodes, dim)
 
     @classmethod
     def of_cells(cls, cells: Indices, n_nodes: int, dim: int) -> tuple["NodePairs", Indices]:
-        """Return the pairs of a mesh and the pair of each two nodes of a cell (n_cells, n_of_cell, n_of_cell)."""
+        """Return the pairs of a mesh, and the pair index of the nodes of each cell (n_cells, n_of_cell, n_of_cell)."""
         keys, pair = np.unique(cells[:, :, None] * n_nodes + cells[:, None, :], return_inverse=True)
         return cls.of_keys(keys, n_nodes, dim), pair.reshape(*cells.shape, cells.shape[1])
 
     @classmethod
     def side_by_side(cls, parts: Sequence["NodePairs"]) -> "NodePairs":
-        """Return the pairs of several meshes as those of one, their nodes one after the other."""
+        """Return the pairs of the disjoint union of several meshes, with concatenated nodes."""
         pairs = np.cumsum([0, *(len(part.second) for part in parts)])
         nodes = np.cumsum([0, *(part.n_nodes for part in parts)])
         first = [part.first[:-1] + start for part, start in zip(parts, pairs, strict=False)]
@@ -58,12 +58,12 @@ class NodePairs:
 
     @property
     def n_dofs(self) -> int:
-        """Rows of the matrix."""
+        """Number of rows of the matrix."""
         return self.n_nodes * self.dim
 
     @property
     def nnz(self) -> int:
-        """Entries of the matrix."""
+        """Number of entries of the matrix."""
         return len(self.second) * self.dim**2
 
     @cached_property
@@ -73,7 +73,7 @@ class NodePairs:
 
     @cached_property
     def entries(self) -> Indices:
-        """Place in the matrix, row by row, of the entries of each pair. Shape (n_pairs, dim, dim)."""
+        """Position in the CSR values of the entries of each pair. Shape (n_pairs, dim, dim)."""
         row = self.rows[:, None, None] * self.dim + np.arange(self.dim)[:, None]
         order = np.argsort(np.broadcast_to(row, (len(row), self.dim, self.dim)).ravel(), kind="stable")
         places = np.empty_like(order)
@@ -82,24 +82,24 @@ class NodePairs:
 
     @cached_property
     def columns(self) -> Indices:
-        """Column of each entry of the matrix, row by row. Shape (nnz,)."""
+        """CSR column indices. Shape (nnz,)."""
         found = np.empty(self.nnz, dtype=np.int64)
         found[self.entries] = self.second[:, None, None] * self.dim + np.arange(self.dim)
         return found
 
     @cached_property
     def row_starts(self) -> Indices:
-        """Where each row of the matrix starts. Shape (n_dofs + 1,)."""
+        """CSR row offsets. Shape (n_dofs + 1,)."""
         return np.concatenate([[0], np.cumsum(np.repeat(np.diff(self.first) * self.dim, self.dim))])
 
 
 @dataclass(frozen=True)
 class StiffnessBatch:
-    """Symmetric matrices of N RVEs.
+    """Symmetric stiffness matrices of N RVEs.
 
     Attributes:
-        pairs: Their sparsity.
-        values: Their entries, row by row. Shape (N, nnz).
+        pairs: Sparsity pattern.
+        values: CSR values. Shape (N, nnz).
     """
 
     pairs: NodePairs
@@ -107,7 +107,7 @@ class StiffnessBatch:
 
     @classmethod
     def side_by_side(cls, parts: Sequence["StiffnessBatch"]) -> "StiffnessBatch":
-        """Return the matrices of several meshes, one for each, as a single one."""
+        """Return the block-diagonal matrix of several meshes with one matrix each."""
         pairs = NodePairs.side_by_side([part.pairs for part in parts])
         return cls(pairs, torch.cat([part.values for part in parts], dim=1))
 
@@ -115,7 +115,7 @@ class StiffnessBatch:
         return len(self.values)
 
     def __getitem__(self, which: Tensor | slice) -> "StiffnessBatch":
-        """Return some of the matrices."""
+        """Return a sub-batch."""
         return StiffnessBatch(self.pairs, self.values[which])
 
     def __matmul__(self, fields: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ class StiffnessBatch:
         return self.values[:, torch.as_tensor(entries.diagonal(axis1=1, axis2=2).copy(), device=self.values.device)]
 
     def to_scipy(self, number: int = 0) -> sp.csr_array:
-        """Return one of the matrices."""
+        """Return matrix `number` of the batch."""
         n = self.pairs.n_dofs
         values = self.values[number].cpu().numpy()
         return sp.csr_array((values, self.pairs.columns, self.pairs.row_starts), shape=(n, n))
@@ -150,7 +150,7 @@ class StiffnessBatch:
 
 
 def repeated(matrix: sp.csr_array, n: int, like: Tensor) -> Tensor:
-    """Return a sparse matrix n times on the diagonal of one, in the precision and on the device of a tensor."""
+    """Return the block-diagonal matrix of n copies of a sparse matrix, with the dtype and device of `like`."""
     values = torch.as_tensor(matrix.data, device=like.device, dtype=like.dtype).repeat(n)
     rows, columns = (int(one) for one in matrix.shape)
     starts, places = _block_diagonal(np.asarray(matrix.indptr), np.asarray(matrix.indices), columns, n, like.device)
@@ -165,7 +165,7 @@ def _repeated_structure(pairs: NodePairs, n: int, device: torch.device) -> tuple
 def _block_diagonal(
     row_starts: Indices, columns: Indices, n_columns: int, n: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Return row starts and columns of n matrices of one sparsity, one after the other on the diagonal."""
+    """Return CSR row offsets and columns of a block-diagonal matrix of n blocks with one sparsity pattern."""
     nnz = len(columns)
     kind = torch.int32 if n * max(nnz, n_columns) < 2**31 else torch.int64
     steps = torch.arange(n, device=device, dtype=kind)[:, None]
@@ -176,7 +176,7 @@ def _block_diagonal(
 
 
 def sparse(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Return a sparse matrix from row starts, columns and values."""
+    """Return a sparse CSR matrix from row offsets, columns and values."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch calls its sparse matrices a beta
+        warnings.simplefilter("ignore")  # torch warns that sparse CSR is in beta
         return torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)

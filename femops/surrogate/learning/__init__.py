@@ -1,1 +1,1 @@
-"""What trainings share: the optimiser and the checkpoints of an interrupted fit."""
+"""Common parts of training: optimiser and checkpoints."""

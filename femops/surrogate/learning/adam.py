@@ -1,4 +1,4 @@
-"""Adam on a vector of weights, with a state that an interrupted training goes on from to the same weights."""
+"""Adam on a weight vector, with a state that can be saved and resumed to the same weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ _BETAS = (0.9, 0.99)
 
 @dataclass
 class TrainingState:
-    """What an interrupted training needs to go on.
+    """State of a training.
 
     Attributes:
-        weights: All weights in one vector.
-        slots: The moments of Adam, mean and mean square of the gradients; other methods keep what they need in them.
-        step: Steps done.
-        losses: The loss at each of them.
-        draws: Source of random numbers.
+        weights: Weight vector.
+        slots: Moments of Adam, mean and mean square of the gradients; other optimisers may store other vectors.
+        step: Number of steps done.
+        losses: Loss at each step.
+        draws: Random number generator.
     """
 
     weights: Tensor
@@ -32,12 +32,12 @@ class TrainingState:
 
     @classmethod
     def restored(cls, start: Tensor, seed: int, saved: Mapping[str, npt.NDArray[Any]] | None) -> "TrainingState":
-        """Return a state that was saved, see `arrays`, or the first one.
+        """Return the saved state, or the initial one if nothing was saved.
 
         Args:
-            start: The first weights; what was saved goes where they are.
-            seed: Of the random numbers.
-            saved: The arrays; None if there are none.
+            start: Initial weights; saved tensors get their device and dtype.
+            seed: Seed of the random numbers.
+            saved: Arrays saved before, see `arrays`, or None.
         """
         draws = torch.Generator().manual_seed(seed)
         if saved is None:
@@ -47,7 +47,7 @@ class TrainingState:
         return cls(weights, (first, second), int(saved["step"]), saved["losses"].tolist(), draws)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return all of it, to be saved."""
+        """Return the state as arrays."""
         return {
             "weights": self.weights.cpu().numpy(),
             "slot_0": self.slots[0].cpu().numpy(),
@@ -58,12 +58,12 @@ class TrainingState:
         }
 
     def adam_step(self, loss: float, gradient: Tensor, rate: float, epsilon: float) -> None:
-        """Go one step of Adam.
+        """Take one step of Adam.
 
         Args:
-            loss: The loss at the weights.
-            gradient: Its gradient. Shape of the weights.
-            rate: Length of a step for each weight.
+            loss: Loss at the current weights.
+            gradient: Gradient of the loss. Shape of the weights.
+            rate: Learning rate.
             epsilon: Added to the root of the mean square of the gradients.
         """
         mean = _BETAS[0] * self.slots[0] + (1.0 - _BETAS[0]) * gradient

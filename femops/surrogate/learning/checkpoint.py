@@ -1,4 +1,4 @@
-"""What an interrupted fit goes on from, in files."""
+"""Checkpoints of a training, in memory and in files."""
 
 import json
 import shutil
@@ -19,32 +19,32 @@ from femops.surrogate.spec import Arrays, Fit
 
 
 class MemoryCheckpoint:
-    """Keeps arrays as long as the program runs; see `femops.surrogate.Checkpoint`.
+    """Checkpoint in memory; see `femops.surrogate.Checkpoint`.
 
     Attributes:
-        kept: What was saved, by name.
+        kept: Saved arrays by name.
     """
 
     def __init__(self) -> None:
         self.kept: dict[str, dict[str, npt.NDArray[Any]]] = {}
 
     def load(self, name: str) -> dict[str, npt.NDArray[Any]] | None:
-        """Return what was saved under a name; None if nothing was."""
+        """Return the arrays saved under a name, or None."""
         return self.kept.get(name)
 
     def save(self, name: str, arrays: Arrays) -> None:
-        """Keep copies of arrays."""
+        """Save copies of arrays under a name."""
         self.kept[name] = {key: np.array(values) for key, values in arrays.items()}
 
 
 class FileCheckpoint:
-    """Keeps arrays in a folder, one safetensors file for each name; see `femops.surrogate.Checkpoint`.
+    """Checkpoint in a folder, one safetensors file per name; see `femops.surrogate.Checkpoint`.
 
-    What another study has left in the folder counts as nothing.
+    Files of another study are ignored.
 
     Args:
-        folder: Where the files are; made when the first one is written.
-        study: Hash of the study.
+        folder: Folder of the files; created on the first save.
+        study: Content hash of the study.
     """
 
     def __init__(self, folder: Path, study: str) -> None:
@@ -54,11 +54,11 @@ class FileCheckpoint:
 
     @property
     def seconds(self) -> float:
-        """Time spent since this object was made, and before it on what it has loaded [s]."""
+        """Time since this object was created, plus the time spent before on what it has loaded [s]."""
         return self._before + time.perf_counter() - self._since
 
     def load(self, name: str) -> dict[str, npt.NDArray[Any]] | None:
-        """Return what was saved under a name; None if nothing was.
+        """Return the arrays saved under a name, or None.
 
         Raises:
             CaseError: The file is damaged.
@@ -78,10 +78,10 @@ class FileCheckpoint:
         return dict(arrays)
 
     def save(self, name: str, arrays: Arrays) -> None:
-        """Keep arrays under a name, in one piece.
+        """Save arrays under a name, atomically.
 
         Raises:
-            CaseError: They cannot be written.
+            CaseError: The file cannot be written.
         """
         file, metadata = self._file(name), {"study": self.study, "seconds": repr(self.seconds)}
         try:
@@ -100,7 +100,7 @@ class FileCheckpoint:
 
 
 def packed_fit(fit: Fit) -> dict[str, npt.NDArray[Any]]:
-    """Return a fit as arrays only, which `unpacked_fit` turns back."""
+    """Return a fit as arrays; the inverse of `unpacked_fit`."""
     rest = json.dumps(
         plain({"settings": fit.settings, "metrics": fit.metrics, "curves": fit.curves, "over": dict(fit.over)})
     )
@@ -109,7 +109,7 @@ def packed_fit(fit: Fit) -> dict[str, npt.NDArray[Any]]:
 
 
 def unpacked_fit(arrays: Arrays) -> Fit:
-    """Return the fit that `packed_fit` turned into arrays."""
+    """Return the fit from arrays made by `packed_fit`."""
     rest = json.loads(arrays["rest"].tobytes())
     own = {name.removeprefix("arrays/"): values for name, values in arrays.items() if name != "rest"}
     curves = {

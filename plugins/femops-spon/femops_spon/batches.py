@@ -1,4 +1,4 @@
-"""What is trained on, a batch at a time: many microstructures on one mesh, or several meshes side by side."""
+"""Training batches: microstructures on one mesh, or on a disjoint union of meshes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ class Group:
     Attributes:
         problem: The RVEs.
         reference: Their homogenized stiffness C̄, Mandel [stress]. Shape (N, n_s, n_s).
-        siblings: How many that follow each other are of one microstructure, in different states.
+        siblings: Number of consecutive problems that are states of the same microstructure.
     """
 
     problem: LinearFields
@@ -40,13 +40,13 @@ class Group:
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """How batches are made.
+    """Options of batches.
 
     Attributes:
         levels: Levels of the hierarchies.
-        size: Microstructures of a batch.
-        augment: Look at the RVEs in turned and mirrored coordinates, with coarse grids at other places.
-        seed: Of everything random.
+        size: Microstructures per batch.
+        augment: Augment the data by rotated and mirrored coordinates and shifted coarse grids.
+        seed: Seed of all random numbers.
         device: A torch device.
     """
 
@@ -63,7 +63,7 @@ class Part:
 
     Attributes:
         count: Number of microstructures.
-        errors: From a network to the square errors of its fields in the energy norm. Shape (count,).
+        errors: Returns the square errors of a network's fields in the energy norm [-]. Shape (count,).
     """
 
     count: int
@@ -71,7 +71,7 @@ class Part:
 
 
 class Batches(ABC):
-    """Microstructures to draw from, some of them held back to see how well it goes with others."""
+    """Training set to draw batches from, and a validation set that is held back."""
 
     def __init__(self, options: BatchOptions) -> None:
         self._options = options
@@ -79,21 +79,21 @@ class Batches(ABC):
 
     @abstractmethod
     def drawn(self, draw: np.random.Generator) -> Iterator[Part]:
-        """Yield a random batch."""
+        """Yield the parts of a random training batch."""
 
     @abstractmethod
     def held_back(self) -> Iterator[Part]:
-        """Yield all that is held back."""
+        """Yield the parts of the validation set."""
 
     def _split(self, count: int, siblings: int) -> tuple[Indices, Indices]:
-        """Return the numbers of those to train on and of those held back; of one microstructure both are the same."""
+        """Return the indices of the training and the validation set; a single microstructure is in both."""
         families = np.random.default_rng(self._options.seed).permutation(count // siblings)
         held = min(max(1, _MOST_HELD_BACK // siblings), int(np.ceil(_HELD_BACK * len(families))))
         numbers = families[:, None] * siblings + np.arange(siblings)
         return numbers[held if held < len(families) else 0 :].ravel(), numbers[:held].ravel()
 
     def _view(self, number: int, view: int | None, problems: Sequence[LinearFields]) -> MeshMaps:
-        """Return the operators of meshes as they are, or in coordinates and with coarse grids that are random."""
+        """Return the operators of meshes; with a `view`, in random coordinates and with random coarse grids."""
         if (number, view) not in self._views:
             draw = None if view is None else np.random.default_rng([self._options.seed, number, view])
             rotation = None
@@ -123,13 +123,13 @@ class OneMesh(Batches):
         self._training, self._held = self._split(len(group), group.siblings)
 
     def drawn(self, draw: np.random.Generator) -> Iterator[Part]:
-        """Yield a random batch."""
+        """Yield the parts of a random training batch."""
         size = min(self._options.size, len(self._training))
         chosen = self._training[draw.choice(len(self._training), size, replace=False)]
         return self._parts(chosen, self._any_view(draw, _VIEWS))
 
     def held_back(self) -> Iterator[Part]:
-        """Yield all that is held back."""
+        """Yield the parts of the validation set."""
         return self._parts(self._held, None)
 
     def _parts(self, numbers: Indices, view: int | None) -> Iterator[Part]:
@@ -144,7 +144,7 @@ class OneMesh(Batches):
 
 
 class SideBySide(Batches):
-    """Microstructures with meshes of their own; which ones make a batch is settled once."""
+    """Microstructures on different meshes, in fixed batches."""
 
     def __init__(self, groups: Sequence[Group], options: BatchOptions) -> None:
         super().__init__(options)
@@ -155,12 +155,12 @@ class SideBySide(Batches):
         self._n_views = max(1, _VIEWS // len(self._training))
 
     def drawn(self, draw: np.random.Generator) -> Iterator[Part]:
-        """Yield a random batch."""
+        """Yield a random training batch."""
         number = int(draw.integers(len(self._training)))
         yield self._part(number, self._training[number], self._any_view(draw, self._n_views))
 
     def held_back(self) -> Iterator[Part]:
-        """Yield all that is held back."""
+        """Yield the parts of the validation set."""
         for number, block in enumerate(self._held):
             yield self._part(len(self._training) + number, block, None)
 
@@ -185,12 +185,12 @@ class SideBySide(Batches):
 
 
 def batches(groups: Sequence[Group], options: BatchOptions) -> Batches:
-    """Return microstructures in batches, as suits their meshes."""
+    """Return `OneMesh` for a single group, else `SideBySide`."""
     return OneMesh(groups[0], options) if len(groups) == 1 else SideBySide(groups, options)
 
 
 class _Data:
-    """A group in single precision with what its errors need."""
+    """A group in single precision, with its reference stiffness and compliance."""
 
     def __init__(self, group: Group, device: str) -> None:
         self.problem = in_precision(group.problem, torch.float32, device)
@@ -199,13 +199,13 @@ class _Data:
         self._compliance = torch.linalg.inv(self._reference)
 
     def errors(self, fields: Tensor, problem: LinearFields, numbers: Any) -> Tensor:
-        """Return tr(C̄⁻¹ (C̄(W) − C̄)) / n_s of some of the RVEs."""
+        """Return tr(C̄⁻¹ (C̄(W) − C̄)) / n_s of selected RVEs [-]. Shape (n,)."""
         excess = problem.homogenized(fields) - self._reference[numbers]
         return torch.einsum("nst,nts->n", self._compliance[numbers], excess) / excess.shape[-1]
 
 
 def in_precision(problem: LinearFields, dtype: torch.dtype, device: Any = None) -> LinearFields:
-    """Return RVEs in another precision, and on another device."""
+    """Return the RVEs with another dtype and, if given, on another device."""
     place = problem.load.device if device is None else device
     stiffness = StiffnessBatch(problem.stiffness.pairs, problem.stiffness.values.to(place, dtype))
     names = ("load", "mean", "load_33", "mean_33")
@@ -214,12 +214,12 @@ def in_precision(problem: LinearFields, dtype: torch.dtype, device: Any = None) 
 
 
 def tangents(problem: LinearFields) -> Tensor:
-    """Return the tangents of the cells like the other tensors of RVEs. Shape (N, n_cells, n_s, n_s)."""
+    """Return the cell tangents as a tensor, with the dtype and device of the load. Shape (N, n_cells, n_s, n_s)."""
     return torch.as_tensor(problem.cells.tangent).to(problem.load)
 
 
 def symmetries(size: Array) -> list[Array]:
-    """Return the orthogonal maps that turn a box of these lengths (dim,) into itself. Shapes (dim, dim)."""
+    """Return the symmetries of a box with edge lengths (dim,), as orthogonal matrices (dim, dim)."""
     unit = np.eye(len(size))
     orders = [list(order) for order in permutations(range(len(size))) if np.allclose(size[list(order)], size)]
     signs = list(product((1.0, -1.0), repeat=len(size)))

@@ -1,4 +1,4 @@
-"""From a family of RVEs to a trained network, and from an RVE to the fields that it predicts."""
+"""Training of SPON on a family of RVEs, and homogenized stiffness from a trained model."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ def fit_network(task: FamilyTask) -> Fit:
     """Train on the members of a family.
 
     Raises:
-        CaseError: A phase has a memory, the RVEs are not periodic, or a mesh is too coarse for the levels.
+        CaseError: A phase has internal state, the RVEs are not periodic, or a mesh is too coarse for the levels.
     """
     options: SPONOptions = task.options
     groups = linear_groups(task) if is_linear(task.rves[0]) else hyperelastic_groups(task)
@@ -44,7 +44,7 @@ def fit_network(task: FamilyTask) -> Fit:
 
 
 def training_options(options: SPONOptions) -> TrainingOptions:
-    """Return what a study says about network and training."""
+    """Return the network and training options of a study."""
     processor = ProcessorOptions(options.widths, options.layers, linear=True)
     return TrainingOptions(
         NetworkOptions(processor, options.passes, options.smoothing, seed=options.seed),
@@ -63,7 +63,7 @@ def is_linear(rve: RVE) -> bool:
 
 
 def linear_groups(task: FamilyTask) -> list[Group]:
-    """Return RVEs of linear phases with their homogenized stiffness."""
+    """Return the RVEs of linear phases, grouped by mesh, with their homogenized stiffness."""
     tangent = task.snapshots["tangent"]
 
     def problems() -> Iterator[tuple[PeriodicSpace, Array]]:
@@ -75,7 +75,7 @@ def linear_groups(task: FamilyTask) -> list[Group]:
 
 
 def hyperelastic_groups(task: FamilyTask) -> list[Group]:
-    """Return the linear problems of RVEs at their strains, with their homogenized stiffness."""
+    """Return the linearised problems of the RVEs, grouped by mesh, with their homogenized stiffness."""
 
     def problems() -> Iterator[tuple[PeriodicSpace, Array]]:
         for done, one in enumerate(linear_problems(task.rves, task.snapshots["strain"])):
@@ -87,10 +87,10 @@ def hyperelastic_groups(task: FamilyTask) -> list[Group]:
 
 
 def by_mesh(problems: Iterable[tuple[PeriodicSpace, Array]]) -> list[tuple[LinearFields, list[int]]]:
-    """Return linear problems, those with the same mesh together, and the numbers that they had.
+    """Group linear problems by mesh; return each group with the original indices of its problems.
 
     Args:
-        problems: Spaces with tangents of their cells (n, n_cells, n_s, n_s) [stress].
+        problems: Spaces with cell tangents (n, n_cells, n_s, n_s) [stress].
     """
     spaces: list[PeriodicSpace] = []
     tangents: list[list[Array]] = []
@@ -114,10 +114,10 @@ def by_mesh(problems: Iterable[tuple[PeriodicSpace, Array]]) -> list[tuple[Linea
 
 
 def homogenized(problem: LinearFields) -> Tensor:
-    """Return C̄ of linear problems, solved by conjugate gradients. Shape (N, n_s, n_s).
+    """Return C̄ of linear problems, solved by conjugate gradients [stress]. Shape (N, n_s, n_s).
 
     Raises:
-        NotConverged: They take too many steps.
+        NotConverged: The iteration exceeded the maximum number of steps.
     """
     found = []
     for start in range(0, len(problem), _AT_ONCE):
@@ -154,20 +154,20 @@ def _check_dimension(settings: Mapping[str, Any], rve: RVE) -> None:
 def homogenized_stiffness(
     folder: Path, rves: Sequence[RVE], corrections: int = 2, device: Any = "auto", precision: Precision = "float64"
 ) -> Array:
-    """Return the homogenized stiffness of many RVEs of linear phases, as a trained model predicts it.
+    """Predict the homogenized stiffness of many RVEs of linear phases with a trained model.
 
     Args:
-        folder: The model folder that `femops train` has written.
-        rves: The RVEs; those with the same mesh are answered together.
+        folder: The model folder written by `femops train`.
+        rves: The RVEs; those with the same mesh are evaluated as a batch.
         corrections: Steps of preconditioned conjugate gradients after the prediction.
         device: `auto`, `cpu` or `cuda`.
-        precision: Of the network.
+        precision: Precision of the network.
 
     Returns:
-        C̄, Mandel, not softer than that of the nested solve [stress]. Shape (N, n_s, n_s).
+        C̄, Mandel [stress], an upper bound of that of the nested solve. Shape (N, n_s, n_s).
 
     Raises:
-        CaseError: There is no such model, or it is not for these RVEs.
+        CaseError: The model is missing, damaged or not for these RVEs.
     """
     manifest = read_manifest(folder)
     if manifest.law != "spon" or manifest.problem is not None:

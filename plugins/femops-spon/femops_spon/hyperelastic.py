@@ -1,8 +1,8 @@
-"""SPON for RVEs of hyperelastic phases: fields conditioned on the macroscale strain.
+"""SPON for RVEs of hyperelastic phases: fields predicted at each macroscale strain.
 
-At fields w the tangents of the phases make a linear problem of the same kind as that of linear phases, K(w) X = −L(w)
-with X = dw/dE, and K(w) δ = −R(w) is Newton's step. The network answers both, steered by the tangents at the cells; it
-learns from linear problems of this kind, at uniform strain and at solutions.
+Linearisation at fields w gives the same kind of problem as linear phases: K(w) X = −L(w) for X = dw/dE, and the Newton
+step K(w) δ = −R(w). The network solves both approximately, with the cell tangents as features; it is trained on such
+problems at uniform strain and at solutions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,18 +20,18 @@ from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.network import SPON, MeshMaps, cell_features, hierarchy
 from femops_spon.training import Precision
 
-_STEPS, _INNER = 3, 4  # to the states that tangents are taken at: close to solutions is enough
-_PREDICTING = 2  # Newton steps of a prediction: one from uniform strain, one from the fields that it finds
-_BYTES_OF_VALUE = 8 * 40  # of a nodal value, while the network works on it
+_STEPS, _INNER = 3, 4  # Newton and inner steps to the training states, which need not be converged
+_PREDICTING = 2  # Newton steps per prediction, starting from uniform strain
+_BYTES_OF_VALUE = 8 * 40  # memory of the network per nodal value
 
 
 class HyperelasticSPON:
-    """Predicts the fields of an RVE.
+    """Predicts the fluctuations of an RVE.
 
     Args:
         network: The network, on the device of the fields.
-        fields: The RVE.
-        precision: Of the network.
+        fields: Mechanics of the RVE.
+        precision: Precision of the network.
 
     Raises:
         CaseError: The mesh is too coarse for the levels of the network.
@@ -43,7 +43,7 @@ class HyperelasticSPON:
         self._maps = MeshMaps(hierarchy(fields.space, network.n_levels))
 
     def predict(self, strain: Tensor) -> tuple[Tensor, Tensor]:
-        """Return w (n, n_nodes, dim) and about dw/dE (n, n_nodes, dim, n_s), of zero mean, at strains (n, n_s)."""
+        """Return zero-mean w (n, n_nodes, dim) and an estimate of dw/dE (n, n_nodes, dim, n_s) at strains (n, n_s)."""
         space, n_s = self._fields.space, strain.shape[1]
         fluctuation, sensitivity = self._fields.at_rest(strain)
         width = n_s * space.discretisation.dim * _BYTES_OF_VALUE
@@ -70,14 +70,15 @@ class HyperelasticSPON:
 
 
 def linear_problems(rves: Sequence[RVE], strain: Array) -> Iterator[tuple[PeriodicSpace, Array]]:
-    """Yield for each RVE its space and the tangents of its cells to learn from: at uniform strain and at solutions.
+    """Yield the linearised training problems of each RVE: at uniform strain, then at approximate solutions.
 
     Args:
-        rves: RVEs.
+        rves: The RVEs.
         strain: Strains of each RVE, Mandel [-]. Shape (N, n, n_s).
 
     Yields:
-        The space of all RVEs on that mesh, and tangents (2 n, n_cells, n_s, n_s) in its order of cells [stress].
+        The space shared by all RVEs on that mesh, and cell tangents (2 n, n_cells, n_s, n_s) in its cell order
+        [stress].
     """
     for rve, strains in zip(rves, torch.as_tensor(strain), strict=True):
         fields = HyperelasticFields(rve)

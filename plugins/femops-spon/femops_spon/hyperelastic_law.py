@@ -1,4 +1,4 @@
-"""The law of SPON for RVEs of hyperelastic phases."""
+"""SPON law for RVEs of hyperelastic phases."""
 
 import numpy as np
 
@@ -13,27 +13,28 @@ from femops_spon.hyperelastic import HyperelasticSPON
 from femops_spon.law import TINY, SPONLaw, in_numpy, squared
 from femops_spon.options import SPONParameters
 
-_INNER = 2  # steps of conjugate gradients in a Newton step
-_COPIES = 6  # of the fields of a point that are in memory at the same time
+_INNER = 2  # conjugate-gradient steps per Newton step
+_COPIES = 6  # copies of the fields of a point in memory at the same time
 
 
 class HyperelasticSPONLaw(SPONLaw):
-    """An RVE of hyperelastic phases with its fields predicted at every strain.
+    """An RVE of hyperelastic phases with fluctuations predicted at every strain.
 
-    The energy of the predicted fields is not below that of the nested solve; stress and tangent are its derivatives up
-    to terms of second order in what equilibrium the fields lack. `solver_residual` is the work of what forces are left,
-    relative to the energy; it is below the relative error of that energy.
+    The energy of the predicted fields is an upper bound of that of the nested solve; stress and tangent are its
+    derivatives up to terms of second order in the residual forces. `solver_residual` is the work of the residual
+    forces relative to the energy, an estimate of the relative error of the energy from below.
 
     Args:
-        model: The trained model, with the RVE to stand in for.
-        parameters: How to run it; corrections are Newton steps.
+        model: The trained model with its RVE.
+        parameters: Parameters of the law; corrections are Newton steps.
 
     Attributes:
-        metric: The norm of stresses in which errors are certified: the compliance at zero strain. Shape (n_s, n_s).
+        metric: Metric of the stress norm of the certificates: the compliance at zero strain [1/stress]. Shape
+            (n_s, n_s).
 
     Raises:
-        CaseError: The RVE is not periodic, has a phase with memory, or its dimension is not that of the model; the
-            model was trained on linear phases.
+        CaseError: The RVE is not periodic, has a phase with internal state, or its dimension is not that of the model;
+            or the model was trained on linear phases.
     """
 
     def __init__(self, model: TrainedModel, parameters: SPONParameters) -> None:
@@ -64,7 +65,7 @@ class HyperelasticSPONLaw(SPONLaw):
         )
 
     def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
-        """Return how much one more Newton step changes the stress, relative to it; there is no bound, so infinity."""
+        """Return the relative change of the stress in one more Newton step as indicator; the bound is infinite."""
         if kind == "bound":
             return np.full(len(strain), np.inf)
         better = in_numpy(self._respond(strain, self._corrections + 1).stress)
@@ -72,7 +73,7 @@ class HyperelasticSPONLaw(SPONLaw):
         return np.sqrt(change / np.maximum(size, TINY))
 
     def solve_exactly(self, strain: Array, state: Array, dt: float) -> LawResponse:
-        """Answer with the nested solve, from the predicted fields."""
+        """Return the response of the nested solve, with the predicted fluctuation as initial guess."""
         space = self._fields.space
 
         def start(part: slice) -> Array:

@@ -1,4 +1,4 @@
-"""What the laws of SPON share: they have no memory, do not learn, and have the nested solve at hand."""
+"""Common base of the SPON laws: no internal state, no enrichment, access to the nested solve."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ TINY = np.finfo(np.float64).tiny
 
 
 class SPONLaw(ABC):
-    """Base of the laws.
+    """Base of the SPON laws.
 
     Args:
-        model: The trained model, with the RVE to stand in for.
+        model: The trained model with its RVE.
     """
 
     strain_measure = StrainMeasure.SMALL_STRAIN
@@ -32,7 +32,7 @@ class SPONLaw(ABC):
         self.exact = ExactRVE(model.rve)
 
     def enriched(self, strain: Array) -> CertifiedLaw:
-        """Refuse; see `learns`.
+        """Refuse enrichment, which SPON does not support.
 
         Raises:
             CaseError: Always.
@@ -40,10 +40,10 @@ class SPONLaw(ABC):
         raise CaseError("the law 'spon' cannot learn on the way; expected false", key="enrich")
 
     def micro_fields(self, strain: Array, state: Array) -> MicroFields:
-        """Return the fields inside the RVE of one point.
+        """Return the predicted microscale fields at one point.
 
         Args:
-            strain: Macroscale strain, Mandel. Shape (n_s,).
+            strain: Macroscale strain, Mandel [-]. Shape (n_s,).
             state: Not used. Shape (0,).
         """
         solver = self.exact.solver
@@ -51,7 +51,7 @@ class SPONLaw(ABC):
         return micro_fields(self.rve, solver, strain, self.free_fluctuation(strain), history)
 
     def exact_micro_fields(self, strain: Array, state: Array) -> MicroFields:
-        """Return the fields that `solve_exactly` finds at one point; arguments as in `micro_fields`."""
+        """Return the microscale fields of the nested solve at one point; arguments as in `micro_fields`."""
         return self.exact.micro_fields(strain, self.free_fluctuation(strain)[None])
 
     @abstractmethod
@@ -60,10 +60,10 @@ class SPONLaw(ABC):
 
 
 def squared(vectors: Array, matrix: Array) -> Array:
-    """Return v · matrix · v of vectors (n, n_s). Shape (n,)."""
+    """Return v · matrix · v for vectors v (n, n_s). Shape (n,)."""
     return np.asarray(np.einsum("ns,st,nt->n", vectors, matrix, vectors))
 
 
 def in_numpy(values: Tensor) -> Array:
-    """Return the values of a tensor in double precision."""
+    """Return a tensor as a NumPy array in double precision."""
     return np.asarray(values.detach().cpu().double().numpy())

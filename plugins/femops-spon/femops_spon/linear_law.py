@@ -1,4 +1,4 @@
-"""The law of SPON for RVEs of linear phases: fields from the network, everything else from exact mechanics."""
+"""SPON law for RVEs of linear phases, with a guaranteed error bound."""
 
 import numpy as np
 
@@ -12,24 +12,24 @@ from femops_spon.law import TINY, SPONLaw, in_numpy, squared
 from femops_spon.options import SPONParameters
 from femops_spon.training import predict
 
-_MORE_STEPS = 3  # what the indicator spends to see how much is still to come
+_MORE_STEPS = 3  # additional conjugate-gradient steps for the indicator
 
 
 class LinearSPONLaw(SPONLaw):
-    """An RVE of linear phases with the fields of the unit strains predicted.
+    """An RVE of linear phases with predicted fluctuations of the unit strains.
 
-    The homogenized stiffness is the quadratic form of the predicted fields in the exact phases: symmetric, positive
-    definite, and never softer than that of the nested solve. The guaranteed bound of its error costs nothing more at
-    the points, so that `error` is that bound; it does not cover stress_33, whose error is of first order in the fields.
+    C̄(W) = ⟨(1 + B W)ᵀ D (1 + B W)⟩ of the predicted fluctuations W is symmetric, positive definite and an upper bound
+    of the stiffness of the nested solve. `error` of the response is the guaranteed bound, which is computed once; it
+    does not cover stress_33, whose error is of first order in that of W.
 
     Args:
-        model: The trained model, with the RVE to stand in for.
-        parameters: How to run it.
+        model: The trained model with its RVE.
+        parameters: Parameters of the law; corrections are conjugate-gradient steps.
 
     Attributes:
-        stiffness: C̄, Mandel [stress]. Shape (n_s, n_s).
+        stiffness: C̄(W), Mandel [stress]. Shape (n_s, n_s).
         fields: Fluctuations of the unit strains at the free dofs of the RVE [length]. Shape (n_free, n_s).
-        metric: The norm of stresses in which errors are certified: the compliance. Shape (n_s, n_s).
+        metric: Metric of the stress norm of the certificates: the compliance [1/stress]. Shape (n_s, n_s).
 
     Raises:
         CaseError: The RVE is not periodic, or its dimension is not that of the model.
@@ -68,7 +68,7 @@ class LinearSPONLaw(SPONLaw):
         )
 
     def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
-        """Return the relative error of the stress in the norm of `metric`: a bound, or what more steps would change."""
+        """Return the relative error of the stress in the norm of `metric`: a bound, or the change by further steps."""
         if kind == "bound":
             return self._relative(strain, self._bound)
         if self._indicator is None:
@@ -78,7 +78,7 @@ class LinearSPONLaw(SPONLaw):
         return np.sqrt(squared(change, self.metric) / np.maximum(squared(strain, self.stiffness), TINY))
 
     def solve_exactly(self, strain: Array, state: Array, dt: float) -> LawResponse:
-        """Answer with the nested solve, which is done once: the RVE is linear."""
+        """Return the response of the nested solve, which is computed once for the unit strains."""
         if self._exact_answer is None:
             units = self.exact.solve(np.eye(strain.shape[1]))
             self._exact_answer = units.stress, units.stress_33
@@ -103,5 +103,5 @@ class LinearSPONLaw(SPONLaw):
 
 
 def _only(values: Tensor) -> Array:
-    """Return the only one of a batch."""
+    """Return the single item of a batch as a NumPy array."""
     return in_numpy(values[0])

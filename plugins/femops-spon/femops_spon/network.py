@@ -1,10 +1,9 @@
 """SPON for RVEs of linear phases: from the phases of the cells to the fluctuations of the unit strains.
 
-The network stands in for the inverse of the stiffness: it answers nodal forces by fields, linear in the forces and
-steered by the phases. Smoothing steps with the exact stiffness take out what is rough in the answer, and of all
-combinations of the answers the one with the least energy is taken; both are linear algebra at the nodes. In the next
-pass the network sees the forces that are left. Forces and answers are made free of units: neither the size of the mesh
-nor the unit of stress matters.
+The network approximates the inverse stiffness: it maps nodal forces to fields, linearly, with weights that depend on
+the phases. Damped Jacobi steps with the exact stiffness smooth its output, and an energy minimisation combines the
+outputs of the passes. Each further pass acts on the residual forces. Forces and fields are normalised, so that neither
+the mesh size nor the unit of stress matters.
 """
 
 from collections.abc import Sequence
@@ -32,14 +31,14 @@ _TINY = 1e-30
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """What a network looks like.
+    """Options of a network.
 
     Attributes:
         processor: Size of the processor of each pass.
-        passes: How often the network sees the forces that are left; each time with weights of its own.
+        passes: Number of passes over the residual forces, each with separate weights.
         smoothing: Damped Jacobi steps with the exact stiffness after each pass.
-        plain: Messages along edges on the mesh alone instead of finite-element messages on nested grids.
-        seed: Of the first weights.
+        plain: Use a plain graph network on the mesh instead of finite-element message passing on nested grids.
+        seed: Seed of the initial weights.
     """
 
     processor: ProcessorOptions
@@ -50,13 +49,13 @@ class NetworkOptions:
 
 
 def grid_counts(space: PeriodicSpace, least: int = _FEWEST_CELLS) -> Indices:
-    """Return the cells along each axis of the grids under a mesh, each with half as many. Shape (n_grids, dim).
+    """Return the cell counts of successively halved coarse grids for a mesh. Shape (n_grids, dim).
 
-    On a uniform grid they are nested in it.
+    If the mesh is a uniform grid, they are nested in it.
 
     Args:
         space: The space on the mesh.
-        least: Fewest cells of a grid along an axis.
+        least: Least number of cells of a grid along an axis.
     """
     lower, upper = space.discretisation.mesh.bounds
     edges = upper - lower
@@ -69,15 +68,15 @@ def grid_counts(space: PeriodicSpace, least: int = _FEWEST_CELLS) -> Indices:
 
 
 def hierarchy(space: PeriodicSpace, n_levels: int, shift: Array | float = 0.0) -> Hierarchy:
-    """Return the mesh of a space with coarser grids under it.
+    """Return the hierarchy of the mesh of a space and coarser grids.
 
     Args:
         space: The space.
-        n_levels: Number of levels with the mesh itself.
-        shift: Where the coarse grids start, in cells of the first of them. Shape (dim,).
+        n_levels: Number of levels, including the mesh.
+        shift: Shift of the coarse grids, in cells of the first of them [-]. Shape (dim,).
 
     Raises:
-        CaseError: The mesh is too coarse for so many, or has cells that are not linear.
+        CaseError: The mesh is too coarse for `n_levels` levels, or has quadratic cells.
     """
     rve = space.discretisation
     if rve.mesh.kind.degree > 1:
@@ -93,19 +92,19 @@ def hierarchy(space: PeriodicSpace, n_levels: int, shift: Array | float = 0.0) -
 
 
 def rotation_of_strain(rotation: Array) -> Array:
-    """Return T with T ε the Mandel vector of Q ε Qᵀ; it is orthogonal. Shape (n_s, n_s)."""
+    """Return the orthogonal matrix T such that T ε is the Mandel vector of Q ε Qᵀ. Shape (n_s, n_s)."""
     dim = len(rotation)
     units = notation.to_tensor(np.eye(notation.n_strain(dim)))
     return notation.from_tensor(rotation @ units @ rotation.T).T
 
 
 class MeshMaps:
-    """The operators of a mesh, or of several side by side, as one sees them who looks in coordinates Q x.
+    """The operators of a mesh, or of a disjoint union of meshes, in rotated coordinates Q x.
 
     Args:
-        levels: The mesh and its coarser grids, see `hierarchy`.
+        levels: Hierarchy of the mesh, see `hierarchy`.
         rotation: Q, orthogonal; None for the identity. Shape (dim, dim).
-        sizes: Number of nodes of each mesh, if there are several in `levels`.
+        sizes: Number of nodes of each mesh, if `levels` is a union of several.
     """
 
     def __init__(self, levels: Hierarchy, rotation: Array | None = None, sizes: Sequence[int] = ()) -> None:
@@ -119,32 +118,32 @@ class MeshMaps:
 
     @classmethod
     def side_by_side(cls, hierarchies: Sequence[Hierarchy], rotation: Array | None = None) -> "MeshMaps":
-        """Return the operators of several meshes, or of one; arguments as above."""
+        """Return the operators of the disjoint union of one or more meshes; arguments as above."""
         if len(hierarchies) == 1:
             return cls(hierarchies[0], rotation)
         return cls(side_by_side(hierarchies), rotation, [levels[0].graph.n_nodes for levels in hierarchies])
 
     def totals(self, values: Tensor) -> Tensor:
-        """Return sums over the nodes of each RVE of values (N, n_nodes, ...); one mesh has N RVEs, or each mesh one."""
+        """Return sums of values (N, n_nodes, ...) over the nodes of each RVE: N RVEs on one mesh, or one per mesh."""
         if not self.sizes:
             return values.sum(dim=1)
         found = values.new_zeros(len(self.sizes), *values.shape[2:])
         return found.index_add_(0, self._owner.to(values.device), values[0])
 
     def at_nodes(self, values: Tensor) -> Tensor:
-        """Return values of each RVE (n_rves, ...) where its nodes are; the shape fits to (N, n_nodes, ...)."""
+        """Return values of each RVE (n_rves, ...) at its nodes, broadcastable to (N, n_nodes, ...)."""
         return values[:, None] if not self.sizes else values[self._owner.to(values.device)][None]
 
     def seen(self, vectors: Tensor) -> Tensor:
-        """Return vectors at the nodes (N, n_nodes, dim) in the turned coordinates."""
+        """Return nodal vectors (N, n_nodes, dim) in the rotated coordinates."""
         return vectors @ self._vector.T.to(vectors) if self.turned else vectors
 
     def turned_back(self, vectors: Tensor) -> Tensor:
-        """Undo `seen`."""
+        """Return nodal vectors in the original coordinates; the inverse of `seen`."""
         return vectors @ self._vector.to(vectors) if self.turned else vectors
 
     def tangent(self, tangent: Tensor) -> Tensor:
-        """Return tangents (..., n_s, n_s) in the turned coordinates."""
+        """Return tangents (..., n_s, n_s) in the rotated coordinates."""
         if not self.turned:
             return tangent
         turn = self._strain.to(tangent)
@@ -152,13 +151,13 @@ class MeshMaps:
 
 
 def cell_features(tangent: Tensor) -> Tensor:
-    """Return what a network is told of the phases: how stiff, relative to the softest cell, and in what proportions.
+    """Return the cell features: logarithmic stiffness contrast to the softest cell, and D normalised by its trace.
 
     Args:
         tangent: D of the cells [stress]. Shape (N, n_cells, n_s, n_s).
 
     Returns:
-        Shape (N, n_cells, 1 + n_s (n_s + 1) / 2).
+        Features [-], shape (N, n_cells, 1 + n_s (n_s + 1) / 2).
     """
     n_s = tangent.shape[-1]
     size = tangent.diagonal(dim1=2, dim2=3).sum(-1)
@@ -168,11 +167,11 @@ def cell_features(tangent: Tensor) -> Tensor:
 
 
 class SPON(torch.nn.Module):
-    """The network; its weights serve any mesh of its dimension.
+    """The network; its weights apply to any mesh of its dimension.
 
     Args:
         dim: Dimension of space.
-        n_levels: Levels of the hierarchies that it is used on.
+        n_levels: Number of levels of the hierarchies.
         options: See `NetworkOptions`.
     """
 
@@ -191,19 +190,19 @@ class SPON(torch.nn.Module):
         """Return the fluctuations of the unit strains, up to a translation. Shape (N, n_nodes, dim, n_s).
 
         Args:
-            maps: Those of the mesh.
+            maps: Operators of the mesh.
             problem: N RVEs on it, in the precision of the weights.
             features: `cell_features` of their phases.
         """
         return self.solve(maps, problem.stiffness, -problem.load, features)
 
     def solve(self, maps: MeshMaps, stiffness: StiffnessBatch, forces: Tensor, features: Tensor) -> Tensor:
-        """Return about K⁻¹ forces, up to a translation.
+        """Return an approximation of K⁻¹ f, up to a translation. Shape (N, n_nodes, dim, k).
 
         Args:
-            maps: Those of the mesh.
-            stiffness: K of N RVEs on it; of several meshes side by side one matrix for all.
-            forces: k columns of nodal forces that add up to zero. Shape (N, n_nodes, dim, k).
+            maps: Operators of the mesh.
+            stiffness: K of N RVEs; for a union of meshes, one block-diagonal matrix.
+            forces: f, k columns of nodal forces with zero resultant. Shape (N, n_nodes, dim, k).
             features: `cell_features` of the phases.
         """
         diagonal = stiffness.diagonal[..., None]
@@ -221,7 +220,7 @@ class SPON(torch.nn.Module):
         return fields
 
     def _answer(self, network: torch.nn.Module, maps: MeshMaps, forces: Tensor, features: Tensor) -> Tensor:
-        """Return the network's answer to forces over the diagonal of the stiffness (N, n_nodes, dim, k)."""
+        """Return the network's output for forces divided by the diagonal of the stiffness (N, n_nodes, dim, k)."""
         share = 1.0 / (forces.shape[2] * maps.totals(torch.ones_like(forces[..., :1, :1])))
         size = maps.at_nodes((maps.totals(forces.square()).sum(1, keepdim=True) * share).clamp(min=_TINY).sqrt())
         columns = (forces / size).permute(0, 3, 1, 2)
@@ -230,7 +229,7 @@ class SPON(torch.nn.Module):
 
 
 class _Product(torch.autograd.Function):
-    """K w, which is its own transpose."""
+    """K w with its derivative; K is symmetric."""
 
     @staticmethod
     def forward(ctx: Any, fields: Tensor, stiffness: StiffnessBatch) -> Tensor:
@@ -245,16 +244,16 @@ class _Product(torch.autograd.Function):
 
 
 def _least_energy(maps: MeshMaps, search: Tensor, images: Tensor, rest: Tensor) -> Tensor:
-    """Return the combination of fields (N, n_nodes, dim, m) of each RVE that has the least energy. Shape (n, m, n_s).
+    """Return the coefficients of the fields (N, n_nodes, dim, m) of least energy for each RVE. Shape (n_rves, m, n_s).
 
-    Fields that are nearly dependent are kept from cancelling each other. The energy is stationary in the combination,
-    so that training need not differentiate it: exactly in the last pass, and well enough in those before.
+    A small regularisation handles nearly dependent fields. The energy is stationary in the coefficients, so that
+    training need not differentiate them: exactly in the last pass, approximately in those before.
 
     Args:
-        maps: Those of the mesh.
+        maps: Operators of the mesh.
         search: The fields.
-        images: K times them.
-        rest: Forces that are left. Shape (N, n_nodes, dim, n_s).
+        images: K times the fields.
+        rest: Residual forces. Shape (N, n_nodes, dim, n_s).
     """
     m = search.shape[3]
     work = _work(maps, search, torch.cat([images, rest], dim=3)).double()

@@ -1,4 +1,4 @@
-"""What a study and a case may say about SPON."""
+"""Options of SPON in studies and cases."""
 
 from typing import Annotated, Literal, Self
 

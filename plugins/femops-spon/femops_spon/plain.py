@@ -1,7 +1,7 @@
-"""An ordinary message-passing graph network, to compare finite-element message passing with.
+"""A standard message-passing graph network, as a baseline for finite-element message passing.
 
-Nodes of a cell are neighbours; the vector between them and the mean features of the cells that they share belong to
-the edge. There are no coarser levels.
+Edges join the nodes of a cell; edge features are the vector between the nodes and the mean features of their common
+cells. There are no coarser levels.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from femops_spon.processor import LevelMaps, ProcessorOptions, Shape, SparseMap
 
 
 class EdgeMaps(torch.nn.Module):
-    """Nodes to the ends of edges, edges to nodes, and cells to edges.
+    """Gather and scatter maps between nodes, edges and cells.
 
     Args:
-        graph: A graph with known places of nodes.
+        graph: A graph with known node offsets.
     """
 
     def __init__(self, graph: FEGraph) -> None:
@@ -41,12 +41,12 @@ class EdgeMaps(torch.nn.Module):
         self._vectors = torch.as_tensor(vectors)
 
     def vectors(self, like: Tensor) -> Tensor:
-        """Return the vectors of the edges for all samples of a batch. Shape (N, n_edges, dim)."""
+        """Return the edge vectors, expanded to a batch. Shape (N, n_edges, dim)."""
         return self._vectors.to(like).expand(len(like), -1, -1)
 
 
 class _EdgeLayer(torch.nn.Module):
-    """One exchange of messages along edges."""
+    """One message-passing layer along edges."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -59,18 +59,18 @@ class _EdgeLayer(torch.nn.Module):
         )
 
     def forward(self, maps: EdgeMaps, nodes: Tensor, edges: Tensor) -> Tensor:
-        """Return new features of the nodes."""
+        """Return updated node features."""
         shown = self.norm(nodes)
         messages = self.message(torch.cat([maps.start(shown), maps.stop(shown), edges], dim=2))
         return nodes + self.update(torch.cat([shown, maps.to_nodes(messages)], dim=2))
 
 
 class PlainGraphNetwork(torch.nn.Module):
-    """Encoder, layers of messages along edges, decoder; stands in for `femops_spon.processor.Processor`.
+    """Encoder, message-passing layers along edges, decoder; replaces `femops_spon.processor.Processor`.
 
     Args:
-        shape: See `Shape`; levels but the first are not used.
-        options: The first width, and the sum of the layers.
+        shape: See `Shape`; only the finest level is used.
+        options: The first width and the total number of layers are used.
     """
 
     def __init__(self, shape: Shape, options: ProcessorOptions) -> None:

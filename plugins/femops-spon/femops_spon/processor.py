@@ -1,7 +1,7 @@
-"""Message passing on finite-element graphs, on one level or along a multigrid cycle, and a plain graph network.
+"""Message passing on finite-element graphs, on one level or along a multigrid cycle.
 
-Features are functions of the finite-element space: arrays (N, n_nodes, width) at the nodes, where N samples share the
-graph, and (N, n_cells, width) at the cells. Weights know nothing of a graph: they serve any mesh of their dimension.
+Features are arrays (N, n_nodes, width) at the nodes, which are finite-element functions, and (N, n_cells, width) at the
+cells, for N samples on one graph. The weights are independent of the graph and apply to any mesh of their dimension.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from femops.surrogate.graph import FEGraph, Hierarchy, Level
 from femops.surrogate.torch_library import Tensor, torch
 
 _SMALL_START = 0.3
-_NO_VOLUME = 1e-6  # of the largest
+_NO_VOLUME = 1e-6  # relative to the largest nodal volume
 
 
 class _Multiplied(torch.autograd.Function):
-    """A sparse matrix times a dense one, with the matrix's transpose beside it."""
+    """Product of a sparse and a dense matrix, with the transpose stored for the derivative."""
 
     @staticmethod
     def forward(x: Tensor, matrix: Tensor, transpose: Tensor) -> Tensor:
@@ -30,12 +30,12 @@ class _Multiplied(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Keep the matrices."""
+        """Store the matrices."""
         ctx.matrices = inputs[1:]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Apply the transpose, which can itself be differentiated."""
+        """Apply the transpose, itself differentiable."""
         matrix, transpose = ctx.matrices
         return _Multiplied.apply(gradients[0].contiguous(), transpose, matrix), None, None
 
@@ -43,13 +43,12 @@ class _Multiplied(torch.autograd.Function):
 class SparseMap(torch.nn.Module):
     """A sparse linear map of features, the same for all samples.
 
-    Samples lie one after the other, so that a batch is one product with a block-diagonal matrix: several times faster
-    than gathering rows, and no sum depends on the order in which threads finish.
+    A batch is one product with a block-diagonal matrix: several times faster than gathering rows, and deterministic.
 
     Args:
-        matrix: Shape (n_out · r, n_in · s); rows of one output, and columns of one input, follow each other.
-        r: Parts that the features of an output have.
-        s: Parts that those of an input have.
+        matrix: The map; rows of one output, and columns of one input, are consecutive. Shape (n_out · r, n_in · s).
+        r: Number of parts of the output features.
+        s: Number of parts of the input features.
     """
 
     def __init__(self, matrix: sp.csr_array, r: int = 1, s: int = 1) -> None:
@@ -69,13 +68,13 @@ class SparseMap(torch.nn.Module):
 
 
 class LevelMaps(torch.nn.Module):
-    """The operators of one level, all without unit.
+    """The dimensionless operators of one level.
 
     Attributes:
         to_cells: Mean and mean gradients of nodal features: (N, n_nodes, w) to (N, n_cells, (1 + dim) · w).
-        to_nodes: Transpose of it, weighted by volumes: (N, n_cells, (1 + dim) · w) to (N, n_nodes, w).
-        prolong: Values at the nodes of the finer level; missing on the finest level, as are the next two.
-        restrict: Transpose of it, weighted by volumes.
+        to_nodes: Its volume-weighted transpose: (N, n_cells, (1 + dim) · w) to (N, n_nodes, w).
+        prolong: Interpolation to the nodes of the finer level. The finest level has no `prolong`, `restrict`, `pool`.
+        restrict: Volume-weighted transpose of `prolong`.
         pool: Cell means of values on the finer cells.
         graph: The graph.
     """
@@ -97,12 +96,12 @@ class LevelMaps(torch.nn.Module):
 
 
 def _positive(values: Array) -> Array:
-    """Return volumes to divide by: 1 where there is none; corners of quadratic cells may have none."""
+    """Return volumes with zeros replaced by 1 for division; corners of quadratic cells may have zero volume."""
     return np.where(values > _NO_VOLUME * values.max(), values, 1.0)
 
 
 def cell_operator(graph: FEGraph) -> sp.csr_array:
-    """Return mean and mean gradient over each cell, one row after the other. Shape ((1 + dim) · n_cells, n_nodes)."""
+    """Return the map to mean and mean gradient over each cell, cell by cell. Shape ((1 + dim) · n_cells, n_nodes)."""
     seen = np.concatenate([graph.mean[:, None], graph.gradient], axis=1)
     rows = np.broadcast_to(np.arange(seen.shape[0] * seen.shape[1]).reshape(*seen.shape[:2], 1), seen.shape)
     columns = np.broadcast_to(graph.cells[:, None], seen.shape)
@@ -123,10 +122,11 @@ class ProcessorOptions:
     """Size of a processor.
 
     Attributes:
-        widths: Features at the nodes and cells of each level, finest first; the last one serves all coarser levels.
-        layers: Layers of each level before the coarser ones are visited, and the same number after; the coarsest
-            level has both in one go. The last number serves all coarser levels.
-        linear: The output is linear in the node features; cell features steer it.
+        widths: Features at the nodes and cells of each level, finest first; the last width applies to all coarser
+            levels.
+        layers: Layers on each level before the coarser levels, and as many after; the coarsest level has both in
+            sequence. The last number applies to all coarser levels.
+        linear: Whether the output is linear in the node features, with weights that depend on the cell features.
     """
 
     widths: Sequence[int]
@@ -144,14 +144,14 @@ class ProcessorOptions:
 
 @dataclass(frozen=True)
 class Shape:
-    """What goes into a processor and comes out.
+    """Numbers of inputs, outputs and levels of a processor.
 
     Attributes:
-        node_features: Features given at the nodes.
-        cell_features: Features given at the cells.
-        outputs: Outputs at each node.
+        node_features: Input features per node.
+        cell_features: Input features per cell.
+        outputs: Outputs per node.
         dim: Dimension of space.
-        levels: Levels of the hierarchies that it is used on; 1 is message passing on the mesh alone.
+        levels: Number of levels of the hierarchies; 1 is message passing on the mesh alone.
     """
 
     node_features: int
@@ -162,15 +162,15 @@ class Shape:
 
 
 class CellLayer(torch.nn.Module):
-    """One exchange between nodes and cells.
+    """One message-passing layer between nodes and cells.
 
-    A cell answers the mean and mean gradient of the nodal features, and its own features, by a learned function with a
-    value, a flux and a change of its own features; value and flux go to the nodes by the transposes.
+    A learned function maps the mean and mean gradient of the nodal features over a cell, and the cell features, to a
+    value, a flux and an update of the cell features; value and flux are added at the nodes by the transposed operators.
 
     Args:
         width: Features of nodes and cells.
         dim: Dimension of space.
-        linear: Linear in the nodal features; cell features then do not change.
+        linear: Whether the layer is linear in the nodal features; the cell features then do not change.
     """
 
     def __init__(self, width: int, dim: int, linear: bool) -> None:
@@ -186,7 +186,7 @@ class CellLayer(torch.nn.Module):
             self.answer.weight *= _SMALL_START
 
     def forward(self, maps: LevelMaps, nodes: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-        """Return new features of nodes and cells."""
+        """Return updated features of nodes and cells."""
         seen = self.seen(maps.to_cells(nodes if self.norm is None else self.norm(nodes)))
         own, columns = self.own(cells)[:, None], seen.unflatten(0, (len(cells), -1))
         hidden = columns * (1.0 + torch.tanh(own)) if self.linear else torch.nn.functional.silu(columns + own)
@@ -196,7 +196,7 @@ class CellLayer(torch.nn.Module):
 
 
 class _Cycle(torch.nn.Module):
-    """One visit of all levels from `level` on, as a V."""
+    """V-cycle from `level` to the coarsest level."""
 
     def __init__(self, level: int, n_levels: int, dim: int, options: ProcessorOptions) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ class _Cycle(torch.nn.Module):
             self.coarser = _Cycle(level + 1, n_levels, dim, options)
 
     def forward(self, levels: Sequence[LevelMaps], nodes: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-        """Return new features on the first of `levels`."""
+        """Return updated features on the first of `levels`."""
         for layer in self.before:
             nodes, cells = layer(levels[0], nodes, cells)
         if self.coarser is not None:
@@ -225,7 +225,7 @@ class _Cycle(torch.nn.Module):
 
 
 class Processor(torch.nn.Module):
-    """Encoder of features, a multigrid cycle of `CellLayer`, and linear decoder at the nodes.
+    """Encoder, V-cycle of `CellLayer`, and linear decoder at the nodes.
 
     Args:
         shape: See `Shape`.
@@ -246,16 +246,16 @@ class Processor(torch.nn.Module):
             self.decoder.weight *= _SMALL_START
 
     def forward(self, levels: Sequence[LevelMaps], nodes: Tensor, cells: Tensor) -> Tensor:
-        """Return outputs at the nodes.
+        """Return the outputs at the nodes.
 
         Args:
             levels: `HierarchyMaps` of the meshes.
-            nodes: Features at the nodes; if linear, of k samples in turn for each sample of the cells. Shape (N · k,
+            nodes: Features at the nodes; k consecutive samples share the cell features of one sample. Shape (N · k,
                 n_nodes, node_features).
             cells: Features at the cells. Shape (N, n_cells, cell_features).
 
         Returns:
-            Shape (N · k, n_nodes, outputs).
+            Outputs, shape (N · k, n_nodes, outputs).
         """
         nodes, cells = self.of_nodes(nodes), self.of_cells(cells)
         nodes, _ = self.cycle(list(levels), nodes, cells)

@@ -1,4 +1,4 @@
-"""SPON as a surrogate: training on families and problems, and the law of a trained model for one RVE."""
+"""SPON as a surrogate: training on families and problems, and the law of a trained model."""
 
 from femops.law import CertifiedLaw
 from femops.notation import Array
@@ -13,10 +13,10 @@ from femops_spon.options import SPONOptions, SPONParameters
 
 
 def check(rve: RVE, options: SPONOptions, low: Array, high: Array) -> None:
-    """Refuse RVEs that the network could not learn from.
+    """Refuse RVEs that the network cannot be trained on.
 
     Raises:
-        CaseError: A phase has a memory, the RVE is not periodic, or its mesh is too coarse for the levels.
+        CaseError: A phase has internal state, the RVE is not periodic, or its mesh is too coarse for the levels.
     """
     from femops_spon.network import hierarchy
 
@@ -39,14 +39,14 @@ def fit_problem(task: ProblemTask) -> Fit:
 
 
 def runs_code(problem: Problem) -> str | None:
-    """Name the code of a problem of one's own; see `femops.surrogate.SurrogateSpec`."""
+    """Return the name of the user code of a problem, or None; see `femops.surrogate.SurrogateSpec`."""
     from femops.pde.find import code_of
 
     return code_of(problem.root)
 
 
 def as_law(model: TrainedModel, parameters: SPONParameters) -> CertifiedLaw:
-    """Return the law of a trained model for the RVE that a case names."""
+    """Return the law of a trained model for its RVE."""
     from femops_spon.families import is_linear
     from femops_spon.hyperelastic_law import HyperelasticSPONLaw
     from femops_spon.linear_law import LinearSPONLaw

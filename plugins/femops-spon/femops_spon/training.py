@@ -1,7 +1,7 @@
-"""Training of SPON on microstructures whose homogenized stiffness is known, and prediction with what was trained.
+"""Training of SPON on microstructures with known homogenized stiffness, and prediction with a trained network.
 
-The loss needs no fields: tr(C̄⁻¹ (C̄(W) − C̄)) / n_s is the mean square error of the predicted fields of all unit strains
-in the energy norm, relative to the energy that the RVE stores. It is zero for the solution only.
+The loss needs no reference fields: tr(C̄⁻¹ (C̄(W) − C̄)) / n_s is the mean square error of the predicted fields of the
+unit strains in the energy norm, relative to the stored energy. It is zero for the exact solution only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from femops_spon.batches import Batches, BatchOptions, Group, batches, in_precis
 from femops_spon.network import SPON, MeshMaps, NetworkOptions, cell_features, grid_counts, hierarchy
 from femops_spon.processor import ProcessorOptions
 
-_FLOOR = 1e-5  # errors below it are not worth a step
+_FLOOR = 1e-5  # lower limit of the error in the logarithmic loss
 _LARGEST_GRADIENT = 1.0
 _BETAS = (0.9, 0.98)
 _WARM_UP = 30
@@ -33,18 +33,18 @@ Precision = Literal["float32", "float64"]
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train.
+    """Options of a training.
 
     Attributes:
-        network: What to train.
-        levels: Levels of the hierarchies; None for as many as the meshes have.
-        steps: Steps of the optimiser; its rate falls to zero along a cosine.
-        batch: Microstructures of a step.
-        rate: Largest rate.
-        augment: Look at the RVEs in turned and mirrored coordinates, with coarse grids at other places.
-        seed: Of everything random but the first weights.
+        network: Options of the network.
+        levels: Levels of the hierarchies; None for as many as the meshes allow.
+        steps: Optimiser steps; the learning rate decays to zero along a cosine.
+        batch: Microstructures per step.
+        rate: Largest learning rate.
+        augment: Augment the data by rotated and mirrored coordinates and shifted coarse grids.
+        seed: Seed of all random numbers except the initial weights.
         device: A torch device.
-        save_every: Steps between two checkpoints, which are also the points of the curves.
+        save_every: Steps between checkpoints, which are also the points of the curves.
     """
 
     network: NetworkOptions
@@ -60,12 +60,12 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training found.
+    """Result of a training.
 
     Attributes:
         weights: Weights by name.
-        settings: What the network is, for JSON; see `restored`.
-        curves: Median error of the fields' energy of those trained on and of those held back, at each checkpoint.
+        settings: Definition of the network, serialisable as JSON; see `restored`.
+        curves: Median energy error of the training and the validation set, at each checkpoint.
     """
 
     weights: Weights
@@ -74,15 +74,15 @@ class Trained:
 
 
 def train(groups: Sequence[Group], options: TrainingOptions, checkpoint: Checkpoint, progress: Progress) -> Trained:
-    """Train on microstructures; an interrupted training ends with the same weights as one that was not.
+    """Train on microstructures; a resumed training gives the same weights as an uninterrupted one.
 
-    Some of the microstructures are held back to see how well it does on others.
+    Some of the microstructures are held back for validation.
 
     Args:
-        groups: Microstructures, by mesh.
+        groups: Microstructures, grouped by mesh.
         options: See `TrainingOptions`.
-        checkpoint: Where to keep the state.
-        progress: Told the median error.
+        checkpoint: Storage of the training state.
+        progress: Progress callback, called with the median errors.
     """
     dim = groups[0].problem.space.discretisation.dim
     levels = options.levels or 1 + min(len(grid_counts(group.problem.space)) for group in groups)
@@ -101,7 +101,7 @@ def train(groups: Sequence[Group], options: TrainingOptions, checkpoint: Checkpo
 
 
 def restored(weights: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any], device: Any = "cpu") -> SPON:
-    """Return the network of a training.
+    """Return a trained network.
 
     Args:
         weights: See `Trained`.
@@ -120,9 +120,9 @@ def predict(network: SPON, problem: LinearFields, precision: Precision) -> Tenso
     """Return the fluctuations of the unit strains [length], with zero mean. Shape (N, n_nodes, dim, n_s).
 
     Args:
-        network: The network, on the device of the problem; it is left as it is.
+        network: The network, on the device of the problem; not modified.
         problem: The RVEs, in double precision.
-        precision: Of the network; fields and what is made of them stay in double precision.
+        precision: Precision of the network; the returned fields are in double precision.
 
     Raises:
         CaseError: The mesh is too coarse for the levels of the network.
@@ -139,7 +139,7 @@ def predict(network: SPON, problem: LinearFields, precision: Precision) -> Tenso
 
 
 class _Learner:
-    """The optimiser and its state. What a step draws depends on its number only, not on what was before."""
+    """The optimiser and its state; the random draws of a step depend on its number only."""
 
     def __init__(self, network: SPON, data: Batches, options: TrainingOptions) -> None:
         self._network, self._data, self._options = network, data, options
@@ -149,7 +149,7 @@ class _Learner:
         self.curves: dict[str, list[float]] = {"training": [], "held back": []}
 
     def advance(self, stop: int) -> None:
-        """Go on to a step, and note the errors."""
+        """Train up to step `stop` and append the median errors to the curves."""
         errors = []
         while self.step < stop:
             errors.append(self._one())
@@ -176,7 +176,7 @@ class _Learner:
         return torch.cat(found)
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
-        """Return all that it takes to go on."""
+        """Return the state as arrays."""
         kept: dict[str, npt.NDArray[Any]] = {"step": np.array(self.step)}
         kept |= {f"curve/{name}": np.array(values) for name, values in self.curves.items()}
         for name, one in self._weights.items():
@@ -186,7 +186,7 @@ class _Learner:
         return kept
 
     def restore(self, kept: Mapping[str, npt.NDArray[Any]] | None) -> None:
-        """Go back to a state; None for the beginning."""
+        """Restore a saved state; None keeps the initial one."""
         if kept is None:
             return
         self.step = int(kept["step"])

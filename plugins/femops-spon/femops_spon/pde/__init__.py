@@ -1,1 +1,1 @@
-"""SPON for a partial differential equation given in UFL: from its inputs to its finite-element solution."""
+"""SPON as the solution operator of a partial differential equation in UFL."""

@@ -1,9 +1,9 @@
 """The network that maps the load of a problem to the free values of its solution, in several passes.
 
-A pass shows the processor what load is left, and adds what it answers. What is left is assembled exactly; so a pass
-need not be accurate, and the passes share their weights. The answer to a pass is linear in the load that is left, with
-weights that depend on the coefficients and, of a nonlinear problem, on the slopes of the solution so far: no load left,
-no change, as in Newton's method.
+Each pass adds the processor's output for the current residual load to the solution. The residual is assembled exactly,
+so that a pass need not be accurate; the passes share their weights. The output is linear in the residual load, with
+weights that depend on the coefficients and, for nonlinear problems, on the current gradient: a zero residual gives a
+zero update, as in Newton's method.
 """
 
 from collections.abc import Mapping
@@ -24,16 +24,16 @@ from femops_spon.processor import HierarchyMaps, Processor, ProcessorOptions, Sh
 
 @dataclass(frozen=True)
 class Operators:
-    """What the network knows of a problem.
+    """Discrete operators and sizes of a problem that the network is built from.
 
     Attributes:
         levels: Graphs of the free nodes.
-        stiffness: Between their values; of nonlinear problems, and where inputs enter it, a reference. Rows and
-            columns that belong to nothing free are zero. Shape (n_nodes · n_components,) twice.
-        loose: Which values are free. Shape (n_nodes · n_components,).
-        n_components: Values of each node.
-        n_features: Features of each cell.
-        linear: Whether the answer is linear in the load.
+        stiffness: Stiffness at the free values; a reference stiffness if the problem is nonlinear or inputs enter it.
+            Rows and columns of fixed values are zero. Shape (n_nodes · n_components, n_nodes · n_components).
+        loose: Mask of the free values. Shape (n_nodes · n_components,).
+        n_components: Components per node.
+        n_features: Features per cell.
+        linear: Whether the problem is linear, so that the solution is linear in the load.
     """
 
     levels: Hierarchy
@@ -45,12 +45,12 @@ class Operators:
 
 
 class OperatorNetwork(torch.nn.Module):
-    """From loads and cell features to free values.
+    """Network from loads and cell features to free values.
 
     Args:
         operators: See `Operators`.
-        scales: What cell features are made free of units with: `features_mean` and `features` (n_features,) of the
-            coefficients, `slope` (1,) of the solution.
+        scales: Normalisation of the cell features: `features_mean` and `features` (n_features,), mean and standard
+            deviation of the given features, and `slope` (1,), standard deviation of the solution gradient.
         options: Sizes of the network.
     """
 
@@ -77,16 +77,16 @@ class OperatorNetwork(torch.nn.Module):
         self.processor = Processor(shape, ProcessorOptions(options.widths, options.layers, linear=True))
 
     def forward(self, load: Tensor, features: Tensor, remainder: Remainder | None = None) -> Tensor:
-        """Return free values.
+        """Return the predicted free values.
 
         Args:
             load: −F at the lifting. Shape (N, n_nodes, n_components).
-            features: Of the cells. Shape (N, n_cells, n_features).
-            remainder: Tells what load is left; by default the stiffness does, which is exact where it is that of all
-                samples.
+            features: Cell features. Shape (N, n_cells, n_features).
+            remainder: Callable for the residual load; by default load − stiffness · solution, which is exact if all
+                samples share the stiffness.
 
         Returns:
-            Shape (N, n_nodes, n_components).
+            Free values, shape (N, n_nodes, n_components).
         """
         answer, left = torch.zeros_like(load), load
         for number in range(self.passes):
@@ -102,7 +102,7 @@ class OperatorNetwork(torch.nn.Module):
         return flat.reshape(answer.shape)
 
     def _cells(self, features: Tensor, answer: Tensor) -> Tensor:
-        """Return what steers the processor: coefficients and, of a nonlinear problem, the slopes so far."""
+        """Return the cell features: scaled coefficients and, for nonlinear problems, the current gradient."""
         if self.linear and features.shape[2] == 0:
             return features.new_ones(*features.shape[:2], 1)
         scaled = (features - self.features_mean) / self.features

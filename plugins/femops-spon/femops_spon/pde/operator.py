@@ -1,4 +1,4 @@
-"""A trained operator: from inputs of a problem to its solution."""
+"""Evaluation of trained solution operators."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,19 +26,19 @@ from femops_spon.pde.network import OperatorNetwork, Operators
 WEIGHTS, SCALES, REFERENCE = "weights.", "scales.", "reference."
 DISTRIBUTION, PROBE, SOLUTION = "distribution.", "probe.", "probe_solution"
 _AT_ONCE = 64
-_SOLVED = 1e-6  # load that a stored solution may leave, of that at its lifting
+_SOLVED = 1e-6  # tolerance of the residual of a stored solution, relative to that at its lifting
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What an operator answers, and what it knows about it.
+    """Predicted solutions with indicators of their reliability.
 
     Attributes:
         solution: Values at the dofs of the space. Shape (n, n_dofs).
-        in_distribution: Whether the inputs are like those that the operator was trained for; see
-            `femops.pde.distribution`. Shape (n,).
-        residual: Norm of the assembled residual at the free dofs, relative to that at the lifting; infinite where the
-            answer has none. Shape (n,).
+        in_distribution: Whether the inputs are within the training distribution; see `femops.pde.distribution`. Shape
+            (n,).
+        residual: Norm of the assembled residual at the free dofs, relative to that at the lifting [-]; infinite if
+            the residual is not finite. Shape (n,).
     """
 
     solution: Array
@@ -47,17 +47,17 @@ class Answer:
 
 
 class Operator:
-    """The solution operator of a problem as SPON has learned it.
+    """The solution operator of a problem learned by SPON.
 
     Args:
         arrays: Weights, scales, reference inputs and samples; see `femops.surrogate.Fit`.
         settings: The `problem` and `surrogate` blocks.
-        problem: The problem, or the function that makes it; by default femops' own of that name.
-        allow_code: Whether to import the code that the `problem` block names.
+        problem: The problem, or a function that builds it; by default the built-in problem of that name.
+        allow_code: Whether to import the user code that the `problem` block names.
 
     Raises:
-        CaseError: An array is not what the problem needs, the problem is another one than the operator was trained for,
-            or it is code that is neither given nor allowed.
+        CaseError: An array is missing or invalid, the operator was trained for another problem, or the problem is user
+            code that is neither given nor allowed.
     """
 
     def __init__(
@@ -89,10 +89,10 @@ class Operator:
         self.network.load_state_dict({name: torch.from_numpy(np.array(values)) for name, values in state.items()})
 
     def _check_problem(self, stored: CheckedArrays) -> None:
-        """Refuse a problem that a solution of the training does not solve.
+        """Check that a stored training solution solves the problem.
 
         Raises:
-            CaseError: It does not.
+            CaseError: Its residual or its deviation from the prescribed values is too large.
         """
         problem, probe = self.problem, stored.part(PROBE)
         inputs = {name: probe.take(name, *problem.shape_of(name))[None] for name in problem.inputs}
@@ -114,21 +114,20 @@ class Operator:
     def evaluate(self, inputs: Inputs, details: Literal[True]) -> Answer: ...
 
     def evaluate(self, inputs: Inputs, details: bool = False) -> Array | Answer:
-        """Return the solution for several samples of the inputs.
+        """Predict the solutions for samples of the inputs.
 
         Args:
-            inputs: Values of the inputs by name, as `Function.x.array` and `Constant.value` have them, with a leading
-                axis.
-            details: Whether to tell about the answer as well. The residual takes one assembly for each sample, about a
-                tenth of the time of the answer (Poisson, 32 × 32 cells, 4 passes).
+            inputs: Values of the inputs by name, as in `Function.x.array` and `Constant.value`, with the sample as the
+                leading axis.
+            details: Whether to return an `Answer` with distribution test and residual. The residual takes one assembly
+                per sample, about a tenth of the time of the prediction (Poisson, 32 × 32 cells, 4 passes).
 
         Returns:
-            Values at the dofs of the space; those at Dirichlet dofs are exact. Shape (n, n_dofs). With `details`, an
-            `Answer`.
+            Values at the dofs of the space, exact at Dirichlet dofs, shape (n, n_dofs); with `details`, an `Answer`.
 
         Raises:
-            CaseError: An input is missing, unknown, of another shape, or holds other than finite real numbers; without
-                `details` also where an answer is not finite.
+            CaseError: An input is missing, unknown, of another shape, or not finite and real; without `details` also if
+                a solution is not finite.
         """
         given = self._checked(inputs)
         if not len(next(iter(given.values()))):
@@ -145,7 +144,7 @@ class Operator:
         return Answer(solution, in_distribution(self._distributions, given), self.residuals(samples, solution))
 
     def residuals(self, samples: Samples, solution: Array) -> Array:
-        """Return the norm of the residual of solutions (n, n_dofs) of encoded samples; see `Answer`. Shape (n,)."""
+        """Return the relative residuals of solutions (n, n_dofs) of encoded samples; see `Answer`. Shape (n,)."""
         left = np.empty(samples.load.shape)
         for row, one in enumerate(solution):
             self.problem.set_inputs({name: values[row] for name, values in samples.inputs.items()})
@@ -156,7 +155,7 @@ class Operator:
         return np.where(np.isfinite(relative), relative, np.inf)
 
     def _checked(self, inputs: Inputs) -> dict[str, Array]:
-        """Return the inputs as arrays, in the order of the problem."""
+        """Validate the inputs and return them as arrays in the order of the problem."""
         expected = self.problem.inputs
         if not isinstance(inputs, Mapping):
             raise CaseError(f"{type(inputs).__name__} given, expected inputs by name: {', '.join(expected)}")
@@ -177,7 +176,7 @@ class Operator:
         return found
 
     def answer(self, samples: Samples) -> Array:
-        """Return the solution for samples that have been encoded. Shape (n, n_dofs)."""
+        """Return the predicted solutions for encoded samples. Shape (n, n_dofs)."""
         load, features = network_inputs(samples, self.problem.n_components)
         chunks = np.split(np.arange(len(load)), range(_AT_ONCE, len(load), _AT_ONCE))
         with torch.no_grad():
@@ -187,15 +186,15 @@ class Operator:
 
     @cached_property
     def n_weights(self) -> int:
-        """Number of trained numbers."""
+        """Number of trainable weights."""
         return sum(one.numel() for one in self.network.parameters())
 
 
 def _real(name: str, given: Any) -> Array:
-    """Return what is given for an input in double precision.
+    """Return the values of an input in double precision.
 
     Raises:
-        CaseError: It is no array of real numbers.
+        CaseError: They are not an array of real numbers.
     """
     try:
         values = np.asarray(given)
@@ -208,18 +207,18 @@ def _real(name: str, given: Any) -> Array:
 
 
 def load_operator(folder: Path, problem: PDEProblem | Build | None = None, allow_code: bool = False) -> Operator:
-    """Return the operator in a model folder that `femops train` has written.
+    """Load the operator in a model folder written by `femops train`.
 
-    A model is data. femops' own problems are built by femops; the code of a problem of your own comes from you.
+    A model folder holds data only: built-in problems are built by femops, user-defined ones must be given or allowed.
 
     Args:
         folder: The model folder.
-        problem: The problem, or the function that makes it.
-        allow_code: Whether to import and run the function that the model names, if none is given.
+        problem: The problem, or a function that builds it.
+        allow_code: Whether to import and run the function named in the model, if no problem is given.
 
     Raises:
-        CaseError: There is no such model, it is damaged, it is no operator of a problem or of another one, or its
-            problem is code that is neither given nor allowed.
+        CaseError: The model is missing, damaged, not an operator, or of another problem, or its problem is user code
+            that is neither given nor allowed.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -234,7 +233,7 @@ def load_operator(folder: Path, problem: PDEProblem | Build | None = None, allow
 
 
 def left_by(solver: Solver, samples: Samples, rows: Any) -> Remainder | None:
-    """Return what tells the load that is left of some samples; None where a stiffness does that serves all of them."""
+    """Return a callable for the residual load of some samples, or None if one constant stiffness computes it."""
     fixed = solver.problem.linear and not solver.problem.coefficients
     return None if fixed else remainder(solver, samples, rows)
 
@@ -249,11 +248,11 @@ def network_inputs(samples: Samples, n_components: int) -> tuple[Tensor, Tensor]
 def build_network(
     solver: Solver, reference: Inputs, scales: Mapping[str, Array], options: SPONOptions
 ) -> OperatorNetwork:
-    """Return an untrained network, its weights as the seed has them.
+    """Return an untrained network, initialised from the seed.
 
     Args:
-        solver: Of the problem.
-        reference: The inputs at which the stiffness is taken.
+        solver: Solver of the problem.
+        reference: Inputs at which the reference stiffness is assembled.
         scales: See `OperatorNetwork`.
         options: Sizes and seed.
     """

@@ -1,4 +1,4 @@
-"""SPON learns the solution operator of a problem from finite-element solutions."""
+"""Training of the solution operator of a problem on finite-element solutions."""
 
 import time
 from collections.abc import Callable
@@ -39,13 +39,13 @@ def fit_problem(task: ProblemTask) -> Fit:
     """Learn the solution operator of a problem.
 
     Args:
-        task: With a `Problem` and `SPONOptions`.
+        task: Training task with a `Problem` and `SPONOptions`.
 
     Returns:
-        What `Operator` is made from; the metrics are of the test samples, which the fit does not see.
+        Arrays and settings of an `Operator`; the metrics are of test samples that are not trained on.
 
     Raises:
-        CaseError: The problem cannot be built or solved, or an option is one that only families have.
+        CaseError: The problem cannot be built or solved, or an option applies to families only.
     """
     options, block = task.options, task.problem.root
     _refuse_options_of_families(options)
@@ -74,12 +74,12 @@ def fit_problem(task: ProblemTask) -> Fit:
 
 
 def stored_samples(problem: PDEProblem, solved: Samples, seed: int) -> dict[str, Array]:
-    """Return the arrays that tell inputs of another distribution, and another problem.
+    """Return the arrays by which an operator detects another input distribution or another problem.
 
     Args:
         problem: The problem.
-        solved: The training samples, with solutions.
-        seed: That they were drawn with.
+        solved: Training samples with solutions.
+        seed: Seed of the training samples.
     """
     drawn = draw(problem, max(SAMPLES, len(solved.load)), seed)
     arrays = {PROBE + name: values[0] for name, values in solved.inputs.items()} | {SOLUTION: solved.solution[0]}
@@ -96,10 +96,10 @@ def _refuse_options_of_families(options: SPONOptions) -> None:
 
 
 def solved(solver: Solver, count: int, seed: int, name: str, checkpoint: Checkpoint, progress: Progress) -> Samples:
-    """Return random samples with their solutions, or those that an interrupted fit has left.
+    """Return random samples with their solutions, loaded from the checkpoint if present.
 
     Raises:
-        CaseError: A sample has no solution that Newton's method finds.
+        CaseError: Newton's method failed for a sample.
     """
     inputs = draw(solver.problem, count, seed)
     saved = checkpoint.load(f"{name}_solutions")
@@ -120,7 +120,7 @@ def solved(solver: Solver, count: int, seed: int, name: str, checkpoint: Checkpo
 
 
 def scales_of(solver: Solver, samples: Samples) -> dict[str, Array]:
-    """Return the sizes that the network divides by; see `OperatorNetwork`."""
+    """Return the normalisation of the cell features; see `OperatorNetwork`."""
     problem = solver.problem
     size, graph = problem.n_components, problem.levels[0].graph
     answers = free_values(problem, samples).reshape(len(samples.load), -1, size)
@@ -138,13 +138,13 @@ def _positive(values: Array) -> Array:
 
 
 def free_values(problem: PDEProblem, samples: Samples) -> Array:
-    """Return the free values of solutions. Shape (n, n_nodes · n_components)."""
+    """Return the free values q of the solutions. Shape (n, n_nodes · n_components)."""
     copies = problem.free.T @ np.ones(problem.n_dofs)
     return np.asarray((problem.free.T @ (samples.solution - samples.lifting).T).T / np.maximum(copies, 1.0))
 
 
 class _Loss:
-    """Mean over samples of the relative error of the free part, in a norm."""
+    """Mean over samples of the relative error of the free values in a norm."""
 
     def __init__(self, network: OperatorNetwork, solver: Solver, samples: Samples, norm: str) -> None:
         problem = solver.problem
@@ -172,7 +172,7 @@ def _trained(
     checkpoint: Checkpoint,
     progress: Progress,
 ) -> Array:
-    """Train a network in place; return the loss of each step."""
+    """Train a network in place and return the loss at each step."""
     loss = _Loss(network, solver, samples, "h1")
     start = torch.nn.utils.parameters_to_vector(network.parameters()).detach().clone()
     state = TrainingState.restored(start, options.seed, checkpoint.load("network"))
@@ -188,7 +188,7 @@ def _trained(
 
 
 def _adam_step(network: OperatorNetwork, loss: _Loss, state: TrainingState, options: SPONOptions) -> None:
-    """Go one step; the rate rises at first, then falls to zero along a cosine."""
+    """Take one step of Adam, with linear warm-up and cosine decay of the learning rate."""
     _set_weights(network, state.weights)
     rows = torch.randint(len(loss.answer), (options.batch,), generator=state.draws)
     value = loss(rows)
@@ -206,9 +206,10 @@ def _set_weights(network: OperatorNetwork, vector: Tensor) -> None:
 
 
 def errors(operator: Operator, test: Samples) -> dict[str, float]:
-    """Return relative errors over samples, and the largest deviation from prescribed values.
+    """Return statistics of the relative errors over test samples, and the largest error at fixed dofs.
 
-    `l2` and `h1` are of the whole solution (h1: its gradient), `free` of the part beyond the lifting, in L2.
+    `l2` and `h1` are errors of the solution in the L2 norm and H1 seminorm; `free` is relative to the L2 norm of
+    solution minus lifting.
     """
     problem, begin = operator.problem, time.perf_counter()
     found = operator.answer(test)
