@@ -48,7 +48,14 @@ def check_attributes(law: MaterialLaw) -> None:
         _demand(part.step in (None, 1) and 0 <= part.start < part.stop <= law.n_state, problem)
 
 
-def check_response(law: MaterialLaw, response: LawResponse, strain: Array, state: Array, where: str = "") -> None:
+def check_response(
+    law: MaterialLaw,
+    response: LawResponse,
+    strain: Array,
+    state: Array,
+    where: str = "",
+    committed: Array | None = None,
+) -> None:
     """Check types, shapes and independence of what a law answered; costs no pass over the large arrays.
 
     Args:
@@ -57,6 +64,7 @@ def check_response(law: MaterialLaw, response: LawResponse, strain: Array, state
         strain: What it was asked. Shape (n_qp, n_s).
         state: The committed state. Shape (n_qp, n_state).
         where: When that was, for messages.
+        committed: The committed state, if `state` is a copy of it. Shape (any, n_state).
 
     Raises:
         CaseError: The answer breaks the contract of `LawResponse`.
@@ -75,8 +83,8 @@ def check_response(law: MaterialLaw, response: LawResponse, strain: Array, state
     if response.valid is not None:
         check_array(response.valid, "valid", (n_qp,), at, _BOOL)
     for name in shapes:
-        for given, array in (("strain", strain), ("state", state)):
-            shared = np.may_share_memory(getattr(response, name), array)
+        for given, array in (("strain", strain), ("state", state), ("state", committed)):
+            shared = array is not None and np.may_share_memory(getattr(response, name), array)
             _demand(not shared, f"{name}{at} is a view of the input {given}, expected a new array")
 
 

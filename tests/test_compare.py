@@ -120,6 +120,16 @@ def test_a_surrogate_that_is_trusted_nowhere_is_the_nested_law(compare: Compare)
     assert trusted["speedup_law"] == pytest.approx(reference["law"] / spent)
 
 
+def test_a_comparison_that_fails_leaves_no_report_of_an_earlier_one(compare: Compare, tmp_path: Path) -> None:
+    compare(HELD | {"material": SATURATING}, "--reference", "case")
+    weak = "{law: saturating, K: 4780.0, alpha1: 1.0e-3, alpha2: 1.0e-6}"  # bears no such traction
+    Path("case.yaml").write_text(yaml.safe_dump(SHEAR))
+    with pytest.raises(SystemExit) as leave:
+        cli.main(["compare", "case.yaml", "--law", weak, "--reference", "case"])
+    assert leave.value.code == 3
+    assert not list((tmp_path / "results" / "case_compare").glob("compare.*"))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,5 +1,6 @@
 """A law that breaks the contract is refused by name, in a run as in `check_law`; one that knows time is served."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
@@ -169,6 +170,31 @@ def test_a_law_cannot_write_into_what_it_is_given(dim: int, part: str) -> None:
         problem_of(Writer(dim, part=part), dim)
 
 
+@pytest.mark.parametrize("way", ["torch", "base", "flag"])
+def test_a_law_that_goes_around_the_protection_changes_a_copy_only(way: str) -> None:
+    from femops.surrogate.torch_library import torch
+
+    class Cunning(Stranger):
+        def evaluate(self, strain: Array, state: Array, dt: float) -> Any:
+            response = super().evaluate(strain, state, dt)
+            if way == "torch":
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    torch.from_numpy(state).add_(1.0)
+            elif way == "base":
+                state.base[...] += 1.0
+            else:
+                state.base.flags.writeable = True
+                state.flags.writeable = True
+                state += 1.0
+            return response
+
+    problem = problem_of(Cunning())
+    for t in (1.0, 2.0):
+        problem.solve(t, 1.0)
+    assert (problem.material.regions[0].state == 2.0).all()
+
+
 @DIMS
 def test_a_law_cannot_change_the_committed_state_later(dim: int) -> None:
     problem = problem_of(Reuser(dim), dim)
@@ -232,6 +258,12 @@ def test_whatever_a_law_raises_names_it() -> None:
 
     with pytest.raises(RuntimeError, match=r"^law of everywhere \('elastic'\): TypeError: no such thing$"):
         problem_of(Stranger(2, broken))
+
+    def leaving(response: LawResponse) -> LawResponse:
+        raise SystemExit(0)
+
+    with pytest.raises(RuntimeError, match=r"^law of everywhere \('elastic'\): SystemExit: 0$"):
+        problem_of(Stranger(2, leaving))
     with pytest.raises(CaseError, match=r"^material\.device: law of everywhere \('elastic'\): no GPU here$"):
         problem_of(Stranger(2, lost))
 

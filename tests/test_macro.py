@@ -304,6 +304,23 @@ RVE = {
 }
 
 
+def test_a_step_without_load_is_solved_though_the_law_answers_round_off_to_no_strain() -> None:
+    class Rounding(_Stiffening):
+        def evaluate(self, strain: np.ndarray, state: np.ndarray, dt: float) -> LawResponse:
+            answer = super().evaluate(strain, state, dt)
+            noise = 1e-45 * np.random.default_rng(0).standard_normal(strain.shape)
+            return replace(answer, stress=answer.stress + noise)
+
+    loads = {"right": {"displacement": {"ux": [[0.0, 0.0], [0.5, 0.0], [1.0, 0.01]]}}}
+    case = box_case("quadrilateral", steps={"count": 2, "end": 1.0}, loads=loads)
+    mesh = macro_mesh(lambda: box([1.0, 1.0], [2, 2], "quad"), 2, MPI.COMM_WORLD)
+    problem = MacroProblem(case, mesh, {"everywhere": Rounding(1.0)}, Timers())
+    reports = []
+    run_steps(problem, reports.append)
+    assert [report.cutbacks for report in reports] == [0, 0]
+    assert problem.mean_displacement_of("right")[0] == pytest.approx(0.01, rel=1e-12)
+
+
 @pytest.mark.parametrize("material", [SATURATING, {"law": "nested", "rve": RVE}], ids=["closed", "nested"])
 @pytest.mark.parametrize("by", ["displacement", "traction"])
 def test_a_body_unloads_to_zero(material: dict[str, object], by: str) -> None:

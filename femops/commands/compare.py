@@ -102,6 +102,7 @@ def compare(
 def _compare(chooser: Chooser, laws: tuple[str, str], display: Display) -> dict[str, Any]:
     path, folder, comm = chooser.path, chooser.folder, chooser.comm
     judged, right = _prepared(chooser, laws)
+    on_root(comm, lambda: _remove_reports(folder))  # of an earlier comparison, whose results are replaced now
     for side in (right, judged):
         side.run.timers.skip()  # what the other side took meanwhile
         watch = display.steps(side.name, side.run.case)
@@ -116,6 +117,11 @@ def _compare(chooser: Chooser, laws: tuple[str, str], display: Display) -> dict[
     report = _report(judged, right, differences) | {"offline_seconds": offline}
     on_root(comm, lambda: _write(folder, report, judged, right, differences))
     return report
+
+
+def _remove_reports(folder: Path) -> None:
+    for name in (REPORT, PICTURE):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _prepared(chooser: Chooser, laws: tuple[str, str]) -> tuple[_Side, _Side]:

@@ -8,6 +8,7 @@ import numpy as np
 import ufl
 from dolfinx import fem
 from dolfinx.fem import petsc as fem_petsc
+from mpi4py import MPI
 from petsc4py import PETSc
 
 from femops import notation
@@ -69,6 +70,8 @@ class MacroProblem:
         self._make_forms(space)
         self._make_solver()
         self._largest_force = 0.0
+        extent = np.ptp(mesh.mesh.geometry.x, axis=0).max() if mesh.n_cells else 0.0
+        self._length = self.comm.allreduce(float(extent), op=MPI.MAX)
         first = case.steps.ends()[0]
         self.material.warm_up(first)
         self.evaluate(first)
@@ -146,6 +149,7 @@ class MacroProblem:
             self.evaluate(dt)
             norm, force = self.residual_norms()
             scale = max(force, _SMALLEST_FORCE * self._largest_force, self._round_off() / self.case.solver.rtol)
+            scale = max(scale, self._no_force())
             report.residuals.append(norm / scale if scale != 0.0 else 0.0)
             if watch is not None:
                 watch(report.iterations, report.residuals[-1])
@@ -211,6 +215,14 @@ class MacroProblem:
         if self._external is not None:
             return 0.0
         return float(np.finfo(np.float64).eps * self._matrix.norm() * self.displacement.x.petsc_vec.norm())
+
+    def _no_force(self) -> float:
+        """Return a force that no load causes: that of strains of ε² with the machine's ε [force].
+
+        Laws may answer so much to no strain at all.
+        """
+        size = float(np.sqrt(self.n_dofs) * self._length)
+        return float(np.finfo(np.float64).eps) ** 2 * float(self._matrix.norm()) * size
 
     def _make_solver(self) -> None:
         self._right = fem_petsc.create_vector(self.displacement.function_space)

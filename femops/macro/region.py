@@ -90,7 +90,7 @@ class Region:
             raise CaseError(f"{who}: {error.problem}", error.file, error.key).within(key=key) from error
         except OSError:  # of files, which it names itself
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise RuntimeError(f"{who}: {type(error).__name__}: {error}") from error
 
     def warm_up(self, strain: Array, dt: float, trust: Trust | None) -> None:
@@ -207,10 +207,10 @@ class Region:
 
     def _asked(self, ask: _Ask, strain: Array, state: Array, dt: float) -> LawResponse:
         """Ask the law with arrays that it cannot write to, and hold its answer to the contract."""
-        given = read_only(strain)
+        given = read_only(strain.copy()), read_only(state.copy())  # libraries may ignore that a view is read-only
         with self.blaming_law():
-            response = ask(given, read_only(state), dt)
-            check_response(self.law, response, given, state)
+            response = ask(*given, dt)
+            check_response(self.law, response, *given, committed=self.state)
         return response
 
     def _certified(self, law: CertifiedLaw, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:

@@ -38,7 +38,7 @@ from femops.validation import NestedError, shown
 class MeshFile(BaseModel):
     """A mesh read from a file in any format of Gmsh or meshio."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     file: Path = Field(description="path, relative to the case file")
     tags: dict[str, int | dict[str, int]] | None = Field(

@@ -36,6 +36,7 @@ from femops_equino.reduced import ReducedModel
 _FIELDS_AT_ONCE = 12
 _BYTES_AT_ONCE = 32e6  # about what caches hold
 _POOR = 1e-2  # of the energy: a gap for which a better stress is looked for
+_NO_STRAIN = 1e-30
 _ROUND_OFF = 1e-15  # of the energy: what cancels in the gap of linear phases
 
 
@@ -154,7 +155,9 @@ def relative_error(strain: Array, stress: Array, gap: Gap, metric: Array, kind: 
     eta = np.maximum(gap.energy, _ROUND_OFF * work)
     with np.errstate(divide="ignore", invalid="ignore"):
         error = (away + np.sqrt(2.0 * eta * gap.stiffening)) / size if kind == "bound" else away / size + eta / work
-    error = np.where((size == 0.0) & (away == 0.0), 0.0, error)
+    nothing = _NO_STRAIN / np.sqrt(np.linalg.norm(metric, 2))  # what rounding may answer to no strain
+    unstrained = ~strain.any(axis=1) & (np.maximum(size, away) <= nothing)
+    error = np.where(unstrained | ((size == 0.0) & (away == 0.0)), 0.0, error)
     return np.where(np.isnan(error), np.inf, error)
 
 

@@ -20,6 +20,7 @@ import scipy.linalg
 from femops.notation import Array
 from femops_equino.reduced import ReducedModel
 
+_ROUND_OFF = 1e-13  # of the total: what is left then cannot be fitted
 _CHECK_EVERY = 4
 _VOLUME_WEIGHT = 1e-2
 _SKETCH_PER_POINT = 4
@@ -106,7 +107,8 @@ def choose(
     rest = rows.total.copy()
     refused = np.zeros(len(norm), dtype=bool)
     checked = 0
-    while len(chosen) < min(largest, len(norm)):
+    left, round_off = np.linalg.norm(rest), _ROUND_OFF * np.linalg.norm(rows.total)
+    while len(chosen) < min(largest, len(norm)) and left > round_off:
         score = (rest @ rows.matrix) / norm
         score[refused] = score[chosen] = -np.inf
         best = int(score.argmax())
@@ -114,11 +116,12 @@ def choose(
             break
         before = len(chosen)
         chosen, factor = _fit(rows, [*chosen, best], np.append(factor, 0.0))
-        if best not in chosen:
+        rest, last = rows.total - rows.matrix[:, chosen] @ factor, left
+        left = np.linalg.norm(rest)
+        if best not in chosen or not left < last:  # nothing gained: it must not come again and again
             refused[best] = True
         elif len(chosen) > before:
             refused[:] = False
-        rest = rows.total - rows.matrix[:, chosen] @ factor
         if len(chosen) >= checked + _CHECK_EVERY:
             checked = len(chosen)
             if progress is not None:

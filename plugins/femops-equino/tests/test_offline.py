@@ -19,6 +19,7 @@ from femops.rve.solver import SolverOptions
 from femops.surrogate import FitTask, TrainedModel
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.store import Origin, write_model
+from femops_equino.cubature import Rows, choose
 from femops_equino.options import EquiNOOptions, EquiNOParameters
 from femops_equino.surrogate import as_law, fit
 
@@ -216,3 +217,20 @@ def test_an_rve_without_fluctuations_is_refused():
 def test_negative_corrections_are_refused():
     with pytest.raises(ValueError, match="corrections"):
         EquiNOParameters(model="here", corrections=-1)
+
+
+def test_the_search_for_points_ends_where_round_off_is_left():
+    """Twelve points are fitted to the last bit; no further one can lower the residual."""
+    random = np.random.default_rng(0)
+    matrix = np.hstack([random.standard_normal((12, 12)), random.standard_normal((12, 60))])
+    total = matrix[:, :12] @ random.uniform(0.5, 1.0, 12)
+    points, factor = choose(Rows(matrix, total), 60, lambda chosen, factor: False)
+    assert len(points) <= 12 and (factor > 0.0).all()
+    np.testing.assert_allclose(matrix[:, points] @ factor, total, rtol=0, atol=1e-12)
+
+
+def test_no_strain_has_no_error(plane):
+    law = load_law(plane.model)
+    strain = np.zeros((1, 3))
+    answer = law.evaluate(strain, np.zeros((1, law.n_state)), 1.0)
+    assert [law.certify(strain, answer, kind)[0] for kind in ("bound", "indicator")] == [0.0, 0.0]
