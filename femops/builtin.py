@@ -1,4 +1,4 @@
-"""The laws that femops brings along, registered in the same way as anybody's plugin."""
+"""The built-in laws, registered like those of a plugin."""
 
 from femops.hookspecs import hookimpl
 from femops.law import LawSpec

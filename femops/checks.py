@@ -33,18 +33,18 @@ def check_law(
 ) -> None:
     """Check that a law keeps the contract of `MaterialLaw`.
 
-    Checked on random strains, from the virgin state and, for a law with state, from the state that one increment
-    leaves behind: shapes and types, purity, inputs left alone, batch = loop, the empty batch, the tangent against
-    central differences of the stress, and the virgin state; for increments of several lengths, unless the answer is
-    the same for all. Points where the stress has a kink, for example at the onset of yield, are left out of the
-    differences.
+    Random strains are applied to the virgin state and, if the law has internal state, to the state after one
+    increment. Checked are shapes and types, purity, unmodified inputs, batch = loop, the empty batch, the tangent
+    against central differences of the stress, and zero stress in the virgin state. A rate-dependent law is checked for
+    several increment lengths. Points where the stress is not smooth, for example at the onset of yield, are excluded
+    from the comparison with central differences.
 
     Args:
         law: The law.
         strain_scale: Largest strain component [-].
         n_points: Number of random strains.
         seed: Seed of the random strains.
-        rtol_tangent: Largest error of a point's tangent relative to its norm [-].
+        rtol_tangent: Largest allowed relative error of the tangent at a point [-].
 
     Raises:
         AssertionError: The law breaks the contract.
@@ -70,14 +70,14 @@ def check_law(
 
 @dataclass(frozen=True)
 class _Batch:
-    """What a law is asked.
+    """Input of one law evaluation.
 
     Attributes:
         law: The law.
         strain: Shape (n_qp, n_s).
         state: Shape (n_qp, n_state).
         dt: Length of the increment [time].
-        where: When it is asked, for messages.
+        where: Description of the evaluation, for error messages.
     """
 
     law: MaterialLaw
@@ -87,7 +87,7 @@ class _Batch:
     where: str
 
     def response(self) -> LawResponse:
-        """Evaluate the law on arrays that refuse to be written to; check these and what it answers."""
+        """Evaluate the law on read-only inputs and check the inputs and the response."""
         given = read_only(self.strain.copy()), read_only(self.state.copy())
         response = self.law.evaluate(*given, self.dt)
         for name, array in zip(("strain", "state"), given, strict=True):
@@ -107,18 +107,18 @@ def check_arrays(
     load: Callable[[dict[str, npt.NDArray[Any]]], object],
     any_length: Sequence[str] = (),
 ) -> None:
-    """Check that a stored model is refused, by the name of an array, when any of its arrays is not what it should be.
+    """Check that a stored model with an invalid array is refused with an error that names the array.
 
-    Each array in turn is left out, cut short, turned, made NaN, given another type, and exchanged for the next ones of
-    another shape. Exchanges of equal shapes are left to the checksum of the model.
+    Each array in turn is removed, truncated, transposed, set to NaN, cast to another type, and swapped with others of
+    a different shape. Swaps of arrays of equal shape are detected by the checksum of the model.
 
     Args:
-        arrays: Those of a trained model.
-        load: Makes a law, or whatever the model is for, from arrays.
-        any_length: Arrays that may have any number of rows.
+        arrays: Arrays of a trained model.
+        load: Builds a law, or another object, from the arrays.
+        any_length: Names of arrays that may have any number of rows.
 
     Raises:
-        AssertionError: Wrong arrays are taken for right ones.
+        AssertionError: Invalid arrays are accepted, or the error does not name an array.
     """
     load(dict(arrays))
     names = sorted(arrays)
@@ -154,7 +154,7 @@ def _damages(
 
 
 def _check_virgin(law: MaterialLaw, strain_scale: float, dt: float) -> None:
-    """Check that zeros are the virgin state: no stress at no strain."""
+    """Check that the stress vanishes at zero strain and zero state."""
     zeros = np.zeros((1, notation.n_strain(law.dim))), np.zeros((1, law.n_state))
     response = _Batch(law, *zeros, dt, "at zero strain and state").response()
     allowed = 1e-9 * strain_scale * np.linalg.norm(response.tangent)
@@ -168,16 +168,16 @@ def _check_batch(batch: _Batch, rtol_tangent: float, step: float) -> LawResponse
     for dt in (_DT, *_OTHER_DT):
         timed = replace(batch, dt=dt, where=f"{batch.where}, dt = {dt:g}")
         response = timed.response()
-        if dt == _DT or not _same(response, first):  # otherwise the law does not know time
+        if dt == _DT or not _same(response, first):  # otherwise the law is rate-independent
             _check_loop(timed, response)
             _check_tangent(timed, response, rtol_tangent, step)
     return first
 
 
 def _check_loop(batch: _Batch, response: LawResponse) -> None:
-    """Check that a law has no memory beside its state, and that points do not know of each other."""
+    """Check that a law has no hidden state and that the response at a point does not depend on the other points."""
     strain, state, where = batch.strain, batch.state, batch.where
-    replace(batch, strain=-0.5 * strain[::-1], state=np.zeros_like(state)).response()  # hidden history remembers this
+    replace(batch, strain=-0.5 * strain[::-1], state=np.zeros_like(state)).response()  # would change a hidden state
     _check_same(batch.response(), response, 1e-12, f"the same input twice, {where}")
     for i in range(len(strain)):
         part = slice(i, i + 1)
@@ -186,7 +186,7 @@ def _check_loop(batch: _Batch, response: LawResponse) -> None:
 
 
 def _same(response: LawResponse, other: LawResponse) -> bool:
-    """Return whether two answers are equal to the last bit."""
+    """Return whether two responses are bitwise equal."""
     pairs = [(getattr(response, name), getattr(other, name)) for name in _PARTS]
     return all(np.array_equal(one, two) if one is not None else two is None for one, two in pairs)
 
@@ -194,7 +194,7 @@ def _same(response: LawResponse, other: LawResponse) -> bool:
 def _check_same(
     response: LawResponse, expected: LawResponse, rtol: float, where: str, part: slice = slice(None)
 ) -> None:
-    """Compare every array with `part` of the expected ones, relative to their largest value."""
+    """Compare each array of the response with `part` of the expected one, relative to its largest value."""
     for name in _PARTS:
         ours, theirs = getattr(response, name), getattr(expected, name)
         assert (ours is None) == (theirs is None), f"{name} is given only sometimes: {where}"
@@ -210,8 +210,8 @@ def _check_same(
 def _check_tangent(batch: _Batch, response: LawResponse, rtol: float, step: float) -> None:
     """Compare the tangent with central differences of the stress where the stress is smooth.
 
-    Where it is smooth, twice the step leaves the central difference as it is and doubles the gap between the forward
-    and the backward one. What is lacking in that bounds the error of the central difference at a kink nearby.
+    Where the stress is smooth, doubling the step leaves the central difference unchanged and doubles the gap between
+    the forward and the backward difference. The deviation from this bounds the error of the central difference.
     """
     forward, backward = _differences(batch, response, step)
     far_forward, far_backward = _differences(batch, response, 2.0 * step)

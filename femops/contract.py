@@ -1,4 +1,4 @@
-"""The part of the law contract that every answer is held to, in a run and in `femops.checks` alike."""
+"""Checks of attributes and responses of a law, in a run and in `femops.checks` alike."""
 
 from typing import Any
 
@@ -9,24 +9,24 @@ from femops.law import LawResponse, MaterialLaw, StrainMeasure
 from femops.notation import Array
 
 RESULT_FIELDS = frozenset({"displacement", "reaction", "strain", "stress", "von_mises", "state", "error", "law_error"})
-"""Names in the results of a run that no part of a state can have."""
+"""Names of result fields, which a state field must not use."""
 _FLOAT, _BOOL = np.dtype(np.float64), np.dtype(np.bool_)
 _ATTRIBUTES = ("strain_measure", "dim", "n_state", "state_fields", "evaluate")
 
 
 def read_only(array: Array) -> Array:
-    """Return a view that cannot be written to; what is handed to a law."""
+    """Return a read-only view of an array."""
     view = array.view()
     view.flags.writeable = False
     return view
 
 
 def check_attributes(law: MaterialLaw) -> None:
-    """Check what a law says about itself.
+    """Check the attributes of a law.
 
     Raises:
-        CaseError: An attribute is missing or of no use, the strain measure is none that the host knows, or a part of
-            the state is named like a field of the results.
+        CaseError: An attribute is missing or invalid, the strain measure is not supported, or a state field has the
+            name of a result field.
     """
     missing = [name for name in _ATTRIBUTES if not hasattr(law, name)]
     _demand(not missing, f"{type(law).__name__} lacks {', '.join(missing)} of MaterialLaw")
@@ -56,18 +56,20 @@ def check_response(
     where: str = "",
     committed: Array | None = None,
 ) -> None:
-    """Check types, shapes and independence of what a law answered; costs no pass over the large arrays.
+    """Check types and shapes of a response, and that it shares no memory with the inputs.
+
+    The values of the large arrays are not read; non-finite values are left to the caller.
 
     Args:
         law: The law.
-        response: Its answer; numbers that are not finite are for the caller to judge.
-        strain: What it was asked. Shape (n_qp, n_s).
-        state: The committed state. Shape (n_qp, n_state).
-        where: When that was, for messages.
+        response: Its response.
+        strain: Strain at which it was evaluated. Shape (n_qp, n_s).
+        state: Committed state. Shape (n_qp, n_state).
+        where: Description of the evaluation, for error messages.
         committed: The committed state, if `state` is a copy of it. Shape (any, n_state).
 
     Raises:
-        CaseError: The answer breaks the contract of `LawResponse`.
+        CaseError: The response violates the contract of `LawResponse`.
     """
     at = f" {where}" if where else ""
     if not isinstance(response, LawResponse):
@@ -89,10 +91,10 @@ def check_response(
 
 
 def check_error(value: object, name: str, n_qp: int, at: str = "") -> None:
-    """Check errors that a law states: numbers from 0, where it cannot tell infinite or NaN.
+    """Check the error estimates of a law: not negative; infinite or NaN where unknown.
 
     Raises:
-        CaseError: They are of a wrong type or shape, or negative.
+        CaseError: The array has a wrong type or shape, or negative values.
     """
     check_array(value, name, (n_qp,), at)
     _demand(not (np.asarray(value) < 0.0).any(), f"{name}{at} is negative somewhere, expected 0 or more")
@@ -104,7 +106,7 @@ def check_array(
     """Check type and shape of one array.
 
     Raises:
-        CaseError: It is no numpy array, or another shape or type of number is expected.
+        CaseError: It is not a numpy array, or has a wrong shape or dtype.
     """
     if not isinstance(value, np.ndarray):
         raise CaseError(f"{name}{at} is {type(value).__name__}, expected a numpy array")

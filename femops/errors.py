@@ -19,7 +19,7 @@ class CaseError(Exception):
         self.key = key
 
     def within(self, *, file: Path | str | None = None, key: str = "") -> "CaseError":
-        """Return the same error seen from an enclosing file or key."""
+        """Return the error with the file and the key prefix of the enclosing block added."""
         path = ".".join(part for part in (key, self.key) if part)
         return CaseError(self.problem, file=self.file or file, key=path)
 
@@ -47,4 +47,4 @@ class NotConverged(Exception):  # noqa: N818 - the name that the architecture gi
 
 
 class Refused(NotConverged):
-    """An answer that was found, but must not be used; shorter increments do not help."""
+    """A converged solution that violates the trust settings; shorter increments do not help."""

@@ -1,4 +1,4 @@
-"""What a plugin of femops may provide. A plugin is a package with an entry point in the group `femops`."""
+"""Hook specifications for plugins, which are packages with an entry point in the group `femops`."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ hookimpl = pluggy.HookimplMarker("femops")
 
 @hookspec
 def femops_laws() -> list[LawSpec]:  # type: ignore[empty-body]
-    """Return the laws that the plugin adds; their names must not be taken."""
+    """Return the laws that the plugin adds; their names must be unique."""
 
 
 @hookspec

@@ -1,4 +1,4 @@
-"""The contract between the host and every material law."""
+"""The interface between the host solver and material laws."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,17 +19,17 @@ class StrainMeasure(Enum):
 
 @dataclass(frozen=True)
 class LawResponse:
-    """What a law answers for a batch of points: new numpy arrays of float64 (`valid` of bool).
+    """Response of a law at a batch of points: newly allocated float64 arrays (`valid`: bool).
 
     Attributes:
         stress: Stress, Mandel [stress]. Shape (n_qp, n_s).
         tangent: Consistent tangent d stress / d strain, Mandel [stress]. Shape (n_qp, n_s, n_s).
         state: Trial state at the end of the increment. Shape (n_qp, n_state).
         stress_33: In plane strain, the stress normal to the plane [stress], shape (n_qp,); None in 3D.
-        error: Relative bound or indicator of the error of the answer, 0 or more, shape (n_qp,); None if none is stated.
-        valid: False where the law says that its answer must not be used, shape (n_qp,); None means all are valid.
-        solver_residual: How far the law's own iteration was from its end, relative, shape (n_qp,): no error of the
-            answer, which it can be far below; None if it does not iterate or tell.
+        error: Relative error bound or indicator, not negative, shape (n_qp,); None if the law provides none.
+        valid: False where the response must not be used, shape (n_qp,); None means valid everywhere.
+        solver_residual: Relative residual of the law's local iteration, shape (n_qp,); None if the law does not
+            iterate or report it. It is not an error estimate: the error of the response can be far larger.
     """
 
     stress: Array
@@ -45,16 +45,16 @@ class LawResponse:
 class MaterialLaw(Protocol):
     """Anything that maps a strain to a stress.
 
-    A law is pure (same input, same output, no hidden history) and batched (it sees all points of a process at once).
-    A state of zeros is the virgin state. What breaks the contract is refused by name, in a run at the first call as
-    in `femops.checks.check_law`.
+    A law is pure (same input, same output, no hidden state) and batched (one call evaluates all points of a process).
+    The virgin state is zero. Violations of the contract raise an error that names the law, at the first call in a run
+    and in `femops.checks.check_law`.
 
     Attributes:
-        strain_measure: The strain measure; the host refuses others than it knows.
+        strain_measure: The strain measure; unsupported ones are refused.
         dim: 2 (plane strain) or 3.
-        n_state: Number of state variables of a point.
-        state_fields: The parts of the state worth looking at, by name; they become fields of the results and are
-            named like none of theirs (`femops.contract.RESULT_FIELDS`).
+        n_state: Number of state variables per point.
+        state_fields: Slices of the state to write as result fields, by name; names in
+            `femops.contract.RESULT_FIELDS` are reserved.
     """
 
     strain_measure: StrainMeasure
@@ -66,56 +66,56 @@ class MaterialLaw(Protocol):
         """Return stress, consistent tangent and trial state.
 
         Args:
-            strain: Total strain at the end of the increment, Mandel [-]; cannot be written to. Shape (n_qp, n_s).
-            state: Committed state at the start of the increment; cannot be written to. Shape (n_qp, n_state).
-            dt: Length of the increment [time], always positive.
+            strain: Total strain at the end of the increment, Mandel [-]; read-only. Shape (n_qp, n_s).
+            state: Committed state at the start of the increment; read-only. Shape (n_qp, n_state).
+            dt: Length of the increment [time], positive.
 
         Returns:
-            The response; its arrays are new, the law may not use them again.
+            The response; its arrays are newly allocated and must not be reused by the law.
 
         Raises:
-            NotConverged: The law could not find its answer at some point.
+            NotConverged: The local iteration did not converge at some point.
         """
         ...
 
 
 CertificateKind = Literal["bound", "indicator"]
-"""A guarantee from full quadrature over the RVE, or an estimate from few points of it."""
+"""A guaranteed bound from full quadrature over the RVE, or an estimate from a few of its points."""
 
 
 @runtime_checkable
 class CertifiedLaw(MaterialLaw, Protocol):
-    """A law that stands in for another one, knows how wrong it is, and has the other one at hand.
+    """A surrogate of a reference law that can certify its error and evaluate the reference law.
 
     Attributes:
-        metric: The norm of stresses in which errors are certified, √(s · metric · s). Shape (n_s, n_s).
-        learns: Whether `enriched` works; where it does not, cases with trust.enrich are refused.
+        metric: Matrix M of the stress norm √(s · M · s) in which errors are certified. Shape (n_s, n_s).
+        learns: Whether `enriched` is supported; if not, cases with `trust.enrich` are refused.
     """
 
     metric: Array
     learns: bool
 
     def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
-        """Return the relative error of the stresses that the law answered.
+        """Return the relative error of the stresses of a response.
 
         Args:
             strain: Total strain at the end of the increment, Mandel [-]. Shape (n_qp, n_s).
-            response: What `evaluate` answered for it.
+            response: The response of `evaluate` at this strain.
             kind: `bound` is never below the error in the norm of `metric`, `indicator` estimates it.
 
         Returns:
-            Shape (n_qp,); infinite where the law cannot tell.
+            Shape (n_qp,); infinite where the error is unknown.
         """
         ...
 
     def solve_exactly(self, strain: Array, state: Array, dt: float) -> LawResponse:
-        """Answer with the law that this one stands in for; arguments and shapes as in `evaluate`."""
+        """Evaluate the reference law; arguments and shapes as in `evaluate`."""
         ...
 
     def enriched(self, strain: Array) -> "CertifiedLaw":
-        """Return a law that has learned from exact solutions at these strains.
+        """Return a law enriched with reference solutions at these strains.
 
-        Its state variables are those of this law followed by new ones, which may start as zeros.
+        Its state variables are those of this law, followed by new ones that are initially zero.
 
         Args:
             strain: Macroscale strains, Mandel [-]. Shape (n, n_s); the same on all ranks.
@@ -133,15 +133,15 @@ class LawParameters(BaseModel):
 
 @dataclass(frozen=True)
 class LawContext:
-    """What the surroundings tell a law that is being built.
+    """Context in which a law is built.
 
     Attributes:
         dim: 2 (plane strain) or 3.
-        base: Folder that relative paths of the parameters start from.
+        base: Folder to which relative paths in the parameters refer.
         comm: MPI communicator whose ranks build the same law; None for a single process.
-        phase: Makes a constituent from its validated parameters; filled in by `femops.plugins`.
-        trained: Returns the model folder of a study file, which it trains first where there is none; None where
-            surrogates have to name a model folder.
+        phase: Builds a phase from its validated parameters; set by `femops.plugins`.
+        trained: Returns the model folder of a study file, training the surrogate first if necessary; None if
+            surrogates must name a model folder.
     """
 
     dim: int
@@ -158,9 +158,9 @@ class LawSpec:
     Attributes:
         name: The value of `law:`.
         summary: One line for `femops plugins`.
-        parameters: pydantic model of the law's parameters.
-        build: Makes the law from its parameters.
-        phase: Makes the law as constituent of an RVE (see `femops.phases`); None if it cannot be one.
+        parameters: Pydantic model of the parameters.
+        build: Builds the law from its parameters.
+        phase: Builds the law as a phase of an RVE (see `femops.phases`); None if it cannot be one.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Mandel notation and its relation to full tensors, to Abaqus vectors and to UFL.
+"""Mandel notation and conversions to and from full tensors, Abaqus vectors and UFL.
 
 Order [11, 22, 33, √2·23, √2·13, √2·12] in 3D and [11, 22, √2·12] in plane strain. In this notation the double
 contraction of two symmetric tensors is the scalar product of their vectors, and a tangent is an ordinary matrix.
@@ -20,7 +20,7 @@ PAIRS: dict[int, tuple[tuple[int, int], ...]] = {
 }
 NAMES: dict[int, tuple[str, ...]] = {dim: tuple(f"{i + 1}{j + 1}" for i, j in pairs) for dim, pairs in PAIRS.items()}
 
-# Abaqus orders 11, 22, 33, 12, 13, 23: the Mandel position of each of its components.
+# Mandel index of each Abaqus component; Abaqus orders 11, 22, 33, 12, 13, 23.
 _ABAQUS = {2: (0, 1, 2), 3: (0, 1, 2, 5, 4, 3)}
 
 
@@ -30,7 +30,7 @@ def n_strain(dim: int) -> int:
 
 
 def dimension(n_s: int) -> int:
-    """Return the dimension that has `n_s` Mandel components."""
+    """Return the dimension for `n_s` Mandel components."""
     return {3: 2, 6: 3}[n_s]
 
 
@@ -117,14 +117,14 @@ def ufl_strain(displacement: Any, dim: int) -> Any:
 
 
 def von_mises(stress: npt.ArrayLike, stress_33: npt.ArrayLike | None = None) -> Array:
-    """Return the von Mises equivalent of Mandel stresses.
+    """Return the von Mises stress.
 
     Args:
-        stress: Shape (..., n_s), any unit of stress.
+        stress: Stress, Mandel [stress]. Shape (..., n_s).
         stress_33: In plane strain, the stress normal to the plane, shape (...). Not used in 3D.
 
     Returns:
-        Equivalent stress, shape (...), same unit.
+        Von Mises stress [stress], shape (...).
     """
     vector = np.asarray(stress, dtype=np.float64)
     dim = dimension(vector.shape[-1])

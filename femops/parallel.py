@@ -1,4 +1,4 @@
-"""Work that one rank does for all, and errors that all ranks must see."""
+"""Work on one or all MPI ranks, with exceptions raised on every rank."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ _WAIT = 0.02  # [s]
 
 
 def on_root[T](comm: Any, work: Callable[[], T]) -> T:
-    """Run `work` on rank 0 and hand its result, or its exception, to every rank.
+    """Run `work` on rank 0 and broadcast its result or exception.
 
     Args:
         comm: MPI communicator, or None for a single process.
@@ -30,7 +30,7 @@ def on_root[T](comm: Any, work: Callable[[], T]) -> T:
 
 
 def on_root_quietly[T](comm: Any, work: Callable[[], T]) -> T:
-    """Run long work on rank 0, as `on_root` does; the other ranks sleep meanwhile and leave it their cores.
+    """Run `work` on rank 0 as `on_root` does, while the other ranks sleep so that their cores are free.
 
     Args:
         comm: MPI communicator, or None for a single process.
@@ -56,7 +56,7 @@ def on_root_quietly[T](comm: Any, work: Callable[[], T]) -> T:
 
 
 def on_every_rank[T](comm: Any, work: Callable[[], T]) -> T:
-    """Run `work` on every rank; if it raises on any, raise the exception of the first such rank on all.
+    """Run `work` on every rank; if any rank fails, raise the exception of the first failed rank on all.
 
     Args:
         comm: MPI communicator, or None for a single process.

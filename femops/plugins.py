@@ -21,12 +21,12 @@ from femops.surrogate.store import read_manifest
 from femops.validation import first_error, shown
 
 _OWN = "femops"
-"""The package whose laws come first."""
+"""The package whose laws take precedence."""
 
 
 @cache
 def _loaded() -> tuple[pluggy.PluginManager, dict[str, str]]:
-    """Return the plugin manager with every plugin that can be loaded, and what is wrong with the others."""
+    """Return the plugin manager with every loadable plugin, and the faults of the others by name."""
     plugins, broken = pluggy.PluginManager("femops"), {}
     plugins.add_hookspecs(hookspecs)
     for entry in importlib.metadata.entry_points(group="femops"):
@@ -45,18 +45,18 @@ def _loaded() -> tuple[pluggy.PluginManager, dict[str, str]]:
 
 
 def manager() -> pluggy.PluginManager:
-    """Return the plugin manager with every installed plugin registered that can be loaded."""
+    """Return the plugin manager, with every loadable plugin registered."""
     return _loaded()[0]
 
 
 @dataclass(frozen=True)
 class Installed:
-    """What the installed plugins provide.
+    """Laws and surrogates of the installed plugins.
 
     Attributes:
-        laws: Every law by name, surrogates among them.
-        surrogates: Every surrogate by name.
-        broken: What is wrong with each plugin that had to be left out, in a line.
+        laws: Laws by name, including surrogates.
+        surrogates: Surrogates by name.
+        broken: Why a plugin was excluded, by plugin name; one line each.
     """
 
     laws: Mapping[str, LawSpec]
@@ -65,7 +65,7 @@ class Installed:
 
 
 def installed() -> Installed:
-    """Return what the installed plugins provide; those that do not keep to the contract are left out by name.
+    """Return the laws and surrogates of the installed plugins; faulty plugins are excluded.
 
     Raises:
         CaseError: femops itself is not installed as a package.
@@ -97,8 +97,8 @@ def _provided(plugin: Any) -> list[LawSpec | SurrogateSpec]:
     """Return the laws and surrogates of a plugin.
 
     Raises:
-        TypeError: It has a hook that femops does not know, or provides something else.
-        Exception: Whatever its hooks raise.
+        TypeError: It has an unknown hook, or a hook returns anything else.
+        Exception: Raised by its hooks.
     """
     found: list[LawSpec | SurrogateSpec] = []
     for hook in manager().get_hookcallers(plugin) or ():
@@ -118,10 +118,10 @@ def _provided(plugin: Any) -> list[LawSpec | SurrogateSpec]:
 
 
 def _check_spec(spec: LawSpec | SurrogateSpec) -> None:
-    """Refuse a description of a law that no case could use.
+    """Check the description of a law.
 
     Raises:
-        TypeError: It is none.
+        TypeError: A field is invalid.
     """
 
     def derived(one: Any, base: type) -> bool:
@@ -156,7 +156,7 @@ def _in_a_line(error: BaseException) -> str:
 
 
 def _missing(what: str, names: Iterable[str]) -> str:
-    """Return the end of a message about a law that there is not: what there is, and which plugins are left out."""
+    """Return the end of a message about a missing law: the available ones, and the excluded plugins."""
     lost = "".join(f"; the plugin {name} could not be loaded: {why}" for name, why in installed().broken.items())
     return f"{what} {', '.join(names) or 'none'}{lost}"
 
@@ -174,7 +174,7 @@ def law_spec(name: object) -> LawSpec:
     """Return an installed law by name.
 
     Raises:
-        CaseError: No such law is installed; the message lists those that are, and plugins that could not be loaded.
+        CaseError: No such law is installed; the message lists the installed laws and the excluded plugins.
     """
     laws = installed_laws()
     if not isinstance(name, str) or name not in laws:
@@ -183,7 +183,7 @@ def law_spec(name: object) -> LawSpec:
 
 
 def law_parameters(mapping: Mapping[str, Any]) -> LawParameters:
-    """Validate a law as it is written in a case file.
+    """Validate a law block of a case file.
 
     Raises:
         CaseError: The law is not installed, or a parameter is unknown, missing or out of range.
@@ -209,7 +209,7 @@ def surrogate_spec(name: object) -> SurrogateSpec:
     """Return an installed surrogate by name.
 
     Raises:
-        CaseError: No such surrogate is installed; the message lists those that are.
+        CaseError: No such surrogate is installed; the message lists the installed ones.
     """
     surrogates = installed_surrogates()
     if not isinstance(name, str) or name not in surrogates:
@@ -235,11 +235,11 @@ def surrogate_problem(law: str, mapping: object) -> BaseModel:
     """Validate the `problem` block of a study.
 
     Args:
-        law: The surrogate.
+        law: Name of the surrogate.
         mapping: The block.
 
     Raises:
-        CaseError: The surrogate brings no problems along, or a key is unknown, missing or out of range.
+        CaseError: The surrogate does not define problems, or a key is unknown, missing or out of range.
     """
     model = surrogate_spec(law).problem
     if model is None:
@@ -251,10 +251,10 @@ def surrogate_problem(law: str, mapping: object) -> BaseModel:
 
 
 def rve_of_model(folder: Path) -> RVE:
-    """Return the RVE that the model in a folder was trained for, for example to solve it instead of the model.
+    """Return the RVE for which the model in a folder was trained.
 
     Raises:
-        CaseError: There is no such model, or it is damaged.
+        CaseError: The model does not exist or is damaged.
     """
     return model_rve(folder, _stored_phase)
 
@@ -263,24 +263,24 @@ def get_law(parameters: LawParameters, context: LawContext) -> MaterialLaw:
     """Build a law from validated parameters.
 
     Raises:
-        CaseError: The law does not fit its surroundings, for example the dimension.
+        CaseError: The law does not fit the context, for example its dimension.
     """
     return law_spec(parameters.law).build(parameters, replace(context, phase=_get_phase))
 
 
 def rve_context(dim: int, base: Path = Path(), comm: Any = None) -> LawContext:
-    """Return the surroundings in which `femops.rve.spec.build_rve` builds RVEs of the installed phases.
+    """Return the context in which `femops.rve.spec.build_rve` builds RVEs with the installed phases.
 
     Args:
         dim: 2 (plane strain) or 3.
-        base: Folder that relative paths start from.
+        base: Folder to which relative paths refer.
         comm: MPI communicator whose ranks build the same RVE; None for a single process.
     """
     return LawContext(dim, base, comm, phase=_get_phase)
 
 
 def _get_phase(parameters: LawParameters) -> Any:
-    """Return a constituent of an RVE from its parameters."""
+    """Return a phase of an RVE from its parameters."""
     spec = law_spec(parameters.law)
     if spec.phase is None:
         able = [name for name, one in installed_laws().items() if one.phase is not None]
@@ -289,7 +289,7 @@ def _get_phase(parameters: LawParameters) -> Any:
 
 
 def _stored_phase(mapping: Mapping[str, Any]) -> tuple[LawParameters, Phase]:
-    """Return parameters and constituent from what the manifest of a model says."""
+    """Return the parameters of a phase in a model manifest, and the phase."""
     parameters = law_parameters(mapping)
     return parameters, _get_phase(parameters)
 
@@ -301,13 +301,13 @@ def _as_law(spec: SurrogateSpec) -> LawSpec:
 def load_law(
     law: Mapping[str, Any] | Path | str, *, dim: int | None = None, base: Path | str = ".", comm: Any = None
 ) -> MaterialLaw:
-    """Build a law for use in any program.
+    """Build a law for use outside a femops run.
 
     Args:
-        law: The mapping that a case file would hold under `material`, for example `{"law": "nested", "rve": {...}}`,
-            or the model folder of a trained surrogate.
+        law: A mapping as under `material` in a case file, for example `{"law": "nested", "rve": {...}}`, or the model
+            folder of a trained surrogate.
         dim: 2 (plane strain) or 3; by default that of the model, or 2 for a mapping.
-        base: Folder that relative paths start from.
+        base: Folder to which relative paths refer.
         comm: MPI communicator whose ranks build the same law; None for a single process.
 
     Raises:

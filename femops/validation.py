@@ -1,4 +1,4 @@
-"""From pydantic's errors to one clear line."""
+"""Conversion of pydantic validation errors to one-line `CaseError` messages."""
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from femops.errors import CaseError
 
 _LONGEST_VALUE = 60
-# What a reader of YAML calls the types for which pydantic has Python's names.
+# YAML terms for pydantic's error types.
 _EXPECTED = {
     "model_type": "a block of keys",
     "dict_type": "a block of keys",
@@ -29,7 +29,7 @@ _EXPECTED = {
 
 
 class NestedError(ValueError):
-    """A `CaseError` raised inside a pydantic validator, which passes only ValueErrors on."""
+    """Wraps a `CaseError` raised inside a pydantic validator, as pydantic only collects ValueErrors."""
 
     def __init__(self, error: CaseError) -> None:
         super().__init__(str(error))
@@ -37,13 +37,13 @@ class NestedError(ValueError):
 
 
 def shown(value: object) -> str:
-    """Return a value as a message shows it: in quotes if it is text, cut if it is long."""
+    """Return the representation of a value for messages, truncated if it is long."""
     text = repr(value)
     return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "…"
 
 
 def first_error(error: ValidationError) -> CaseError:
-    """Return the first problem of a validation as a `CaseError` that names key, value and what was expected."""
+    """Return the first validation error as a `CaseError` with key, given value and expectation."""
     problems = error.errors()
     problem = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
     key = ".".join(str(part) for part in problem["loc"] if not _names_type(part))
@@ -63,7 +63,7 @@ def first_error(error: ValidationError) -> CaseError:
 
 
 def _names_type(part: int | str) -> bool:
-    """Tell the parts of a place that pydantic adds for keys and for the members of a union."""
+    """Return whether part of an error location was added by pydantic for a key or a union member."""
     return isinstance(part, str) and (part in ("[key]", "float", "int") or part.startswith(("constrained-", "list[")))
 
 
@@ -77,11 +77,11 @@ def numbers(data: Any, key: str) -> Iterator[tuple[str, float]]:
 
 
 def with_suggestion(problem: CaseError, data: Mapping[str, Any], schema: Mapping[str, Any]) -> CaseError:
-    """Name the key that an unknown one resembles, or all that its block may have.
+    """Return an unknown-key error with the most similar key, or all allowed keys of the block, added.
 
     Args:
         problem: The error about an unknown key.
-        data: What was given.
+        data: The given data.
         schema: JSON Schema of `data`, with `$defs`.
     """
     *parents, last = problem.key.split(".")
@@ -92,12 +92,12 @@ def with_suggestion(problem: CaseError, data: Mapping[str, Any], schema: Mapping
 
 
 def keys_at(schema: Mapping[str, Any], data: object, path: Sequence[str]) -> list[str]:
-    """Return the keys that a block may have.
+    """Return the allowed keys of a block.
 
     Args:
         schema: JSON Schema of `data`, with `$defs`.
-        data: What was given; its `law` entries tell alternatives apart.
-        path: The keys that lead to the block.
+        data: The given data; its `law` entries select among alternatives.
+        path: Keys that lead to the block.
     """
     nodes = list(_alternatives(schema, schema["$defs"], data))
     for part in path:
@@ -111,11 +111,11 @@ def keys_at(schema: Mapping[str, Any], data: object, path: Sequence[str]) -> lis
 def _child(node: Mapping[str, Any], part: str) -> Mapping[str, Any]:
     others = node.get("items") or node.get("additionalProperties")
     child = node.get("properties", {}).get(part, others)
-    return child if isinstance(child, Mapping) else {}  # a bare true allows anything
+    return child if isinstance(child, Mapping) else {}  # `true` allows anything
 
 
 def _alternatives(node: Mapping[str, Any], definitions: Mapping[str, Any], data: object) -> Iterator[Mapping[str, Any]]:
-    """Yield the schemas that a schema refers to, without those of other laws than the one in `data`."""
+    """Yield the schemas that a schema refers to, except those of laws other than the one in `data`."""
     if "$ref" in node:
         yield from _alternatives(definitions[node["$ref"].rpartition("/")[2]], definitions, data)
         return

@@ -1,1 +1,1 @@
-"""The command line, and the runs, comparisons and reports behind it."""
+"""The command-line interface: runs, comparisons and reports."""

@@ -1,7 +1,7 @@
-"""The command line.
+"""The command-line interface.
 
-Exit codes: 0 done, 1 a fault that nobody foresaw, 2 the input must be mended, 3 the solution did not converge, 4 a
-quantity is not what the case expects, 130 interrupted.
+Exit codes: 0 success, 1 unexpected error, 2 invalid input, 3 not converged, 4 a quantity differs from its expected
+value, 130 interrupted.
 """
 
 import json
@@ -254,7 +254,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 
 def _draw(case: Case, path: Path, folder: Path) -> Path | None:
-    """Draw the last step."""
+    """Draw the last step; return the picture, or None if the case asks for none or has no such field."""
     field = case.output.picture
     if field is None:
         return None
@@ -269,13 +269,13 @@ def _draw(case: Case, path: Path, folder: Path) -> Path | None:
 
 
 def _print_notes(notes: Iterable[str]) -> None:
-    """Print what the user should know before trusting the results."""
+    """Print the notes of a run, one line each."""
     for note in notes:
         console.print(f"Note: {note}", soft_wrap=True)
 
 
 def _report(summary: dict[str, Any], folder: Path, picture: Path | None) -> None:
-    """Print where the time went, the quantities, and where to look next."""
+    """Print the timings, quantities, notes and result files of a run."""
     seconds = dict(summary["seconds"])
     total = seconds.pop("total")
     seconds["other"] = max(total - sum(seconds.values()), 0.0)
@@ -304,7 +304,7 @@ def _report(summary: dict[str, Any], folder: Path, picture: Path | None) -> None
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with its code; under mpirun only the first rank prints."""
+    """Run the command line and exit with its code; under mpirun only rank 0 prints."""
     from mpi4py import MPI
 
     console.quiet = errors.quiet = MPI.COMM_WORLD.rank != 0
@@ -313,9 +313,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 @contextmanager
 def _noted_interrupts() -> Iterator[list[int]]:
-    """Yield a list that every Ctrl-C enters before it raises KeyboardInterrupt.
+    """Yield a list that records every Ctrl-C before KeyboardInterrupt is raised.
 
-    Extensions may turn that into an error of their own: ctypes does where it converts arguments.
+    Extensions may replace the KeyboardInterrupt by another exception, as ctypes does when it converts arguments.
     """
     noted: list[int] = []
     previous = signal.getsignal(signal.SIGINT)
@@ -333,7 +333,7 @@ def _noted_interrupts() -> Iterator[list[int]]:
 
 
 def _guarded(arguments: list[str] | None) -> int:
-    """Run a command; turn errors into one line and an exit code."""
+    """Run a command; report errors in one line and return the exit code."""
     interrupts: list[int] = []
     try:
         with _noted_interrupts() as interrupts:
@@ -366,7 +366,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _abort(error: Exception, arguments: list[str]) -> int:
-    """Say what happened, every rank for itself, and stop all ranks."""
+    """Report an unexpected error on this rank and abort all ranks."""
     from mpi4py import MPI
 
     comm = MPI.COMM_WORLD

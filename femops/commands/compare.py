@@ -1,4 +1,4 @@
-"""The story of `femops compare`: one case solved with two laws, and how far apart the solutions are."""
+"""Implementation of `femops compare`: solve a case with two laws and compare the solutions."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -36,11 +36,11 @@ _MOST_CURVES = 3
 
 @dataclass(frozen=True)
 class Display:
-    """What shows the progress.
+    """Progress callbacks.
 
     Attributes:
-        training: Called while a surrogate is trained that nobody has trained.
-        steps: Returns what is called with the iterations of one side, `law` or `reference`.
+        training: Called while a missing surrogate is trained.
+        steps: Returns the callback for the iterations of one side, `law` or `reference`.
     """
 
     training: Progress
@@ -53,10 +53,10 @@ class _Side:
 
     Attributes:
         name: `law` or `reference`.
-        given: The law as it was named.
-        run: The case made ready.
-        summary: The summary of its run.
-        observations: Its solution at the end of every step.
+        given: The law as given on the command line.
+        run: The prepared run.
+        summary: Summary of the run.
+        observations: Solutions at the end of every step.
     """
 
     name: str
@@ -66,11 +66,11 @@ class _Side:
     observations: list[Observation] = field(default_factory=list)
 
     def observe(self, problem: MacroProblem, report: StepReport) -> None:
-        """Keep the solution at the end of a step."""
+        """Store the solution at the end of a step."""
         self.observations.append(observe(problem, report))
 
     def seconds(self, *, only: tuple[str, ...] = (), without: tuple[str, ...] = ()) -> float:
-        """Return the time of some parts [s]; of all if none are named."""
+        """Return the time of the selected parts [s]; by default of all parts."""
         parts = {name: value for name, value in self.summary["seconds"].items() if name != "total"}
         return float(sum(value for name, value in parts.items() if name in (only or parts) and name not in without))
 
@@ -82,14 +82,14 @@ def compare(
 
     Args:
         path: The case file.
-        overrides: Changes to it, as in `load_case`.
-        laws: The law to judge and the one that is right, see `Chooser.case_with`.
-        folder: Where `compare.json`, `compare.png` and the results of both go.
+        overrides: Overrides of the case, as in `load_case`.
+        laws: The law to assess and the reference law, see `Chooser.case_with`.
+        folder: Folder for `compare.json`, `compare.png` and the results of both runs.
         comm: The ranks that share the work.
-        display: Shows the progress.
+        display: Progress callbacks.
 
     Returns:
-        The report, as it is written to `compare.json`; its fields are documented in cases/README.md.
+        The content of `compare.json`; its fields are documented in cases/README.md.
 
     Raises:
         CaseError: The case or a law cannot be used; the message names the option.
@@ -104,7 +104,7 @@ def _compare(chooser: Chooser, laws: tuple[str, str], display: Display) -> dict[
     judged, right = _prepared(chooser, laws)
     on_root(comm, lambda: _remove_reports(folder))  # of an earlier comparison, whose results are replaced now
     for side in (right, judged):
-        side.run.timers.skip()  # what the other side took meanwhile
+        side.run.timers.skip()  # time of the other side
         watch = display.steps(side.name, side.run.case)
         try:
             side.summary = solve(side.run, path, folder / side.name, watch, side.observe)
@@ -125,14 +125,14 @@ def _remove_reports(folder: Path) -> None:
 
 
 def _prepared(chooser: Chooser, laws: tuple[str, str]) -> tuple[_Side, _Side]:
-    """Make both sides ready, so that mistakes in either are found before anything is solved."""
+    """Prepare both sides, so that errors in either are found before anything is solved."""
     law = chooser.case_with("--law", laws[0])
     reference = chooser.case_with("--reference", laws[1], law)
     if not surrogates_of(reference):
         reference = reference.model_copy(update={"trust": None})
     sides, mesh = [], None
     for name, given, case in (("law", laws[0], law), ("reference", laws[1], reference)):
-        output = case.output.model_copy(update={"micro": [], "picture": None})  # the other law may not have them
+        output = case.output.model_copy(update={"micro": [], "picture": None})  # the other law may not provide them
         try:
             case = case.model_copy(update={"output": output})
             run = prepare(case, chooser.path, chooser.comm, mesh, chooser.training)
@@ -144,12 +144,12 @@ def _prepared(chooser: Chooser, laws: tuple[str, str]) -> tuple[_Side, _Side]:
 
 
 def _offline_seconds(model: Path) -> float:
-    """Return the time that sampling and training of a model took; 0 if it does not say."""
+    """Return the time of sampling and training of a model [s]; 0 if unknown."""
     return float(read_manifest(model).metrics.get("offline_seconds") or 0.0)
 
 
 def _report(judged: _Side, right: _Side, differences: list[Difference]) -> dict[str, Any]:
-    """Return everything but the time that training took."""
+    """Return the report without the training time."""
     both, last = (judged, right), differences[-1]
     worst = {name: max(differences, key=lambda one, name=name: getattr(one, name)) for name in _NORMS}  # type: ignore[misc]
     moved, force = (boundary_differences(judged.observations, right.observations, of) for of in ("moved", "force"))
@@ -180,7 +180,7 @@ def _report(judged: _Side, right: _Side, differences: list[Difference]) -> dict[
 
 
 def _ratios(judged: _Side, right: _Side) -> dict[str, float | None]:
-    """Return how often each part of the law's time goes into the reference's."""
+    """Return the time of the reference divided by that of the law, for each part."""
     of_right = right.summary["seconds"]
     return {part: _over(of_right[part], value) for part, value in judged.summary["seconds"].items() if part in of_right}
 
@@ -203,7 +203,7 @@ def _write(folder: Path, report: dict[str, Any], judged: _Side, right: _Side, di
 
 
 def _curves(judged: _Side, right: _Side) -> list[Curve]:
-    """Return reaction over displacement of the boundaries that are moved most; without reactions, time over it."""
+    """Return force-displacement curves of the boundaries that move most; time-displacement without reactions."""
     moved = {name: np.array([one.moved[name] for one in right.observations]) for name in right.observations[0].moved}
     axis_of = {name: int(np.abs(values).max(axis=0).argmax()) for name, values in moved.items()}
     prescribed = judged.run.case.prescribed()

@@ -1,4 +1,4 @@
-"""The laws that `femops compare` is told to compare: from words on the command line to a case."""
+"""Resolution of the `--law` and `--reference` options of `femops compare` to cases."""
 
 import os
 from dataclasses import dataclass
@@ -30,14 +30,14 @@ def surrogates_of(case: Case) -> dict[str, SurrogateParameters]:
 
 @dataclass(frozen=True)
 class Chooser:
-    """Finds the laws of one comparison.
+    """Resolves the laws of one comparison.
 
     Attributes:
         path: The case file.
-        overrides: Changes to it.
-        folder: Where the mesh of a surrogate's RVE is written, if it has to be solved.
+        overrides: Overrides of the case.
+        folder: Folder for the meshes of the RVEs of surrogates, where the nested law is needed.
         comm: The ranks that work together.
-        training: Called while a surrogate is trained that nobody has trained.
+        training: Called while a missing surrogate is trained.
     """
 
     path: Path
@@ -51,12 +51,12 @@ class Chooser:
 
         Args:
             option: The option, for messages.
-            text: `case` for the case's own law, `nested` for the nested law that surrogates stand in for, a case file
-                whose `material` is taken, or a mapping in YAML.
+            text: `case` for the law of the case, `nested` for the nested law that its surrogates approximate, a case
+                file whose `material` is used, or a YAML mapping.
             judged: The case whose surrogates `nested` refers to; by default the case itself.
 
         Raises:
-            CaseError: The case or the law cannot be used; the message names the option if that is at fault.
+            CaseError: The case or the law cannot be used; the message names the option if it is at fault.
         """
         own = load_case(self.path, self.overrides)
         if text == OWN:
@@ -79,14 +79,14 @@ class Chooser:
             raise blamed(error, option, text) from error
 
     def model_folder(self, parameters: SurrogateParameters) -> Path:
-        """Return the folder of a trained surrogate; one of a study is trained first if it has to be; collective."""
+        """Return the model folder of a surrogate, training it first if given by an untrained study; collective."""
         if parameters.model is not None:
             return self.path.parent / parameters.model
         assert parameters.study is not None
         return trained_model(self.path.parent / parameters.study, parameters.law, self.comm, self.training)
 
     def _material_of(self, other: Path) -> str:
-        """Return the material of another case file, with paths relative to this one."""
+        """Return the material of another case file, with paths relative to the case."""
         material = read_yaml(other).get("material")
         if not isinstance(material, dict):
             raise CaseError("missing; expected a case file with a law", file=other, key="material")
@@ -94,7 +94,7 @@ class Chooser:
         return _flow(material)
 
     def _nested(self, option: str, case: Case) -> str:
-        """Return the material of a case with the nested law in place of its surrogates."""
+        """Return the material of a case with its surrogates replaced by nested laws."""
         surrogates = surrogates_of(case)
         if not surrogates:
             laws = ", ".join(law.law for law in case.laws().values())
@@ -105,7 +105,7 @@ class Chooser:
             material = {EVERYWHERE: material}
         for name, parameters in surrogates.items():
             if isinstance(parameters, FamilyParameters) and parameters.rve is not None:
-                material[name] = {"law": NESTED, "rve": material[name]["rve"]}  # the case describes it already
+                material[name] = {"law": NESTED, "rve": material[name]["rve"]}  # given in the case
                 continue
             mesh = self.folder / f"rve_{name}.msh"
             write = partial(_nested_law, self.model_folder(parameters), mesh, self.path)
@@ -114,7 +114,7 @@ class Chooser:
 
 
 def blamed(error: CaseError, option: str, text: str) -> CaseError:
-    """Return an error of a case; if the law of an option is at fault, with the option in place of the case."""
+    """Return an error of a case; if the law of an option is at fault, the error names the option instead."""
     if text == OWN or error.key.partition(".")[0] not in ("material", "--set"):
         return error
     return CaseError(error.problem, key=option if error.key == "--set" else f"{option}: {error.key}")
@@ -126,7 +126,7 @@ def _flow(material: Any) -> str:
 
 
 def _nested_law(model: Path, mesh: Path, path: Path) -> dict[str, Any]:
-    """Return the nested law of a model's RVE, whose mesh is written."""
+    """Write the mesh of the RVE of a model and return its nested law."""
     rve = rve_of_model(model)
     stored = read_manifest(model).rve
     assert stored is not None

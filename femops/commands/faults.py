@@ -1,4 +1,4 @@
-"""What the command line says of faults that nobody foresaw: one line, and a file with the details."""
+"""Reports of unexpected errors: one line, and a file with the details."""
 
 import datetime
 import errno
@@ -22,7 +22,7 @@ _PACKAGES = (
     "mpi4py",
     "torch",
 )
-# Faults of files that the user can mend: no room, no permission, and the like.
+# File errors that the user can fix: disk full, no permission, and the like.
 _OF_FILES = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOENT,
     errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EMFILE, errno.ESTALE,
@@ -30,7 +30,7 @@ _OF_FILES = {
 
 
 def of_files(error: BaseException) -> str | None:
-    """Return a line about a file that cannot be read or written; None for another error."""
+    """Return a message for a file that cannot be read or written; None for other errors."""
     if not isinstance(error, OSError) or error.errno not in _OF_FILES:
         return None
     where = f"{error.filename}: " if error.filename else ""
@@ -38,14 +38,14 @@ def of_files(error: BaseException) -> str | None:
 
 
 def noted(error: BaseException, arguments: list[str], rank: int | None) -> str:
-    """Write a file about an error and return a line about both.
+    """Write an error report and return a one-line message that names it.
 
-    The file goes to the current folder, or to that of temporary files where nothing can be written here.
+    The report is written to the current folder or, if that fails, to the folder for temporary files.
 
     Args:
         error: The error.
-        arguments: Those of the command.
-        rank: Which of several ranks this is; None if there is only one.
+        arguments: Command-line arguments.
+        rank: This rank; None for a single process.
     """
     now = datetime.datetime.now(datetime.UTC)
     of_rank = "" if rank is None else f"-rank{rank}"

@@ -1,4 +1,4 @@
-"""What the command line shows while a command works: bars on a terminal, plain lines in the log of a job."""
+"""Progress display: bars on a terminal, plain lines elsewhere."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +14,15 @@ from femops.surrogate.spec import Progress as StageProgress
 if TYPE_CHECKING:
     from femops.macro.stepping import StepReport
 
-_WIDEST_BAR, _BESIDE_THE_BAR = 40, 70  # a name, the time, and the usual note; longer ones are wrapped
+_WIDEST_BAR, _BESIDE_THE_BAR = 40, 70  # name, time and a typical note; longer notes are wrapped
 
 
 class Shown:
-    """Bars below each other, and without a terminal plain lines, one when a stage ends or its successor begins.
+    """Stacked progress bars or, without a terminal, one plain line per completed stage.
 
     Args:
         progress: The bars.
-        plain: Whether to print lines instead.
+        plain: Whether to print lines instead of bars.
     """
 
     def __init__(self, progress: Progress, *, plain: bool) -> None:
@@ -30,17 +30,17 @@ class Shown:
         self._line = self._printed = self._stage = ""
 
     def begin(self, text: str, total: int) -> TaskID:
-        """Begin a bar, the first one in place of the word about the set-up."""
+        """Begin a bar; the first one replaces the set-up message."""
         self.progress.update(self.progress.task_ids[0], visible=False)
         return self.progress.add_task(text, total=total, note="")
 
     def line(self, text: str) -> None:
-        """Print a line if there are no bars."""
+        """Print a line in plain mode."""
         if self.plain:
             self.console.print(text, soft_wrap=True)
 
     def tell(self, stage: str, done: int, total: int, note: str) -> None:
-        """Take notice of a stage that goes on, and print a line about it at its end."""
+        """Record the progress of a stage, and print a line when it ends."""
         if stage != self._stage:
             self.end_stage()
         self._stage, self._line = stage, f"{stage} {note or f'{done}/{total}'}"
@@ -48,7 +48,7 @@ class Shown:
             self.end_stage()
 
     def end_stage(self) -> None:
-        """Print the line of the last stage, unless that has been done."""
+        """Print the line of the last stage, unless already printed."""
         if self._line != self._printed:
             self.line(self._line)
         self._printed = self._line
@@ -56,14 +56,14 @@ class Shown:
 
 @contextmanager
 def bars(console: Console, comm: Any, *, transient: bool = False) -> Iterator[Shown]:
-    """Show bars on rank 0, below each other; until the first one begins, say that things are being set up.
+    """Show progress bars on rank 0, preceded by a set-up message.
 
-    Without a terminal there is nothing that moves, and a line only for what is done.
+    Without a terminal only completed stages are reported, one line each.
 
     Args:
-        console: Where to show them.
-        comm: The ranks that work.
-        transient: Whether they vanish at the end; then there are no lines either.
+        console: The console.
+        comm: The ranks that share the work.
+        transient: Whether bars are removed at the end; if so, no plain lines are printed either.
     """
     text = TextColumn("{task.description}", markup=False)
     note = TextColumn("{task.fields[note]}", markup=False, table_column=Column())
@@ -84,8 +84,8 @@ class Steps:
     """Shows the load steps of a run.
 
     Args:
-        shown: Where to show them.
-        case: The case that runs.
+        shown: The progress display.
+        case: The case.
     """
 
     def __init__(self, shown: Shown, case: Case) -> None:
@@ -111,10 +111,10 @@ class Steps:
 
 
 def stages(shown: Shown) -> StageProgress:
-    """Return what shows each stage of a training.
+    """Return a callback that shows the stages of a training.
 
     Args:
-        shown: Where to show them.
+        shown: The progress display.
     """
     tasks: dict[str, TaskID] = {}
 

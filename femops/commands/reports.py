@@ -1,4 +1,4 @@
-"""What the command line prints at the end of its longer stories."""
+"""Printed reports of runs, comparisons and trainings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from rich.table import Table
 
 
 def missed(summary: dict[str, Any]) -> list[str]:
-    """Return a line for each quantity of a run that is not what its case expects.
+    """Return a line for each quantity of a run that differs from its expected value.
 
     Args:
         summary: The summary of the run.
@@ -22,10 +22,10 @@ def missed(summary: dict[str, Any]) -> list[str]:
 
 
 def report_trust(console: Console, statistics: dict[str, Any]) -> None:
-    """Print where the laws of a run doubted their answers and what was done about it.
+    """Print the numbers of points in doubt and their treatment, and the largest errors.
 
     Args:
-        console: Where to print.
+        console: The console.
         statistics: `law_statistics` of the summary.
     """
     evaluated, solved = statistics["points_evaluated"], statistics["points_solved_exactly"]
@@ -43,11 +43,11 @@ def report_trust(console: Console, statistics: dict[str, Any]) -> None:
 
 
 def _report_error(console: Console, statistics: dict[str, Any]) -> None:
-    """Print the largest error of the answers used, and where it is unknown."""
+    """Print the largest error of the accepted responses, and the number of points where it is unknown."""
     infinite, judged = statistics["points_infinite"], statistics["points_judged"]
     kind = statistics["certificate"] or "as stated by the law"
     beyond = f"infinite at {infinite} of {judged} points" if infinite else ""
-    if statistics["largest_error"]:  # zero where all answers are exact
+    if statistics["largest_error"]:  # zero if all points were solved exactly
         largest = f"{statistics['largest_error']:.1e} ({kind})"
         console.print(f"Largest error of the answers used: {largest}{beyond and ', '}{beyond}.", soft_wrap=True)
     elif beyond:
@@ -58,10 +58,10 @@ def _report_error(console: Console, statistics: dict[str, Any]) -> None:
 
 
 def report_comparison(console: Console, report: dict[str, Any]) -> None:
-    """Print how far apart the solutions of two laws are, and their times.
+    """Print the differences between the solutions of two laws, and their times.
 
     Args:
-        console: Where to print.
+        console: The console.
         report: The content of `compare.json`.
     """
     title = " against ".join(", ".join(sorted(set(report["laws"][side].values()))) for side in ("law", "reference"))
@@ -96,10 +96,10 @@ def _number(value: float | None) -> str:
 
 
 def report_training(console: Console, metrics: Mapping[str, Any]) -> None:
-    """Print how good a trained surrogate is and what it took.
+    """Print the accuracy and the training cost of a surrogate.
 
     Args:
-        console: Where to print.
+        console: The console.
         metrics: The content of `metrics.json`.
     """
     if "validation" in metrics:
@@ -118,7 +118,7 @@ def report_training(console: Console, metrics: Mapping[str, Any]) -> None:
 
 
 def _judged(judged: Mapping[str, Any], figures: Mapping[str, Any]) -> int:
-    """Return the number of certificates that were judged."""
+    """Return the number of validated certificates."""
     return int(figures.get("of", judged["count"]))
 
 

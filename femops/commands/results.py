@@ -1,4 +1,4 @@
-"""The files of a run: fields of every step, curves, summary, and RVE fields of chosen points."""
+"""Output of a run: fields of the steps, curves, and RVE fields at chosen points."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ _NESTED = "nested solve"
 
 
 class _MicroPoint(NamedTuple):
-    """A point whose RVE is written: its region, its place there, its strain (n_s,) and its coordinates (dim,)."""
+    """A point whose RVE is written: region, index in the region, strain (n_s,) and coordinates (dim,)."""
 
     region: Region
     position: int
@@ -35,15 +35,14 @@ class _MicroPoint(NamedTuple):
 
 
 class Results:
-    """Writes what a run leaves behind; after every step its files are complete.
+    """Writes the results of a run; after every step the files are complete.
 
-    Fields are written at every `output.every`-th step and at the last one, which is the last accepted one where a run
-    ends early; curves at every step.
+    Curves are written at every step, fields at every `output.every`-th step and at the last accepted one.
 
     Args:
         problem: The macroscale problem.
-        folder: Where the files go at first; see `settle`.
-        name: Stem of the file of fields.
+        folder: Initial folder of the files; see `settle`.
+        name: Stem of the field file.
     """
 
     def __init__(self, problem: MacroProblem, folder: Path, name: str) -> None:
@@ -60,10 +59,10 @@ class Results:
         self._vtx: VTXWriter | None = None
 
     def step(self, report: StepReport) -> None:
-        """Write what is due of an accepted step; collective.
+        """Write the output due at an accepted step; collective.
 
         Raises:
-            CaseError: It cannot be written.
+            CaseError: A file cannot be written.
         """
         self._waiting = report.t, self._nodal(), self._cells()
         row, due = self._row(report), self.is_due(report)
@@ -72,11 +71,11 @@ class Results:
             self._vtx.write(report.t)
 
     def is_due(self, report: StepReport) -> bool:
-        """Tell whether the fields of a step are to be written."""
+        """Return whether the fields of a step are to be written."""
         return report.number % self._every == 0 or report.number == self._last
 
     def settle(self, folder: Path, report: StepReport) -> None:
-        """Go on in the folder that the files of the first step were moved to; collective.
+        """Continue in the folder to which the files of the first step were moved; collective.
 
         Args:
             folder: The folder.
@@ -86,7 +85,7 @@ class Results:
         if self._series is not None:
             self._series.path = folder / f"{self._name}.vtkhdf"
         if self.problem.case.output.vtx:
-            # ADIOS2 comes back to a path, which therefore must not move.
+            # ADIOS2 reopens its path, which therefore must not be moved.
             self._vtx = VTXWriter(
                 self.problem.comm, folder / f"{self._name}.bp", [self.problem.displacement], engine="BP4"
             )
@@ -100,10 +99,10 @@ class Results:
             self._vtx = None
 
     def finish(self) -> list[dict[str, Any]]:
-        """Write what belongs to the last step only, and return file, place and source of RVE fields; collective.
+        """Write the output of the last step; return file, location and source of the RVE fields; collective.
 
         Raises:
-            CaseError: It cannot be written.
+            CaseError: A file cannot be written.
         """
         self.close()
         if self.problem.case.output.points:
@@ -114,7 +113,7 @@ class Results:
         return [entry for _, entry in sorted(written, key=lambda one: one[0])]
 
     def write_waiting(self) -> None:
-        """Write the fields of the last accepted step, if they are not there yet; on the first rank, not collective."""
+        """Write the fields of the last accepted step if still pending; on rank 0, not collective."""
         if self._series is not None and self._waiting is not None:
             with shielded():
                 self._series.append(*self._waiting)
@@ -139,7 +138,7 @@ class Results:
         return {name: self._gatherer.cell_means(values) for name, values in self._point_fields().items()}
 
     def _point_fields(self) -> dict[str, Any]:
-        """Return the wanted fields at the quadrature points of this rank."""
+        """Return the requested fields at the quadrature points of this rank."""
         problem = self.problem
         material, wanted = problem.material, problem.case.output.fields
         stress_33 = material.stress_33 if problem.case.dim == 2 else None
@@ -180,7 +179,7 @@ class Results:
         on_root(self.problem.comm, write)
 
     def _micro_points(self) -> list[_MicroPoint | None]:
-        """Return the chosen points; None where another rank has the point."""
+        """Return the chosen points; None for points of other ranks."""
         problem, comm = self.problem, self.problem.comm
         strain, x = problem.quadrature.strain(), problem.quadrature.coordinates()
         having = [region.points for region in problem.material.regions if hasattr(region.law, "micro_fields")]
@@ -207,13 +206,13 @@ class Results:
         raise ValueError(f"point {point} has no law")
 
     def _write_all_micro(self, chosen: list[_MicroPoint | None]) -> list[tuple[int, dict[str, Any]]]:
-        """Write the fields of the RVEs that this rank has, and return what they are, with their numbers."""
+        """Write the fields of the RVEs on this rank; return their numbers and descriptions."""
         mine = [(number, one) for number, one in enumerate(chosen) if one is not None]
         with writing(self.folder):
             return [(number, self._write_micro(number, *one)) for number, one in mine]
 
     def _write_micro(self, number: int, region: Region, position: int, strain: Array, at: Array) -> dict[str, Any]:
-        """Write the fields of one RVE: those of the answer that the results hold."""
+        """Write the fields of one RVE, consistent with the stored response."""
         law: Any = region.law
         solved = bool(region.reason[position])
         exactly = solved and hasattr(law, "exact_micro_fields")
@@ -239,7 +238,7 @@ class Results:
         return {"file": file, "at": at, "source": source}
 
     def _source(self, region: Region) -> str:
-        """Return what fields of the region's own law come from."""
+        """Return the source of the RVE fields of a region's law."""
         parameters = self.problem.case.laws()[region.name]
         if parameters.law == "nested":
             return _NESTED
@@ -248,7 +247,7 @@ class Results:
 
 
 def remarks(problem: MacroProblem) -> dict[str, str]:
-    """Return what to know about fields of the results, by their names."""
+    """Return remarks on result fields, by field name."""
     shown = "von_mises" in problem.case.output.fields and problem.case.dim == 2
     if shown and problem.material.statistics.certificate is not None:
         return {"von_mises": "uses stress_33, which the certificate does not cover"}
@@ -256,16 +255,16 @@ def remarks(problem: MacroProblem) -> dict[str, str]:
 
 
 def _without_round_off(columns: Array, comm: MPI.Comm) -> Array:
-    """Return columns scaled and rounded, so that points tied by symmetry sort alike on any number of ranks."""
+    """Return columns scaled and rounded, so that the order of symmetric points does not depend on the ranks."""
     largest = np.max(comm.allgather(np.abs(columns).max(axis=0, initial=0.0)), axis=0)
     return np.round(columns / np.where(largest > 0.0, largest, 1.0), 9)
 
 
 def check_output(problem: MacroProblem) -> None:
-    """Refuse output that a case asks for and that its laws and fields do not have.
+    """Check that the laws provide the output that the case asks for.
 
     Raises:
-        CaseError: No law has RVEs whose fields could be written, or there is no field for the picture.
+        CaseError: RVE output is requested but no law has RVEs, or the field of the picture does not exist.
     """
     wanted, regions = problem.case.output, problem.material.regions
     if wanted.micro and not any(hasattr(region.law, "micro_fields") for region in regions):

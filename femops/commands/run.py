@@ -1,4 +1,4 @@
-"""The story of one run."""
+"""Run a case: build it, solve it and write the results."""
 
 import os
 import time
@@ -33,22 +33,22 @@ from femops.surrogate.spec import Progress
 
 Watch = Callable[[int, float, int, float], None]
 Observe = Callable[[MacroProblem, StepReport], None]
-# Keys of a case whose values are paths relative to it: meshes, and what trained surrogates come from.
+# Keys of a case whose values are paths relative to it: meshes, models and studies.
 _FILES = ("file", "model", "study")
-# A summary is written at most so often [s], and takes at most the inverse of this share of the time.
+# Smallest interval between summaries [s], and its smallest ratio to the time of writing one.
 _SUMMARY_EVERY, _SUMMARY_SHARE = 1.0, 20.0
 _PACKAGES = ("femops", "fenics-dolfinx", "dolfinx-solver-real", "petsc4py", "numpy", "numba", "gmsh", "torch")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A case made ready to solve.
+    """A case that is ready to solve.
 
     Attributes:
         case: The case.
-        problem: Its macroscale problem.
-        timers: Where the time goes.
-        notes: What the user should know before trusting the results, one line each.
+        problem: The macroscale problem.
+        timers: Timers of the run.
+        notes: Warnings about meshes, laws and results, one line each.
     """
 
     case: Case
@@ -58,16 +58,16 @@ class Run:
 
 
 def prepare(case: Case, path: Path, comm: MPI.Comm, mesh: MacroMesh | None = None, training: Progress = silent) -> Run:
-    """Build everything that a case names, without solving it; collective.
+    """Build meshes, laws and the macroscale problem of a case without solving it; collective.
 
-    Every law is called once, so that what it compiles is part of the set-up and not of the law's time.
+    Every law is called once, so that its compilation counts as set-up time.
 
     Args:
         case: The case.
-        path: Its file; relative paths start there.
+        path: The case file, to which relative paths refer.
         comm: The ranks that share the work.
-        mesh: The macroscale mesh, if it is there already.
-        training: Called while a surrogate is trained that the case wants and nobody has trained.
+        mesh: The macroscale mesh, if already built.
+        training: Called while a missing surrogate is trained.
 
     Raises:
         CaseError: The case cannot be built; the message names file and key.
@@ -88,7 +88,7 @@ def prepare(case: Case, path: Path, comm: MPI.Comm, mesh: MacroMesh | None = Non
 
 
 def notes(mesh: MacroMesh, laws: Mapping[str, MaterialLaw]) -> tuple[str, ...]:
-    """Return what the user should know about the meshes of a case, each line once."""
+    """Return the notes on the macroscale mesh and the RVE meshes of a case, without duplicates."""
     found = [f"mesh: {note}" for note in mesh.notes]
     for name, law in laws.items():
         rve = getattr(law, "rve", None)
@@ -121,9 +121,9 @@ def run_case(
 
     Args:
         case: The case.
-        path: Its file; relative paths start there and its stem names the results.
-        folder: Where the results go. Those of an earlier run are replaced when the first step is complete; a run that
-            ends before that leaves them as they were and writes why into `failure.json`.
+        path: The case file, to which relative paths refer; its stem names the results.
+        folder: Results folder. Earlier results are replaced once the first step is complete; a run that fails before
+            that keeps them and writes the reason to `failure.json`.
         comm: The ranks that share the work.
         watch: Called with step, time, iteration and residual.
         training: See `prepare`.
@@ -133,8 +133,8 @@ def run_case(
         The summary.
 
     Raises:
-        CaseError: The case cannot be built, or another process works in the folder.
-        NotConverged: A step failed; the results of the steps before are complete.
+        CaseError: The case cannot be built, or another process uses the folder.
+        NotConverged: A step failed; the results of the earlier steps are complete.
     """
     with locked(folder, comm):
         return solve(prepare(case, path, comm, training=training), path, folder, watch, observe)
@@ -143,12 +143,12 @@ def run_case(
 def solve(
     run: Run, path: Path, folder: Path, watch: Watch | None = None, observe: Observe | None = None
 ) -> dict[str, Any]:
-    """Solve what `prepare` made and write the results; collective, arguments as in `run_case`.
+    """Solve a prepared case and write its results; collective.
 
     Args:
-        run: A case made ready to solve.
-        path: Its file.
-        folder: Where the results go; locked by the caller.
+        run: The prepared case.
+        path: The case file.
+        folder: Results folder, locked by the caller.
         watch: Called with step, time, iteration and residual.
         observe: Called with the problem and each accepted step.
     """
@@ -174,12 +174,12 @@ def solve(
 
 
 class _Story:
-    """What a run has reached and written.
+    """Accepted steps and output of a run.
 
     Args:
-        run: A case made ready to solve.
-        path: Its file.
-        folder: Where the results go.
+        run: The prepared case.
+        path: The case file.
+        folder: Results folder.
     """
 
     def __init__(self, run: Run, path: Path, folder: Path) -> None:
@@ -198,7 +198,7 @@ class _Story:
         self._next_summary = 0.0
 
     def add(self, report: StepReport) -> None:
-        """Write an accepted step; collective."""
+        """Record an accepted step and write its output; collective."""
         comm = self.problem.comm
         self.results.step(report)
         self.steps.append(report)
@@ -219,7 +219,7 @@ class _Story:
         return self.place
 
     def failed(self, error: CaseError | NotConverged) -> CaseError | NotConverged:
-        """Note why a run ended; return the error with the case and with what was kept; collective."""
+        """Record the failure of a run; return the error with case and note on earlier results added; collective."""
         helps = not self.steps and not isinstance(error, Refused)
         hint = "; is every part of the body supported, and is the first step small enough?" if helps else ""
         kept = (
@@ -235,12 +235,12 @@ class _Story:
         return explained
 
     def close(self) -> None:
-        """Bring what there is to its place, however the run ended; not collective."""
+        """Move the written results to the results folder, also after a failure; not collective."""
         if self.problem.comm.rank != 0:
             return
         try:
             if self.steps or self.failure:
-                with suppress(OSError):  # then there is another error to tell
+                with suppress(OSError):  # another error is raised already
                     self._close()
         finally:
             self.place.close()
@@ -255,7 +255,7 @@ class _Story:
         self.place.take_over()
 
     def write_summary(self) -> None:
-        """Write the summary, and at first the case beside it; the next one waits, so that it takes little time."""
+        """Write the summary, the first time with the resolved case, and schedule the next one."""
         begin = time.monotonic()
         with writing(self.place.folder):
             if not self._written:
@@ -266,7 +266,7 @@ class _Story:
         self._next_summary = end + max(_SUMMARY_EVERY, _SUMMARY_SHARE * (end - begin))
 
     def summary(self) -> dict[str, Any]:
-        """Return the machine-readable face of a run; its fields are documented in cases/README.md."""
+        """Return the content of `summary.json`; its fields are documented in cases/README.md."""
         problem, run = self.problem, self.run
         return {
             "case": str(self.path),
@@ -289,15 +289,15 @@ class _Story:
 
 
 def expectations(case: Case, quantities: Mapping[str, float]) -> dict[str, dict[str, Any]]:
-    """Return how far quantities are from what a case expects of them.
+    """Compare quantities with their expected values.
 
     Args:
         case: The case.
-        quantities: Their values.
+        quantities: Values by name.
 
     Returns:
-        For each that has one, by name: the `expected` value, the `difference` relative to it (to 1 where it is 0), the
-        `rtol`, and whether it is `missed`.
+        For each quantity with an expected value, by name: `expected`, the relative `difference` (absolute where 0 is
+        expected), `rtol`, and `missed`, whether the difference exceeds `rtol`.
     """
     found = {}
     for name, value in quantities.items():
@@ -311,21 +311,21 @@ def expectations(case: Case, quantities: Mapping[str, float]) -> dict[str, dict[
 
 
 def resolved(case: Case) -> dict[str, Any]:
-    """Return a case with all its defaults, as it would be written in YAML."""
+    """Return a case with all defaults as a mapping for YAML."""
     data = case.model_dump(mode="json", exclude_none=True, serialize_as_any=True)
-    data["output"].setdefault("picture", None)  # none is not its default
+    data["output"].setdefault("picture", None)  # None is not the default
     laws = data["material"]
     data["material"] = laws[EVERYWHERE] if list(laws) == [EVERYWHERE] else laws
     return data
 
 
 def move_files(data: Any, base: Path, folder: Path) -> None:
-    """Make the files that a case names relative to another folder, in place.
+    """Rewrite the relative paths in a case to refer to another folder, in place.
 
     Args:
-        data: The case, or a block of it, as it would be written in YAML.
-        base: Folder from which its paths start.
-        folder: Folder from which they will start.
+        data: The case, or a block of it, as a mapping for YAML.
+        base: Folder to which the paths refer.
+        folder: Folder to which they will refer.
     """
     if isinstance(data, dict):
         for key, value in data.items():

@@ -1,1 +1,1 @@
-"""Case and study files: what users write, read, validated and typed."""
+"""Case and study files: reading, validation and typed models."""

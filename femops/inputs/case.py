@@ -1,4 +1,4 @@
-"""The case file: what a user writes, validated and typed."""
+"""Pydantic models of the case file."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -61,10 +61,10 @@ class MeshBlock(MeshFile):
         """Read or generate the mesh.
 
         Args:
-            base: Folder that a relative path starts from.
+            base: Folder to which a relative path refers.
 
         Raises:
-            CaseError: The file is missing or does not hold a mesh that femops can use.
+            CaseError: The file is missing or contains no usable mesh.
         """
         return super().read(base) if self.box is None else box(self.box.size, self.box.cells, self.box.cell)
 
@@ -229,7 +229,7 @@ class Case(_Block):
         return 2 if self.kinematics == "plane_strain" else 3
 
     def prescribed(self) -> dict[str, set[int]]:
-        """Return the axes along which the displacement of each named boundary is prescribed."""
+        """Return the axes of prescribed displacement of each boundary, by name."""
         axes: dict[str, set[int]] = {}
         for name, components in self.prescriptions():
             axes.setdefault(name, set()).update(components.given())
@@ -241,7 +241,7 @@ class Case(_Block):
         return [*self.supports.items(), *loads]
 
     def laws(self) -> dict[str, LawParameters]:
-        """Return the validated law of each region; `everywhere` stands for the whole body."""
+        """Return the validated law of each region; `everywhere` denotes the whole body."""
         return dict(self.material)
 
     @field_validator("material", mode="after")
@@ -301,7 +301,7 @@ class Case(_Block):
         return self
 
     def points(self) -> Iterator[tuple[str, list[float]]]:
-        """Yield key and coordinates of every point that the case names."""
+        """Yield key and coordinates of every point in the case."""
         for name, quantity in self.quantities.items():
             if quantity.at is not None:
                 yield f"quantities.{name}.at", quantity.at
@@ -349,16 +349,16 @@ def load_case(path: Path, overrides: tuple[str, ...] = ()) -> Case:
 
     Args:
         path: The YAML file.
-        overrides: Changes of the form `solver.rtol=1e-6`; the value is YAML.
+        overrides: Overrides of the form `solver.rtol=1e-6`; the value is YAML.
 
     Raises:
-        CaseError: The file is missing or not valid; the message names file, key and what was expected.
+        CaseError: The file is missing or invalid; the message names the file, the key and the expected value.
     """
     return load_validated(path, overrides, Case, case_schema, STUDY)
 
 
 def case_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a case file with the laws that are installed."""
+    """Return the JSON Schema of case files, including all installed laws."""
     laws = [spec.parameters for spec in installed_laws().values()]
     models: list[Any] = [(model, "validation") for model in (Case, *laws)]
     references, definitions = models_json_schema(models, title="femops case")

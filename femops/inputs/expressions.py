@@ -1,4 +1,4 @@
-"""Numbers, expressions in t, and tables of a case file as functions of time."""
+"""Time-dependent values of a case file: numbers, expressions in t, and tables."""
 
 import ast
 import math
@@ -41,7 +41,7 @@ _OPERATORS: dict[type[ast.AST], Callable[..., float]] = {
 
 
 def _compiled(node: ast.expr) -> Function:
-    """Return an arithmetic expression as a function of t; anything else is refused."""
+    """Compile an arithmetic expression to a function of t; anything else raises an error."""
     match node:
         case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
             number = float(value)
@@ -72,12 +72,12 @@ def _parsed(text: str) -> Function:
         if _too_deep(tree):
             raise OverflowError
         return _compiled(tree)
-    except (SyntaxError, OverflowError, RecursionError, MemoryError) as error:  # what the parser says of deep ones
+    except (SyntaxError, OverflowError, RecursionError, MemoryError) as error:  # raised for deep nesting
         raise ValueError(f"{shown(text)} given, expected an expression in t") from error
 
 
 def _too_deep(tree: ast.AST) -> bool:
-    """Return whether an expression could use up the stack, which may be high already when it is evaluated."""
+    """Return whether evaluating an expression could exceed the recursion limit, with a margin for the callers."""
     level, depth = [tree], 0
     while level and depth <= _DEEPEST:
         level, depth = [one for node in level for one in ast.iter_child_nodes(node)], depth + 1
@@ -85,15 +85,15 @@ def _too_deep(tree: ast.AST) -> bool:
 
 
 def value_at(value: Any, t: float) -> float:
-    """Return a value of a case file at a time.
+    """Evaluate a value of a case file at time t.
 
     Args:
-        value: A number, an expression in t such as `"5 * sin(pi * t)"`, or a table `[[t, value], ...]` that is
-            interpolated linearly and held constant outside.
+        value: A number, an expression in t such as `"5 * sin(pi * t)"`, or a table `[[t, value], ...]` with linear
+            interpolation and constant extrapolation.
         t: Time.
 
     Raises:
-        ValueError: The expression holds anything but arithmetic, or is not defined at t.
+        ValueError: The expression is not arithmetic, or not defined at t.
     """
     if isinstance(value, str):
         function = _parsed(value)

@@ -1,4 +1,4 @@
-"""The meshes that a case names, for `femops mesh`."""
+"""Macroscale and RVE meshes of a case, and their description."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def case_meshes(case: Case, base: Path) -> dict[str, TaggedMesh]:
 
 
 def describe(mesh: TaggedMesh) -> tuple[str, str, str, str]:
-    """Return cells, nodes, regions with their volume fractions, and boundaries, as text."""
+    """Return cells, nodes, regions with volume fractions, and boundaries of a mesh as text."""
     volume = measures(mesh)
     whole = _volume(mesh)
     regions = ", ".join(f"{name} ({volume[cells].sum() / whole:.3f})" for name, cells in mesh.regions.items())
@@ -52,7 +52,7 @@ def describe(mesh: TaggedMesh) -> tuple[str, str, str, str]:
 
 
 def _volume(mesh: TaggedMesh) -> float:
-    """Return the volume with voids, that of the box around the mesh where it has several parts."""
+    """Return the volume including voids; that of the bounding box if the mesh has several parts."""
     try:
         return Outline(mesh).volume
     except CaseError:

@@ -1,4 +1,4 @@
-"""The text of case and study files: YAML, changes to it from the command line, and its validation."""
+"""Reading of case and study files: YAML, overrides from the command line, and validation."""
 
 import sys
 from collections.abc import Callable
@@ -12,19 +12,19 @@ from pydantic import BaseModel, ValidationError
 from femops.errors import CaseError
 from femops.validation import first_error, shown, with_suggestion
 
-# Far beyond what a case needs, and little enough to be read in seconds.
+# Limits far beyond any case, yet files within them are read in seconds.
 _LARGEST_FILE = 16 * 2**20  # [bytes]
 _DEEPEST = 64
 _MOST_VALUES = 1_000_000
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as PyYAML reads it safely, within limits, and with every key only once in a block."""
+    """PyYAML's safe loader with limits on size and depth, and an error for duplicate keys."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._depth = 0
-        self._nodes = 0  # with every alias counted as what it stands for
+        self._nodes = 0  # aliases count as the nodes that they refer to
         self._sizes: dict[yaml.Node, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -59,7 +59,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         first: dict[str, yaml.Mark] = {}
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():  # or super tells
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():  # else super raises
             mark = first.setdefault(str(key.value), key.start_mark)
             if mark is not key.start_mark:
                 raise _problem(
@@ -73,10 +73,10 @@ def _problem(problem: str, mark: yaml.Mark) -> yaml.MarkedYAMLError:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the blocks of a case file as they are written.
+    """Read a YAML file as a mapping.
 
     Raises:
-        CaseError: The file is missing, is not UTF-8 or YAML, is too large, or holds no mapping.
+        CaseError: The file is missing, too large, not UTF-8 or YAML, or does not contain a mapping.
     """
     try:
         with path.open("rb") as file:
@@ -97,12 +97,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class OtherKind:
-    """A kind of file that is not expected, and how it is told.
+    """Another kind of input file, given by mistake.
 
     Attributes:
-        name: What it is.
-        keys: Keys that only it has.
-        command: The command that takes it.
+        name: Its kind.
+        keys: Keys that only this kind has.
+        command: The command for this kind.
     """
 
     name: str
@@ -117,17 +117,17 @@ CASE = OtherKind("case", frozenset({"material", "supports", "steps"}), "femops r
 def load_validated[M: BaseModel](
     path: Path, overrides: tuple[str, ...], model: type[M], schema: Callable[[], dict[str, Any]], other: OtherKind
 ) -> M:
-    """Read a file, change it and validate it.
+    """Read a file, apply overrides and validate it.
 
     Args:
         path: The YAML file.
-        overrides: Changes, see `apply_override`.
-        model: What the file has to be.
-        schema: Makes the model's JSON Schema, to name the known key that an unknown one resembles.
-        other: The kind of file that is easily taken for this one.
+        overrides: Overrides, see `apply_override`.
+        model: Pydantic model of the file.
+        schema: Returns the JSON Schema of the model, to suggest keys for unknown ones.
+        other: The kind of file that may be given by mistake.
 
     Raises:
-        CaseError: The file is missing or not valid; the message names file, key and what was expected.
+        CaseError: The file is missing or invalid; the message names the file, the key and the expected value.
     """
     data = read_yaml(path)
     for override in overrides:
@@ -144,21 +144,21 @@ def load_validated[M: BaseModel](
 
 
 def _explained(error: yaml.YAMLError) -> str:
-    """Return line and problem in one line."""
+    """Return the line number and the problem of a YAML error in one line."""
     mark = getattr(error, "problem_mark", None)
     line = "" if mark is None else f" at line {mark.line + 1}"
     return f"{line}: {' '.join(str(getattr(error, 'problem', None) or error).split())}"
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:
-    """Change one value in place.
+    """Override one value in place.
 
     Args:
-        data: The case as it is written.
-        override: A change such as `solver.rtol=1e-6`; the value is YAML.
+        data: Content of the file.
+        override: An override such as `solver.rtol=1e-6`; the value is YAML.
 
     Raises:
-        CaseError: The change is not of this form or leads through something that is no block of keys.
+        CaseError: The override does not have this form, or a parent key is not a block of keys.
     """
     key, separator, text = override.partition("=")
     *parents, last = key.split(".")

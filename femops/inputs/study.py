@@ -1,4 +1,4 @@
-"""The study file: an RVE and the strains to solve it at, or a family of RVEs, or a problem; and what to train on it."""
+"""Pydantic models of the study file: an RVE with strains, a family of RVEs or a problem, and the surrogate to train."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,11 +20,11 @@ from femops.surrogate.spec import SurrogateOptions
 from femops.validation import NestedError, numbers, shown
 
 Watch = Callable[[int, int], None]
-# A sampling is stored in at least so many parts: the work that a kill may cost, and how often progress moves.
+# Smallest number of batches of a sampling; at most one batch is lost on interruption, and progress moves per batch.
 _PARTS = 20
 SUBJECTS = ("rve", "family", "problem")
-"""What a study may be about."""
-# The tensor components of a symmetric field in the order of result files.
+"""Possible subjects of a study; exactly one is given."""
+# Tensor components of a symmetric field in VTK order.
 _VTK = ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2))
 
 
@@ -117,7 +117,7 @@ class Study(BaseModel):
         return self
 
     def samplings(self) -> Iterator[tuple[str, Sampling]]:
-        """Yield the blocks of strains by their keys."""
+        """Yield key and block of each given sampling."""
         if self.sampling is not None:
             yield "sampling", self.sampling
         if self.validation is not None:
@@ -129,16 +129,16 @@ def load_study(path: Path, overrides: tuple[str, ...] = ()) -> Study:
 
     Args:
         path: The YAML file.
-        overrides: Changes of the form `sampling.count=64`; the value is YAML.
+        overrides: Overrides of the form `sampling.count=64`; the value is YAML.
 
     Raises:
-        CaseError: The file is missing or not valid; the message names file, key and what was expected.
+        CaseError: The file is missing or invalid; the message names the file, the key and the expected value.
     """
     return load_validated(path, overrides, Study, study_schema, CASE)
 
 
 def study_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a study file with the laws and surrogates that are installed."""
+    """Return the JSON Schema of study files, including all installed laws and surrogates."""
     specs = installed_surrogates().values()
     blocks: dict[str, list[Any]] = {
         "surrogate": [spec.options for spec in specs],

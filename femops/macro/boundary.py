@@ -1,4 +1,4 @@
-"""Supports and loads by name, as functions of time."""
+"""Boundary conditions and loads on named boundaries and regions, as functions of time."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,10 +18,10 @@ from femops.parallel import on_every_rank
 
 
 def check_names(case: Case, mesh: MacroMesh) -> None:
-    """Refuse names of boundaries and regions that the mesh does not have.
+    """Check that the mesh has all boundaries and regions that the case names.
 
     Raises:
-        CaseError: A name is unknown; the message lists those that the mesh has.
+        CaseError: A name is unknown or cannot be used as the case demands; the message lists the known names.
     """
     boundaries = [(f"supports.{name}", name) for name in case.supports]
     regions = [(f"material.{name}", name) for name in case.laws() if name != EVERYWHERE]
@@ -70,10 +70,10 @@ def _without_facets(name: str, mesh: MacroMesh) -> str:
 
 
 class Supports:
-    """Prescribed displacements.
+    """Dirichlet conditions: the `supports` of a case and the `displacement` of its `loads`.
 
     Args:
-        case: The case; its `supports` and the `displacement` of its `loads`.
+        case: The case.
         mesh: The mesh.
         space: The displacement space.
     """
@@ -99,13 +99,13 @@ class Supports:
         _check_rigid(held, mesh)
 
     def set_time(self, t: float) -> None:
-        """Give every prescribed displacement its value at time t."""
+        """Set every prescribed displacement to its value at time t."""
         for constant, value in self._constants:
             constant.value = _at(value, t)
         on_every_rank(self._comm, lambda: self._check_agreement(t))
 
     def _check_agreement(self, t: float) -> None:
-        """Refuse two different values for one node, as where boundaries meet."""
+        """Check that boundaries that share nodes prescribe the same values there."""
         for number, (name, dofs) in enumerate(self._dofs):
             value = float(self._constants[number][0].value)
             for (other, others), (constant, _) in zip(self._dofs[:number], self._constants, strict=False):
@@ -132,7 +132,7 @@ class Loads:
         self._scalars: list[tuple[fem.Constant, Any]] = []
 
     def form(self, test: Any) -> Any:
-        """Return the virtual work of the loads, a UFL form; None if there are none."""
+        """Return the external virtual work as a UFL form; None without loads."""
         normal = ufl.FacetNormal(self._mesh.mesh)
         surface, volume = self._measures()
         terms = []
@@ -146,7 +146,7 @@ class Loads:
         return sum(terms[1:], terms[0]) if terms else None
 
     def set_time(self, t: float) -> None:
-        """Give every load its value at time t."""
+        """Set every load to its value at time t."""
         for constant, values in self._vectors:
             constant.value = np.array([_at(value, t) for value in values])
         for constant, value in self._scalars:
@@ -163,7 +163,7 @@ class Loads:
         return constant
 
     def _measures(self) -> tuple[ufl.Measure, ufl.Measure]:
-        """Return the measures over the loaded boundaries and regions, numbered as the loads are."""
+        """Return the measures over the loaded boundaries and regions; subdomain ids are load numbers."""
         mesh, domain = self._mesh, self._mesh.mesh
         sides, cells = [], []
         for number, (name, load) in enumerate(self._case.loads.items()):
@@ -180,18 +180,18 @@ class Loads:
 
 
 def _at(value: Any, t: float) -> Any:
-    """Return a value at a time that cutback may have chosen, which nobody could check before."""
+    """Return a value at time t; expressions are validated at step ends only, and cutback adds other times."""
     try:
         return np.asarray(value_at(value, t))
     except ValueError as error:
         raise CaseError(str(error)) from error
 
 
-_Held = tuple[Array, Any, Any]  # points (n, 3), the axis held at each, and its part of the body
+_Held = tuple[Array, Any, Any]  # points (n, 3), constrained axis and connected part of the body at each
 
 
 def _part_of_node(mesh: MacroMesh, space: fem.FunctionSpace) -> Any:
-    """Return the part of the body of each node of the displacement space."""
+    """Return the connected part of the body to which each node of the displacement space belongs."""
     nodes = space.dofmap.list
     part = np.zeros(space.tabulate_dof_coordinates().shape[0], dtype=np.int64)
     part[nodes.ravel()] = np.repeat(mesh.part_of_cell, nodes.shape[1])
@@ -199,7 +199,7 @@ def _part_of_node(mesh: MacroMesh, space: fem.FunctionSpace) -> Any:
 
 
 def _check_rigid(held: list[_Held], mesh: MacroMesh) -> None:
-    """Refuse supports that leave the body, or a part that shares no node with the rest, a rigid motion."""
+    """Check that the supports suppress all rigid body motions of every connected part of the body."""
     comm, n_parts = mesh.mesh.comm, len(mesh.parts)
     points = np.vstack([np.empty((0, 3)), *(x for x, _, _ in held)])
     axes, parts = (np.concatenate([np.empty(0, dtype=np.int64), *(one[i] for one in held)]) for i in (1, 2))
@@ -224,5 +224,5 @@ def _check_rigid(held: list[_Held], mesh: MacroMesh) -> None:
 
 
 def total(comm: MPI.Comm, values: Any) -> Any:
-    """Return the sum over all ranks of an array."""
+    """Return the sum of an array over all ranks; collective."""
     return comm.allreduce(np.asarray(values), op=MPI.SUM)

@@ -1,4 +1,4 @@
-"""How far apart two solutions of the same macroscale body are."""
+"""Differences between two solutions on the same macroscale mesh."""
 
 from dataclasses import dataclass, field
 
@@ -22,7 +22,7 @@ class Observation:
         displacement: Displacement dofs of this rank [length].
         stress: Stress at the points of this rank, Mandel [stress]. Shape (n_qp, n_s).
         moved: Mean displacement of each named boundary [length]. Shape (dim,) each.
-        force: Reaction of each boundary with prescribed components; 0 along the others [force]. Shape (dim,) each.
+        force: Reaction on each boundary with prescribed displacement; 0 along free axes [force]. Shape (dim,) each.
     """
 
     step: int
@@ -35,12 +35,12 @@ class Observation:
 
 @dataclass(frozen=True)
 class WorstPoint:
-    """The point with the largest difference in the stress.
+    """The quadrature point with the largest stress difference.
 
     Attributes:
-        at: Its coordinates [length].
-        difference: |σ − σ_ref| there [stress].
-        reference: |σ_ref| there [stress].
+        at: Coordinates [length].
+        difference: |σ − σ_ref| [stress].
+        reference: |σ_ref| [stress].
     """
 
     at: tuple[float, ...]
@@ -55,10 +55,10 @@ class Difference:
     Attributes:
         step: Number of the step.
         t: Time at its end.
-        displacement_rel_l2: ‖u − u_ref‖ / ‖u_ref‖ over the body.
-        stress_rel_l2: ‖σ − σ_ref‖ / ‖σ_ref‖ over the body, by its quadrature points.
-        stress_rel_max: Largest |σ − σ_ref| of all points over the largest |σ_ref|.
-        stress_worst: Where that is.
+        displacement_rel_l2: ‖u − u_ref‖ / ‖u_ref‖ in L2 over the body [-].
+        stress_rel_l2: ‖σ − σ_ref‖ / ‖σ_ref‖ in L2, integrated with the quadrature of the body [-].
+        stress_rel_max: max |σ − σ_ref| / max |σ_ref| over the quadrature points [-].
+        stress_worst: The point with the largest |σ − σ_ref|.
     """
 
     step: int
@@ -70,7 +70,7 @@ class Difference:
 
 
 def observe(problem: MacroProblem, report: StepReport) -> Observation:
-    """Copy the solution that a problem has at the end of a step; collective."""
+    """Return a copy of the solution at the end of a step; collective."""
     moved = {name: problem.mean_displacement_of(name) for name in problem.mesh.boundaries}
     force = {}
     for name, axes in problem.case.prescribed().items():
@@ -84,7 +84,7 @@ class Comparer:
     """Compares solutions on the mesh and spaces of a problem.
 
     Args:
-        problem: The macroscale problem; the solutions come from it or from one on the same mesh.
+        problem: The macroscale problem; solutions must come from it or from another problem on the same mesh.
     """
 
     def __init__(self, problem: MacroProblem) -> None:
@@ -115,7 +115,7 @@ class Comparer:
         return float(np.sqrt(total(self._comm, self._weights @ (stress**2).sum(axis=1))))
 
     def _worst(self, difference: Array, reference: Array) -> tuple[WorstPoint, float]:
-        """Return the worst point of all ranks and the largest stress of the reference."""
+        """Return the point with the largest difference and the largest reference stress, over all ranks."""
         here, sizes = np.linalg.norm(difference, axis=1), np.linalg.norm(reference, axis=1)
         mine = None
         if len(here):
@@ -128,7 +128,7 @@ class Comparer:
 
 
 def ratio(difference: float, reference: float) -> float:
-    """Return a relative difference; 0 where there is none, infinite where there is only a difference."""
+    """Return difference / reference; 0 if both vanish, infinite if only the reference does."""
     if difference == 0.0:
         return 0.0
     return difference / reference if reference > 0.0 else float("inf")
@@ -139,7 +139,7 @@ def boundary_differences(found: list[Observation], expected: list[Observation], 
 
     Args:
         found: Solutions at the ends of all steps.
-        expected: Those that they are compared with.
+        expected: Reference solutions at the ends of all steps.
         of: `moved` or `force`.
     """
     names = list(getattr(expected[0], of))

@@ -1,4 +1,4 @@
-"""The distributed body gathered on rank 0 as plain arrays, in an order that does not depend on the number of ranks."""
+"""Gathering of distributed fields on rank 0, in an order independent of the number of ranks."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from femops.output.grid import Grid
 
 
 class Gatherer:
-    """Brings nodal and point values of all ranks to rank 0.
+    """Gathers nodal and quadrature-point values of all ranks on rank 0.
 
-    Cells come in the order of the mesh file, nodes in the order in which the cells name them.
+    Cells are ordered as in the mesh file, nodes by their first appearance in the cells.
 
     Args:
         problem: The macroscale problem.
@@ -43,7 +43,7 @@ class Gatherer:
         self.grid = self._order(parts) if parts is not None else None
 
     def _order(self, parts: list[Any]) -> Grid:
-        """Sort cells as in the mesh file, number the nodes as the cells name them."""
+        """Order the cells as in the mesh file and number the nodes by first appearance."""
         filled = [part for part in parts if len(part[0])]
         self._cell_order = np.argsort(np.concatenate([part[0] for part in parts]), kind="stable")
         cells = np.concatenate([part[1] for part in filled])[self._cell_order]
@@ -69,7 +69,7 @@ class Gatherer:
         return values[self._node_order]
 
     def cell_means(self, values: Array) -> Array:
-        """Return the cell averages of values at the quadrature points (n_qp, ...) on rank 0. Shape (n_cells, ...)."""
+        """Return the cell means of quadrature-point values (n_qp, ...) on rank 0. Shape (n_cells, ...)."""
         shape = (-1, self._per_cell, *values.shape[1:])
         weights = self._weights.reshape(-1, self._per_cell)
         means = np.einsum("cq,cq...->c...", weights / weights.sum(axis=1, keepdims=True), values.reshape(shape))
@@ -77,7 +77,7 @@ class Gatherer:
         return means[:0] if parts is None else np.concatenate(parts)[self._cell_order]
 
     def points(self, values: Array) -> Array:
-        """Return values at the quadrature points of all ranks (n_qp, ...) on rank 0, cell by cell."""
+        """Return the quadrature-point values (n_qp, ...) of all ranks on rank 0, ordered by cell."""
         shape = (-1, self._per_cell, *values.shape[1:])
         parts = self._comm.gather(values.reshape(shape))
         if parts is None:

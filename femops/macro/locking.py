@@ -1,8 +1,8 @@
-"""Which laws lock in cells of first order: nearly incompressible ones, and those that flow at constant volume.
+"""Detection of volumetric locking in first-order cells.
 
-Cells of first order have too few ways to deform at constant volume; with a bulk modulus far above the shear modulus
-they are much too stiff (Hughes, The Finite Element Method, 1987, section 4.2), and bodies that flow plastically bear
-more than the collapse load (Nagtegaal, Parks and Rice, doi 10.1016/0045-7825(74)90032-2).
+First-order cells have too few isochoric deformation modes. They are much too stiff if the bulk modulus is far above
+the shear modulus (Hughes, The Finite Element Method, 1987, section 4.2), and overestimate the collapse load in plastic
+flow at constant volume (Nagtegaal, Parks and Rice, doi 10.1016/0045-7825(74)90032-2).
 """
 
 from collections.abc import Iterator
@@ -20,23 +20,22 @@ from femops.notation import Array
 from femops.rve.spec import RVE
 
 LARGEST_RATIO = 20.0
-"""Largest K/G that cells of first order bear, ν = 0.475."""
+"""Largest admissible K/G for first-order cells; corresponds to ν = 0.475."""
 _ROUND_OFF = 1e-9
-_SHARE = 0.05  # of the points; what happens at fewer is not worth a line
-# By these names a law tells that it flows itself; the averages of an RVE have the name of a phase in front.
+_SHARE = 0.05  # of the points; smaller shares are not reported
+# State fields of laws with plastic flow. Averages over an RVE are not matched: their names start with that of a phase.
 _FLOWS = ("plastic_strain", "equivalent_plastic_strain")
 _HIGHER = {"triangle": "triangle6", "quad": "quad8", "tetra": "tetra10", "hexahedron": "hexahedron20"}
 
 
 @dataclass(frozen=True)
 class Moduli:
-    """What tangents resist with.
+    """Bulk and shear moduli of tangents.
 
     Attributes:
         bulk: K of the isotropic part [stress]. Shape (n,).
         shear: G of the isotropic part [stress]. Shape (n,).
-        softest: Half the smallest stiffness against changes of shape, G if the tangent is isotropic [stress].
-            Shape (n,).
+        softest: Half the smallest deviatoric stiffness; G for an isotropic tangent [stress]. Shape (n,).
     """
 
     bulk: Array
@@ -45,10 +44,10 @@ class Moduli:
 
 
 def moduli(tangent: Array) -> Moduli:
-    """Split tangents into their resistance against changes of volume and of shape.
+    """Return the bulk and shear moduli of the isotropic part of tangents.
 
-    With m the identity and P the projection on deviators, both in the plane for plane strain, dim² κ = m C m and
-    2 (n_s − 1) G = tr(P C P). In 3D κ = K; in the plane C m = 2 (K + G/3) m, and κ = K + G/3.
+    With the second-order identity m and the deviatoric projection P (both in-plane for plane strain), dim² κ = m C m
+    and 2 (n_s − 1) G = tr(P C P). In 3D κ = K; in plane strain C m = 2 (K + G/3) m, so κ = K + G/3.
 
     Args:
         tangent: Mandel [stress]. Shape (n, n_s, n_s).
@@ -66,14 +65,14 @@ def moduli(tangent: Array) -> Moduli:
 
 
 def ratio(bulk: Array, shear: Array) -> Array:
-    """Return K/G, infinite where a material with a bulk modulus does not resist shear."""
+    """Return K/G; infinite where K > 0 and G ≤ 0, 0 where neither is positive."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(shear > 0.0, bulk / shear, np.where(bulk > 0.0, np.inf, 0.0))
 
 
 @dataclass
 class _Found:
-    """What was found in a region: K/G of the virgin material, then the largest shares of points, over all steps."""
+    """Findings in a region: K/G of the virgin material, and the largest shares of points over all steps."""
 
     virgin: float = 0.0
     above: float = 0.0
@@ -82,10 +81,10 @@ class _Found:
 
 @dataclass
 class Locking:
-    """Watches the laws of a body with cells of first order.
+    """Monitors the laws of a body with first-order cells for locking.
 
     Args:
-        material: The laws, which have answered to a body that is not strained.
+        material: The laws, evaluated once at zero strain.
         order: Order of the displacement.
     """
 
@@ -100,7 +99,7 @@ class Locking:
             self._found[region.name] = _Found(self._comm.allreduce(largest, op=MPI.MAX))
 
     def look(self) -> None:
-        """Look at the tangents and states at the end of a step; collective."""
+        """Update the findings with the tangents and states at the end of a step; collective."""
         for region in self._watched():
             found = self._found[region.name]
             tangents = moduli(self.material.tangent[region.points])
@@ -111,7 +110,7 @@ class Locking:
             found.flowing = max(found.flowing, n_flowing / max(n, 1))
 
     def notes(self) -> tuple[str, ...]:
-        """Return what the user should know, one line each."""
+        """Return warnings about locking, one line each."""
         lines = []
         for name, found in self._found.items():
             if found.virgin > LARGEST_RATIO:
@@ -136,7 +135,7 @@ class Locking:
 
 
 def _flowing(region: Region) -> Any:
-    """Return where a law says that it has flowed. Shape (n_points,)."""
+    """Return a mask of the points with plastic strain. Shape (n_points,)."""
     parts = [part for name, part in region.law.state_fields.items() if name in _FLOWS]
     flowing = np.zeros(len(region.points), dtype=bool)
     for part in parts:
@@ -145,7 +144,7 @@ def _flowing(region: Region) -> Any:
 
 
 def _of_rve(region: str, rve: RVE) -> Iterator[str]:
-    """Yield a line for each phase of an RVE of linear cells that locks."""
+    """Yield a warning for each phase that may lock in an RVE of linear cells."""
     mesh = rve.discretisation.mesh
     uniform = len(rve.phases) == 1 and rve.discretisation.volume_fraction(0) > 1.0 - _ROUND_OFF
     if mesh.kind.degree > 1 or uniform:

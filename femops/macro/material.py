@@ -1,4 +1,4 @@
-"""The laws of a body and their state at its quadrature points."""
+"""Evaluation of the laws of all regions of a body at its quadrature points."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -20,25 +20,27 @@ from femops.macro.trust import Counts, Enrichment, LawStatistics, choose_snapsho
 from femops.notation import Array
 from femops.parallel import on_every_rank
 
-# Small enough to be in the range of every law, and not zero, where laws may do less.
+# Within the range of every law, and not zero, where laws may take a shortcut.
 _WARM_UP_STRAIN = 1e-6
 
 
 @dataclass
 class Material:
-    """Evaluates every region's law on its batch of points.
+    """Evaluates the law of every region, each in one batch.
+
+    A point is in doubt where the response is invalid or not finite, or its error exceeds the tolerance of `trust`.
 
     Args:
-        laws: Law of each region; `everywhere` serves the whole body.
+        laws: Law of each region; `everywhere` denotes the whole body.
         mesh: The macroscale mesh.
-        quadrature: Its points.
-        trust: What to do where a law calls its answer wrong; None stops at invalid points only.
-        timers: Where the time of certificates and exact solves goes.
+        quadrature: Its quadrature points.
+        trust: Treatment of points in doubt; None stops at invalid points only.
+        timers: Timers of certificates and exact solves.
         called: Name of each region's law in the case, for messages.
 
     Raises:
-        CaseError: A law breaks the contract or has another dimension than the body, or none can solve exactly though
-            the case wants it.
+        CaseError: A law violates the contract or has the wrong dimension, or the case asks for exact solves or
+            enrichment without laws that support them.
     """
 
     laws: Mapping[str, MaterialLaw]
@@ -81,7 +83,7 @@ class Material:
 
     @property
     def states_error(self) -> bool:
-        """Whether any law has stated or will state errors; collective."""
+        """Whether any law provides errors or certificates; collective."""
         mine = not np.isnan(self.error).all() or self.statistics.certificate is not None
         return bool(self._comm.allreduce(mine, op=MPI.LOR))
 
@@ -90,13 +92,13 @@ class Material:
         return self.mesh.mesh.comm
 
     def warm_up(self, dt: float) -> None:
-        """Call every law once for one point, so that what it compiles or loads is done; collective.
+        """Call every law once at one point to trigger compilation and loading; collective.
 
         Args:
             dt: Length of an increment [time].
 
         Raises:
-            CaseError: A law breaks the contract.
+            CaseError: A law violates the contract.
         """
         strain = np.full((1, self.stress.shape[1]), _WARM_UP_STRAIN)
 
@@ -104,22 +106,22 @@ class Material:
             for region in self.regions:
                 region.warm_up(strain, dt, self.trust)
 
-        with suppress(NotConverged):  # what it answers does not matter
+        with suppress(NotConverged):  # the response is not used
             on_every_rank(self._comm, work)
 
     def evaluate(self, strain: Array, dt: float) -> None:
-        """Ask every law once for all its points; collective.
+        """Evaluate every law once at all its points; collective.
 
-        Points in doubt are solved exactly where the case wants it, those of a law in one batch. Answers that must
-        not be used serve as iterates; see `judge`.
+        Points in doubt are solved exactly, in one batch per law, if the case asks for it. Responses in doubt are
+        accepted during Newton iterations; see `judge`.
 
         Args:
             strain: Total strain at all points of this rank, Mandel [-]. Shape (n_qp, n_s).
             dt: Length of the increment [time].
 
         Raises:
-            NotConverged: A law on any rank found no answer.
-            CaseError: A law breaks the contract.
+            NotConverged: A law on any rank did not converge.
+            CaseError: A law violates the contract.
         """
         trust, timers = self.trust, self.timers
         self._counts = self._each(lambda region: region.ask(strain[region.points], dt, trust, timers))
@@ -132,28 +134,28 @@ class Material:
 
     @property
     def violation(self) -> str:
-        """Why the last response must not be used, empty if it may."""
+        """Why the last response must not be used; empty if it may be used."""
         return violation(self._counts, self.trust, solvable=self._certified)
 
     def judge(self) -> None:
-        """Refuse the last response, in which a body is in equilibrium, if it must not be used.
+        """Check that the last response, at equilibrium, may be used.
 
         Raises:
-            Refused: There are points in doubt that were not solved exactly.
+            Refused: Points in doubt were not solved exactly.
         """
         refuse(self._counts, self.trust, solvable=self._certified)
 
     def certify(self, strain: Array) -> int:
-        """Certify the last response where it is not exact; collective.
+        """Certify the last response at the points that were not solved exactly; collective.
 
         Args:
-            strain: The strain of that response. Shape (n_qp, n_s).
+            strain: Strain of the last response, Mandel [-]. Shape (n_qp, n_s).
 
         Returns:
-            Number of points, over all ranks, that have to be solved exactly from now on.
+            Number of points, over all ranks, that are solved exactly from now on.
 
         Raises:
-            Refused: There are points above the tolerance and the case wants to stop there.
+            Refused: Points exceed the tolerance and `trust.on_violation` is `stop`.
         """
         trust = self.trust
         if trust is None or not self._certified:
@@ -174,24 +176,24 @@ class Material:
         self.keep()
 
     def keep(self) -> None:
-        """Make the present response, and the points solved exactly, what `restore` returns to."""
+        """Save the current response and the set of exactly solved points for `restore`."""
         self._kept = tuple(one.copy() for one in (self.stress, self.tangent, self.stress_33, self.error))
         for region in self.regions:
             region.keep()
 
     def restore(self) -> None:
-        """Forget every response since `keep`."""
+        """Return to the response saved by `keep`."""
         for values, kept in zip((self.stress, self.tangent, self.stress_33, self.error), self._kept, strict=True):
             values[:] = kept
         for region in self.regions:
             region.restore()
 
     def enrich(self, strain: Array, step: int) -> None:
-        """Let the laws learn from what was solved exactly in the last response; collective.
+        """Enrich the laws with exact solutions at some of the exactly solved points; collective.
 
         Args:
-            strain: The strain of that response. Shape (n_qp, n_s).
-            step: Number of the step that ends with it.
+            strain: Strain of the last response, Mandel [-]. Shape (n_qp, n_s).
+            step: Number of the completed step.
         """
         for region in self.regions:
             if self.trust is None or not self.trust.enrich or region.certified is None:
@@ -204,7 +206,7 @@ class Material:
                 self.statistics.enrichments.append(Enrichment(step, region.name, len(chosen)))
 
     def state_fields(self) -> dict[str, Array]:
-        """Return the committed parts of the state worth looking at, NaN outside their region. Shape (n_qp, ...)."""
+        """Return the committed state fields of all laws by name, NaN outside their region. Shape (n_qp, n) each."""
         fields: dict[str, Array] = {}
         for region in self.regions:
             for name, part in region.law.state_fields.items():
@@ -213,7 +215,7 @@ class Material:
         return fields
 
     def _each(self, work: Callable[[Region], Counts]) -> Counts:
-        """Do something with every region; add up what happened on all ranks."""
+        """Apply `work` to every region and return the counts summed over all ranks."""
         counts = on_every_rank(self._comm, lambda: [work(region) for region in self.regions])
         for region in self.regions:
             self.error[region.points] = region.error
@@ -226,7 +228,7 @@ class Material:
 
 
 def _check_state_fields(regions: list[Region]) -> None:
-    """Refuse parts of the state that have one name and different sizes, as they are one field of the results."""
+    """Check that state fields of the same name have the same size, as they form one result field."""
     sizes: dict[str, tuple[int, str]] = {}
     for region in regions:
         for name, part in region.law.state_fields.items():

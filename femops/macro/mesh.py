@@ -30,11 +30,11 @@ class MacroMesh:
         kind: The kind of its cells.
         regions: Cells of this rank in each region.
         boundaries: Facets of this rank on each named boundary.
-        interior: The boundaries that do not lie on the surface of the body.
-        notes: What the user should know about the mesh, one line each.
-        bare_sets: Named sets that are no boundary, and why.
-        parts: What to call each part that shares no node with the others.
-        part_of_cell: The part of each cell of this rank. Shape (n_cells,).
+        interior: Names of boundaries inside the body.
+        notes: Warnings about the mesh, one line each.
+        bare_sets: Named sets that are not boundaries, with the reason.
+        parts: Description of each connected part of the body.
+        part_of_cell: Connected part of each cell of this rank. Shape (n_cells,).
     """
 
     mesh: dolfinx_mesh.Mesh
@@ -54,11 +54,11 @@ class MacroMesh:
 
 
 def macro_mesh(make: Callable[[], TaggedMesh], dim: int, comm: MPI.Comm) -> MacroMesh:
-    """Make the mesh on rank 0 and distribute it.
+    """Read or generate the mesh on rank 0 and distribute it; collective.
 
     Args:
         make: Reads or generates the mesh.
-        dim: Dimension that the case expects.
+        dim: Dimension of the case.
         comm: The ranks that share the mesh.
 
     Raises:
@@ -77,7 +77,7 @@ def macro_mesh(make: Callable[[], TaggedMesh], dim: int, comm: MPI.Comm) -> Macr
 
 
 def _header(mesh: TaggedMesh) -> dict[str, Any]:
-    """Return what every rank has to know of the mesh."""
+    """Return the mesh data that every rank needs."""
     n_parts, part = part_of_nodes(mesh.cells, len(mesh.points))
     return {
         "dim": mesh.dim,
@@ -92,19 +92,19 @@ def _header(mesh: TaggedMesh) -> dict[str, Any]:
 
 
 def _interior(mesh: TaggedMesh) -> frozenset[str]:
-    """Return the boundaries with facets between two cells."""
+    """Return the names of boundaries with facets between two cells."""
     surface = _as_keys(exterior_facets(mesh.cells, mesh.kind))
     return frozenset(name for name, facets in mesh.boundaries.items() if not np.isin(_as_keys(facets), surface).all())
 
 
 def _as_keys(facets: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:
-    """Return one comparable key for the nodes of each facet, whatever their order. Shape (n_facets,)."""
+    """Return a key for the node set of each facet. Shape (n_facets,)."""
     nodes = np.ascontiguousarray(np.sort(facets, axis=1))
     return nodes.view([("", nodes.dtype)] * nodes.shape[1]).ravel()
 
 
 def _complete(mesh: TaggedMesh) -> TaggedMesh:
-    """Give cells of 8 nodes a centre node, as DOLFINx has only complete polynomial geometries."""
+    """Convert quad8 to quad9 cells, as DOLFINx has no serendipity geometries."""
     if not mesh.kind.serendipity:
         return mesh
     if mesh.kind.name != "quad8":
@@ -156,7 +156,7 @@ def _distribute(tagged: TaggedMesh | None, header: dict[str, Any], comm: MPI.Com
 
 
 def _parts(mesh: dolfinx_mesh.Mesh, cells: npt.NDArray[np.int64], n_parts: int) -> Indices:
-    """Return the part of each cell of this rank; `cells` are those of the input on rank 0, none elsewhere."""
+    """Return the connected part of each cell of this rank; `cells` are input cells on rank 0, empty elsewhere."""
     dim = mesh.topology.dim
     found = np.zeros(mesh.topology.index_map(dim).size_local, dtype=np.int32)
     if n_parts == 1:
@@ -168,14 +168,14 @@ def _parts(mesh: dolfinx_mesh.Mesh, cells: npt.NDArray[np.int64], n_parts: int) 
 
 
 def _entities(mesh: dolfinx_mesh.Mesh, dim: int, nodes: Any, n_nodes: int) -> Indices:
-    """Return this rank's entities that have the given nodes of the input (on rank 0; None elsewhere)."""
+    """Return this rank's entities with the given input nodes (on rank 0; None elsewhere)."""
     if nodes is None:
         nodes = np.empty((0, n_nodes), dtype=np.int64)
     return np.unique(_tagged(mesh, dim, nodes, np.ones(len(nodes), dtype=np.int32)).indices).astype(np.int32)
 
 
 def _tagged(mesh: dolfinx_mesh.Mesh, dim: int, nodes: Any, values: Indices) -> dolfinx_mesh.MeshTags:
-    """Return this rank's entities, with values, that have the given nodes of the input."""
+    """Return this rank's entities with the given input nodes as mesh tags."""
     nodes = np.ascontiguousarray(nodes, dtype=np.int64)
     found, found_values = distribute_entity_data(mesh, dim, nodes, values)
     mesh.topology.create_connectivity(dim, 0)

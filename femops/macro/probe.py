@@ -27,10 +27,10 @@ def displacement_at(problem: MacroProblem, at: Sequence[float]) -> Array:
 
 
 def check_points(problem: MacroProblem) -> None:
-    """Refuse points of the case that lie outside the body, and RVE fields of points without RVE; collective.
+    """Check that all points of the case lie in the body, and that points of RVE output have an RVE; collective.
 
     Raises:
-        CaseError: A point cannot be used; the message names its key.
+        CaseError: A point is invalid; the message names its key.
     """
     for key, at in problem.case.points():
         try:
@@ -44,7 +44,7 @@ def check_points(problem: MacroProblem) -> None:
 
 
 def _law_without_rve(problem: MacroProblem, cell: int) -> str:
-    """Return the name of the law of a cell of this rank, empty if it has an RVE or the cell is elsewhere."""
+    """Return the name of the law of a cell; empty if it has an RVE or the cell is on another rank."""
     points = problem.quadrature.points_of([cell])
     for region in problem.material.regions:
         if cell >= 0 and not hasattr(region.law, "micro_fields") and np.isin(points, region.points).any():
@@ -57,7 +57,7 @@ def _point(at: Sequence[float]) -> Array:
 
 
 def _locate(mesh: MacroMesh, at: Sequence[float]) -> tuple[int, int]:
-    """Return the first rank that has the point and the cell there, −1 on the ranks without; collective."""
+    """Return the lowest rank that has the point, and its cell on this rank or −1; collective."""
     comm = mesh.mesh.comm
     own = float(np.ptp(mesh.mesh.geometry.x, axis=0).max()) if mesh.n_cells else 0.0
     extent = comm.allreduce(own, op=MPI.MAX)
@@ -69,7 +69,7 @@ def _locate(mesh: MacroMesh, at: Sequence[float]) -> tuple[int, int]:
 
 
 def _cell_of(mesh: MacroMesh, point: Array, tolerance: float) -> int:
-    """Return a cell of this rank that holds the point, or −1; the boundary counts as inside to round-off."""
+    """Return a cell of this rank that contains the point up to round-off, or −1."""
     domain = mesh.mesh
     if mesh.n_cells == 0:
         return -1

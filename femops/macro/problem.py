@@ -1,4 +1,4 @@
-"""The weak form of equilibrium and its Newton solution for one load step."""
+"""The weak form of macroscale equilibrium and its solution by Newton's method."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from femops.macro.quadrature import Quadrature, default_degree
 from femops.macro.timers import Timers
 from femops.notation import Array
 
-# An unloaded body is in equilibrium to round-off of the forces that it bore before, not of those that are left.
+# After unloading, the residual can only fall to round-off of the largest earlier forces, not of the current ones.
 _SMALLEST_FORCE = 1e-3
 
 Watch = Callable[[int, float], None]
@@ -31,7 +31,7 @@ Watch = Callable[[int, float], None]
 
 @dataclass
 class NewtonReport:
-    """How a Newton solve went: relative residual norms, one for each iterate."""
+    """Relative residual norms of a Newton solve, one per iteration."""
 
     residuals: list[float] = field(default_factory=list)
 
@@ -48,7 +48,7 @@ class MacroProblem:
         case: The case.
         mesh: Its mesh.
         laws: Law of each region.
-        timers: Where the time goes.
+        timers: Timers of the run.
 
     Raises:
         CaseError: The case names a boundary or region that the mesh does not have.
@@ -89,7 +89,7 @@ class MacroProblem:
         """Evaluate the laws at the current displacement; collective.
 
         Raises:
-            NotConverged: A law found no answer.
+            NotConverged: A law did not converge.
         """
         with self.timers.part("assembly"):
             strain = self.quadrature.strain()
@@ -98,7 +98,7 @@ class MacroProblem:
         self._hand_over()
 
     def residual_norms(self) -> tuple[float, float]:
-        """Assemble the residual; return its norm over the free dofs and the norm of the internal forces [force]."""
+        """Assemble the residual and return its norm over the free dofs and the norm of the internal forces [force]."""
         with self.timers.part("assembly"):
             internal = _assemble(self._internal, self._force).array_r
             residual = internal.copy()
@@ -111,7 +111,7 @@ class MacroProblem:
             return float(np.sqrt(squares[0])), float(np.sqrt(squares[1]))
 
     def solve(self, t: float, dt: float, watch: Watch | None = None) -> NewtonReport:
-        """Advance the body to time t by Newton's method; on failure it is left as it was.
+        """Advance the solution to time t by Newton's method; on failure the previous solution is restored.
 
         Args:
             t: Time at the end of the increment.
@@ -119,8 +119,8 @@ class MacroProblem:
             watch: Called with iteration and relative residual.
 
         Raises:
-            NotConverged: The residual stayed above the tolerance, or a law found no answer.
-            Refused: The body is in equilibrium, but with answers of a law that must not be used.
+            NotConverged: The residual stayed above the tolerance, or a law did not converge.
+            Refused: Newton's method converged, but the response of a law must not be used.
         """
         self.supports.set_time(t)
         self.loads.set_time(t)
@@ -139,11 +139,11 @@ class MacroProblem:
         return report
 
     def enrich(self, step: int) -> None:
-        """Let the laws learn from the points that were solved exactly at the end of a step; collective."""
+        """Enrich the laws with exact solutions at the end of a step; collective."""
         self.material.enrich(self.quadrature.strain(), step)
 
     def _iterate(self, dt: float, report: NewtonReport, watch: Watch | None) -> None:
-        """Newton's method; the first step uses the tangent of the committed state and brings in the new data."""
+        """Run Newton's method; the first iteration applies the new loads with the tangent of the committed state."""
         for _ in range(self.case.solver.max_iter):
             self._advance()
             self.evaluate(dt)
@@ -164,7 +164,7 @@ class MacroProblem:
         raise NotConverged(f"{problem}; in the last one {doubt}" if doubt else problem, tuple(report.residuals))
 
     def _advance(self) -> None:
-        """Solve the linearised problem, with the prescribed displacements, and update the displacement."""
+        """Solve the linearised problem with the Dirichlet conditions and update the displacement."""
         conditions, x = self.supports.conditions, self.displacement.x.petsc_vec
         with self.timers.part("assembly"):
             self._matrix.zeroEntries()
@@ -181,7 +181,7 @@ class MacroProblem:
             try:
                 self._solver.solve(right, self._step)
             except PETSc.Error as error:
-                self._make_solver()  # a solve that raises leaves solver and vectors locked
+                self._make_solver()  # a failed solve leaves the solver and vectors locked
                 raise NotConverged(f"the macroscale linear solver failed (PETSc error {error.ierr})") from error
             if self._solver.getConvergedReason() < 0 or not np.isfinite(self._step.norm()):
                 raise NotConverged("the macroscale stiffness is singular; are there enough supports?")
@@ -208,9 +208,9 @@ class MacroProblem:
         self._fixed = every[every < owned]
 
     def _round_off(self) -> float:
-        """Return the residual that rounding leaves after a motion that strains nothing [force].
+        """Return the round-off level of the residual for a rigid body motion [force].
 
-        Only where no load but the supports move the body: a body that yields to a load without end has to fail.
+        Zero with external loads, so that a body at its limit load fails to converge.
         """
         if self._external is not None:
             return 0.0
@@ -247,7 +247,7 @@ class MacroProblem:
         self._hand_over()
 
     def reaction_on(self, boundary: str) -> Array:
-        """Return the force that the support exerts on the body over a named boundary [force]. Shape (dim,)."""
+        """Return the reaction force of the support on a named boundary [force]. Shape (dim,)."""
         return self._over_boundary(boundary, self.reaction, mean=False)
 
     def mean_displacement_of(self, boundary: str) -> Array:

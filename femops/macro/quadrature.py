@@ -1,4 +1,4 @@
-"""Quadrature spaces and the transfer of strains, stresses and tangents between them and arrays over points."""
+"""Quadrature points of the body, and transfer of strain, stress and tangent between forms and arrays."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ class Quadrature:
 
     Args:
         mesh: The macroscale mesh.
-        displacement: The displacement whose strain is wanted.
+        displacement: The displacement field.
         degree: Quadrature degree.
     """
 
@@ -57,7 +57,7 @@ class Quadrature:
         return len(self.cells) * self.per_cell
 
     def points_of(self, cells: Any) -> Any:
-        """Return the points of some cells. Shape (n_cells · n_points_of_cell,)."""
+        """Return the quadrature points of the given cells. Shape (n_cells · n_points_of_cell,)."""
         return (np.asarray(cells)[:, None] * self.per_cell + np.arange(self.per_cell)).ravel()
 
     def strain(self) -> Array:
@@ -76,7 +76,7 @@ class Quadrature:
         return (values * self._reference_weights).ravel()
 
     def set_response(self, stress: Array, tangent: Array) -> None:
-        """Store stresses (n_qp, n_s) and tangents (n_qp, n_s, n_s) where the weak form reads them."""
+        """Set the stress (n_qp, n_s) and tangent (n_qp, n_s, n_s) used by the weak form."""
         for function, values in ((self.stress, stress), (self.tangent, tangent)):
             dofmap = function.function_space.dofmap
             points = dofmap.list[self.cells].ravel()

@@ -1,4 +1,4 @@
-"""A law, the points that it serves on this rank, and which of them are solved exactly instead."""
+"""A region: its law, the state at its points on this rank, and the points that are solved exactly."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,8 +15,8 @@ from femops.macro.timers import Timers
 from femops.macro.trust import Counts, Reason
 from femops.notation import Array
 
-# A point that was in doubt so often within an increment stays exact until its end, lest Newton's method swing
-# between two laws.
+# A point in doubt this often within an increment is solved exactly until its end, so that Newton's method does not
+# alternate between two laws.
 _OFTEN = 2
 
 _Ask = Callable[[Array, Array, float], LawResponse]
@@ -24,20 +24,20 @@ _Ask = Callable[[Array, Array, float], LawResponse]
 
 @dataclass
 class Region:
-    """A law and the points that it serves on this rank.
+    """A law and its quadrature points on this rank; for points in doubt see `femops.macro.material.Material`.
 
     Attributes:
         name: Name of the region, or `everywhere`.
         law: Its law.
         points: Quadrature points of the region on this rank.
-        state: Committed state, which cannot be written to. Shape (n_points, n_state).
+        state: Committed state, read-only. Shape (n_points, n_state).
         called: Name of the law in the case, for messages.
         trial: The last response.
-        error: Relative error of the last response; 0 where it is exact, NaN where none is stated. Shape (n_points,).
-        reason: Why a point of the last response was solved exactly, see `Reason`. Shape (n_points,).
-        memory: The same for points that stay exact for the rest of the run. Shape (n_points,).
-        doubt: The error for which a point was solved exactly, infinite where its answer was invalid. Shape (n_points,).
-        flags: How often a point was in doubt within the increment. Shape (n_points,).
+        error: Relative error of the last response; 0 where solved exactly, NaN where unknown. Shape (n_points,).
+        reason: Why each point of the last response was solved exactly, see `Reason`. Shape (n_points,).
+        memory: Why each point is solved exactly in all further evaluations, until `forget`. Shape (n_points,).
+        doubt: Error that caused the exact solve; infinite for an invalid response. Shape (n_points,).
+        flags: Number of times each point was in doubt within the increment. Shape (n_points,).
     """
 
     name: str
@@ -62,22 +62,22 @@ class Region:
 
     @property
     def certified(self) -> CertifiedLaw | None:
-        """The law, if it knows its error and can solve exactly."""
+        """The law, if it can certify its error and solve exactly; otherwise None."""
         return self.law if isinstance(self.law, CertifiedLaw) else None
 
     @property
     def solved(self) -> Any:
-        """Positions of the points that were solved exactly in the last response."""
+        """Indices of the points that were solved exactly in the last response."""
         return np.flatnonzero(self.reason)
 
     @contextmanager
     def blaming_law(self) -> Iterator[None]:
-        """Name the law in every error that it raises or causes.
+        """Add the name of the law to every exception raised inside the block.
 
         Raises:
-            NotConverged: As the law said.
-            CaseError: The law breaks the contract.
-            OSError: As it came.
+            NotConverged: The law did not converge.
+            CaseError: The law violates the contract.
+            OSError: Unchanged.
             RuntimeError: Any other exception of the law.
         """
         who = f"law of {self.name}" + (f" ({self.called!r})" if self.called else "")
@@ -88,18 +88,18 @@ class Region:
         except CaseError as error:
             key = "material" if self.name == EVERYWHERE else f"material.{self.name}"
             raise CaseError(f"{who}: {error.problem}", error.file, error.key).within(key=key) from error
-        except OSError:  # of files, which it names itself
+        except OSError:  # names its file already
             raise
         except (Exception, SystemExit) as error:
             raise RuntimeError(f"{who}: {type(error).__name__}: {error}") from error
 
     def warm_up(self, strain: Array, dt: float, trust: Trust | None) -> None:
-        """Ask everything once that a run asks, for one point in the virgin state; the answers do not matter.
+        """Call every method of the law used in the run once, at one virgin point, to trigger compilation and loading.
 
         Args:
-            strain: Shape (1, n_s).
+            strain: Strain, Mandel [-]. Shape (1, n_s).
             dt: Length of the increment [time].
-            trust: What the case wants.
+            trust: Trust settings of the case.
         """
         state = np.zeros((1, self.law.n_state))
         response = self._asked(self.law.evaluate, strain, state, dt)
@@ -115,33 +115,33 @@ class Region:
             self.state = read_only(self.trial.state)
 
     def forget(self) -> None:
-        """Solve no point exactly any more because it once was."""
+        """Reset which points are solved exactly."""
         n = len(self.points)
         self.reason, self.memory, self.flags = (np.zeros(n, dtype=np.int64) for _ in range(3))
         self.doubt = np.zeros(n)
 
     def keep(self) -> None:
-        """Make what is remembered now what `restore` returns to."""
+        """Save the errors and the set of exactly solved points for `restore`."""
         self.flags[:] = 0
         self._kept = (self.error.copy(), self.reason.copy(), self.memory.copy(), self.doubt.copy())
 
     def restore(self) -> None:
-        """Forget what happened since `keep`."""
+        """Return to the errors and exactly solved points saved by `keep`."""
         self.trial = None
         self.flags[:] = 0
         self.error, self.reason, self.memory, self.doubt = (one.copy() for one in self._kept)
 
     def ask(self, strain: Array, dt: float, trust: Trust | None, timers: Timers) -> Counts:
-        """Evaluate all points; those in doubt are solved exactly if the case wants it.
+        """Evaluate the law at all points; points in doubt are solved exactly if the case asks for it.
 
         Args:
             strain: Strain at the points of the region, Mandel [-]. Shape (n_points, n_s).
             dt: Length of the increment [time].
-            trust: What the case wants.
-            timers: Where the time of exact solves goes.
+            trust: Trust settings of the case.
+            timers: Timers of exact solves.
 
         Raises:
-            NotConverged: No answer was found, or it is no number.
+            NotConverged: The law did not converge, or its response is not finite.
         """
         self.trial = None
         counts = Counts(evaluated=len(strain))
@@ -165,9 +165,9 @@ class Region:
         return counts
 
     def certify(self, strain: Array, trust: Trust) -> Counts:
-        """Compute the certificates of the points that were not solved exactly; they replace the stated errors.
+        """Certify the points that were not solved exactly; the certificates replace the errors of the response.
 
-        Points above the tolerance are remembered as exact if the case wants them solved.
+        Points above the tolerance are solved exactly in further evaluations if the case asks for it.
         """
         counts, law, own = Counts(), self.certified, np.flatnonzero(self.reason == Reason.NOT_SOLVED)
         if law is None or self.trial is None or not len(own):
@@ -186,7 +186,7 @@ class Region:
         return counts
 
     def enrich(self, strain: Array) -> None:
-        """Let the law learn from exact solutions at some strains; its new state variables start as zeros."""
+        """Enrich the law with exact solutions at the given strains; new state variables are initially zero."""
         if self.certified is None:
             raise ValueError(f"the law of {self.name} cannot learn")
         with self.blaming_law():
@@ -201,12 +201,12 @@ class Region:
         self.keep()
 
     def _answer(self, ask: _Ask, strain: Array, own: Any, dt: float) -> LawResponse:
-        """Ask the law for some points in one batch."""
+        """Evaluate the law at some points in one batch."""
         part = slice(None) if len(own) == len(strain) else own
         return self._asked(ask, strain[part], self.state[part], dt)
 
     def _asked(self, ask: _Ask, strain: Array, state: Array, dt: float) -> LawResponse:
-        """Ask the law with arrays that it cannot write to, and hold its answer to the contract."""
+        """Evaluate the law with read-only copies and check its response."""
         given = read_only(strain.copy()), read_only(state.copy())  # libraries may ignore that a view is read-only
         with self.blaming_law():
             response = ask(*given, dt)
@@ -214,14 +214,14 @@ class Region:
         return response
 
     def _certified(self, law: CertifiedLaw, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
-        """Ask the law for certificates."""
+        """Return the certificates of the law."""
         with self.blaming_law():
             error = law.certify(read_only(strain), response, kind)
             check_error(error, "certificate", len(strain))
         return error
 
     def _judge(self, response: LawResponse, own: Any, trust: Trust | None, counts: Counts, *, solvable: bool) -> None:
-        """Find the points in doubt; an answer or an error that is no number is the worst of all."""
+        """Find the points in doubt; a response or error that is not finite is invalid."""
         if not solvable:
             self._check_finite(response)
         invalid = ~np.logical_and.reduce([_finite(values) for values in _arrays(response).values()])
@@ -248,7 +248,7 @@ class Region:
         self.flags[own[doubt]] += 1
 
     def _check_finite(self, response: LawResponse) -> None:
-        """Refuse answers that are no numbers."""
+        """Raise NotConverged if the response is not finite."""
         for name, values in _arrays(response).items():
             if count := int((~_finite(values)).sum()):
                 raise NotConverged(f"law of {self.name}: {name} is not finite at {count} of {len(values)} points")
@@ -260,20 +260,20 @@ def _arrays(response: LawResponse) -> Mapping[str, Array]:
 
 
 def _finite(values: Array) -> Any:
-    """Return where all numbers of a point are finite. Shape (n_points,)."""
+    """Return a mask of the points at which all values are finite. Shape (n_points,)."""
     finite = np.isfinite(values)
     return np.ones(len(values), dtype=bool) if finite.all() else finite.reshape(len(values), -1).all(axis=1)
 
 
 def _taken(response: LawResponse, own: Any, error: Array) -> LawResponse:
-    """Return the response at some points, which cannot be written to."""
+    """Return the response at some points as read-only arrays."""
     part = slice(None) if len(own) == len(error) else own
     arrays = {name: read_only(values[part]) for name, values in _arrays(response).items()}
     return replace(response, **arrays, error=read_only(error[part]), valid=None, solver_residual=None)
 
 
 def _merged(parts: list[tuple[Any, LawResponse]], error: Array) -> LawResponse:
-    """Put answers for some points each into one; later ones replace earlier ones."""
+    """Merge responses at subsets of points into one; later ones take precedence."""
     merged = {}
     for name, first in _arrays(parts[0][1]).items():
         merged[name] = np.zeros((len(error), *first.shape[1:]))

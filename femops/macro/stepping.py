@@ -13,15 +13,15 @@ _EASY_ITERATIONS = 6
 
 @dataclass(frozen=True)
 class StepReport:
-    """An accepted step, which ends where the case wants output.
+    """Report of an accepted load step.
 
     Attributes:
-        number: Its number, from 1.
-        t: Time at its end.
-        iterations: Newton iterations of its increments.
-        residuals: Relative residuals of its last increment.
+        number: Number of the step, from 1.
+        t: Time at the end of the step.
+        iterations: Newton iterations of all accepted increments.
+        residuals: Relative residuals of the last increment.
         increments: Number of accepted increments.
-        cutbacks: Number of increments that failed and were tried shorter.
+        cutbacks: Number of failed increments that were retried with a smaller length.
     """
 
     number: int
@@ -37,16 +37,16 @@ def run_steps(
     accepted: Callable[[StepReport], None],
     watch: Callable[[int, float, int, float], None] | None = None,
 ) -> None:
-    """Run every step of the case; between steps the laws may learn from what was solved exactly.
+    """Run all load steps of the case; laws may be enriched between steps.
 
     Args:
         problem: The macroscale problem.
-        accepted: Called after each step, when its state is committed.
+        accepted: Called after each step, once its state is committed.
         watch: Called with step number, time, iteration and residual.
 
     Raises:
-        NotConverged: An increment failed at the smallest length; the message says in which step.
-        Refused: An increment converged to an answer that must not be used; it is not tried shorter.
+        NotConverged: An increment failed at the smallest length; the message names the step.
+        Refused: An increment converged to a solution that must not be used; it is not retried.
     """
     start, ends = 0.0, problem.case.steps.ends()
     for number, end in enumerate(ends, start=1):
@@ -65,7 +65,7 @@ def _run_step(
     end: float,
     watch: Callable[[int, float, int, float], None] | None,
 ) -> StepReport:
-    """Reach the end of a step, in as many increments as it takes."""
+    """Advance to the end of a step in one or more increments."""
     t, length = start, end - start
     smallest = problem.case.steps.smallest * (end - start)
     iterations = increments = cutbacks = 0

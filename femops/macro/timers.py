@@ -1,4 +1,4 @@
-"""Named timers."""
+"""Named wall-clock timers."""
 
 import time
 from collections import defaultdict
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class Timers:
-    """Wall-clock seconds by name; nested parts are counted once, for the innermost name."""
+    """Wall-clock seconds by name; time in nested parts counts for the innermost one only."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -27,12 +27,12 @@ class Timers:
             self._open.pop()
 
     def skip(self) -> None:
-        """Leave the time since the last part out of the total."""
+        """Exclude the time since the last part from the total."""
         self._start += time.perf_counter() - self._since
         self._book()
 
     def total(self) -> float:
-        """Return the seconds since the timers were made [s]."""
+        """Return the time since construction, without skipped times [s]."""
         return time.perf_counter() - self._start
 
     def _book(self) -> None:

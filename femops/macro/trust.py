@@ -1,4 +1,4 @@
-"""What the laws of a run were asked and said, and what follows where they doubt their answers."""
+"""Statistics of the laws in a run, and the treatment of responses in doubt."""
 
 from dataclasses import astuple, dataclass, field, fields
 from enum import IntEnum
@@ -13,8 +13,8 @@ from femops.law import CertificateKind
 from femops.notation import Array
 
 MOST_SNAPSHOTS = 8
-"""Largest number of exact solutions that a law learns from after a step."""
-# Points that symmetry makes equal differ by round-off, which depends on the number of ranks.
+"""Largest number of snapshots used to enrich a law after a step."""
+# Significant digits: points equal by symmetry differ by round-off, which depends on the number of ranks.
 _DIGITS = 9
 
 
@@ -29,12 +29,12 @@ class Reason(IntEnum):
 
 @dataclass(frozen=True)
 class Enrichment:
-    """What a law learned after a step.
+    """Enrichment of a law after a step.
 
     Attributes:
         step: Number of the step.
-        region: Name of the law's region.
-        snapshots: Number of exact solutions that it learned from.
+        region: Region of the law.
+        snapshots: Number of exact solutions used.
     """
 
     step: int
@@ -44,24 +44,24 @@ class Enrichment:
 
 @dataclass
 class LawStatistics:
-    """What the laws were asked during a run, over all ranks; a point counts at every evaluation.
+    """Statistics of the laws in a run, over all ranks; a point counts once per evaluation.
 
     Attributes:
-        points_evaluated: Points whose stress was asked for.
-        points_out_of_range: Points where a law called its own answer not valid.
-        points_invalid: These, and points where an error or an answer was no finite number.
+        points_evaluated: Points at which a law was evaluated.
+        points_out_of_range: Points where the law marked its response as invalid.
+        points_invalid: Points out of range, or with a response or error that is not finite.
         points_above_tolerance: Points whose error exceeded `trust.tolerance`.
-        points_solved_exactly: Points that were answered by what the law stands in for.
-        solved_because: The same by reason.
+        points_solved_exactly: Points at which the reference law was evaluated.
+        solved_because: Points solved exactly, by reason.
         points_certified: Points whose certificate was computed.
-        largest_error: Largest finite error of the answers of accepted increments; None if no law states one.
-        points_judged: Points of accepted increments with an error, finite or not.
-        points_infinite: Those of them whose error is infinite.
-        largest_solver_residual: Largest distance of a law's own iteration from its end, in accepted increments: no
-            error of its answers; None if no law tells.
-        can_certify: Whether some law can certify its answers, if the case has `trust`.
-        certificate: What the errors of certified laws are; None without certificates.
-        enrichments: What the laws learned on the way.
+        largest_error: Largest finite error in accepted increments; None if no law provides one.
+        points_judged: Points of accepted increments with an error, finite or infinite.
+        points_infinite: Points of accepted increments with an infinite error.
+        largest_solver_residual: Largest relative residual of a law's local iteration in accepted increments; None if
+            no law reports one. It is not an error of the response.
+        can_certify: Whether any law can certify its error.
+        certificate: Kind of certificate; None without certificates.
+        enrichments: Enrichments of the laws.
     """
 
     points_evaluated: int = 0
@@ -82,12 +82,12 @@ class LawStatistics:
     enrichments: list[Enrichment] = field(default_factory=list)
 
     def accept(self, comm: MPI.Comm, error: Array, solver_residual: Array) -> None:
-        """Note the answers of an accepted increment; collective.
+        """Record the errors of an accepted increment; collective.
 
         Args:
             comm: The ranks.
-            error: Errors at the points of this rank, NaN where none is stated. Shape (n_qp,).
-            solver_residual: The same of `LawResponse.solver_residual`. Shape (n_qp,).
+            error: Errors at the points of this rank, NaN where unknown. Shape (n_qp,).
+            solver_residual: Values of `LawResponse.solver_residual` on this rank, NaN where unknown. Shape (n,).
         """
         judged = comm.allreduce(np.array([np.sum(~np.isnan(error)), np.sum(np.isinf(error))]), op=MPI.SUM)
         self.points_judged += int(judged[0])
@@ -98,7 +98,7 @@ class LawStatistics:
                 setattr(self, name, max(largest, getattr(self, name) or 0.0))
 
     def add(self, counts: "Counts") -> None:
-        """Add what happened at one evaluation, on all ranks."""
+        """Add the counts of one evaluation, summed over all ranks."""
         self.points_evaluated += counts.evaluated
         self.points_out_of_range += counts.out_of_range
         self.points_invalid += counts.invalid
@@ -112,7 +112,7 @@ class LawStatistics:
 
 @dataclass
 class Counts:
-    """What happened at one evaluation; `worst` is the largest finite error among the points in doubt, −1 for none."""
+    """Point counts of one evaluation; `worst` is the largest finite error of the points in doubt, −1 for none."""
 
     evaluated: int = 0
     out_of_range: int = 0
@@ -128,7 +128,7 @@ class Counts:
     worst: float = -1.0
 
     def add(self, other: "Counts") -> None:
-        """Add what happened in another region."""
+        """Add the counts of another region."""
         worst = max(self.worst, other.worst)
         for one in fields(self):
             setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
@@ -142,7 +142,7 @@ class Counts:
         self.solved_certificate += int(numbers[Reason.CERTIFICATE])
 
     def doubted(self, error: Array) -> None:
-        """Note the errors of points in doubt."""
+        """Record the errors of points in doubt."""
         self.worst = max(self.worst, float(error[np.isfinite(error)].max(initial=-1.0)))
 
     def over_ranks(self, comm: MPI.Comm) -> "Counts":
@@ -153,12 +153,12 @@ class Counts:
 
 
 def violation(counts: Counts, trust: Trust | None, *, solvable: bool) -> str:
-    """Return why answers must not be used and what to do, empty if they may.
+    """Return why a response must not be used and what to do; empty if it may be used.
 
     Args:
-        counts: What happened on all ranks.
-        trust: What the case wants; without it only invalid answers are refused.
-        solvable: Whether a law of the case could solve its points exactly.
+        counts: Counts over all ranks.
+        trust: Trust settings of the case; None refuses invalid responses only.
+        solvable: Whether a law of the case can solve its points exactly.
     """
     if trust is not None and trust.on_violation == "warn":
         return ""
@@ -175,28 +175,28 @@ def violation(counts: Counts, trust: Trust | None, *, solvable: bool) -> str:
 
 
 def refuse(counts: Counts, trust: Trust | None, *, solvable: bool) -> None:
-    """Raise if answers must not be used; arguments as in `violation`.
+    """Raise an error if a response must not be used; arguments as in `violation`.
 
     Raises:
-        Refused: There are points in doubt that were not solved; the message says how many and what to do.
+        Refused: Points in doubt were not solved exactly; the message gives their number and a remedy.
     """
     if problem := violation(counts, trust, solvable=solvable):
         raise Refused(problem)
 
 
 def choose_snapshots(strain: Array, error: Array, count: int = MOST_SNAPSHOTS) -> Array:
-    """Choose strains that a law should learn from: large errors, far from each other.
+    """Choose strains for the enrichment of a law: large errors, far from each other.
 
-    The first is the one with the largest error; each further one has the largest product of its error and its
-    distance to those already chosen. The order of the candidates does not matter.
+    Greedy selection: the first strain has the largest error; each further one maximises the product of its error and
+    its distance to the strains already chosen. The result does not depend on the order of the candidates.
 
     Args:
         strain: Candidates, Mandel [-]. Shape (n, n_s).
-        error: Their errors; infinite where the law said that it does not know. Shape (n,).
+        error: Errors of the candidates; infinite where unknown. Shape (n,).
         count: Largest number to choose.
 
     Returns:
-        Shape (at most count, n_s), without repetitions.
+        Distinct strains, Mandel [-]. Shape (at most count, n_s).
     """
     finite = error[np.isfinite(error)]
     weight = np.where(np.isfinite(error), error, finite.max(initial=1.0))
@@ -216,5 +216,5 @@ def choose_snapshots(strain: Array, error: Array, count: int = MOST_SNAPSHOTS) -
 
 
 def gathered(comm: MPI.Comm, values: Any) -> Any:
-    """Return the rows of all ranks, the same on all; collective."""
+    """Return the rows of all ranks concatenated, on every rank; collective."""
     return np.concatenate(comm.allgather(values))

@@ -1,1 +1,1 @@
-"""What happens before a case runs: an RVE or a family is sampled, a surrogate is trained and judged."""
+"""The offline phase: sampling of RVEs and families, training and validation of surrogates."""

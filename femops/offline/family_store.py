@@ -1,6 +1,7 @@
-"""Solved families: what the RVEs of a family answer, in a store that grows with the family.
+"""Solution and storage of families of RVEs.
 
-A row is a microstructure; its RVE is not stored, since `microstructure` makes it again. Mandel notation:
+Each row of the store is a microstructure; its RVE is not stored, as `microstructure` regenerates it. Fields, in Mandel
+notation:
 
     linear phases              tangent           C̄ [stress]                          (n_s, n_s)
                                stress_33         in 2D, the row c of S_33 = c · E     (n_s,)
@@ -33,19 +34,19 @@ from femops.rve.spec import RVE, build_rve
 
 Watch = Callable[[int, int], None]
 Row = dict[str, npt.NDArray[Any]]
-# A family is stored in at least so many parts: the work that a kill may cost, and how often progress moves.
+# Smallest number of batches of a family; at most one batch is lost on interruption, and progress moves per batch.
 _PARTS = 20
 _MICROSTRUCTURES = StoreKind("microstructures", "family", "geometry, phases or boundary")
 
 
 @dataclass(frozen=True)
 class FamilyReport:
-    """What `solve_family` did.
+    """Report of `solve_family`.
 
     Attributes:
         file: The store.
-        found: Microstructures that were there already.
-        solved: Microstructures that were added.
+        found: Number of microstructures found in the store.
+        solved: Number of microstructures added.
         seconds: Wall-clock time [s].
     """
 
@@ -57,14 +58,14 @@ class FamilyReport:
 
 @dataclass(frozen=True)
 class FamilyProblem:
-    """What is solved.
+    """A family to solve, with strains and solver settings.
 
     Attributes:
         family: The family.
-        context: Makes its phases, see `femops.plugins.rve_context`; its ranks share the work.
+        context: Context in which the RVEs are built, see `femops.plugins.rve_context`; its ranks share the work.
         options: Settings of the RVE solver.
-        strain: Macroscale strains of each microstructure, Mandel [-], the same array on all ranks,
-            shape (count, n, n_s); None where the phases are linear.
+        strain: Macroscale strains of each microstructure, Mandel [-], equal on all ranks, shape (count, n, n_s); None
+            if all phases are linear.
     """
 
     family: Family
@@ -74,7 +75,7 @@ class FamilyProblem:
 
 
 def is_linear(family: Family, context: LawContext) -> bool:
-    """Tell whether all phases of a family are linear, so that its tangents say everything.
+    """Return whether all phases of a family are linear, so that the effective tangent determines the response.
 
     Raises:
         CaseError: A law cannot be a phase.
@@ -91,18 +92,18 @@ def is_linear(family: Family, context: LawContext) -> bool:
 
 
 def solve_family(task: FamilyProblem, folder: Path, watch: Watch | None = None) -> FamilyReport:
-    """Solve the microstructures of a family and store what they answer; collective.
+    """Solve the microstructures of a family and store their responses; collective.
 
-    What an earlier call for the same family left in the folder is kept and not solved again, whatever its count was.
+    Microstructures already stored for the same family, of any count, are not solved again.
 
     Args:
-        task: The family.
-        folder: Where the store is.
-        watch: Called with the number of microstructures that are stored and the number wanted.
+        task: The family with strains and settings.
+        folder: Folder of the store.
+        watch: Called with the number of stored microstructures and the total.
 
     Raises:
-        CaseError: A microstructure cannot be built, or the folder holds another family or other strains.
-        NotConverged: An RVE did not converge; the microstructures before it are stored.
+        CaseError: A microstructure cannot be built, or the folder contains another family or other strains.
+        NotConverged: An RVE did not converge; the earlier batches are stored.
     """
     if not is_linear(task.family, task.context) and task.strain is None:
         raise CaseError("missing, expected with phases that are not linear", key="sampling")
@@ -122,10 +123,10 @@ def solve_family(task: FamilyProblem, folder: Path, watch: Watch | None = None) 
 
 
 def solved_family(family: Family, folder: Path) -> Row:
-    """Return what is stored of a family: every field with its first `count` microstructures.
+    """Return all stored fields of the first `count` microstructures of a family.
 
     Raises:
-        CaseError: The folder does not hold so many of this family.
+        CaseError: Fewer valid microstructures of this family are stored.
     """
     store = _store(family, folder)
     if (sound := store.sound_count()) < family.count:
@@ -138,7 +139,7 @@ def _store(family: Family, folder: Path) -> SnapshotStore:
 
 
 def _solve_missing(task: FamilyProblem, store: SnapshotStore, watch: Watch | None) -> int:
-    """Solve part by part, every rank a share of each; return the number of microstructures solved."""
+    """Solve the missing microstructures in batches shared among the ranks; return their number."""
     total, found, comm = task.family.count, store.count, task.context.comm
     rank, n_ranks = (0, 1) if comm is None else (comm.rank, comm.size)
     size = max(n_ranks, -(-total // _PARTS))
@@ -157,7 +158,7 @@ def _solve_missing(task: FamilyProblem, store: SnapshotStore, watch: Watch | Non
 
 
 def _attempt(task: FamilyProblem, indices: npt.NDArray[np.int64]) -> list[Row] | CaseError | NotConverged:
-    """Solve a share, which may be empty; a failure is an answer, so that all ranks go on together."""
+    """Solve the share of this rank, possibly empty; return an exception instead of raising it on one rank only."""
     try:
         return [_solve(task, int(index)) for index in indices]
     except (CaseError, NotConverged) as error:
@@ -179,7 +180,7 @@ def _solve(task: FamilyProblem, index: int) -> Row:
 
 
 def _linear_answers(solver: RVESolver) -> Row:
-    """Return what unit strains say, of which one is enough where there is no stress_33; all have the same tangent."""
+    """Return the tangent and, in 2D, stress_33 at unit strains; in 3D one unit strain gives the tangent."""
     n_s = solver.discretisation.n_s
     strain = np.eye(n_s) if solver.discretisation.dim == 2 else np.eye(n_s, 1)
     solution = solver.solve(strain, solver.virgin_history(strain.shape[1]))
@@ -188,7 +189,7 @@ def _linear_answers(solver: RVESolver) -> Row:
 
 
 def _answers(solver: RVESolver, strain: Array) -> Row:
-    """Return the answers of the virgin RVE at strains of shape (n, n_s)."""
+    """Return the responses of the virgin RVE at strains of shape (n, n_s)."""
     parts = []
     for start in range(0, len(strain), solver.batch):
         columns = np.ascontiguousarray(strain[start : start + solver.batch].T)
@@ -205,7 +206,7 @@ def _figures(one: Microstructure, rve: RVE) -> Row:
 
 
 def _append(store: SnapshotStore, answers: list[Any]) -> None:
-    """Store what the ranks solved."""
+    """Store the results of all ranks, or raise the first exception among them."""
     for answer in answers:
         if isinstance(answer, CaseError | NotConverged):
             raise answer
@@ -222,7 +223,7 @@ def _written(store: SnapshotStore, write: Callable[[], None]) -> None:
 
 
 def _check_strains(task: FamilyProblem, store: SnapshotStore) -> None:
-    """Refuse to continue a store of microstructures that were solved at other strains."""
+    """Check that the stored microstructures were solved at the same strains."""
     count = min(store.count, task.family.count)
     if count == 0:
         return

@@ -1,4 +1,4 @@
-"""What trainings of all kinds share: where they go, how they are told apart, what they leave behind."""
+"""Common parts of all trainings: folder, hash, checkpoints and output."""
 
 import hashlib
 import json
@@ -29,12 +29,12 @@ _PACKAGES = ("numpy", "scipy", "torch", "safetensors", "dolfinx-solver-real")
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What `train` did.
+    """Report of `train`.
 
     Attributes:
-        folder: Where everything is; the model is in `model/` of it.
-        found: Whether the model was there already.
-        metrics: Figures of training and validation, as in `metrics.json`.
+        folder: Output folder; the model is in its subfolder `model/`.
+        found: Whether the model existed already.
+        metrics: Metrics of training and validation, as in `metrics.json`.
     """
 
     folder: Path
@@ -49,15 +49,15 @@ class TrainReport:
 
 @dataclass(frozen=True)
 class Plan(ABC):
-    """A study made ready to train.
+    """A study that is ready to train.
 
     Attributes:
         study: The study.
-        path: Its file.
+        path: The study file.
         spec: The surrogate.
-        hash: Tells trainings apart: a digest of the study, of what its files hold and of interface versions.
-        folder: Where everything goes.
-        errors_over: What errors are drawn over.
+        hash: Hash of the study, the content of its files and the interface versions; identifies the training.
+        folder: Output folder.
+        errors_over: Quantity on the abscissa of error plots.
     """
 
     study: Study
@@ -73,14 +73,14 @@ class Plan(ABC):
         """Train, write the model and return the metrics; collective."""
 
     def carry_out(self, comm: Any, progress: Progress, begin: Callable[[], None] = lambda: None) -> TrainReport:
-        """Do what is planned, unless it has been done; collective.
+        """Train, unless the model exists already; collective.
 
-        Another process that trains in the folder is waited for, and what it has done is found.
+        If another process trains in the folder, its end is awaited and its model is used.
 
         Args:
             comm: The ranks that share the work.
-            progress: Called while it works.
-            begin: Called on all ranks when it turns out that there is something to do.
+            progress: Called during the training.
+            begin: Called on all ranks before a training begins.
         """
         metrics = on_root(comm, self.finished)
         if metrics is None:
@@ -92,21 +92,21 @@ class Plan(ABC):
         return TrainReport(self.folder, True, metrics)
 
     def finished(self) -> dict[str, Any] | None:
-        """Return the metrics of the model if it is there; None if it has to be trained."""
+        """Return the metrics of the trained model; None if it has to be trained."""
         model = self.folder / "model"
         try:
             manifest = read_manifest(model)
             checked_arrays(model, manifest)
-        except CaseError:  # nothing that can be used: the training writes it anew
+        except CaseError:  # unusable: trained again
             return None
         return manifest.metrics if manifest.study == self.hash else None
 
     def checkpoint(self) -> FileCheckpoint:
-        """Return what an interrupted training goes on from."""
+        """Return the checkpoint from which an interrupted training continues."""
         return FileCheckpoint(self.folder / "checkpoint", self.hash)
 
     def fitted(self, fit: Callable[[FileCheckpoint], Fit], seconds: dict[str, float]) -> Fit:
-        """Fit, or take the fit of a training that was interrupted later; also tell how long it took."""
+        """Fit, or load the finished fit of an interrupted training; the time is stored in `seconds["fit"]` [s]."""
         checkpoint = self.checkpoint()
         if (packed := checkpoint.load("finished_fit")) is None:
             try:
@@ -115,10 +115,10 @@ class Plan(ABC):
                 raise error.within(file=self.path) from error
             checkpoint.save("finished_fit", packed)
         seconds["fit"] = checkpoint.seconds
-        return unpacked_fit(packed)  # packed in both cases, so that an interrupted training gives the same model
+        return unpacked_fit(packed)  # packed in both cases, so that a resumed training gives the same model
 
     def noted_seconds(self, stage: str, seconds: float, solved: int, found: int) -> float:
-        """Return the time that all solutions took: that of those solved now, extrapolated, or what was noted before."""
+        """Return the solution time of all snapshots [s]: extrapolated from those just solved, else as noted before."""
         note = self.checkpoint()
         if solved:
             total = seconds * (found + solved) / solved
@@ -134,12 +134,12 @@ class Plan(ABC):
         metrics: dict[str, Any],
         write_model: Callable[[Path, Origin], None],
     ) -> dict[str, Any]:
-        """Write plots, metrics and model; the model comes last, since it says that all is done.
+        """Write plots, metrics and model; the model comes last, as its presence marks the training as finished.
 
         Args:
-            fit: What was fitted.
-            judged: Its errors at strains that it did not see.
-            metrics: Figures beside what every training has.
+            fit: The fit.
+            judged: Its validation errors; None without validation.
+            metrics: Metrics specific to this kind of training.
             write_model: Writes the model into a folder.
 
         Returns:
@@ -172,17 +172,17 @@ class Plan(ABC):
 
 
 def check(spec: SurrogateSpec, rve: RVE, study: Study, limits: tuple[Array, Array], path: Path) -> None:
-    """Refuse what a surrogate could not be fitted to, before anything is solved.
+    """Check that a surrogate can be fitted to an RVE, before anything is solved.
 
     Args:
         spec: The surrogate.
-        rve: An RVE that it would be fitted to.
+        rve: The RVE.
         study: The study.
-        limits: Lower and upper corner of the training range. Shape (n_s,) each.
-        path: File of the study.
+        limits: Lower and upper corner of the training range, Mandel [-]. Shape (n_s,) each.
+        path: The study file.
 
     Raises:
-        CaseError: It could not.
+        CaseError: The surrogate cannot be fitted to this RVE.
     """
     if spec.check is None:
         return
@@ -196,13 +196,13 @@ def check(spec: SurrogateSpec, rve: RVE, study: Study, limits: tuple[Array, Arra
 
 
 def study_hash(study: Study, spec: SurrogateSpec, content: str, *arrays: Any) -> str:
-    """Return what tells trainings apart; where files are does not matter, what is in them does.
+    """Return the hash that identifies a training; it depends on the content of files, not on their paths.
 
     Args:
         study: The study.
         spec: The surrogate.
-        content: Digest of what is trained on.
-        arrays: Numbers that files outside the study hold.
+        content: Content hash of the RVE or family.
+        arrays: Data from files outside the study.
     """
     block = study.model_dump(mode="json", exclude={"rve", "title", "units"}, exclude_none=True)
     head = [STORE_INTERFACE, spec.name, spec.version, content, block]
@@ -213,7 +213,7 @@ def study_hash(study: Study, spec: SurrogateSpec, content: str, *arrays: Any) ->
 
 
 def folder_of(folder: Path | None, path: Path, digest: str) -> Path:
-    """Return where a training goes: where it was told to, or `results/STUDY-HASH`."""
+    """Return the output folder of a training; default `results/STUDY-HASH`."""
     return folder or Path("results") / f"{path.stem}-{digest[:8]}"
 
 

@@ -1,4 +1,4 @@
-"""Checksums of the rows of a store."""
+"""Checksums of the rows of a snapshot store."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,22 +8,22 @@ import numpy as np
 import numpy.typing as npt
 
 CHECK = "check"
-"""Name of the data set of checksums, beside the fields."""
+"""Name of the data set of checksums."""
 
 _BYTES_OF_BLOCK = 2**26
 
 
 def field_names(file: h5py.File) -> list[str]:
-    """Return the names of all fields, without the checks."""
+    """Return the names of all fields, without the checksums."""
     names: list[str] = []
     file.visititems(lambda name, one: names.append(name) if isinstance(one, h5py.Dataset) else None)
     return [name for name in names if name != CHECK]
 
 
 def checks_of(fields: Mapping[str, npt.NDArray[Any]], start: int) -> npt.NDArray[np.uint64]:
-    """Return a checksum of each row: the sum, modulo 2^64, of its words with odd weights, and of its number.
+    """Return a checksum of each row: the sum modulo 2^64 of its words with odd weights, and of the row number.
 
-    Every change of one word is found, and so is a row of zeros.
+    Any change of a single word is detected, as is a row of zeros.
 
     Args:
         fields: Arrays with one row per snapshot.
@@ -41,7 +41,7 @@ def checks_of(fields: Mapping[str, npt.NDArray[Any]], start: int) -> npt.NDArray
 
 
 def _weights(first: int, count: int) -> npt.NDArray[np.uint64]:
-    """Return odd numbers without a pattern: SplitMix64 (Steele, Lea, Flood 2014, doi:10.1145/2660193.2660195)."""
+    """Return odd pseudo-random numbers: SplitMix64 (Steele, Lea, Flood 2014, doi:10.1145/2660193.2660195)."""
     x = np.arange(first + 1, first + count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -49,7 +49,7 @@ def _weights(first: int, count: int) -> npt.NDArray[np.uint64]:
 
 
 def sound_rows(file: h5py.File, start: int) -> int:
-    """Return how many rows come before the first unsound one, reading a block at a time."""
+    """Return the number of rows before the first one whose checksum does not match."""
     names = field_names(file)
     rows = len(file[names[0]])
     size = sum(file[name].dtype.itemsize * int(np.prod(file[name].shape[1:])) for name in names)

@@ -1,4 +1,4 @@
-"""The story of `femops sample`: an RVE at many strains, or the members of a family, solved and stored."""
+"""Implementation of `femops sample`: solve an RVE at many strains, or the members of a family, and store them."""
 
 import time
 from collections.abc import Callable
@@ -27,20 +27,20 @@ from femops.rve.solver import SolverOptions
 from femops.rve.spec import RVE
 
 Watch = Callable[[int, int], None]
-# A sampling is stored in at least so many parts: the work that a kill may cost, and how often progress moves.
+# Smallest number of batches of a sampling; at most one batch is lost on interruption, and progress moves per batch.
 _PARTS = 20
-# The tensor components of a symmetric field in the order of result files.
+# Tensor components of a symmetric field in VTK order.
 _VTK = ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2))
 
 
 @dataclass(frozen=True)
 class SampleReport:
-    """What `sample` did.
+    """Report of `sample`.
 
     Attributes:
         file: The store.
-        found: Snapshots that were there already.
-        solved: Snapshots that were added.
+        found: Number of snapshots found in the store.
+        solved: Number of snapshots added.
         seconds: Wall-clock time without set-up [s].
     """
 
@@ -53,19 +53,19 @@ class SampleReport:
 def sample(study: Study, path: Path, folder: Path, comm: Any, watch: Watch | None = None) -> SampleReport:
     """Solve the RVE of a study at its strains, or the members of its family, and store them; collective.
 
-    What an earlier run of the same study left in the folder is kept and not solved again. Another process that works
-    in the folder is waited for.
+    Snapshots already stored for the same study are not solved again. If another process works in the folder, its end
+    is awaited.
 
     Args:
         study: The study.
-        path: Its file; relative paths start there.
-        folder: Where the store is.
-        comm: The ranks that share the work; the first one writes.
-        watch: Called with the number of snapshots that are stored and the number wanted.
+        path: The study file, to which relative paths refer.
+        folder: Folder of the store.
+        comm: The ranks that share the work; rank 0 writes.
+        watch: Called with the number of stored snapshots and the total.
 
     Raises:
-        CaseError: The study cannot be built, or the folder holds snapshots of another RVE or of other strains.
-        NotConverged: An RVE did not converge; the snapshots before it are stored.
+        CaseError: The study cannot be built, or the folder contains snapshots of another RVE or other strains.
+        NotConverged: An RVE did not converge; the earlier batches are stored.
     """
     if study.family is not None:
         with locked(folder, comm, wait=True):
@@ -82,7 +82,7 @@ def study_rve(study: Study, path: Path, comm: Any) -> RVE:
     """Build the RVE of a study; collective.
 
     Raises:
-        CaseError: It cannot be built.
+        CaseError: The RVE cannot be built.
     """
     assert study.rve is not None
     try:
@@ -99,17 +99,17 @@ def solve_members(
     """Solve members of a family at the strains of a study and store them; collective; see `sample`.
 
     Args:
-        study: Tells the strains and the settings of the solver.
-        path: Its file.
-        family: The family of the study, or another one that differs in the random numbers.
-        folder: Where the store is.
+        study: The study, for its strains and solver settings.
+        path: The study file.
+        family: The family of the study, or the same with another seed.
+        folder: Folder of the store.
         comm: The ranks that share the work.
-        watch: Called with the number of microstructures that are stored and the number wanted.
-        unseen: Whether to draw other strains than those of the study.
+        watch: Called with the number of stored microstructures and the total.
+        unseen: Whether to sample strains other than those of the study.
 
     Raises:
-        CaseError: The strains do not fit the family, or see `femops.offline.family_store.solve_family`.
-        NotConverged: An RVE did not converge; the microstructures before it are stored.
+        CaseError: The strains do not fit the family; see also `femops.offline.family_store.solve_family`.
+        NotConverged: An RVE did not converge; the earlier batches are stored.
     """
     settings, context = study.solver, rve_context(family.dim, path.parent, comm)
     options = SolverOptions(settings.rtol, settings.max_iter, settings.linear, exact_sensitivities=True)
@@ -123,10 +123,10 @@ def solve_members(
 
 
 def member_strains(study: Study, family: Family, *, unseen: bool = False) -> Array | None:
-    """Return the strains of each member of a family, None where all phases are linear. Shape (count, n, n_s).
+    """Return the strains of each member of a family, Mandel [-]; None if all phases are linear. Shape (count, n, n_s).
 
     Raises:
-        CaseError: The study has strains for linear phases, or none for others, or cannot vary them by member.
+        CaseError: Strains are given for linear phases or missing for nonlinear ones, or the method is not `sobol`.
     """
     sampling = study.sampling
     linear = family_store.is_linear(family, rve_context(family.dim))
@@ -146,7 +146,7 @@ def study_paths(study: Study, path: Path, comm: Any, key: Literal["sampling", "v
     """Return the strains of a study's sampling or validation, Mandel [-]; collective. Shape (n_paths, n_steps, n_s).
 
     Raises:
-        CaseError: They cannot be read from the run that the study names.
+        CaseError: The strains cannot be read from the run that the study names.
     """
     block = dict(study.samplings())[key]
     try:
@@ -161,12 +161,12 @@ def solve_snapshots(
     """Solve an RVE along paths and store the snapshots; collective; see `sample`.
 
     Args:
-        study: Tells what the RVE was made from, and the settings of the solver.
+        study: The study, for the parameters of the RVE and the solver settings.
         rve: The RVE.
         paths: Strains, Mandel [-]. Shape (n_paths, n_steps, n_s).
-        folder: Where the store is.
+        folder: Folder of the store.
         comm: The ranks that share the work.
-        watch: Called with the number of snapshots that are stored and the number wanted.
+        watch: Called with the number of stored snapshots and the total.
     """
     settings = study.solver
     solver = SnapshotSolver(rve, SolverOptions(settings.rtol, settings.max_iter, settings.linear))
@@ -186,7 +186,7 @@ def solve_snapshots(
 
 
 def _solve_missing(solver: SnapshotSolver, store: SnapshotStore, paths: Array, comm: Any, watch: Watch | None) -> int:
-    """Solve batch by batch, every rank a share of each; return the number of snapshots solved."""
+    """Solve the missing snapshots in batches shared among the ranks; return their number."""
     n_paths, n_steps, _ = paths.shape
     total, found = n_paths * n_steps, store.count
     size = min(solver.solver.batch * comm.size, max(comm.size, -(-total // _PARTS)))
@@ -207,7 +207,7 @@ def _solve_missing(solver: SnapshotSolver, store: SnapshotStore, paths: Array, c
 def _shares(
     solver: SnapshotSolver, store: SnapshotStore, paths: Array, rows: slice, before: slice | None, n_ranks: int
 ) -> list[tuple[Array, dict[str, Array] | None]]:
-    """Return the strains of each rank and the snapshots one step before."""
+    """Return the strains for each rank, and its snapshots of the previous step."""
     of = path_and_step(rows, len(paths))
     parts = np.array_split(np.arange(rows.stop - rows.start), n_ranks)
     strain = paths[of["path"], of["step"]]
@@ -221,7 +221,7 @@ def _shares(
 def _attempt(
     solver: SnapshotSolver, strain: Array, previous: dict[str, Array] | None
 ) -> dict[str, Array] | NotConverged | None:
-    """Solve a share, which may be empty; a failure is an answer, so that all ranks go on together."""
+    """Solve the share of this rank, possibly empty; return an exception instead of raising it on one rank only."""
     try:
         return solver.solve(strain, previous) if len(strain) else None
     except NotConverged as error:
@@ -229,7 +229,7 @@ def _attempt(
 
 
 def _append(store: SnapshotStore, answers: list[Any], rows: slice, n_paths: int) -> None:
-    """Store what the ranks solved."""
+    """Store the results of all ranks, or raise the first exception among them."""
     for answer in answers:
         if isinstance(answer, NotConverged):
             where = f"snapshots {rows.start + 1} to {rows.stop}"
@@ -268,7 +268,7 @@ def strains_of_run(path: Path, dim: int) -> Array:
         Strains, Mandel [-]. Shape (n_qp, n_s).
 
     Raises:
-        CaseError: There is no such file, it has no strains, or they are not of this dimension.
+        CaseError: The file does not exist, has no strains, or has strains of another dimension.
     """
     import pyvista
 
@@ -291,7 +291,7 @@ def strains_of_run(path: Path, dim: int) -> Array:
 
 
 def _check_strains(store: SnapshotStore, paths: Array) -> None:
-    """Refuse to continue a store whose snapshots are not the first ones of this sampling."""
+    """Check that the stored snapshots are the first ones of this sampling."""
     n_paths, n_steps, n_s = paths.shape
     count = min(store.count, n_paths * n_steps)
     if count == 0:

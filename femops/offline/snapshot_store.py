@@ -1,8 +1,8 @@
-"""The store of snapshots: rows that are complete, with checksums.
+"""A store of snapshots with checksums.
 
 The fields of a row are those of `femops.rve.snapshots`, its load path and step (`path`, `step`), and `check`, the
-checksum of all of these. A row counts only if it matches its check. Stores of earlier versions have none; their rows
-count if the tangent is not zero, as it is in rows that were made and never written.
+checksum of all other fields. A row is valid if its checksum matches. Stores of earlier versions have no checksums;
+their rows are valid if the tangent is not zero, as it is in allocated but unwritten rows.
 """
 
 import shutil
@@ -26,12 +26,12 @@ _BYTES_OF_CHUNK = 2**20
 
 @dataclass(frozen=True)
 class StoreKind:
-    """What a store holds, in the words of its file names and messages.
+    """Kind of the rows of a store, as worded in file names and messages.
 
     Attributes:
-        name: What a row is, in the plural.
-        of: What they all belong to.
-        differs: What is different where they belong to another one.
+        name: Plural noun for the rows.
+        of: Noun for the object to which all rows belong.
+        differs: Properties in which two such objects may differ.
     """
 
     name: str
@@ -43,21 +43,21 @@ SNAPSHOTS = StoreKind("snapshots", "RVE", "mesh, phases or boundary")
 
 
 class SnapshotStore:
-    """Snapshots of one RVE in `snapshots.h5`, and in `snapshots-ROW.h5` those added since the last `fold`.
+    """Snapshots of one RVE: `snapshots.h5`, and one file `snapshots-ROW.h5` per batch added since the last `fold`.
 
-    A kill at any moment is safe: no file is ever changed. `append` writes the new rows to a hidden file, waits until
-    it is on the disk and renames it, which is all or nothing; a batch counts from that instant. `fold` does the same
-    with a copy of `snapshots.h5` that holds all rows, and removes the added files only afterwards; those that
-    a kill leaves behind start below the rows of `snapshots.h5` and are removed when the store is opened, as are the
-    hidden files. One process at a time may write, see `femops.output.locks`.
+    The store survives interruption at any time, as no file is modified in place. `append` writes the new rows to a
+    hidden file, syncs it to disk and renames it atomically. `fold` does the same with a copy of `snapshots.h5` that
+    contains all rows, and then removes the batch files. After an interruption, leftover batch files, which start below
+    the last row of `snapshots.h5`, and hidden files are removed when the store is opened. Only one process at a time
+    may write, see `femops.output.locks`.
 
     Args:
-        folder: Where the files are; made if it is missing.
+        folder: Folder of the files; created if missing.
         rve: Content hash of the RVE.
-        kind: What the rows are, if they are not snapshots of an RVE.
+        kind: Kind of the rows; by default snapshots of an RVE.
 
     Raises:
-        CaseError: The folder holds snapshots of another RVE, or files that are not snapshots, or cannot be written.
+        CaseError: The folder contains snapshots of another RVE or other files, or cannot be written.
     """
 
     def __init__(self, folder: Path, rve: str, kind: StoreKind = SNAPSHOTS) -> None:
@@ -94,10 +94,10 @@ class SnapshotStore:
             return field_names(file)
 
     def append(self, fields: Fields) -> None:
-        """Add snapshots: all of them, or none if it fails.
+        """Add snapshots atomically.
 
         Args:
-            fields: Arrays with one row per snapshot; the same names at every call.
+            fields: Arrays with one row per snapshot; the names must be the same in every call.
         """
         start, rows = self.count, len(next(iter(fields.values())))
         final = self.folder / f"{self.kind.name}-{start:09d}.h5"
@@ -112,8 +112,8 @@ class SnapshotStore:
         """Return a field of a range of snapshots, by default of all.
 
         Args:
-            name: For example `stress`, or `history/matrix`.
-            rows: First and last row; the step is 1.
+            name: Name of the field, for example `stress` or `history/matrix`.
+            rows: Range of rows with step 1.
         """
         first, last, _ = (rows or slice(None)).indices(self.count)
         found = []
@@ -126,13 +126,13 @@ class SnapshotStore:
         return np.concatenate(found)
 
     def fold(self) -> None:
-        """Bring all snapshots into `snapshots.h5`."""
+        """Merge all snapshots into `snapshots.h5`."""
         added = [part for part in self._parts if part[2] != self.file]
         if added:
             self._fold(added)
 
     def sound_count(self) -> int:
-        """Return the number of rows before the first one that does not match its check."""
+        """Return the number of rows before the first one whose checksum does not match."""
         for start, stop, path in self._parts:
             with h5py.File(path) as file:
                 sound = sound_rows(file, start)
@@ -141,9 +141,9 @@ class SnapshotStore:
         return self.count
 
     def discard_unsound(self) -> int:
-        """Remove the first row that does not match its check, and all after it; return how many these are."""
+        """Remove the first row whose checksum does not match and all later rows; return their number."""
         before, sound = self.count, self.sound_count()
-        while self.count > sound:  # from the end, so that a kill leaves no gap
+        while self.count > sound:  # from the end, so that an interruption leaves no gap
             start, _, path = self._parts.pop()
             if start < sound:
                 self._parts.append((start, sound, path))
@@ -174,14 +174,14 @@ class SnapshotStore:
                         _extend(file, name, values, start)
 
     def _shorten(self, path: Path, rows: int) -> None:
-        """Keep the first rows of a file only."""
+        """Truncate a file to its first rows."""
         with atomic_path(path) as temporary, h5py.File(path) as old, h5py.File(temporary, "w") as file:
             file.attrs.update(old.attrs)
             for name in [*field_names(old), *([CHECK] if CHECK in old else [])]:
                 _extend(file, name, old[name][:rows], 0)
 
     def _rows_of(self, path: Path) -> tuple[int, int]:
-        """Return the first row of a file and the one after its last."""
+        """Return the range of rows of a file: first row, and last row plus one."""
         kind = self.kind
         try:
             with h5py.File(path) as file:
@@ -198,10 +198,10 @@ class SnapshotStore:
 
 
 def discard_unsound(store: SnapshotStore) -> None:
-    """Remove what cannot be trusted from a store, so that it is solved anew, and say so.
+    """Remove damaged rows from a store, so that they are solved again, and announce it.
 
     Raises:
-        CaseError: The store cannot be read or changed.
+        CaseError: The store cannot be read or written.
     """
     try:
         lost = store.discard_unsound()
@@ -213,11 +213,11 @@ def discard_unsound(store: SnapshotStore) -> None:
 
 
 def batch_of(start: int, size: int, n_paths: int) -> tuple[slice, slice | None]:
-    """Return the rows to solve next and those one step before; row = step · n_paths + path.
+    """Return the rows of the next batch and those of the previous step; row = step · n_paths + path.
 
     Args:
         start: First row.
-        size: Largest number of rows; a batch ends with its step.
+        size: Largest number of rows; a batch does not extend beyond one step.
         n_paths: Number of paths.
     """
     stop = min(start + size, (start // n_paths + 1) * n_paths)
@@ -225,7 +225,7 @@ def batch_of(start: int, size: int, n_paths: int) -> tuple[slice, slice | None]:
 
 
 def path_and_step(rows: slice, n_paths: int) -> dict[str, Indices]:
-    """Return the path and the step, both from 0, of rows. Shape (n,) each."""
+    """Return the path and step numbers, both from 0, of the given rows. Shape (n,) each."""
     step, path = np.divmod(np.arange(rows.start, rows.stop), n_paths)
     return {"path": path, "step": step}
 

@@ -1,4 +1,4 @@
-"""Snapshots as a fit sees them: fields by name, in memory only while they are used."""
+"""Stored snapshots as a mapping of lazily read fields."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,10 +9,10 @@ from femops.offline.snapshot_store import SnapshotStore
 
 
 class StoredSnapshots(Mapping[str, npt.NDArray[Any]]):
-    """The fields of a store by name, each read when it is asked for.
+    """The fields of a store by name, each read on access.
 
     Args:
-        store: The store, folded.
+        store: The store, after `fold`.
     """
 
     def __init__(self, store: SnapshotStore) -> None:

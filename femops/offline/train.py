@@ -1,4 +1,4 @@
-"""The story of `femops train`: truth, a fit, and its judgement by truth that the fit did not see."""
+"""Implementation of `femops train`: sample, fit a surrogate and validate it at unseen strains or microstructures."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,20 +27,20 @@ __all__ = [
 
 
 def silent(stage: str, done: int, total: int, note: str = "") -> None:
-    """Show nothing; see `femops.surrogate.Progress`."""
+    """Ignore progress; see `femops.surrogate.Progress`."""
 
 
 def plan_training(study: Study, path: Path, folder: Path | None, comm: Any) -> Plan:
-    """Build what a training needs and tell where it goes; collective.
+    """Prepare the training of a study; collective.
 
     Args:
         study: The study.
-        path: Its file; relative paths start there.
-        folder: Where everything goes; default `results/STUDY-HASH`.
+        path: The study file, to which relative paths refer.
+        folder: Output folder; default `results/STUDY-HASH`.
         comm: The ranks that share the work.
 
     Raises:
-        CaseError: The study has nothing to train, or cannot be built.
+        CaseError: The study has no surrogate, or cannot be built.
     """
     if study.surrogate is None:
         raise CaseError("missing, expected the surrogate to train and its options", file=path, key="surrogate")
@@ -53,18 +53,17 @@ def plan_training(study: Study, path: Path, folder: Path | None, comm: Any) -> P
 
 
 def train(study: Study, path: Path, folder: Path | None, comm: Any, progress: Progress = silent) -> TrainReport:
-    """Train the surrogate of a study, unless that has been done; collective.
+    """Train the surrogate of a study, unless it is trained already; collective.
 
-    What an interrupted training has left in the folder is used, and another process that trains there is waited for.
-    Everything but the solves of the RVE is done by the
-    first rank.
+    An interrupted training is continued. If another process trains in the folder, its end is awaited. All ranks share
+    the RVE solves; rank 0 does the fit and the validation.
 
     Args:
         study: The study.
-        path: Its file; relative paths start there.
-        folder: Where everything goes; default `results/STUDY-HASH`.
+        path: The study file, to which relative paths refer.
+        folder: Output folder; default `results/STUDY-HASH`.
         comm: The ranks that share the work.
-        progress: Called while it works.
+        progress: Called during the training.
 
     Raises:
         CaseError: The study cannot be built or trained, or the folder cannot be written.
@@ -76,14 +75,14 @@ def train(study: Study, path: Path, folder: Path | None, comm: Any, progress: Pr
 def trained_model(
     path: Path, law: str, comm: Any, progress: Progress = silent, say: Callable[[str], None] = announce
 ) -> Path:
-    """Return the model folder of a study that a case refers to, which is trained first if it has to be; collective.
+    """Return the model folder of a study, training its surrogate first if necessary; collective.
 
     Args:
         path: The study file.
-        law: The surrogate that the case wants.
+        law: Name of the surrogate in the case.
         comm: The ranks that share the work.
-        progress: Called while a training works.
-        say: Tells the user that a training begins, and where it goes; called on the first rank.
+        progress: Called during the training.
+        say: Announces a training and its folder to the user; called on rank 0.
 
     Raises:
         CaseError: The study cannot be used, or trains another surrogate.

@@ -1,4 +1,4 @@
-"""Training on a family of microstructures, judged at members of the family that the fit did not see."""
+"""Training on a family of microstructures, validated at unseen members of the family."""
 
 import time
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ from femops.surrogate.accuracy import Accuracy, accuracy
 from femops.surrogate.spec import Checkpoint, FamilyTask, Fit, Progress, SurrogateSpec, TrainedModel
 from femops.surrogate.store import write_family_model
 
-_UNSEEN = 1  # tells the random numbers of the judgement from those of the training
+_UNSEEN = 1  # distinguishes the random numbers of validation and training
 
 
 class FamilyRVEs(Sequence[RVE]):
-    """The RVEs of a family, built when they are asked for.
+    """The RVEs of a family, built on access.
 
     Args:
         family: The family.
@@ -50,7 +50,7 @@ class FamilyRVEs(Sequence[RVE]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[RVE]: ...
     def __getitem__(self, index: int | slice) -> RVE | Sequence[RVE]:
-        """Build one or several."""
+        """Build one or several RVEs."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
@@ -60,10 +60,10 @@ class FamilyRVEs(Sequence[RVE]):
 
 @dataclass(frozen=True)
 class FamilyPlan(Plan):
-    """A study of a family of RVEs made ready to train.
+    """A study of a family of RVEs that is ready to train.
 
     Attributes:
-        low: Lower corner of the training range, Mandel [-]; zeros where all phases are linear. Shape (n_s,).
+        low: Lower corner of the training range, Mandel [-]; zero if all phases are linear. Shape (n_s,).
         high: Upper corner. Shape (n_s,).
     """
 
@@ -73,13 +73,13 @@ class FamilyPlan(Plan):
 
     @property
     def family(self) -> Family:
-        """The family to learn from."""
+        """The training family."""
         assert self.study.family is not None
         return self.study.family
 
     @cached_property
     def unseen(self) -> Family:
-        """The family to be judged by: other members of the same one."""
+        """The validation family: unseen members of the same family."""
         seed = np.random.SeedSequence([self.family.seed, _UNSEEN]).generate_state(1)[0]
         return self.family.model_copy(update={"seed": int(seed), "count": self.family.validation})
 
@@ -119,7 +119,7 @@ class FamilyPlan(Plan):
     def _finish(
         self, fit: Fit, judging: Path, unseen: SampleReport, seconds: dict[str, float], progress: Progress
     ) -> dict[str, Any]:
-        """Judge a fit and write everything."""
+        """Validate a fit and write the model, metrics and plots."""
         begin = time.perf_counter()
         truth = family_store.solved_family(self.unseen, judging)
         judged, per_rve = self._judged(fit, truth, progress)
@@ -137,15 +137,15 @@ class FamilyPlan(Plan):
         return self.write(fit, judged, metrics, write)
 
     def _judged(self, fit: Fit, truth: dict[str, Any], progress: Progress) -> tuple[Accuracy, dict[str, float]]:
-        """Return the errors at the unseen RVEs, and the times from an RVE to its first answers.
+        """Return the errors at the unseen RVEs, and the mean times from an RVE to its response [s].
 
-        Where all phases are linear the strains are the unit strains.
+        If all phases are linear, the strains are unit strains.
         """
         rves, parts, spent = FamilyRVEs(self.unseen), [], np.zeros(2)
         strains = member_strains(self.study, self.unseen, unseen=True)
         if strains is None:
             strains = np.tile(np.eye(len(self.low)), (len(rves), 1, 1))
-        self._answers(fit, rves[0], strains[0])  # so that nothing is loaded or compiled while the clock runs
+        self._answers(fit, rves[0], strains[0])  # warm-up: exclude loading and compilation from the timing
         for i, rve in enumerate(rves):
             law, nested, seconds = self._answers(fit, rve, strains[i])
             spent += seconds
@@ -157,7 +157,7 @@ class FamilyPlan(Plan):
         return Accuracy.joined(parts, np.repeat(truth["volume_fraction"], len(parts[0].over))), per_rve
 
     def _answers(self, fit: Fit, rve: RVE, strain: Array) -> tuple[MaterialLaw, LawResponse, Array]:
-        """Return the law of an RVE, the nested answers, and the seconds that the law and the nested one took."""
+        """Return the law of an RVE, the response of the nested law, and the times of both [s]."""
         given = {"law": self.spec.name, "model": str(self.folder / "model")}
         parameters = self.spec.parameters.model_validate(given, context={})
         begin = time.perf_counter()
@@ -170,10 +170,10 @@ class FamilyPlan(Plan):
 
 
 def plan_family(study: Study, path: Path, spec: SurrogateSpec, folder: Path | None) -> FamilyPlan:
-    """Tell where a training on a family goes.
+    """Prepare the training on a family.
 
     Raises:
-        CaseError: The surrogate does not train on families.
+        CaseError: The surrogate does not train on families, or the study does not fit the surrogate.
     """
     assert study.family is not None
     if spec.fit_family is None:

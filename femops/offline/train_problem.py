@@ -1,4 +1,4 @@
-"""Training on a problem that the plugin brings along; it makes its own data and judges itself."""
+"""Training on a problem defined by a plugin, which generates and validates its own data."""
 
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from femops.surrogate.store import write_problem_model
 
 
 class ProblemPlan(Plan):
-    """A study of a problem made ready to train."""
+    """A study of a problem that is ready to train."""
 
     def train(self, comm: Any, progress: Progress) -> dict[str, Any]:
         """Fit; see `Plan.train`."""
@@ -36,7 +36,7 @@ class ProblemPlan(Plan):
 
 
 def plan_problem(study: Study, path: Path, spec: SurrogateSpec, folder: Path | None) -> ProblemPlan:
-    """Tell where a training on a problem goes.
+    """Prepare the training on a problem.
 
     Raises:
         CaseError: The surrogate does not train on problems.

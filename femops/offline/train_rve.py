@@ -1,4 +1,4 @@
-"""Training on snapshots of one RVE, judged at strains that the fit did not see."""
+"""Training on snapshots of one RVE, validated at unseen strains."""
 
 import time
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ _SAME_STRAIN = 1e-12
 
 @dataclass(frozen=True)
 class RVEPlan(Plan):
-    """A study of one RVE made ready to train.
+    """A study of one RVE that is ready to train.
 
     Attributes:
         rve: The RVE.
@@ -62,13 +62,13 @@ class RVEPlan(Plan):
         return content_hash(self.rve, self.study.rve)
 
     def _solved(self, paths: Array, folder: Path, comm: Any, stage: str, progress: Progress) -> SampleReport:
-        """Solve the RVE along paths."""
+        """Solve the RVE along strain paths and store the snapshots."""
         return solve_snapshots(
             self.study, self.rve, paths, folder, comm, lambda done, total: progress(stage, done, total, "")
         )
 
     def _fitted(self, sampled: SampleReport, progress: Progress, seconds: dict[str, float]) -> Fit:
-        """Fit, and tell the seconds that led to it."""
+        """Fit the surrogate, and store the times of sampling and fit in `seconds` [s]."""
         seconds["sampling"] = self.noted_seconds("sampling", sampled.seconds, sampled.solved, sampled.found)
         assert self.spec.fit is not None
         fit = self.spec.fit
@@ -83,7 +83,7 @@ class RVEPlan(Plan):
         return self.fitted(fitted, seconds)
 
     def _unseen(self, comm: Any) -> Array:
-        """Return the strains of the validation without those that the fit saw. Shape (n_paths, n_steps, n_s)."""
+        """Return the validation paths without training strains, Mandel [-]. Shape (n_paths, n_steps, n_s)."""
         study = self.study
         if study.validation is None:
             study = study.model_copy(update={"validation": default_validation(study, self.low, self.high)})
@@ -97,7 +97,7 @@ class RVEPlan(Plan):
         return unseen
 
     def _finish(self, fit: Fit, solved: SampleReport, seconds: dict[str, float]) -> dict[str, Any]:
-        """Judge a fit and write everything."""
+        """Validate a fit and write the model, metrics and plots."""
         begin = time.perf_counter()
         model = TrainedModel(fit.arrays, fit.settings, self.rve, self.low, self.high)
         given = {"law": self.spec.name, "model": str(self.folder / "model")}
@@ -118,17 +118,17 @@ class RVEPlan(Plan):
 
 
 def plan_rve(study: Study, path: Path, spec: SurrogateSpec, folder: Path | None, comm: Any) -> RVEPlan:
-    """Build what a training on one RVE needs and tell where it goes; collective.
+    """Prepare the training on one RVE; collective.
 
     Args:
         study: The study, with an RVE.
-        path: Its file; relative paths start there.
+        path: The study file, to which relative paths refer.
         spec: The surrogate.
-        folder: Where everything goes; default `results/STUDY-HASH`.
+        folder: Output folder; default `results/STUDY-HASH`.
         comm: The ranks that share the work.
 
     Raises:
-        CaseError: The RVE cannot be built, or the surrogate does not take one.
+        CaseError: The RVE cannot be built, or the surrogate cannot be trained on it.
     """
     assert study.sampling is not None and study.rve is not None
     if spec.fit is None:
@@ -150,7 +150,7 @@ def plan_rve(study: Study, path: Path, spec: SurrogateSpec, folder: Path | None,
 
 
 def default_validation(study: Study, low: Array, high: Array) -> Sampling:
-    """Return the sampling of strains that a study without `validation` is judged at.
+    """Return the default validation sampling of a study without `validation`.
 
     Args:
         study: The study.

@@ -1,1 +1,1 @@
-"""Result files and pictures: plain arrays in, complete files out."""
+"""Result files and pictures, written atomically from plain arrays."""

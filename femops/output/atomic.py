@@ -1,4 +1,4 @@
-"""Files and folders that are either complete or absent, whatever stops the program while they are written."""
+"""Atomic writing of files and folders: complete or absent, even after an interruption."""
 
 import os
 import shutil
@@ -10,24 +10,22 @@ from pathlib import Path
 from types import FrameType
 
 PARTIAL = ".partial-"
-"""How the name of a file or folder begins that is not complete yet."""
+"""Prefix of the names of incomplete files and folders."""
 _OLD = ".replaced-"
 
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a path beside `path` that takes its place when the block ends and is removed when the block fails.
+    """Yield a temporary path that replaces `path` when the block ends, and is removed if the block fails.
 
-    The content is on the disk before it takes that place.
-
-    The temporary name is hidden and keeps the suffix, from which some writers choose their format. It is the same
-    every time, so that the remains of a killed run are overwritten by the next one.
+    The content is synced to disk before the replacement. The temporary name is hidden and keeps the suffix, by which
+    some writers choose the format. It is the same every time, so that a file left by an interrupted run is overwritten.
 
     Args:
-        path: The file to write. Its folder is made if it is missing.
+        path: The file to write; its folder is created if missing.
 
     Yields:
-        The path to write to.
+        The temporary path, in the same folder.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -42,26 +40,26 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write a UTF-8 text file in one piece."""
+    """Write a UTF-8 text file atomically."""
     with shielded(), atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
-    """Write a file in one piece."""
+    """Write a binary file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder that takes the place of `folder` when the block ends, and is removed when it fails.
+    """Yield an empty folder that replaces `folder` when the block ends, and is removed if the block fails.
 
-    A folder cannot replace another one in one go. The old one is moved aside first; a kill between the two moves
-    leaves it there, where `present` finds it.
+    A folder cannot be replaced atomically: the old one is moved aside first, and `present` finds it there after an
+    interruption between the two moves.
 
     Args:
-        folder: The folder to write; files in it are to be written by `write_bytes`.
+        folder: The folder to write; its files must be written by `write_bytes`.
     """
     new, old = folder.with_name(PARTIAL + folder.name), folder.with_name(_OLD + folder.name)
     shutil.rmtree(new, ignore_errors=True)
@@ -78,16 +76,16 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def present(folder: Path) -> Path:
-    """Return a folder that `new_folder` writes, or the old one of it if a kill left only that."""
+    """Return a folder written by `new_folder`, or its old version if an interruption left only that."""
     old = folder.with_name(_OLD + folder.name)
     return old if old.is_dir() and not folder.exists() else folder
 
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Hold back Ctrl-C inside the block; its KeyboardInterrupt is raised on leaving.
+    """Defer Ctrl-C inside the block; KeyboardInterrupt is raised when the block ends.
 
-    Outside the main thread, and where SIGINT has no Python handler, the block runs unchanged.
+    No effect outside the main thread, or if SIGINT has no Python handler.
     """
     previous = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(previous):

@@ -1,4 +1,4 @@
-"""The picture of a comparison: force over displacement of both solutions, and the errors over the steps."""
+"""Plot of a comparison: force-displacement curves of both solutions, and errors over the load steps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from femops.output.atomic import atomic_path
 
 @dataclass(frozen=True)
 class Curve:
-    """A quantity of a boundary over its displacement, for both solutions.
+    """A quantity over the displacement of a boundary, for both solutions.
 
     Attributes:
         name: Boundary and component, for the legend.
-        quantity: What is drawn over the displacement.
-        law: Displacement and quantity of the law. Shape (2, n_steps).
-        reference: Those of the reference. Shape (2, n_steps).
+        quantity: Label of the quantity.
+        law: Displacement and quantity with the law. Shape (2, n_steps).
+        reference: Displacement and quantity with the reference law. Shape (2, n_steps).
     """
 
     name: str
@@ -31,13 +31,13 @@ class Curve:
 def draw_comparison(
     path: Path, curves: Sequence[Curve], errors: Mapping[str, Sequence[float]], titles: tuple[str, str]
 ) -> None:
-    """Draw a comparison as a PNG file, in one piece.
+    """Plot a comparison to a PNG file.
 
     Args:
         path: The file.
-        curves: What is drawn over the displacement.
+        curves: Curves over the displacement.
         errors: Relative errors at the ends of the steps, by name.
-        titles: Names of law and reference.
+        titles: Names of law and reference law.
     """
     figure = Figure(figsize=(11.0, 4.2), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -1,4 +1,4 @@
-"""The folder of a run's results, where those of the earlier run stay until there are new ones."""
+"""Results folder of a run, in which earlier results are kept until new ones are available."""
 
 import errno
 import glob
@@ -17,19 +17,18 @@ _NEW = ".new"
 
 
 class ResultsFolder:
-    """Where a run writes.
+    """Results folder of a run.
 
-    Where a folder still holds the results of an earlier run, the new ones go to a hidden folder in it, until
-    `take_over` brings them to their place; from then on, and in other folders, they are written in their place. A run
-    that ends before that leaves the earlier results as they were, and only notes in `failure.json` why it failed.
+    If the folder contains results of an earlier run, new ones are written to a hidden subfolder until `take_over`
+    replaces the earlier ones. A run that fails before that keeps them and only writes the reason to `failure.json`.
 
     Args:
-        folder: The folder, which this process has locked.
-        case: The file of the case; its stem names the results.
+        folder: The folder, locked by this process.
+        case: The case file; its stem names the results.
 
     Attributes:
         folder: The folder.
-        path: Where the run writes now.
+        path: Folder to which the run currently writes.
 
     Raises:
         CaseError: The run would replace files that femops did not write, or the folder cannot be written.
@@ -42,7 +41,7 @@ class ResultsFolder:
             raise CaseError("the resolved case would replace the case itself; choose another folder", file=written)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(folder / _NEW, ignore_errors=True)  # of a run that was killed
+            shutil.rmtree(folder / _NEW, ignore_errors=True)  # left by an interrupted run
             if written.exists() and not written.read_text(encoding="utf-8").startswith(_MARK):
                 raise CaseError("is not of femops and would be replaced; choose another folder", file=written)
             self.path = folder / _NEW if written.exists() else folder
@@ -52,17 +51,17 @@ class ResultsFolder:
 
     @property
     def keeps_earlier(self) -> bool:
-        """Whether the results of an earlier run are still there."""
+        """Whether the results of an earlier run are still kept."""
         return self.path != self.folder
 
     def write_case(self, text: str) -> None:
-        """Write the resolved case beside the results that belong to it."""
+        """Write the resolved case next to its results."""
         write_text(self.path / CASE, _MARK + text)
 
     def take_over(self) -> None:
-        """Replace the results of the earlier run by those of this one, and nothing else.
+        """Replace the results of the earlier run by those of this one; other files are kept.
 
-        The summary comes first, since it says that the run has not finished.
+        The summary is moved first, as it marks the run as unfinished.
         """
         if not self.keeps_earlier:
             return
@@ -82,12 +81,12 @@ class ResultsFolder:
         self.path = self.folder
 
     def close(self) -> None:
-        """Remove what did not come to its place."""
+        """Remove new results that were not taken over."""
         if self.keeps_earlier:
             shutil.rmtree(self.path, ignore_errors=True)
 
     def _patterns(self) -> list[str]:
-        """Return what a run may leave in its folder."""
+        """Return glob patterns of all files that a run may write."""
         stem = glob.escape(self._stem)
         names = [f"{stem}.vtkhdf", f"{stem}.png", f"{stem}.bp", "micro_*_at_*.vtkhdf", "points.vtp"]
         names += [CURVES, SUMMARY, FAILURE, f"pictures/{stem}_*.png", "pictures/micro_*_at_*.png"]
@@ -96,7 +95,7 @@ class ResultsFolder:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Tell the user in one line that results cannot be written."""
+    """Convert an OSError in the block to a one-line CaseError."""
     try:
         yield
     except OSError as error:

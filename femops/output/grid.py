@@ -1,4 +1,4 @@
-"""The mesh that result files share: points in space and cells of one VTK type."""
+"""Mesh of result files: points in space and cells of one VTK type."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ Fields = Mapping[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Grid:
-    """Points and cells as VTK wants them.
+    """Points and cells in VTK conventions.
 
     Attributes:
         points: Coordinates [length]. Shape (n_points, 3).
-        cells: Points of each cell in VTK order. Shape (n_cells, n_nodes_of_cell).
-        cell_type: VTK type number of all cells.
+        cells: Point indices of each cell in VTK order. Shape (n_cells, n_nodes_of_cell).
+        cell_type: VTK cell type, the same for all cells.
     """
 
     points: Array
@@ -43,8 +43,8 @@ class Grid:
         """Return the grid with its fields as a pyvista data set.
 
         Args:
-            point_data: Arrays by name. Shape (n_points,) or (n_points, k) each; vectors of 2 components get a third.
-            cell_data: The same over cells. Shape (n_cells,) or (n_cells, k) each.
+            point_data: Arrays by name. Shape (n_points,) or (n_points, k) each; k = 2 is padded to 3.
+            cell_data: Arrays by name. Shape (n_cells,) or (n_cells, k) each; k = 2 is padded to 3.
         """
         import pyvista
 
@@ -57,17 +57,17 @@ class Grid:
 
 
 def checked_fields(fields: Fields, count: int) -> dict[str, npt.NDArray[Any]]:
-    """Return fields as result files store them: numbers, and vectors of the plane with a third component of zero.
+    """Check the shapes of fields and convert them to the form of result files.
 
     Args:
         fields: Arrays by name. Shape (count,) or (count, k) each.
         count: Number of points or cells.
 
     Returns:
-        The fields, integers and floats of their own precision, (count, 2) padded to (count, 3), (count, 1) flattened.
+        The fields, with booleans as integers, (count, 2) padded with zeros to (count, 3), and (count, 1) flattened.
 
     Raises:
-        ValueError: a field has another shape.
+        ValueError: A field has another shape.
     """
     return {name: _checked(name, np.asarray(values), count) for name, values in fields.items()}
 

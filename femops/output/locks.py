@@ -1,13 +1,12 @@
-"""One process at a time in a folder: a lock that says who works there, and that outlives nobody.
+"""Folder locks: one process at a time works in a folder.
 
-The lock is a file `.lock` in the folder. It is made whole in one go and names host, process, its start and its command.
-A lock is stale, and is taken over, when its process is gone: on the same host (the same boot and the same space of
-process numbers, so that containers of one name are not mistaken for each other) the process is looked up, where a
-process with the same number but another start is another one. Elsewhere the lock is stale when nobody has touched it
-for `STALE_AFTER` seconds; its holder touches it every `HEARTBEAT` seconds. Ages are measured with the clock of the
-file system, not with those of two hosts. A holder that was stopped (not busy) for longer loses its folder.
+The lock is a file `.lock` in the folder, created atomically, with host, process id, start time and command of its
+holder. A lock is stale, and may be taken over, when its holder has ended. On the same host (same boot and same PID
+namespace, to distinguish containers of one name) the process is looked up by id and start time. From other hosts the
+lock is stale if its modification time is older than `STALE_AFTER` seconds; the holder updates it every `HEARTBEAT`
+seconds. Ages are measured with the clock of the file system. A holder suspended for longer loses its lock.
 
-A process that holds a folder may lock it again; the lock goes when the outermost block ends.
+Locks are re-entrant within a process; the lock is released when the outermost block ends.
 """
 
 import fcntl
@@ -30,23 +29,23 @@ from femops.errors import CaseError
 from femops.output.messages import announce
 from femops.parallel import on_root, on_root_quietly
 
-HEARTBEAT, STALE_AFTER = 30.0, 600.0  # [s]; a native solver may keep the heart from beating for minutes
+HEARTBEAT, STALE_AFTER = 30.0, 600.0  # [s]; a native solver may block the heartbeat thread for minutes
 _POLL = 0.5  # [s]
 _NAME = ".lock"
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock.
+    """The holder of a lock.
 
     Attributes:
-        host: Name of the host.
-        pid: Number of the process.
-        since: Local time at which it took the lock.
-        command: Its command line.
-        start: Start of the process in ticks since the boot; empty where that is not known.
-        place: Tells boots and spaces of process numbers apart; empty where that is not known.
-        token: Tells locks apart.
+        host: Host name.
+        pid: Process id.
+        since: Local time of acquisition.
+        command: Command line.
+        start: Start time of the process in clock ticks since boot; empty if unknown.
+        place: Identifies boot and PID namespace; empty if unknown.
+        token: Unique id of the lock.
     """
 
     host: str
@@ -59,7 +58,7 @@ class Holder:
 
     @classmethod
     def here(cls) -> "Holder":
-        """Return this process as the holder of a new lock."""
+        """Return a new holder for this process."""
         since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         return cls(socket.gethostname(), os.getpid(), since, command, _start(os.getpid()), _place(), uuid.uuid4().hex)
@@ -68,20 +67,20 @@ class Holder:
         return f"host {self.host}, pid {self.pid}, since {self.since} ({self.command})"
 
     def is_gone(self) -> bool | None:
-        """Tell whether the process has ended; None where that cannot be seen from here."""
+        """Return whether the process has ended; None if this cannot be determined from here."""
         if self.host != socket.gethostname() or self.place != _place():
             return None
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
-        except PermissionError:  # of another user, whose processes /proc may hide
+        except PermissionError:  # process of another user, which /proc may hide
             return None if _start(self.pid) == "" else _start(self.pid) != self.start
         return _start(self.pid) != self.start
 
 
 class FolderLock:
-    """The lock of a folder; see the module.
+    """The lock of a folder; see the module docstring.
 
     Args:
         folder: The folder.
@@ -93,10 +92,10 @@ class FolderLock:
         self._stop = threading.Event()
 
     def acquire(self) -> Holder | None:
-        """Take the lock; return who has it if somebody else does.
+        """Acquire the lock; return its holder if another process has it, else None.
 
-        The folder must exist. Taking over a stale lock has two parts, so processes do this one after the other as far
-        as the file system can tell them to.
+        The folder must exist. Taking over a stale lock takes two steps, so processes do this one at a time where the
+        file system supports locks.
 
         Raises:
             OSError: The folder cannot be written.
@@ -113,14 +112,14 @@ class FolderLock:
         return None
 
     def release(self) -> None:
-        """Give the lock back, if it is still the own one."""
+        """Release the lock, if this process still holds it."""
         self._stop.set()
         with suppress(OSError):
             if self._holder().token == self._mine.token:
                 self.file.unlink()
 
     def _create(self) -> bool:
-        """Make the lock file, complete from its first moment; False if there is one."""
+        """Create the lock file atomically; return False if one exists."""
         own = self._beside()
         text = json.dumps(asdict(self._mine))
         try:
@@ -144,7 +143,7 @@ class FolderLock:
         return True
 
     def _holder(self) -> Holder:
-        """Return who the lock file names; somebody unknown where it cannot be read."""
+        """Return the holder named in the lock file; an unknown holder if it cannot be read."""
         try:
             found = json.loads(self.file.read_text(encoding="utf-8"))
             return Holder(**{one.name: found[one.name] for one in fields(Holder)})
@@ -159,7 +158,7 @@ class FolderLock:
         try:
             now.touch()
             return now.stat().st_mtime - self.file.stat().st_mtime > STALE_AFTER
-        except FileNotFoundError:  # given back meanwhile
+        except FileNotFoundError:  # released meanwhile
             return True
         finally:
             now.unlink(missing_ok=True)
@@ -180,18 +179,18 @@ _held: dict[Path, tuple[FolderLock, int]] = {}
 
 @contextmanager
 def locked(folder: Path, comm: Any, *, wait: bool = False, say: Callable[[str], None] = announce) -> Iterator[None]:
-    """Keep other processes out of a folder while the block runs; collective.
+    """Lock a folder for the duration of the block; collective.
 
-    The folder is made if it is missing, and removed again if it is empty at the end.
+    A missing folder is created, and removed again if it is empty at the end.
 
     Args:
         folder: The folder.
-        comm: The ranks that work together; the first one holds the lock.
-        wait: Whether to wait until somebody else has finished there, instead of refusing.
-        say: Tells the user who is waited for; called on the first rank.
+        comm: The ranks that work together; rank 0 holds the lock.
+        wait: Whether to wait for another holder instead of raising an error.
+        say: Announces to the user whose lock is awaited; called on rank 0.
 
     Raises:
-        CaseError: Somebody else works there, or the folder cannot be written.
+        CaseError: Another process holds the lock, or the folder cannot be written.
     """
     run = on_root_quietly if wait else on_root
     made = run(comm, lambda: _enter(folder, wait, say))
@@ -203,7 +202,7 @@ def locked(folder: Path, comm: Any, *, wait: bool = False, say: Callable[[str], 
 
 
 def _enter(folder: Path, wait: bool, say: Callable[[str], None]) -> list[Path]:
-    """Lock a folder; return the folders that had to be made, from the innermost one."""
+    """Lock a folder; return the folders that had to be created, innermost first."""
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
     path = folder.resolve()
     if path in _held:
@@ -231,7 +230,7 @@ def _tried(lock: FolderLock) -> Holder | None:
         lock.file.parent.mkdir(parents=True, exist_ok=True)
         try:
             return lock.acquire()
-        except FileNotFoundError:  # the other one has just removed the folder that it had made
+        except FileNotFoundError:  # another process has just removed the folder that it had created
             continue
 
 
@@ -249,7 +248,7 @@ def _leave(folder: Path, made: list[Path]) -> None:
 
 @contextmanager
 def _in_turn(folder: Path) -> Iterator[None]:
-    """Let the processes that do this in a folder do it one after the other, where its file system can."""
+    """Serialise the block among processes by a file lock on the folder, if its file system supports this."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
@@ -260,16 +259,16 @@ def _in_turn(folder: Path) -> Iterator[None]:
 
 
 def _start(pid: int) -> str:
-    """Return when a process was started, in ticks since the boot; nothing for one that has ended or is not known."""
+    """Return the start time of a process in clock ticks since boot; empty if it has ended or is unknown."""
     try:
         rest = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
         return ""
-    return "" if rest[0] in "ZX" else rest[19]  # ended processes stay listed until somebody asks for their exit code
+    return "" if rest[0] in "ZX" else rest[19]  # zombies have ended
 
 
 def _place() -> str:
-    """Return what tells boots of hosts and spaces of process numbers apart."""
+    """Return an identifier of the boot and the PID namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

@@ -1,8 +1,8 @@
-"""Lines on the terminal beside what a command prints as its result."""
+"""Messages to the user besides the output of a command."""
 
 import sys
 
 
 def announce(text: str) -> None:
-    """Write a line to the terminal, beside what a command prints as its result."""
+    """Write a message to standard error."""
     sys.stderr.write(f"{text}\n")

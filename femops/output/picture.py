@@ -1,4 +1,4 @@
-"""Pictures of result fields: VTK renders the body, matplotlib draws axes, colour bar and heading around it."""
+"""Pictures of result fields: the body rendered by VTK, axes and colour bar drawn by matplotlib."""
 
 from pathlib import Path
 from typing import Any
@@ -45,21 +45,20 @@ def picture(
     warp_factor: float | None = None,
     title: str = "",
 ) -> None:
-    """Draw one field on the deformed body with the outline of the undeformed one, as PNG.
+    """Draw a field on the deformed body, with the outline of the undeformed one, to a PNG file.
 
-    Fields of several components are drawn by their magnitude.
+    The magnitude of fields with several components is drawn.
 
     Args:
         dataset: The body with its fields.
         field: Name of a point or cell field.
         path: The PNG file to write.
-        warp: Point field of displacements; a body without it is drawn undeformed.
-        warp_factor: Scale of the displacement; by default it is drawn true, or magnified to 5 % of the body's
-            size where it is smaller.
+        warp: Name of the displacement field; a body without it is drawn undeformed.
+        warp_factor: Scale of the displacement; by default 1, or magnified to 5 % of the body size if smaller.
         title: Heading.
 
     Raises:
-        CaseError: the data set has no such field.
+        CaseError: The data set has no such field.
     """
     if field not in _fields(dataset):
         raise CaseError(f"no field '{field}'; fields: {', '.join(_fields(dataset))}", key="fields")
@@ -85,18 +84,18 @@ def picture(
 def view(results: Path | str, fields: list[str] | None = None, step: int = -1) -> list[Path]:
     """Draw the fields of a run into `results/pictures/`, one PNG per file and field.
 
-    `stress` is drawn by its von Mises equivalent where the file has `von_mises`.
+    Instead of the magnitude of `stress`, `von_mises` is drawn if the file contains it.
 
     Args:
-        results: A folder that `femops run` wrote.
-        fields: Names of the fields; all by default.
+        results: Results folder of `femops run`.
+        fields: Names of the fields; by default all.
         step: Number of the load step; negative numbers count from the end.
 
     Returns:
         The pictures.
 
     Raises:
-        CaseError: no results there, or no such field or step.
+        CaseError: There are no results, or no such field or step.
     """
     folder = Path(results)
     files = sorted(file for file in folder.glob("*.vtkhdf") if not file.name.startswith("."))
@@ -118,10 +117,10 @@ def view(results: Path | str, fields: list[str] | None = None, step: int = -1) -
 
 
 def read_step(file: Path, step: int = -1) -> tuple[pyvista.UnstructuredGrid, str]:
-    """Return one step of a `.vtkhdf` file, and a heading that names file, step and time.
+    """Return one step of a `.vtkhdf` file, and a heading with file, step and time.
 
     Raises:
-        CaseError: the file has no such step.
+        CaseError: The file has no such step.
     """
     reader = vtkHDFReader()
     reader.SetFileName(str(file))
@@ -132,7 +131,7 @@ def read_step(file: Path, step: int = -1) -> tuple[pyvista.UnstructuredGrid, str
     number = step % count
     reader.SetStep(number)
     reader.Update()
-    with h5py.File(file) as content:  # the reader knows no time where there is one step only
+    with h5py.File(file) as content:  # the reader provides no times for a single step
         time = float(content["VTKHDF/Steps/Values"][number])
     body = pyvista.wrap(reader.GetOutput())
     source = f"   ·   {body.field_data['source'][0]}" if "source" in body.field_data else ""
@@ -144,17 +143,17 @@ def _fields(dataset: Any) -> list[str]:
 
 
 def _chosen(present: list[str], wanted: list[str] | None) -> list[str]:
-    """Return the fields to draw; by default all, less those that would be drawn twice."""
+    """Return the fields to draw; by default all, without duplicates."""
     if wanted is not None:
         return [name for name in wanted if name in present]
     return [name for name in present if _DRAWN_INSTEAD.get(name) not in present]
 
 
 def _scalars(dataset: Any, field: str) -> tuple[Array, str]:
-    """Return the values to draw and what to call them."""
+    """Return the values to draw and their label."""
     data = dataset.point_data if field in dataset.point_data else dataset.cell_data
     values = np.asarray(data[field], dtype=np.float64)
-    unit = f" [{_UNITS[field]}]" if field in _UNITS else ""  # what a plugin stores may have any
+    unit = f" [{_UNITS[field]}]" if field in _UNITS else ""  # the units of plugin fields are unknown
     if values.ndim == 1:
         infinite = int(np.isinf(values).sum())
         return values, f"{field}{unit}" + (f", infinite at {infinite} of {len(values)}" if infinite else "")
@@ -163,7 +162,7 @@ def _scalars(dataset: Any, field: str) -> tuple[Array, str]:
 
 
 def _body(dataset: Any, values: Array, at_points: bool) -> Any:
-    """Return the bare mesh with the values to draw."""
+    """Return the mesh with the values to draw as its only field."""
     body = dataset.copy()
     body.clear_data()
     (body.point_data if at_points else body.cell_data)[SCALARS] = values
@@ -171,7 +170,7 @@ def _body(dataset: Any, values: Array, at_points: bool) -> Any:
 
 
 def _automatic_factor(length: float, displacement: Array) -> float:
-    """Return 1, or the magnification to 5 % of the body's length rounded down to one digit."""
+    """Return 1, or the magnification to 5 % of the body length, rounded down to one digit."""
     largest = float(np.linalg.norm(displacement, axis=1).max())
     if largest <= 1e-12 * length or largest >= _AUTOMATIC_WARP * length:
         return 1.0
@@ -181,7 +180,7 @@ def _automatic_factor(length: float, displacement: Array) -> float:
 
 
 def _colours(values: Array) -> tuple[str, tuple[float, float]]:
-    """Return the colour map and its limits: symmetric and diverging for fields of both signs."""
+    """Return the colour map and its limits; diverging and symmetric for fields of both signs."""
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     largest = max(abs(low), abs(high))
@@ -230,7 +229,7 @@ def _figure(body: Any, undeformed: Any, frame: Frame, colours: tuple[str, tuple[
 
 
 def _decorate(axes: Any, frame: Frame, flat: bool) -> None:
-    """Draw coordinates around a plane body, or the directions of space beside a solid one."""
+    """Draw coordinate axes around a plane body, or the coordinate directions next to a solid one."""
     for side in axes.spines.values():
         side.set_visible(False)
     axes.tick_params(labelsize=8, color="0.6", labelcolor="0.35")

@@ -11,16 +11,16 @@ from femops.output.grid import Fields, checked_fields
 
 
 def write_points(path: Path | str, coordinates: Array, data: Fields, remarks: Mapping[str, str] | None = None) -> None:
-    """Write points with their values to a `.vtp` file, one vertex per point.
+    """Write point values to a `.vtp` file, one vertex per point.
 
     Args:
         path: The file to write, with the suffix `.vtp`.
         coordinates: Points [length]. Shape (n, dim).
-        data: Arrays by name. Shape (n,) or (n, k) each; vectors of 2 components get a third.
-        remarks: Texts by name that become field data, see `VtkHdfSeries`.
+        data: Arrays by name. Shape (n,) or (n, k) each; k = 2 is padded to 3.
+        remarks: Texts by name, stored as field data; see `VtkHdfSeries`.
 
     Raises:
-        ValueError: an array does not have one row per point.
+        ValueError: An array does not have one row per point.
     """
     import pyvista
 

@@ -1,4 +1,4 @@
-"""Off-screen images of a coloured body by VTK, in a parallel projection whose window is known in lengths."""
+"""Off-screen rendering of a body with VTK, in a parallel projection with a window in length units."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +36,7 @@ class Frame:
 
     @classmethod
     def around(cls, points: Array, flat: bool) -> "Frame":
-        """Return the window around points (n, 3), seen from above (plane bodies) or obliquely."""
+        """Return a frame that contains points (n, 3), viewed from above (plane bodies) or obliquely."""
         axes = np.eye(3)
         if not flat:
             toward = np.array(_TOWARD_VIEWER) / np.linalg.norm(_TOWARD_VIEWER)
@@ -66,14 +66,14 @@ def render(
     pixels: tuple[int, int],
     colours: tuple[str, tuple[float, float]],
 ) -> npt.NDArray[np.uint8]:
-    """Return an image of a body on white.
+    """Render an image of a body on a white background.
 
     Args:
-        body: The body with the scalars to draw under the name `SCALARS`.
-        undeformed: A body of which the outline is drawn.
+        body: The body, with the values to draw in the field `SCALARS`.
+        undeformed: The undeformed body, of which the outline is drawn.
         frame: The projection.
-        pixels: Width and height of the image; they should fit the window's aspect.
-        colours: Name of the colour map, and its limits.
+        pixels: Width and height of the image; their ratio should match the window.
+        colours: Name and limits of the colour map.
 
     Returns:
         RGB image, shape (height, width, 3).
@@ -91,7 +91,7 @@ def render(
             show_scalar_bar=False,
             nan_color="#d9d9d9",
             lighting=not flat,
-            # The two add up to 1, so that the brightest colours are those of the colour bar.
+            # They sum to 1, so that the brightest colours match the colour bar.
             ambient=1.0 if flat else 0.45,
             diffuse=0.0 if flat else 0.55,
         )
@@ -118,7 +118,7 @@ def _surface(body: Any) -> Any:
 
 
 def _edges(surface: Any) -> Any:
-    """Return the free edges and the sharp edges of a surface."""
+    """Return the boundary and feature edges of a surface."""
     return surface.extract_feature_edges(manifold_edges=False, non_manifold_edges=False, clear_data=True)
 
 
@@ -136,7 +136,7 @@ def _aim(plotter: Any, frame: Frame) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence VTK's warnings while it looks for a window system and finds none."""
+    """Suppress VTK's warnings about a missing window system."""
     before = vtkLogger.GetCurrentVerbosityCutoff()
     vtkLogger.SetStderrVerbosity(vtkLogger.VERBOSITY_ERROR)
     try:

@@ -1,4 +1,4 @@
-"""Tables and summaries as text: CSV and JSON."""
+"""Tables and summaries as CSV and JSON files."""
 
 import csv
 import io
@@ -14,11 +14,11 @@ from femops.output.atomic import shielded, write_text
 
 
 def write_curves(path: Path | str, rows: Sequence[Mapping[str, float]]) -> None:
-    """Write one line per row under a header of all keys in the order in which they first appear.
+    """Write rows to a CSV file; columns are all keys in order of first appearance.
 
     Args:
         path: The CSV file to write.
-        rows: Values by column name; a column that a row lacks stays empty.
+        rows: Values by column name; missing values are left empty.
     """
     header = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
@@ -29,7 +29,7 @@ def write_curves(path: Path | str, rows: Sequence[Mapping[str, float]]) -> None:
 
 
 def append_curve(path: Path | str, row: Mapping[str, float]) -> None:
-    """Add a line to a file that `write_curves` began with a row of the same columns, in one write."""
+    """Append a row to a file of `write_curves` with the same columns, in one write."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(row.values())
     with shielded(), Path(path).open("a", encoding="utf-8", newline="") as file:
@@ -37,20 +37,20 @@ def append_curve(path: Path | str, row: Mapping[str, float]) -> None:
 
 
 def write_json(path: Path | str, data: Any) -> None:
-    """Write indented JSON; numpy values become plain ones, paths become text, NaN and infinities become null.
+    """Write indented JSON; numpy values become Python values, paths strings, NaN and infinities null.
 
     Args:
         path: The JSON file to write.
-        data: Mappings, sequences, arrays, numbers, text, paths, None.
+        data: Nested mappings, sequences, arrays, numbers, strings, paths or None.
 
     Raises:
-        TypeError: a value has no JSON form.
+        TypeError: A value cannot be converted to JSON.
     """
     write_text(path, json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def plain(value: Any) -> Any:
-    """Return nested values as JSON has them; NaN and infinities become None."""
+    """Convert nested values to JSON types; NaN and infinities become None."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, Mapping):

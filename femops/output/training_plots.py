@@ -1,4 +1,4 @@
-"""Pictures of a training: how the fit went, and how good its answers are."""
+"""Plots of a training: loss curves, validation errors and certificates."""
 
 import re
 from collections.abc import Mapping
@@ -14,17 +14,17 @@ from femops.output.atomic import atomic_path, shielded
 
 _DPI = 150
 _INCHES = (6.4, 4.2)
-_FLOOR = 1e-16  # what a logarithmic axis shows for zero
+_FLOOR = 1e-16  # replaces zero on logarithmic axes
 
 
 def draw_curves(folder: Path, title: str, curves: Mapping[str, npt.ArrayLike], over: str) -> Path:
-    """Draw values over their index on a logarithmic axis into a PNG named after the title.
+    """Plot curves over their index with a logarithmic ordinate, to a PNG file named after the title.
 
     Args:
-        folder: Where the picture goes.
+        folder: Folder of the plot.
         title: Heading, for example `loss`.
-        curves: Dimensionless values by legend entry.
-        over: What their index counts.
+        curves: Values by legend entry [-].
+        over: Label of the index.
     """
     figure, axes = _axes(title, f"{over} [-]", f"{title[:1].lower()}{title[1:]} [-]")
     for name, values in curves.items():
@@ -34,13 +34,13 @@ def draw_curves(folder: Path, title: str, curves: Mapping[str, npt.ArrayLike], o
 
 
 def draw_errors(folder: Path, over: str, where: Array, errors: Mapping[str, Array]) -> Path:
-    """Draw relative errors over what they may depend on into `error_over_...png`.
+    """Plot relative errors over a quantity such as the strain norm, to `error_over_OVER.png`.
 
     Args:
-        folder: Where the picture goes.
-        over: `strain` for the norms of strains, or another word for the axis.
-        where: Values on the axis. Shape (n,).
-        errors: Errors by legend entry. Shape (n,) each.
+        folder: Folder of the plot.
+        over: `strain` for strain norms, or another label of the abscissa.
+        where: Abscissa. Shape (n,).
+        errors: Relative errors by legend entry [-]. Shape (n,) each.
     """
     axis = "norm of the strain |E|" if over == "strain" else over
     figure, axes = _axes("Errors at what the training did not see", f"{axis} [-]", "relative error [-]")
@@ -51,7 +51,7 @@ def draw_errors(folder: Path, over: str, where: Array, errors: Mapping[str, Arra
 
 
 def draw_certificates(folder: Path, error: Array, certificates: Mapping[str, Array]) -> Path:
-    """Draw what a law says about its error over its error into `bound_against_error.png`. Shape (n,) each."""
+    """Plot certificates over the error of the stress, to `bound_against_error.png`. Shape (n,) each."""
     figure, axes = _axes("What the law says about its error", "relative error of the stress [-]", "certificate [-]")
     true = _positive(error)
     ends = np.array([true.min(), true.max()])

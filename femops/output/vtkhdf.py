@@ -1,7 +1,7 @@
-"""Time series of fields on a fixed mesh in one temporal VTKHDF file, which ParaView and VTK read.
+"""Time series of fields on a fixed mesh in one temporal VTKHDF file, readable by ParaView and VTK.
 
 Format: https://docs.vtk.org/en/latest/vtk_file_formats/vtkhdf_file_format/index.html. The mesh is stored once; every
-step points to it with offsets of zero and to its own rows of the fields.
+step refers to it by zero offsets, and to its own rows of the fields.
 """
 
 import fcntl
@@ -28,21 +28,21 @@ Checked = dict[str, dict[str, npt.NDArray[Any]]]
 
 
 class VtkHdfSeries:
-    """A `.vtkhdf` file that grows by one step per call of `append`, at the same cost for every step.
+    """A `.vtkhdf` file to which `append` adds one step per call, at constant cost.
 
-    The first step makes the file, with room for all steps, and replaces a file of an earlier run in one go; room that
-    is not used yet takes no space on file systems that know sparse files. Later steps write their rows into that
-    room, wait until these are on the disk, and only then count: what HDF5 needs to find its way in the file never
-    changes but for the number of steps. So a kill at any moment leaves a file with the steps that were complete.
+    The first step creates the file, preallocated for all steps, and atomically replaces an existing one; unused space
+    takes no room on file systems with sparse files. Each later step writes its rows, syncs them to disk and only then
+    increases the number of steps, the only HDF5 metadata that changes. An interruption at any time therefore leaves a
+    valid file with all complete steps.
 
     Args:
         path: The file to write.
         grid: The mesh of all steps.
-        n_steps: The largest number of steps.
-        remarks: Texts by name, in ASCII, that become field data; one named like a field belongs to that field.
+        n_steps: Largest number of steps.
+        remarks: ASCII texts by name, stored as field data; a remark on a field has the name of the field.
 
     Attributes:
-        n_steps: Number of steps that were written.
+        n_steps: Number of steps written.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class VtkHdfSeries:
 
         Args:
             time: Time or load parameter of the step.
-            point_data: Arrays by name. Shape (n_points,) or (n_points, k) each; vectors of 2 components get a third,
-                symmetric tensors come from `tensor_components`.
-            cell_data: The same over cells. Shape (n_cells,) or (n_cells, k) each.
+            point_data: Arrays by name. Shape (n_points,) or (n_points, k) each; k = 2 is padded to 3. For symmetric
+                tensors see `tensor_components`.
+            cell_data: Arrays by name. Shape (n_cells,) or (n_cells, k) each; k = 2 is padded to 3.
 
         Raises:
-            ValueError: a shape does not fit the mesh, the fields differ from those of the first step, or there is no
-                room for another step.
+            ValueError: A shape does not match the mesh, the fields differ from those of the first step, or all
+                `n_steps` steps are written.
         """
         fields = {
             "PointData": checked_fields(point_data or {}, len(self.grid.points)),
@@ -96,17 +96,17 @@ class VtkHdfSeries:
 
 
 def tensor_components(mandel: npt.ArrayLike, stress_33: npt.ArrayLike | None = None) -> Array:
-    """Convert Mandel vectors to the symmetric tensors of VTK: XX, YY, ZZ, XY, YZ, XZ without factors.
+    """Convert Mandel vectors to VTK tensor components XX, YY, ZZ, XY, YZ, XZ (without factors).
 
     Args:
         mandel: Stress or strain in Mandel notation. Shape (n, n_s).
-        stress_33: In plane strain, the component normal to the plane, shape (n,); zero (a strain) if not given.
+        stress_33: In plane strain, the component normal to the plane, shape (n,); zero by default, as for strains.
 
     Returns:
         Components, same unit. Shape (n, 6).
 
     Raises:
-        ValueError: `stress_33` was given in 3D.
+        ValueError: `stress_33` is given in 3D.
     """
     vector = np.asarray(mandel, dtype=np.float64)
     dim = dimension(vector.shape[-1])
@@ -120,14 +120,14 @@ def tensor_components(mandel: npt.ArrayLike, stress_33: npt.ArrayLike | None = N
 
 
 def _make_room(file: Any, grid: Grid, n_steps: int, fields: Checked) -> None:
-    """Write the mesh, and everything of all steps but times and fields.
+    """Write the mesh and the step metadata, and allocate times and fields.
 
-    The number of steps and the times come first, so that they lie side by side and are updated with one write.
+    The number of steps and the times come first, so that they are adjacent in the file and updated by one write.
     """
     root = file.create_group("VTKHDF")
     steps = root.create_group("Steps")
     steps.attrs.create("NSteps", 0, dtype=np.int64)
-    # VTK 9.7 reads all times, whatever NSteps says, and damages its heap where there are more: they have to grow.
+    # VTK 9.7 reads all times regardless of NSteps and corrupts its heap if there are more, so the data set must grow.
     times = steps.create_dataset("Values", (n_steps,), np.float64, chunks=(n_steps,), maxshape=(n_steps,))
     times[...] = 0.0
     file.flush()
@@ -144,7 +144,7 @@ def _make_room(file: Any, grid: Grid, n_steps: int, fields: Checked) -> None:
     root["Types"] = np.full(n_cells, grid.cell_type, dtype=np.uint8)
     steps["NumberOfParts"] = np.ones(n_steps, dtype=np.int64)
     for name in _STEP_OFFSETS:
-        # One column per topology where VTK asks for it; unstructured grids have one topology.
+        # VTK expects one column per topology here; unstructured grids have one.
         shape = (n_steps, 1) if name in ("CellOffsets", "ConnectivityIdOffsets") else (n_steps,)
         steps[name] = np.zeros(shape, dtype=np.int64)
     for group, arrays in fields.items():
@@ -156,16 +156,16 @@ def _make_room(file: Any, grid: Grid, n_steps: int, fields: Checked) -> None:
 
 
 def _write_remarks(root: Any, remarks: Mapping[str, str], n_steps: int) -> None:
-    """Write texts that are the same at every step as field data."""
+    """Write texts as field data, the same for every step."""
     for name, text in remarks.items():
-        plain = text.encode("ascii", "replace")  # VTK reads no other strings
+        plain = text.encode("ascii", "replace")  # VTK reads ASCII strings only
         root.require_group("FieldData").create_dataset(name, data=[plain], dtype=h5py.string_dtype("ascii"))
         root["Steps"].require_group("FieldDataOffsets")[name] = np.zeros(n_steps, dtype=np.int64)
         root["Steps"].require_group("FieldDataSizes")[name] = np.ones((n_steps, 2), dtype=np.int64)
 
 
 def _make_rows(group: Any, name: str, shape: tuple[int, ...], kind: Any) -> None:
-    """Make a data set in one piece at its final place, without writing it."""
+    """Allocate a contiguous data set without writing it."""
     how = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     how.set_layout(h5py.h5d.CONTIGUOUS)
     how.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -174,10 +174,9 @@ def _make_rows(group: Any, name: str, shape: tuple[int, ...], kind: Any) -> None
 
 
 def _write(file: Any, step: int, time: float, fields: Checked) -> None:
-    """Write the rows of a step, then count it.
+    """Write the rows of a step, then increase the number of steps.
 
-    HDF5 would write far more than these rows: the whole of its only chunk of times, and buffers of 64 KiB around small
-    fields.
+    The rows bypass HDF5, which would write the whole chunk of times and 64 KiB buffers around small fields.
     """
     root, handle = file["VTKHDF"], file.id.get_vfd_handle()
     times = root["Steps/Values"]
@@ -193,7 +192,7 @@ def _write(file: Any, step: int, time: float, fields: Checked) -> None:
 
 
 def _put(handle: int, values: npt.NDArray[Any], start: int, step: int) -> None:
-    """Write the values of a step, which come one after the other from a place in the file."""
+    """Write the values of a step into an array of equally sized steps that begins at byte `start`."""
     rest, place = values.tobytes(), start + step * values.nbytes
     while rest:
         written = os.pwrite(handle, rest, place)
@@ -202,9 +201,10 @@ def _put(handle: int, values: npt.NDArray[Any], start: int, step: int) -> None:
 
 @contextmanager
 def _readers_kept_out(handle: int) -> Iterator[None]:
-    """Let no reader see half of an update.
+    """Exclude readers during an update.
 
-    HDF5 locks a file while it reads; readers that keep it open have long seen what matters, and are not waited for.
+    HDF5 locks a file while reading. Readers that keep the file open have read its metadata already, so the wait is
+    limited to `_PATIENCE`.
     """
     until = clock.monotonic() + _PATIENCE
     while True:
