@@ -158,7 +158,7 @@ def _two_loops(gradient: Tensor, steps: Tensor, changes: Tensor) -> Tensor:
 def _line_search(
     flat: _Flat, weights: Tensor, value: float, gradient: Tensor, direction: Tensor, first: float
 ) -> tuple[Tensor, float, Tensor] | None:
-    """Bisect for the weak Wolfe conditions, which keep the Hessian positive definite; None without success."""
+    """Bisect for the weak Wolfe conditions, which keep the Hessian positive definite; None if none is found."""
     slope = float(gradient @ direction)
     low, high, length = 0.0, np.inf, first
     if not slope < 0.0:

@@ -129,7 +129,7 @@ def coefficients(weights: Mapping[str, Tensor], strain: Tensor, at_zero: Expansi
 def on_device(
     weights: Weights, device: torch.device | str, precision: Precision
 ) -> tuple[dict[str, Tensor], Expansion]:
-    """Return weights and the expansion at zero strain, computed in double precision to avoid cancellation."""
+    """Return weights and the expansion at zero strain, computed in double precision against cancellation."""
     at_zero = Expansion(*as_tensors(expansion(weights)._asdict(), device, precision).values())
     return as_tensors(weights, device, precision), at_zero
 

@@ -6,8 +6,8 @@ Eivazi, Tröger, Wittek, Hartmann, Rausch, J. Comput. Phys. 554 (2026) 114745, a
     ∫ |σ(E + BΦ_u a) − Φ_σ b|² dV, in the norm of the phases' elastic compliance or as a plain square.
 
 The mismatch of linear phases is an exact quadratic form of (E, a, b). That of other phases is integrated by importance
-sampling: points are drawn once, with higher probability where modes are large, and weighted without bias. Unlike in
-the publication, the networks' values at zero strain are subtracted, so that zero strain gives zero stress.
+sampling: points are drawn once, with higher probability where modes are large, and unbiased weights. Unlike in the
+publication, the networks' values at zero strain are subtracted, so that zero strain gives zero stress.
 """
 
 from collections.abc import Mapping
