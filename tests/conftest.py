@@ -1,3 +1,3 @@
-"""The pip-installed DOLFINx needs femops imported before it; see `femops/__init__.py`."""
+"""Imports femops before the pip-installed DOLFINx, which requires it; see `femops/__init__.py`."""
 
 import femops  # noqa: F401

@@ -1,4 +1,4 @@
-"""Cases and problems for the tests, made in a few words."""
+"""Small cases and problems shared by the tests."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ BOXES = {2: ("triangle", "quadrilateral"), 3: ("tetrahedron", "hexahedron")}
 
 
 def box_case(cell: str, *, cells: int = 3, **changes: Any) -> Case:
-    """A box of edge 1 under a prescribed extension along x, sliding on its left, bottom and back faces."""
+    """Return the case of a unit box under prescribed extension along x, with sliding left, bottom and back faces."""
     dim = 2 if cell in BOXES[2] else 3
     supports: dict[str, Any] = {"left": {"ux": 0.0}, "bottom": {"uy": 0.0}}
     if dim == 3:
@@ -34,12 +34,12 @@ def box_case(cell: str, *, cells: int = 3, **changes: Any) -> Case:
 
 
 def box_problem(cell: str, base: Path = Path(), **changes: Any) -> MacroProblem:
-    """The problem of `box_case`, built but not solved."""
+    """Return the unsolved problem of `box_case`."""
     return prepare(box_case(cell, **changes), base / "box.yaml", MPI.COMM_WORLD).problem
 
 
 def seal(folder: Path) -> None:
-    """Give a model folder the checksums that its arrays and its manifest have now."""
+    """Update the checksums of a model folder to its current arrays and manifest."""
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["sha256"]
     manifest["arrays_sha256"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Abaqus input files: instances, sets and surfaces of assemblies, reference points, and what is not read."""
+"""Reading of Abaqus input files: instances, sets and surfaces of assemblies, reference points, unsupported content."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Who may import whom: the rules of the architecture, read from the syntax trees."""
+"""Import rules of the architecture, checked in the syntax trees."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Every mistake in a case file ends in one line that names file, key and what was expected, and in an exit code."""
+"""Errors in case files are reported in one line with file, key and expected value, and an exit code."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Every shipped case runs and gives its pinned numbers, whatever the number of ranks."""
+"""Every shipped case gives its pinned results on any number of ranks."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The commands as a user runs them, in this process where that is possible."""
+"""The command line, mostly run in this process."""
 
 import csv
 import importlib.util

@@ -1,4 +1,4 @@
-"""Comparing two laws: differences that are known, honest times, and one line for every mistake."""
+"""Comparison of two laws: known differences, timings, and error messages."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Meshes whose parts share no node, nodes at one place, and cells that no mesh may have."""
+"""Disconnected meshes, coincident nodes, and invalid cells."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A law that breaks the contract is refused by name, in a run as in `check_law`; one that knows time is served."""
+"""Laws that break the contract are refused, in runs and by `check_law`; rate-dependent laws are supported."""
 
 import warnings
 from collections.abc import Callable

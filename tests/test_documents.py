@@ -1,4 +1,4 @@
-"""The documentation: its links lead somewhere, and the README stays a page that one reads."""
+"""Documentation: valid links, pages reachable from the README, and a short README."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Families are reproducible, keep to their ranges, and their stores hold what the nested law computes."""
+"""Families are reproducible and within their ranges, and their stores agree with the nested law."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Faults that nobody foresaw end in one line, exit code 1 and a file with the details."""
+"""Unexpected exceptions are reported in one line, with exit code 1 and a file with the details."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Predicted fields are turned into stresses by exact mechanics, and improved by solvers that many RVEs share."""
+"""Stress and error bounds of predicted fields, and batched solvers that correct them."""
 
 from collections.abc import Sequence
 from dataclasses import replace

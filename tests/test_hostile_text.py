@@ -1,4 +1,4 @@
-"""Text that YAML or Python could choke on ends in one line, as every other mistake does."""
+"""Texts on which YAML or Python would fail are refused in one line."""
 
 import math
 from pathlib import Path

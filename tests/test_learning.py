@@ -1,4 +1,4 @@
-"""What trainings of all surrogates share."""
+"""Training utilities shared by all surrogates."""
 
 import numpy as np
 

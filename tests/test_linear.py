@@ -1,4 +1,4 @@
-"""The linear solvers behind the RVE solver."""
+"""Linear solvers of the RVE solver."""
 
 from typing import get_args
 

@@ -1,4 +1,4 @@
-"""Cells of first order lock, and femops says so."""
+"""Volumetric locking of first-order cells is detected and reported."""
 
 from dataclasses import replace
 from pathlib import Path

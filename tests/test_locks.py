@@ -1,4 +1,4 @@
-"""One process at a time in a folder: the second is told who works there, and processes that are gone do not count."""
+"""Folder locks: exclusive access, the holder named in refusals, and stale locks."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The macroscale problem: patch tests, rates, Newton's tail, the seam to UFL, reactions, steps."""
+"""The macroscale problem: patch tests, convergence rates, Newton, agreement with UFL, reactions, stepping."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Integers of cell arrays as names: XDMF files that DOLFINx wrote, floating-point tags, several arrays."""
+"""Integer cell arrays as group names: XDMF files of DOLFINx, floating-point tags, several arrays."""
 
 from pathlib import Path
 

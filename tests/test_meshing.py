@@ -1,4 +1,4 @@
-"""Meshes with named groups: box, files, and what is refused."""
+"""Meshes with named groups: boxes, files, and refused input."""
 
 from dataclasses import replace
 from pathlib import Path

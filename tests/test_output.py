@@ -1,4 +1,4 @@
-"""Result files: complete or absent, and read back by VTK exactly as written."""
+"""Result files are complete or absent, and VTK reads them exactly as written."""
 
 import csv
 import fcntl

@@ -1,4 +1,4 @@
-"""The phases keep the law contract and their own equations; the contract checks refuse laws that break it."""
+"""Phases satisfy the law contract and their equations; the contract checks refuse faulty laws."""
 
 from collections.abc import Callable
 from dataclasses import replace

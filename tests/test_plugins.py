@@ -1,4 +1,4 @@
-"""Laws of strangers are found and checked like the built-in ones."""
+"""Laws of third-party plugins are found and checked like built-in laws."""
 
 import re
 from collections.abc import Iterator

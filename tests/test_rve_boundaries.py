@@ -1,4 +1,4 @@
-"""RVEs of any shape: boundaries, volume, periods, and cracks, against closed forms and an assembly of their own."""
+"""RVEs of any shape: boundaries, volume, periods and cracks, against closed forms and an independent assembly."""
 
 from dataclasses import replace
 from itertools import pairwise, product

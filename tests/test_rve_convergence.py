@@ -1,4 +1,4 @@
-"""RVEs of two saturating phases converge at strains far beyond what they are made for; one that fails, fails alone."""
+"""RVEs of saturating phases converge at very large strains; a failed RVE does not affect the others."""
 
 from functools import cache
 from typing import Any

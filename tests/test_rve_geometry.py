@@ -1,4 +1,4 @@
-"""Generated RVE meshes: periodic, valid, with the phases and volume fractions asked for."""
+"""Generated RVE meshes are valid and periodic, with the requested phases and volume fractions."""
 
 from itertools import combinations
 from math import pi

@@ -1,4 +1,4 @@
-"""The set-up that the README promises."""
+"""Installation as described in the README."""
 
 import re
 import tomllib

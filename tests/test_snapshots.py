@@ -1,4 +1,4 @@
-"""Snapshots are what the nested law computes, come from reproducible strains, and survive a kill at any moment."""
+"""Snapshots agree with the nested law, use reproducible strains, and survive interruption at any time."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A stored surrogate is what was trained or is refused in one line; what all surrogates share does what it says."""
+"""Stored surrogates are loaded unchanged or refused in one line; parts common to all surrogates."""
 
 import contextlib
 import json

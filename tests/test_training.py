@@ -1,4 +1,4 @@
-"""Training is reproducible, goes on where it was stopped, is done once, and is judged at strains it never saw."""
+"""Training is reproducible, resumable and not repeated, and is evaluated at unseen strains."""
 
 import io
 import json

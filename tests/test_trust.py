@@ -1,4 +1,4 @@
-"""Trust: what happens where a law that stands in for another one is not good enough."""
+"""Handling of points at which a surrogate law is not accurate enough (the option `trust`)."""
 
 import io
 import subprocess

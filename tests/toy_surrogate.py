@@ -1,4 +1,4 @@
-"""A small surrogate for the tests of what all surrogates share: a cubic polynomial of the strain by least squares."""
+"""A small surrogate for tests of the surrogate interface: a polynomial of the strain, fitted by least squares."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,13 +38,13 @@ class ToyParameters(SurrogateParameters):
 
 
 def powers(n_s: int, degree: int) -> Any:
-    """Exponents of all monomials but the constant. Shape (n_monomials, n_s)."""
+    """Return the exponents of all monomials except the constant. Shape (n_monomials, n_s)."""
     chosen = [one for d in range(1, degree + 1) for one in combinations_with_replacement(range(n_s), d)]
     return np.array([np.bincount(one, minlength=n_s) for one in chosen])
 
 
 def monomials(strain: Array, exponents: Any) -> tuple[Array, Array]:
-    """Values (n, m) and derivatives (n, m, n_s)."""
+    """Return values (n, m) and derivatives (n, m, n_s) of monomials."""
     values = (strain[:, None] ** exponents).prod(-1)
     slopes = np.empty((*values.shape, strain.shape[1]))
     for axis in range(strain.shape[1]):
@@ -56,12 +56,12 @@ def monomials(strain: Array, exponents: Any) -> tuple[Array, Array]:
 
 @dataclass
 class ToyTraining:
-    """What the fits of a test did.
+    """Fit function of the toy surrogate, with a record of its calls.
 
     Attributes:
-        interrupt_at: The part before which a fit is interrupted.
-        parts: The parts that were worked through.
-        begun: How many fits were begun.
+        interrupt_at: Chunk of the snapshots before which a fit is interrupted.
+        parts: Completed chunks.
+        begun: Number of started fits.
     """
 
     interrupt_at: int | None = None
@@ -140,7 +140,7 @@ def toy_spec(training: ToyTraining) -> SurrogateSpec:
 
 @contextmanager
 def installed_toy() -> Iterator[ToyTraining]:
-    """Install the surrogate `toy` as a plugin would; yield what its fits do."""
+    """Context manager that registers the surrogate `toy` as a plugin; yields its `ToyTraining`."""
     training = ToyTraining()
     spec = toy_spec(training)
 

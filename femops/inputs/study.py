@@ -20,12 +20,8 @@ from femops.surrogate.spec import SurrogateOptions
 from femops.validation import NestedError, numbers, shown
 
 Watch = Callable[[int, int], None]
-# Smallest number of batches of a sampling; at most one batch is lost on interruption, and progress moves per batch.
-_PARTS = 20
 SUBJECTS = ("rve", "family", "problem")
 """Possible subjects of a study; exactly one is given."""
-# Tensor components of a symmetric field in VTK order.
-_VTK = ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2))
 
 
 class SnapshotSolverBlock(BaseModel):

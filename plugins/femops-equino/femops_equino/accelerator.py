@@ -1,4 +1,4 @@
-"""Whether this process has an accelerator, found without importing torch where there is none."""
+"""Detection of a GPU, without importing torch where there is none."""
 
 import ctypes
 from typing import Any, Literal
@@ -9,16 +9,16 @@ _DRIVER = "libcuda.so.1"
 
 
 def accelerator(device: Literal["auto", "cpu", "cuda"]) -> Any | None:
-    """Return the GPU of this process as a torch device; None where the kernels of the CPU are to be used.
+    """Return the GPU of this process as a torch device, or None to use the CPU kernels.
 
-    `auto` asks torch, which takes seconds to import, only where NVIDIA's driver library can be loaded; without it
-    torch would find no GPU.
+    `auto` imports torch, which takes seconds, only if NVIDIA's driver library can be loaded; torch finds no GPU
+    without it.
 
     Args:
-        device: What a case asks for.
+        device: Device given in the case.
 
     Raises:
-        CaseError: A GPU is wanted and there is none.
+        CaseError: A GPU is requested but not available.
     """
     if device == "cpu" or (device == "auto" and not _driver()):
         return None
@@ -27,7 +27,7 @@ def accelerator(device: Literal["auto", "cpu", "cuda"]) -> Any | None:
 
 
 def _driver() -> bool:
-    """Return whether the driver can be loaded."""
+    """Return whether NVIDIA's driver library can be loaded."""
     try:
         ctypes.CDLL(_DRIVER)
     except OSError:

@@ -1,13 +1,13 @@
-"""The stress of a reduced RVE without a Newton correction: the network's coefficients, corrected by the adjoint.
+"""Stress of a reduced RVE from the network's coefficients with an adjoint correction, without Newton iterations.
 
 With the reduced energy W(E, a) and the network's a(E), the derivative of W(E, a(E)) is
 
     S = ∂W/∂E + Xᵀ ∂W/∂a,     X = da/dE.
 
-At the minimum ∂W/∂a vanishes, and a first change of a moves ∂W/∂E and Xᵀ ∂W/∂a by opposite amounts: the error of S is
-that of a times that of X, where that of ∂W/∂E alone is of first order. X is never made: its transpose is applied by
-going back through the network. The network has no sensitivity to the strain normal to the plane; there it is the one
-of linear elasticity.
+At the minimum ∂W/∂a vanishes, and the first-order effects of an error in a on ∂W/∂E and on Xᵀ ∂W/∂a cancel: the error
+of S is of the order of the error of a times the error of X, whereas ∂W/∂E alone has a first-order error. X is never
+formed: Xᵀ is applied by backpropagation. The network does not depend on the strain normal to the plane; that column of
+X is taken from linear elasticity.
 """
 
 from typing import Any, NamedTuple
@@ -21,17 +21,17 @@ from femops_equino.kernels import GROUP
 from femops_equino.potential import Precision, Weights, prepare
 from femops_equino.reduced import ReducedModel
 
-_SMALLEST = 1e-4  # part of the training range; below, the network's round-off is no error worth telling
+_SMALLEST = 1e-4  # fraction of the training range; at smaller strains the decrement is round-off of the network
 
 
 class AdjointAnswer(NamedTuple):
-    """What the adjoint path answers.
+    """Response of the adjoint path.
 
     Attributes:
         stress: Homogenized stress. Shape (n, n_s).
         stress_33: Shape (n,) in plane strain; None in 3D.
-        decrement: Estimate of the Newton decrement relative to S : E, or to the work of a strain of a ten-thousandth
-            of the training range if that is more. Shape (n,).
+        decrement: Estimated Newton decrement relative to S : E, or to the work at 1e-4 of the training range if that is
+            larger. Shape (n,).
     """
 
     stress: Array
@@ -40,7 +40,7 @@ class AdjointAnswer(NamedTuple):
 
 
 class Energy(NamedTuple):
-    """Arrays that the kernel reads: a reduced energy with z = (a, E), both filled up with zeros to whole tiles."""
+    """Kernel arrays of a reduced energy with z = (a, E), both zero-padded to whole tiles."""
 
     quadratic: npt.NDArray[Any]
     projection: npt.NDArray[Any]
@@ -52,12 +52,12 @@ class Energy(NamedTuple):
 
 
 class Adjoint:
-    """The adjoint path by the fused kernel.
+    """Adjoint path, evaluated by the fused kernel.
 
     Args:
-        weights: Of the coefficient network, see `potential`.
-        model: The reduced model that its coefficients belong to.
-        precision: Of the computation.
+        weights: Weights of the coefficient network, see `potential`.
+        model: Reduced model of these coefficients.
+        precision: Precision of the computation.
     """
 
     def __init__(self, weights: Weights, model: ReducedModel, precision: Precision = "float64") -> None:
@@ -70,7 +70,7 @@ class Adjoint:
 
         Args:
             strain: Macroscale strains, Mandel [-].
-            inside: The nearest strains inside the training range, where the network is asked; beyond them a is linear.
+            inside: Nearest strains in the training range, at which the network is evaluated; a is linear beyond them.
         """
         kind = self._network.linear.dtype
         stress = np.empty((len(strain), self._n_e), kind)
@@ -82,20 +82,20 @@ class Adjoint:
 
 
 def answer_of(stress: Array, decrement: Array, n_s: int) -> AdjointAnswer:
-    """Take the stress normal to the plane off the stresses (n, n_e)."""
+    """Split stresses (n, n_e) into the first n_s components and the stress normal to the plane."""
     normal = stress[:, n_s].copy() if stress.shape[1] > n_s else None
     return AdjointAnswer(np.ascontiguousarray(stress[:, :n_s]), normal, decrement)
 
 
 class Elasticity(NamedTuple):
-    """The reduced model at zero strain.
+    """Linear elasticity of the reduced model at zero strain.
 
-    |factor · ∂W/∂a|² is at most the Newton decrement: the phases soften, and nowhere is the Hessian larger than here.
+    |factor · ∂W/∂a|² is a lower bound of the Newton decrement, as the phases soften and the Hessian is largest here.
 
     Attributes:
-        sensitivity: da/dE, the network's and, in plane strain, that to the strain normal to the plane. Shape (r, n_e).
+        sensitivity: da/dE of the network and, in plane strain, for the strain normal to the plane. Shape (r, n_e).
         factor: L⁻¹ of the Hessian L Lᵀ of the energy in a. Shape (r, r).
-        smallest: Work that decrements are relative to at least [stress].
+        smallest: Lower limit of the work that decrements are divided by [stress].
     """
 
     sensitivity: Array
@@ -104,7 +104,7 @@ class Elasticity(NamedTuple):
 
 
 def elasticity(model: ReducedModel, weights: Weights) -> Elasticity:
-    """Return what the adjoint path takes from elasticity; see `Adjoint`."""
+    """Return the elastic quantities of the adjoint path."""
     linear, scale = weights["linear"], _SMALLEST * weights["scale"]
     n_e, n_s = model.n_e, len(scale)
     hessian = model.derivatives(np.zeros((1, len(model.quadratic))))[1][0]

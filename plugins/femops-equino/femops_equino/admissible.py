@@ -1,17 +1,17 @@
-"""The stress in equilibrium that comes closest to a strain, where a cheaper one is poor, or more than the phases bear.
+"""Equilibrium stresses of minimal energy gap, for strains where a cheaper choice has a large or infinite gap.
 
-σ = Ψ b is in equilibrium for every b, so that every b makes a bound of
+σ = Ψ b is in equilibrium for every b, so that every b gives a bound by the energy gap
 
     F(b) = ⟨ψ(ε) + ψ*(Ψ b) − Ψ b : ε⟩,
 
-which is convex, and infinite where |dev σ| reaches α₁ at a point. Its minimum is where the strains e of stresses s at
-the points are in balance with ε, and the stresses are in equilibrium,
+which is convex, and infinite if |dev σ| reaches α₁ at a point. At its minimum the strains e(s) of the local stresses s
+satisfy
 
     ⟨(e(s) − ε) : Ψ⟩ = 0,     s = Ψ b.
 
-Newton's method for both at once keeps s apart from Ψ b until the end. Along s → Ψ b a point goes as far as the strain
-that the step predicts has its stress: that strain may be any, the stress stays below α₁. Each Ψ b becomes a bound by
-taking θ Ψ b with 0 ≤ θ ≤ 1 that all points bear; there always is one, since they bear no stress at all.
+Newton's method is applied to both equations, so that s differs from Ψ b until convergence. The step of each point
+from s towards Ψ b is damped: its linearisation predicts a strain, and the point takes the stress of that strain, which
+is below α₁ for any strain. To evaluate a bound, Ψ b is scaled by some θ ≤ 1 for which |dev σ| < α₁ at all points.
 """
 
 from collections.abc import Iterator
@@ -26,25 +26,25 @@ from femops.phases.saturating import Saturating
 from femops.surrogate import chunks
 
 _STEPS = 8
-_ENOUGH = 1e-2  # change of the gap in a step that ends the iteration
-_BORNE = (0.999, 0.97)  # parts of α₁ that are tried: ψ* is steep at its end
+_ENOUGH = 1e-2  # relative change of the gap in a step that ends the iteration
+_BORNE = (0.999, 0.97)  # fractions of α₁ that |dev σ| is limited to; ψ* is steep near α₁
 _RIDGE = 1e-14
 _TINY = np.finfo(np.float64).tiny
-_BYTES_AT_ONCE = 32e6  # about what caches hold
+_BYTES_AT_ONCE = 32e6  # about the cache size
 
 
 @dataclass(frozen=True)
 class Dual:
-    """The gap as a function of b, at given strains.
+    """The energy gap as a function of b, at given strains.
 
-    In plane strain σ_33 is the one of `Saturating.fenchel_gap`, a fixed part of tr σ at every point.
+    In plane strain σ_33 is that of `Saturating.fenchel_gap`: at every point a fixed multiple of the in-plane trace.
 
     Attributes:
         modes: Ψ at the points [stress]. Shape (n_s, C, n_b).
-        phases: The phase of each range of points.
-        weight: Of the points [-]. Shape (C,).
+        phases: Ranges of points with their phases.
+        weight: Weights of the points [-]. Shape (C,).
         strain: ε at the points [-]. Shape (n_s, C, n).
-        quadratic: Second derivative of the gap of the linear phases. Shape (n_b, n_b).
+        quadratic: Second derivative of the gap in the linear phases. Shape (n_b, n_b).
         linear: First derivative of that gap at b = 0. Shape (n, n_b).
         constant: That gap at b = 0. Shape (n,).
     """
@@ -58,7 +58,7 @@ class Dual:
     constant: Array
 
     def some(self, which: Any) -> "Dual":
-        """Return the gap at some of the strains."""
+        """Return the gap at a subset of the strains."""
         strain = np.ascontiguousarray(self.strain[:, :, which])
         return replace(self, strain=strain, linear=self.linear[which], constant=self.constant[which])
 
@@ -82,13 +82,13 @@ class Dual:
         return used
 
     def strains(self, stress: Array) -> tuple[Array, Array]:
-        """Return the strains e (n_s, C, n) of stresses (n_s, C, n), and de/db of Ψ b, weighted, (n, n_s, C, n_b)."""
+        """Return the strains e(s) of stresses s (n_s, C, n), and the weighted de/ds : Ψ (n, n_s, C, n_b)."""
         n_s, n_c, n_b = self.modes.shape
         dim = 2 if n_s == 3 else 3
         strain, slope = np.empty_like(stress), np.empty((stress.shape[2], n_s, n_c, n_b))
         for part, phase, ratio, (s, s_33) in self._of_phases(stress):
             size = isotropic.norm(s, s_33)
-            along = s.copy()  # derivative of |dev σ|²/2 with respect to the components of the plane
+            along = s.copy()  # derivative of |dev σ|²/2 with respect to the in-plane components
             if s_33 is not None:
                 along[:dim] += ratio * s_33
             shear = phase.alpha2 / (phase.alpha1 - size)
@@ -107,7 +107,7 @@ class Dual:
         return strain, slope
 
     def newton(self, stress: Array) -> Array:
-        """Return b (n, n_b) with which strains linearised about stresses (n_s, C, n) are in balance."""
+        """Return b (n, n_b) that solves ⟨(e − ε) : Ψ⟩ = 0 with e linearised about stresses (n_s, C, n)."""
         strain, slope = self.strains(stress)
         flat = self.modes.reshape(-1, self.modes.shape[2])
         matrix = self.quadratic + flat.T @ slope.reshape(len(slope), *flat.shape)
@@ -117,20 +117,20 @@ class Dual:
         return np.asarray(np.linalg.solve(matrix, right[:, :, None])[:, :, 0])
 
     def towards(self, stress: Array, target: Array) -> Array:
-        """Return stresses between given ones, which the phases bear, and others, which they need not bear."""
+        """Return damped stresses between `stress`, which is below α₁, and `target`, which may exceed it."""
         now, then = self.utilisation(stress), self.utilisation(target)
         more = np.maximum(then - now, 0.0)
-        ahead = now / (1.0 - now) + more / (1.0 - now) ** 2  # strain over α₂, linearised as the step does
+        ahead = now / (1.0 - now) + more / (1.0 - now) ** 2  # strain over α₂, linearised as in `newton`
         way = np.where(more > 0.0, (ahead / (1.0 + ahead) - now) / np.maximum(more, _TINY), 1.0)
         return stress + np.clip(way, 0.0, 1.0) * (target - stress)
 
     @property
     def bytes_of_one(self) -> int:
-        """Memory that a step at one strain needs."""
+        """Memory of a step at one strain."""
         return 2 * self.modes.nbytes
 
     def _of_phases(self, stress: Array) -> Iterator[tuple[slice, Saturating, Any, tuple[Array, Array | None]]]:
-        """Yield points, phase, the part of tr σ that σ_33 is (0 in 3D), and the deviator."""
+        """Yield points, phase, σ_33 relative to the in-plane trace (0 in 3D), and deviator of each phase."""
         for part, phase in self.phases:
             n = isotropic.norm(*isotropic.deviator(self.strain[:, part]))
             secant = phase.alpha1 / (phase.alpha2 + n)
@@ -141,7 +141,7 @@ class Dual:
 
 
 def least_gap(dual: Dual) -> tuple[Array, Array]:
-    """Return b (n, n_b) of about the least gap, and that gap (n,), which is finite."""
+    """Return b (n, n_b) that approximately minimises the gap, and the gap (n,), which is finite."""
     n = len(dual.constant)
     b, value = np.zeros((n, dual.modes.shape[2])), np.full(n, np.inf)
     for part in chunks(n, dual.bytes_of_one, _BYTES_AT_ONCE):
@@ -161,7 +161,7 @@ def least_gap(dual: Dual) -> tuple[Array, Array]:
 
 
 def _of_the_strain(dual: Dual) -> Array:
-    """Return the stress of the phases. Shape (n_s, C, n)."""
+    """Return the stress of the phases at the given strains. Shape (n_s, C, n)."""
     stress = np.empty_like(dual.strain)
     for part, phase in dual.phases:
         stress[:, part] = phase.evaluate(dual.strain[:, part], dual.strain[:0, part]).stress
@@ -169,7 +169,7 @@ def _of_the_strain(dual: Dual) -> Array:
 
 
 def _borne(dual: Dual, b: Array) -> tuple[Array, Array]:
-    """Return the multiples θ b that all points bear, and their gap."""
+    """Return multiples θ b with |dev σ| < α₁ at all points, and their gap."""
     largest = dual.utilisation(dual.stress(b)).max(axis=0, initial=_TINY)
     tried = [np.minimum(1.0, part / largest)[:, None] * b for part in _BORNE]
     gaps = [dual.value(one) for one in tried]

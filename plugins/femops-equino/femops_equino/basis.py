@@ -1,4 +1,4 @@
-"""From snapshots to the reduced model with all quadrature points, and to what its certificate needs."""
+"""Modes of snapshots, and the reduced model with all quadrature points and its certificate data."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ class Basis:
 
     @staticmethod
     def from_arrays(arrays: CheckedArrays) -> "Basis":
-        """Return what was stored; binds r, n_b and m = n_e + r."""
+        """Return the stored modes; binds r, n_b and m = n_e + r."""
         displacement = arrays.take("modes.displacement", "n_free", "r")
         arrays.sizes["m"] = arrays.sizes["n_e"] + arrays.sizes["r"]
         stress = arrays.take("modes.stress", arrays.sizes["n_s"] * arrays.sizes["n_points"], "n_b")
@@ -38,12 +38,12 @@ class Basis:
 
 
 def displacement_candidates(sensitivity: Array, snapshots: Arrays, half: Array) -> tuple[Array, Array]:
-    """Return the elastic fluctuations of the unit strains, and what snapshots and sensitivities add to elasticity.
+    """Return the elastic fluctuations of the unit strains, and the nonlinear parts of snapshots and sensitivities.
 
     Args:
         sensitivity: dq/dE at zero strain. Shape (n_free, n_s).
-        snapshots: `strain`, `fluctuation` and `sensitivity` are used.
-        half: Half widths of the training range, the scale of the sensitivities. Shape (n_s,).
+        snapshots: Snapshots; `strain`, `fluctuation` and `sensitivity` are used.
+        half: Half widths of the training range, which scale the sensitivities. Shape (n_s,).
     """
     strain = np.asarray(snapshots["strain"])
     fields = np.asarray(snapshots["fluctuation"]).T - sensitivity @ strain.T
@@ -52,7 +52,7 @@ def displacement_candidates(sensitivity: Array, snapshots: Arrays, half: Array) 
 
 
 def stress_candidates(operators: ElasticRVE, sensitivity: Array, snapshots: Arrays, half: Array) -> tuple[Array, Array]:
-    """Return the elastic stresses of the unit strains, and what snapshots and sensitivities add to elasticity.
+    """Return the elastic stresses of the unit strains, and the nonlinear parts of snapshots and sensitivities.
 
     Arguments as in `displacement_candidates`; `phase_stress` and `phase_stress_sensitivity` are used.
     """
@@ -75,7 +75,7 @@ class Full:
     Attributes:
         model: The reduced energy.
         points: All points of the nonlinear phases.
-        exact: What linear phases and bulk parts add.
+        exact: Exact contributions of linear phases and bulk parts.
     """
 
     model: ReducedModel
@@ -110,7 +110,7 @@ def full(rve: RVE, operators: ElasticRVE, basis: Basis) -> Full:
             strains = np.concatenate([-local, dual[:, part]], axis=2)
             gap += np.tensordot(stresses, strains, axes=([0, 1], [0, 1]))
             continue
-        assert isinstance(phase, Saturating)  # or the model could not have been built
+        assert isinstance(phase, Saturating)  # checked by `full_model`
         bulk = phase.K * np.tensordot(TRACE[d.dim], maps[:, part], axes=1) * weight[:, None]
         volumetric = np.tensordot(TRACE[d.dim][:n_s], dual[:, part], axes=1)
         projection += volumetric.T @ bulk

@@ -1,4 +1,4 @@
-"""The error of a prediction, bounded without the exact solution.
+"""Error bounds and indicators of predictions, from the energy gap of two admissible fields.
 
 ε = E + B Φ a is kinematically and σ = Ψ b statically admissible. With the complementary energy ψ* of the phases,
 
@@ -9,14 +9,14 @@ for any X, f(H) = ⟨ψ(ε + H + B Φ X H)⟩ is an upper bound of W(E + H), and
 
     W(E) + S : H ≤ W(E + H) ≤ f(H) ≤ f(0) + S̃ : H + ½ H : C̃ : H,       f(0) ≤ W(E) + η²,
 
-with S̃ = f'(0) and C̃ the same quadratic form of the phases' stiffness at zero strain, which is the largest they
-have. Hence (S − S̃) : H ≤ η² + ½ H : C̃ : H, and the best H gives ‖S − S̃‖ ≤ √2 η in the norm of C̃⁻¹.
+with S̃ = f'(0) and C̃ the same quadratic form of the phases' stiffness at zero strain, where it is largest. Hence
+(S − S̃) : H ≤ η² + ½ H : C̃ : H, and the optimal H gives ‖S − S̃‖ ≤ √2 η in the norm of C̃⁻¹.
 
-The gap is infinite where |dev σ| of `saturating` phases reaches α₁, as it does at some points where a stress that is
-cut off is put together of few modes. There, and where the gap is large, b is sought anew, see `admissible`.
+The gap is infinite where |dev σ| of `saturating` phases reaches α₁, which happens at some points if a saturated stress
+is represented by few modes. There, and where the gap is large, b is recomputed, see `admissible`.
 
-With all quadrature points this is a bound; with few of them, weighted, the energy gap η² relative to the energy is an
-indicator of the error, which is second order in that of the fields as the gap is.
+With all quadrature points this is a bound. With few weighted points, η² relative to the energy is an indicator: the
+gap and the error of the stress are both of second order in the error of the fields.
 """
 
 from dataclasses import dataclass
@@ -34,22 +34,22 @@ from femops_equino.admissible import Dual, least_gap
 from femops_equino.reduced import ReducedModel
 
 _FIELDS_AT_ONCE = 12
-_BYTES_AT_ONCE = 32e6  # about what caches hold
-_POOR = 1e-2  # of the energy: a gap for which a better stress is looked for
-_NO_STRAIN = 1e-30
-_ROUND_OFF = 1e-15  # of the energy: what cancels in the gap of linear phases
+_BYTES_AT_ONCE = 32e6  # about the cache size
+_POOR = 1e-2  # of the energy: above this gap a better stress is computed
+_NO_STRAIN = 1e-30  # up to which a law may answer round-off
+_ROUND_OFF = 1e-15  # of the energy: cancellation error in the gap of linear phases
 
 
 @dataclass(frozen=True)
 class Points:
-    """Points of the nonlinear phases that the certificate looks at.
+    """Points of the nonlinear phases at which the certificate is evaluated.
 
     Attributes:
         strain: Strain as a map of z. Shape (n_s, C, m).
         stress: Stress as a map of b [stress]. Shape (n_s, C, n_b).
-        projection: What a deviatoric stress at a point, in the basis of `DEVIATOR`, adds to b. Shape (n_b, C, n_d).
-        phases: The phase of each range of points.
-        model: The reduced energy that sums over these points, with their weights.
+        projection: Maps deviatoric stresses, in the basis of `DEVIATOR`, to their share of b. Shape (n_b, C, n_d).
+        phases: Ranges of points with their phases.
+        model: Reduced energy summed over these points, with their weights.
     """
 
     strain: Array
@@ -59,7 +59,7 @@ class Points:
     model: ReducedModel
 
     def sampled(self, points: npt.NDArray[np.int64], factor: Array) -> "Points":
-        """Return some of the points, in ascending order, their weights multiplied by a factor."""
+        """Return a subset of the points, in ascending order, with weights multiplied by a factor."""
         cuts = [np.searchsorted(points, (part.start, part.stop)) for part, _ in self.phases]
         phases = tuple((slice(int(a), int(b)), phase) for (a, b), (_, phase) in zip(cuts, self.phases, strict=True))
         arrays = (self.strain[:, points], self.stress[:, points], self.projection[:, points])
@@ -67,14 +67,14 @@ class Points:
         return Points(strain, stress, projection, phases, self.model.sampled(points, factor))
 
     def to_arrays(self) -> dict[str, Array]:
-        """Return what the store keeps."""
+        """Return the arrays to store."""
         stops = np.array([part.stop for part, _ in self.phases], dtype=np.int64)
         arrays = {f"points.{name}": getattr(self, name) for name in ("strain", "stress", "projection")}
         return {**arrays, "points.stops": stops, **self.model.to_arrays("points.model")}
 
     @staticmethod
     def from_arrays(arrays: CheckedArrays, rve: RVE) -> "Points":
-        """Return what was stored for an RVE."""
+        """Return the stored points of an RVE."""
         nonlinear = [phase for phase in rve.phases if isinstance(phase, Saturating)]
         strain = arrays.take("points.strain", "n_s", "P", "m")
         stress = arrays.take("points.stress", "n_s", "P", "n_b")
@@ -86,13 +86,13 @@ class Points:
 
     @property
     def bytes_of_one(self) -> int:
-        """Memory that one prediction needs."""
+        """Memory of one prediction."""
         return 8 * self.strain.shape[0] * self.strain.shape[1] * _FIELDS_AT_ONCE
 
 
 @dataclass(frozen=True)
 class Quadratics:
-    """What linear phases and bulk parts add, exactly.
+    """Exact contributions of linear phases and bulk parts.
 
     Attributes:
         projection: b of the stresses that are linear in z. Shape (n_b, m).
@@ -107,12 +107,12 @@ class Quadratics:
     metric: Array
 
     def to_arrays(self) -> dict[str, Array]:
-        """Return what the store keeps."""
+        """Return the arrays to store."""
         return {f"quadratics.{name}": getattr(self, name) for name in ("projection", "gap", "elastic", "metric")}
 
     @staticmethod
     def from_arrays(arrays: CheckedArrays) -> "Quadratics":
-        """Return what was stored."""
+        """Return the stored contributions."""
         both = arrays.sizes["m"] + arrays.sizes["n_b"]
         return Quadratics(
             arrays.take("quadratics.projection", "n_b", "m"),
@@ -124,13 +124,13 @@ class Quadratics:
 
 @dataclass(frozen=True)
 class Gap:
-    """What the two admissible fields of a prediction say.
+    """Energy gap of the two admissible fields of a prediction, with the terms of its stress bound.
 
     Attributes:
         energy: η² [stress]. Shape (n,).
         stress: S̃ [stress]. Shape (n, n_s).
         stiffening: Largest eigenvalue of C̃ relative to the elastic tangent. Shape (n,).
-        coefficients: a of the fields. Shape (n, r).
+        coefficients: a of the kinematically admissible field. Shape (n, r).
     """
 
     energy: Array
@@ -140,18 +140,18 @@ class Gap:
 
 
 def relative_error(strain: Array, stress: Array, gap: Gap, metric: Array, kind: CertificateKind) -> Array:
-    """Return bound or indicator of the error of a stress, relative to the stress, both in the norm of `metric`.
+    """Return the bound or indicator of the relative error of a stress, in the norm of `metric`.
 
     Args:
         strain: E. Shape (n, n_s).
-        stress: The stress in question. Shape (n, n_s).
-        gap: What its fields say.
-        metric: Shape (n_s, n_s).
+        stress: Stress to certify. Shape (n, n_s).
+        gap: Energy gap of the prediction.
+        metric: The norm of stresses is √(s · metric · s). Shape (n_s, n_s).
         kind: `bound` or `indicator`.
     """
     size = norm(stress, metric)
     away = norm(stress - gap.stress, metric)
-    work = np.maximum(0.5 * np.einsum("ns,ns->n", stress, strain), 0.0)  # negative work tells of no small error
+    work = np.maximum(0.5 * np.einsum("ns,ns->n", stress, strain), 0.0)  # negative work does not imply a small error
     eta = np.maximum(gap.energy, _ROUND_OFF * work)
     with np.errstate(divide="ignore", invalid="ignore"):
         error = (away + np.sqrt(2.0 * eta * gap.stiffening)) / size if kind == "bound" else away / size + eta / work
@@ -162,12 +162,12 @@ def relative_error(strain: Array, stress: Array, gap: Gap, metric: Array, kind: 
 
 
 def energy_gap(points: Points, exact: Quadratics, solver: ReducedModel, strain: Array, coefficients: Array) -> Gap:
-    """Return the energy gap of predictions, after one step towards the minimum with the solver's stiffness.
+    """Return the energy gap of predictions after one Newton step with the stiffness of `solver`.
 
     Args:
-        points: Where energies are summed.
-        exact: What is known without sums.
-        solver: The model that stiffness and sensitivities are taken from.
+        points: Points over which energies are summed.
+        exact: Exact contributions of linear phases and bulk parts.
+        solver: Reduced model for stiffness and sensitivities.
         strain: E. Shape (n, n_s).
         coefficients: a. Shape (n, r).
     """

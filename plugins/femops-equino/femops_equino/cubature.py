@@ -1,4 +1,4 @@
-"""Empirical cubature: few points with positive weights in place of all quadrature points.
+"""Empirical cubature: few points with positive weights replace all quadrature points.
 
 The points are chosen by a nonnegative least-squares fit (Lawson and Hanson 1974; as hyper-reduction: Farhat, Avery,
 Chapman and Cortial, IJNME 98, 2014; Hernández, Caicedo and Ferrer, CMAME 313, 2017) of the sampled part of the energy
@@ -6,8 +6,8 @@ gradient at training states. By the envelope theorem the homogenized stress is t
 
     S = ∂W/∂E + Xᵀ ∂W/∂a,    X = da/dE,
 
-so that an error of the gradient enters S to first order only through this combination. The fit therefore weights
-∂W/∂a alone much less, which needs a fraction of the points.
+so that errors of the gradient affect S to first order only through this combination. The fit therefore gives ∂W/∂a
+itself a small weight, which reduces the number of points.
 """
 
 from collections.abc import Callable
@@ -28,10 +28,10 @@ _SKETCH_PER_POINT = 4
 
 @dataclass(frozen=True)
 class Rows:
-    """What the sampled points have to sum to.
+    """Linear system for the weight factors of the points: matrix · factor = total.
 
     Attributes:
-        matrix: Contribution of every point. Shape (n_rows, n_points).
+        matrix: Contributions of the points. Shape (n_rows, n_points).
         total: Their sums. Shape (n_rows,).
     """
 
@@ -42,19 +42,19 @@ class Rows:
 def rows(
     full: ReducedModel, metric: Array, z: Array, alpha: float, count: int, seed: int, extra: Array | None = None
 ) -> Rows:
-    """Return a random sketch of the gradient's contributions at training states.
+    """Return a random sketch of the points' contributions to the energy gradient at training states.
 
-    Stresses count in the norm of the metric, relative to the root of the work: soft modes of deformation, to which
-    the stress hardly answers, decide about displacements as much as stiff ones.
+    Stresses are measured in the norm of `metric`, relative to the square root of the work, because soft deformation
+    modes, which contribute little to the stress, affect displacements as much as stiff ones.
 
     Args:
-        full: The model that sums over all points.
+        full: Reduced model with all points.
         metric: The norm of stresses [1/stress]. Shape (n_s, n_s).
-        z: Training states, minima of its energy. Shape (T, m).
-        alpha: Weight of ∂W/∂a beside the total derivative with respect to E.
-        count: Number of rows.
-        seed: Seed of the sketch.
-        extra: Further linear maps of the deviatoric stress at the points. Shape (k, n_points, n_d).
+        z: Training states, minima of the energy of `full`. Shape (T, m).
+        alpha: Weight of ∂W/∂a relative to the total derivative with respect to E.
+        count: Number of rows, without the row that fits the volume.
+        seed: Random seed of the sketch.
+        extra: Further linear functionals of the deviatoric stress to fit. Shape (k, n_points, n_d).
     """
     gradient, hessian = full.derivatives(z)
     n_e, n_points = full.n_e, len(full.projection)
@@ -92,13 +92,13 @@ def choose(
     good_enough: Callable[[npt.NDArray[np.int64], Array], bool],
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[npt.NDArray[np.int64], Array]:
-    """Return points and the positive factors of their weights, by nonnegative least squares ended early.
+    """Return points and positive factors of their weights, by nonnegative least squares with early termination.
 
     Args:
-        rows: What to fit.
-        largest: Most points.
-        good_enough: Told points and factors now and then; ends the search.
-        progress: Told the number of points and the largest.
+        rows: Linear system to fit.
+        largest: Maximum number of points.
+        good_enough: Stopping criterion, called with points and factors after every few added points.
+        progress: Called with the number of points and its maximum.
     """
     norm = np.linalg.norm(rows.matrix, axis=0)
     norm[norm == 0.0] = 1.0
@@ -134,7 +134,7 @@ def choose(
 
 
 def _fit(rows: Rows, chosen: list[int], factor: Array) -> tuple[list[int], Array]:
-    """Fit the chosen points; those whose factor would turn negative leave on the way."""
+    """Fit the factors of chosen points; points whose factor would become negative are removed."""
     while True:
         wanted = scipy.linalg.lstsq(rows.matrix[:, chosen], rows.total, lapack_driver="gelsy", check_finite=False)[0]
         if (wanted > 0.0).all():
@@ -149,5 +149,5 @@ def _fit(rows: Rows, chosen: list[int], factor: Array) -> tuple[list[int], Array
 
 
 def n_rows(largest: int) -> int:
-    """Return the rows of a sketch that is good for so many points."""
+    """Return the number of sketch rows for a maximum number of points."""
     return _SKETCH_PER_POINT * largest + 64

@@ -1,25 +1,25 @@
-"""Fused kernels of `potential` and `adjoint`: blocks of points, so that the innermost loops run over points.
+"""Fused numba kernels of `potential` and `adjoint`, vectorised over blocks of points.
 
-Every array of a block has the points last; BLOCK is known when the kernels are compiled, and numba turns those
-loops into vector instructions. Names are those of `potential.Network` and `adjoint.Energy`.
+Points are the last axis of all block arrays. BLOCK is a compile-time constant, so that numba vectorises the innermost
+loops. Names are those of `potential.Network` and `adjoint.Energy`.
 """
 
 import numba
 import numpy as np
 
 BLOCK = 128
-"""Points of a block: small enough that its hidden layers stay in the second-level cache."""
+"""Points per block, few enough for the hidden layers to stay in the second-level cache."""
 TILE = 4
-"""The width of a network is a multiple of this."""
+"""Network widths are padded to a multiple of this."""
 
-# The numpy error model divides without a branch, which vector instructions need.
+# The numpy error model divides without a branch, as vectorisation requires.
 _compiled = numba.njit(cache=True, error_model="numpy", fastmath={"contract", "nsz"})
 
 
 @_compiled
 def _swish_row(exponential, u, value, slope, curvature):  # type: ignore[no-untyped-def]
-    """Swish and its derivatives of a row. numba finds no vector exp without SVML, so exp is spelt out: 2^k · exp(r)."""
-    numbers, bits, power = exponential  # bits and power are the same memory, as integers and as floats
+    """Evaluate swish and two derivatives of a row; exp is written as 2^k · exp(r) to vectorise without SVML."""
+    numbers, bits, power = exponential  # bits and power share memory, as integers and floats
     to_two, high, low, limit = numbers[0], numbers[1], numbers[2], numbers[3]
     bias, shift = np.int64(numbers[4]), np.int64(numbers[5])
     one, half = numbers[6], numbers[8]
@@ -56,7 +56,7 @@ def _affine(weight, bias, n_biased, x, y):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _add_product(weight, x, y):  # type: ignore[no-untyped-def]
-    """Add weight x to y; tiles of 4 × 4 weights stay in registers."""
+    """Add weight x to y, in tiles of 4 × 4 weights that stay in registers."""
     for i in range(0, weight.shape[0], 4):
         y0, y1, y2, y3 = y[i], y[i + 1], y[i + 2], y[i + 3]
         for j in range(0, weight.shape[1], 4):
@@ -75,7 +75,7 @@ def _add_product(weight, x, y):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _inputs(net, x, z, turn, inverse):  # type: ignore[no-untyped-def]
-    """From x (n_s, block) the inputs z (n_in, block), dρ/dx (n_norms, n_s, block) and 1/ρ (n_norms, block)."""
+    """Compute inputs z (n_in, block), dρ/dx (n_norms, n_s, block) and 1/ρ (n_norms, block) of x (n_s, block)."""
     n_s, floor = x.shape[0], net.floor[0]
     z[:n_s] = x
     for k in range(net.gram.shape[0]):
@@ -100,7 +100,7 @@ def _inputs(net, x, z, turn, inverse):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _load(net, strain, start, x):  # type: ignore[no-untyped-def]
-    """Scale a block of strains; return how many there are, the rest of the block stays as it is."""
+    """Scale a block of strains and return their number; unused entries of the block are unchanged."""
     count = min(BLOCK, strain.shape[0] - start)
     for p in range(count):
         for i in range(x.shape[0]):
@@ -110,7 +110,7 @@ def _load(net, strain, start, x):  # type: ignore[no-untyped-def]
 
 @_compiled
 def potential(net, strain, bits, power, answer):  # type: ignore[no-untyped-def]
-    """All points, block by block; one row of `layer` is value, then the derivatives along the strain components."""
+    """Evaluate all points; rows of `layer` hold the value, then the derivatives by strain component."""
     n_s, n_norms, (width, n_in) = strain.shape[1], net.gram.shape[0], net.weight_1.shape
     kind, exponential = strain.dtype, (net.exponential, bits, power)
     x, z, hz = np.zeros((n_s, BLOCK), kind), np.empty((n_in, BLOCK), kind), np.empty((n_in, BLOCK), kind)
@@ -194,7 +194,7 @@ def _reduce(net, kept, pulled, out, sums):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _take_off(net, z, turn, hz, sums):  # type: ignore[no-untyped-def]
-    """Take the expansion at z = 0 off the network's value, gradient, dN/dρ and Hessian."""
+    """Subtract the expansion at z = 0 from the network's value, gradient, dN/dρ and Hessian."""
     w, s, c, radial = sums
     n_s, half = s.shape[0], net.exponential[8]
     tilt, bend = np.empty(BLOCK, w.dtype), np.empty(BLOCK, w.dtype)
@@ -242,7 +242,7 @@ def _bend(net, turn, inverse, radial, c):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _store(net, block, start, count, answer):  # type: ignore[no-untyped-def]
-    """Add the quadratic part and write a block."""
+    """Add the quadratic part and write the results of a block."""
     x, w, s, c = block
     energy, stress, tangent = answer
     n_s, half, unit = x.shape[0], net.exponential[8], net.unit[0]
@@ -263,7 +263,7 @@ def _store(net, block, start, count, answer):  # type: ignore[no-untyped-def]
 
 @_compiled
 def coefficients(net, strain, bits, power, values):  # type: ignore[no-untyped-def]
-    """Fill `values` (n, n_out) of a coefficient network, block by block."""
+    """Evaluate a coefficient network at all points. Shape of `values`: (n, n_out)."""
     n_s, n_norms, (width, n_in) = strain.shape[1], net.gram.shape[0], net.weight_1.shape
     kind, exponential = strain.dtype, (net.exponential, bits, power)
     x, z = np.zeros((n_s, BLOCK), kind), np.empty((n_in, BLOCK), kind)
@@ -282,7 +282,7 @@ def coefficients(net, strain, bits, power, values):  # type: ignore[no-untyped-d
 
 @_compiled
 def _values(net, exponential, macro, z, units, last):  # type: ignore[no-untyped-def]
-    """Write a block of coefficients (n_out, block), and the slopes of both layers into `units` [1] and [3]."""
+    """Write coefficients (n_out, block) into `last`, and the slopes of both layers into `units[1]` and `units[3]`."""
     layer, slope_1, out, slope_2, unused = units[0], units[1], units[2], units[3], units[4]
     for h in range(len(layer)):
         out[h] = net.bias_1[h]
@@ -310,7 +310,7 @@ def _values(net, exponential, macro, z, units, last):  # type: ignore[no-untyped
 
 @_compiled
 def adjoint(net, model, strain, inside, bits, power, answer):  # type: ignore[no-untyped-def]
-    """Stress of `adjoint.Energy` at a network's coefficients, corrected by their derivatives, block by block."""
+    """Evaluate the adjoint-corrected stress of a reduced energy at the network's coefficients, at all points."""
     stress, decrement = answer
     n_s, n_norms, (width, n_in), tall = strain.shape[1], net.gram.shape[0], net.weight_1.shape, len(net.weight_3)
     kind, exponential = strain.dtype, (net.exponential, bits, power)
@@ -350,7 +350,7 @@ def adjoint(net, model, strain, inside, bits, power, answer):  # type: ignore[no
 
 @_compiled
 def _gradient(model, z, sampled, force):  # type: ignore[no-untyped-def]
-    """Write the gradient of the reduced energy; `sampled` holds the deviators of the points of a group."""
+    """Write the gradient of the reduced energy; `sampled` holds the deviators of one group of cubature points."""
     _affine(model.quadratic, model.quadratic[0], 0, z, force)
     n_d = sampled.shape[0] // model.parameters.shape[1]
     norm = np.empty(BLOCK, z.dtype)
@@ -372,7 +372,7 @@ def _gradient(model, z, sampled, force):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _pull_back(net, values, turn, units, scaled, pulled):  # type: ignore[no-untyped-def]
-    """Write (d network/d E)ᵀ values, without the linear part, into the first rows of `pulled`; `units` is used up."""
+    """Write (d network/dE)ᵀ values, without the linear part, into the first rows of `pulled`; overwrites `units`."""
     slope_1, slope_2, back, transposed = units[1], units[3], units[0], units[2]
     n_s = turn.shape[1]
     for m in range(len(values)):

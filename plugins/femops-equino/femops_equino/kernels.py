@@ -1,12 +1,12 @@
-"""Fused kernel of the reduced model: Newton's method on the reduced energy, for blocks of points at once.
+"""Fused numba kernels of the reduced model: Newton's method on the reduced energy, over blocks of points.
 
 The reduced energy of a point with z = (E, a) is
 
     W(z) = ½ zᵀ Q z + Σ_c ω_c g_c(n_c),     n_c = |P_c z|,     g(n) = α₁ (n − α₂ ln(1 + n/α₂)),
 
-with the secant modulus h = g'/n = α₁/(α₂ + n). The innermost loops run over the points of a block (lanes), which the
-compiler turns into vector instructions; the sampled points c are taken `GROUP` at a time, so that the Hessian is
-loaded and stored less often. Works in the precision of its input.
+with the secant modulus h = g'/n = α₁/(α₂ + n). The innermost loops run over the points of a block (lanes) and
+are vectorised by the compiler; cubature points c are processed `GROUP` at a time, so that the Hessian is loaded and
+stored less often. The precision is that of the input.
 """
 
 import math
@@ -30,19 +30,19 @@ def newton(
     lanes: int,
     answer: tuple[Array, Array, Array, Array],
 ) -> None:
-    """Take one step of Newton's method in a at some points, and answer with what is known before it.
+    """Take one Newton step in a at selected points; stress, tangent and decrement are those before the step.
 
-    The stress is corrected by the adjoint, which makes its error second order in that of a; the tangent is condensed.
-    The answer of a point does not depend on the others.
+    The stress is corrected by the adjoint, so that its error is of second order in the error of a; the tangent is
+    condensed. The result of a point does not depend on other points.
 
     Args:
         macro: E, shape (n, n_e).
-        points: Numbers of the points to treat, in ascending order.
+        points: Indices of the selected points, in ascending order.
         model: Q, shape (m, m); P, shape (C, n_d, m); lower triangles of PᵀP row by row, shape (C, m (m + 1) / 2);
             ω, α₁, α₂, shape (C, 3). C is a multiple of GROUP and m = n_e + r.
-        lanes: Points of a block.
-        answer: a, shape (n, r), which is read and written; written: stress, shape (n, n_e); tangent, shape
-            (n, n_e, n_e); decrement gᵀ K⁻¹ g relative to S : E, shape (n,).
+        lanes: Points per block.
+        answer: Updated: a, shape (n, r). Written: stress, shape (n, n_e); tangent, shape (n, n_e, n_e); decrement
+            gᵀ K⁻¹ g relative to S : E, shape (n,).
     """
     quadratic, projection, squares, parameters = model
     coefficients, stress, tangent, decrement = answer
@@ -126,7 +126,7 @@ def _evaluate(
     hessian: Array,
     work: tuple[Array, Array, Array, Array, Array],
 ) -> None:
-    """Write gradient (m, lanes) and lower triangle of the Hessian at z (m, lanes)."""
+    """Write the gradient (m, lanes) and the lower triangle of the Hessian at z (m, lanes)."""
     d, v, scaled, secant_weight, scale = work
     n_c, n_d, m = projection.shape
     lanes = z.shape[1]
@@ -171,7 +171,7 @@ def _evaluate(
 
 @njit(cache=True, fastmath=_FLAGS)
 def _sample(z: Array, projection: Array, parameters: Array, d: Array, secant_weight: Array, scale: Array) -> None:
-    """Write d = P z, ω h and ω h'/n at one sampled point."""
+    """Write d = P z, ω h and ω h'/n at one cubature point."""
     weight, alpha1, alpha2 = parameters[0], parameters[1], parameters[2]
     n_d, m = projection.shape
     lanes = z.shape[1]

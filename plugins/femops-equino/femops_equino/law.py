@@ -31,40 +31,40 @@ _SNAPSHOT_RTOL = 1e-10
 
 
 class _Forgetful:
-    """A checkpoint that keeps nothing."""
+    """A checkpoint that stores nothing."""
 
     def load(self, name: str) -> None:
-        """Return nothing."""
+        """Return None."""
 
     def save(self, name: str, arrays: Mapping[str, Any]) -> None:
-        """Keep nothing."""
+        """Discard the arrays."""
 
 
 def _checked(model: TrainedModel, n_free: int) -> CheckedArrays:
-    """Return the arrays of a model with the sizes that its RVE has."""
+    """Return the arrays of a model, with the sizes of its RVE bound."""
     d = model.rve.discretisation
     n_d, n_e = DEVIATOR[d.dim].shape
     return CheckedArrays(model.arrays, n_s=d.n_s, n_e=n_e, n_d=n_d, n_points=d.n_points, n_free=n_free)
 
 
 class EquiNOLaw:
-    """A reduced RVE with a certificate.
+    """Law of a reduced RVE with an error certificate.
 
-    The state of a point is what the coefficients of its modes were in its last step, less what they are in linear
-    elasticity, so that zeros are the virgin state; where networks alone answer there is none. `evaluate` states no
-    error: its `solver_residual` is the relative Newton decrement of the reduced problem (an estimate with the adjoint,
-    None of the potential), which knows nothing of modes and cubature. `certify` looks at the whole error.
+    The state of a point holds its mode coefficients in the last step minus those of linear elasticity, so that zeros
+    are the virgin state; there is no state with `corrections` 0 or adjoint. `evaluate` gives no error: its
+    `solver_residual` is the relative Newton decrement of the reduced problem (an estimate with the adjoint, None with
+    the potential), which excludes the errors of modes and cubature. `certify` covers the whole error.
 
     Args:
         model: The trained model.
-        parameters: How to run it.
+        parameters: Parameters in the case.
 
     Attributes:
         metric: The norm of stresses in which errors are certified: √(s · metric · s). Shape (n_s, n_s).
-        learns: Whether modes can be added; networks alone cannot learn.
+        learns: Whether modes can be added by `enriched`; False with `corrections` 0 or adjoint.
 
     Raises:
-        CaseError: Networks or a spline are asked for that were not trained, or a device that there is not.
+        CaseError: A requested network or spline was not trained, or the requested device is not available.
     """
 
     strain_measure = StrainMeasure.SMALL_STRAIN
@@ -98,12 +98,12 @@ class EquiNOLaw:
             return self._adjusted(strain, valid)
         found = self._solve(strain, state)
         largest = self.parameters.tolerance if self.parameters.corrections == "auto" else np.finfo(np.float64).max
-        valid &= found.decrement <= largest  # what did not converge must not pass for an answer
+        valid &= found.decrement <= largest  # a response that has not converged is not valid
         state = self._state(strain, found.coefficients)
         return LawResponse(found.stress, found.tangent, state, found.stress_33, None, valid, found.decrement)
 
     def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
-        """Return bound or indicator of the error of the stresses relative to them, in the norm of `metric`."""
+        """Return the bound or indicator of the relative error of the stresses, in the norm of `metric`."""
         gap = self._gap(strain, response.state, kind)
         return relative_error(strain, response.stress, gap, self.metric, kind)
 
@@ -114,17 +114,17 @@ class EquiNOLaw:
         return upper - gap.energy, upper
 
     def solve_exactly(self, strain: Array, state: Array, dt: float) -> LawResponse:
-        """Solve the RVE itself, from the fields of the reduced one."""
+        """Solve the RVE itself, starting from the fields of the reduced model."""
         coefficients = self._solve(strain, state).coefficients
         answer = self._exact.solve(strain, *self._guesses(strain, coefficients))
         state = self._state(strain, coefficients)
         return LawResponse(answer.stress, answer.tangent, state, answer.stress_33, np.zeros(len(strain)))
 
     def enriched(self, strain: Array) -> "EquiNOLaw":
-        """Return a law with modes added for exact solutions at some strains, and its range extended to them.
+        """Return the law enriched by modes of exact solutions at given strains, with its range extended to them.
 
         Raises:
-            CaseError: Networks alone cannot learn.
+            CaseError: The law cannot be enriched; see `learns`.
         """
         if not self.learns:
             problem = f"{self.parameters.corrections} given, but networks cannot learn on the way"
@@ -153,15 +153,15 @@ class EquiNOLaw:
         return replace(fields, stress=np.einsum("cq,scq->cs", weight / weight.sum(axis=1, keepdims=True), of_cells))
 
     def exact_micro_fields(self, strain: Array, state: Array) -> MicroFields:
-        """Return the fields that `solve_exactly` finds at one point; arguments as in `micro_fields`."""
+        """Return the fields of `solve_exactly` at one point; arguments as in `micro_fields`."""
         coefficients = self._solve(strain[None], state[None]).coefficients
         return self._exact.micro_fields(strain, *self._guesses(strain[None], coefficients))
 
     def fields(self, strain: Array) -> tuple[Array, Array]:
-        """Return fields of the RVE, from the reduced model with all quadrature points.
+        """Return the fields of the RVE from the reduced model with all quadrature points.
 
-        The stress is the one of the stress modes, which is in equilibrium and closer to that of the RVE than the one
-        that the phases answer to the strain.
+        The stress is the projection of the phases' stress onto the stress modes, which is in equilibrium and more
+        accurate.
 
         Args:
             strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
@@ -182,7 +182,7 @@ class EquiNOLaw:
 
     @property
     def rve(self) -> RVE:
-        """The RVE that this law stands in for."""
+        """The RVE that this law approximates."""
         return self.trained.rve
 
     @cached_property
@@ -193,7 +193,7 @@ class EquiNOLaw:
 
     @cached_property
     def full(self) -> Full:
-        """The reduced model with all quadrature points; built when it is first needed."""
+        """The reduced model with all quadrature points, built on first use."""
         return full(self.trained.rve, self.operators, self.basis)
 
     def _check(self) -> None:
@@ -226,7 +226,7 @@ class EquiNOLaw:
         return TorchAdjoint(weights, self.model, self._device, self.parameters.precision)
 
     def _solve(self, strain: Array, state: Array) -> ReducedSolution:
-        """Correct a first guess."""
+        """Apply Newton corrections to the initial guess."""
         corrections = self.parameters.corrections
         counted = isinstance(corrections, int) and corrections > 0
         largest = int(corrections) if counted else _MOST_CORRECTIONS
@@ -237,7 +237,7 @@ class EquiNOLaw:
         return self.model.solve(strain, start, largest, tolerance, self.parameters.precision)
 
     def _guesses(self, strain: Array, coefficients: Array) -> tuple[Callable[[slice], Array], Callable[[slice], Array]]:
-        """Return fluctuation and sensitivity of some points, from which the RVE itself is solved."""
+        """Return callables for the initial fluctuation and sensitivity of a range of points in the exact solver."""
         z = self.model.extended(strain, coefficients)
         n_s, n_e = strain.shape[1], self.model.n_e
 
@@ -254,24 +254,24 @@ class EquiNOLaw:
     def _start(self, strain: Array, state: Array) -> Array:
         elastic = strain @ self.basis.elastic.T
         if self._networks and self.parameters.start in ("auto", "network"):
-            inside = np.clip(strain, self.low, self.high)  # the network knows nothing of what is outside
+            inside = np.clip(strain, self.low, self.high)  # the network is evaluated in its training range only
             guess = self._networks["coefficients"](inside)
             rest = elastic - inside @ self.basis.elastic.T
             n_learned = guess.shape[1]
-            elastic[:, :n_learned] = guess + rest[:, :n_learned]  # modes learned later start elastic
+            elastic[:, :n_learned] = guess + rest[:, :n_learned]  # modes added after training start from elasticity
             return elastic
         forgets = self.parameters.start == "zero" or not self.n_state
         return elastic if forgets else self._coefficients(strain, state)
 
     def _coefficients(self, strain: Array, state: Array) -> Array:
-        """Return the coefficients that a state gives at strains; the inverse of `_state`."""
+        """Return the coefficients of a state at given strains; the inverse of `_state`."""
         return strain @ self.basis.elastic.T + state
 
     def _state(self, strain: Array, coefficients: Array) -> Array:
         return (coefficients - strain @ self.basis.elastic.T)[:, : self.n_state]
 
     def _adjusted(self, strain: Array, valid: Any) -> LawResponse:
-        """Return the stress of the reduced model, corrected by the adjoint, with the tangent of the potential."""
+        """Return the adjoint-corrected stress of the reduced model, with the tangent of the potential."""
         found = self._adjoint.evaluate(strain, np.clip(strain, self.low, self.high))
         tangent = self._networks["potential"](strain)[2].astype(np.float64)
         state = np.zeros((len(strain), 0))
@@ -292,8 +292,8 @@ class EquiNOLaw:
         return LawResponse(stress.astype(np.float64), tangent.astype(np.float64), state, stress_33, None, valid)
 
     def _gap(self, strain: Array, state: Array, kind: CertificateKind) -> Gap:
-        """Return the energy gap of the fields that belong to a response."""
-        if self.parameters.corrections == 0:  # a potential has no fields: those of the reduced model do
+        """Return the energy gap of the fields of a response."""
+        if self.parameters.corrections == 0:  # a potential has no fields; use those of the reduced model
             coefficients = self._solve(strain, state).coefficients
         elif self.parameters.corrections == "adjoint":
             coefficients = self._start(strain, state)

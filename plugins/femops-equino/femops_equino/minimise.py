@@ -1,7 +1,7 @@
-"""Minimisation of a network's loss: Adam on random parts of the labels, then L-BFGS on all of them; both can go on.
+"""Minimisation of a network's loss by Adam on random batches, then L-BFGS on all labels, with checkpoints.
 
-L-BFGS in double precision reaches losses that Adam does not: with some thousand weights and labels that are smooth
-and exact, curvature counts more than cheap steps.
+L-BFGS in double precision reaches lower losses than Adam: with a few thousand weights and smooth, exact labels,
+curvature information matters more than cheap steps.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from femops.surrogate.learning.adam import TrainingState
 from femops.surrogate.torch_library import Tensor, torch
 
 Loss = Callable[[Mapping[str, Tensor], Tensor | None], Tensor]
-"""The loss of weights on the labels with the given numbers, or on all."""
+"""The loss as a function of the weights and the indices of labels; None selects all labels."""
 
 _EPSILON = 1e-12
 _ARMIJO, _CURVATURE, _MAX_TRIALS = 1e-4, 0.9, 25
@@ -22,15 +22,15 @@ _ARMIJO, _CURVATURE, _MAX_TRIALS = 1e-4, 0.9, 25
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how to minimise.
+    """Schedule of a minimisation.
 
     Attributes:
-        adam_steps: Steps of Adam; its rate falls to zero along a cosine.
+        adam_steps: Steps of Adam; its learning rate decays to zero along a cosine.
         lbfgs_steps: Steps of L-BFGS.
-        batch: Labels of a step of Adam.
-        rate: First rate of Adam.
-        memory: Steps that L-BFGS remembers.
-        save_every: Steps between two checkpoints.
+        batch: Batch size of Adam.
+        rate: Initial learning rate of Adam.
+        memory: Number of steps stored by L-BFGS.
+        save_every: Steps between checkpoints.
     """
 
     adam_steps: int = 400
@@ -43,12 +43,12 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Watch:
-    """Where a minimisation reports.
+    """Checkpoint and progress of a minimisation.
 
     Attributes:
-        name: Of its checkpoint and its stage.
-        checkpoint: Keeps its state.
-        progress: Told how far it is.
+        name: Name of the checkpoint and of the reported stage.
+        checkpoint: Stores the state.
+        progress: Called with stage, step, number of steps and the loss.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Watch:
 
 
 class _Flat:
-    """A loss as a function of one vector."""
+    """A loss as a function of one flat vector."""
 
     def __init__(self, start: Mapping[str, Tensor], loss: Loss) -> None:
         self.shapes = {name: one.shape for name, one in start.items()}
@@ -77,18 +77,18 @@ class _Flat:
 def minimise(
     start: Mapping[str, Tensor], loss: Loss, n_labels: int, schedule: Schedule, seed: int, watch: Watch
 ) -> tuple[dict[str, Tensor], np.ndarray]:
-    """Minimise a loss over weights; an interrupted run ends with the same weights as one that was not.
+    """Minimise a loss over weights; a resumed run gives the same weights as an uninterrupted one.
 
     Args:
-        start: The weights to start from.
+        start: Initial weights.
         loss: See `Loss`.
         n_labels: Number of labels.
         schedule: See `Schedule`.
-        seed: Of the random parts.
-        watch: Where to report.
+        seed: Random seed of the batches.
+        watch: Checkpoint and progress.
 
     Returns:
-        The weights, and the loss at every step of Adam (on its part of the labels) and of L-BFGS.
+        The weights, and the loss at every step: of the batch for Adam, of all labels for L-BFGS.
     """
     flat = _Flat(start, loss)
     vector = torch.cat([one.detach().reshape(-1) for one in start.values()])
@@ -122,7 +122,7 @@ def _lbfgs(flat: _Flat, state: TrainingState, stop: int, schedule: Schedule) -> 
     while state.step < stop:
         direction = _two_loops(gradient, steps, changes)
         found = _line_search(flat, weights, value, gradient, direction, 1.0 if len(steps) else _first(gradient))
-        if found is None:  # round-off; a fresh memory is all that could still help, so this is the end
+        if found is None:  # limited by round-off
             state.losses += [value] * (stop - state.step)
             state.step = stop
             break
@@ -140,7 +140,7 @@ def _first(gradient: Tensor) -> float:
 
 
 def _two_loops(gradient: Tensor, steps: Tensor, changes: Tensor) -> Tensor:
-    """Return minus the inverse Hessian of the memory times the gradient."""
+    """Return minus the L-BFGS inverse Hessian times the gradient."""
     direction = -gradient
     if not len(steps):
         return direction
@@ -158,7 +158,7 @@ def _two_loops(gradient: Tensor, steps: Tensor, changes: Tensor) -> Tensor:
 def _line_search(
     flat: _Flat, weights: Tensor, value: float, gradient: Tensor, direction: Tensor, first: float
 ) -> tuple[Tensor, float, Tensor] | None:
-    """Bisect for the weak Wolfe conditions, which keep the memory positive; None if there is no such step."""
+    """Bisect for the weak Wolfe conditions, which keep the Hessian positive definite; None if none is found."""
     slope = float(gradient @ direction)
     low, high, length = 0.0, np.inf, first
     if not slope < 0.0:

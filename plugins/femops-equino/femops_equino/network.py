@@ -1,4 +1,4 @@
-"""The same networks in torch: differentiable in their weights for training, batched on an accelerator for use."""
+"""Potential and coefficient networks in torch, for training and for evaluation on an accelerator."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ class _Inputs(NamedTuple):
 def initial_weights(
     linear: npt.NDArray[Any], scale: npt.NDArray[Any], unit: npt.NDArray[Any], width: int, n_norms: int, seed: int
 ) -> dict[str, npt.NDArray[Any]]:
-    """Return random weights; the same seed gives the same weights.
+    """Return random initial weights, reproducible by the seed.
 
     Args:
         linear: C0, shape (n_s, n_s), for a potential; A0, shape (n_out, n_s), for coefficients.
@@ -33,7 +33,7 @@ def initial_weights(
         unit: Scale of the outputs: a scalar for a potential, shape (n_out,) for coefficients.
         width: Units of both hidden layers.
         n_norms: Number of norms ρ_k among the inputs.
-        seed: Of the random numbers.
+        seed: Random seed.
     """
     rng, n_s = np.random.default_rng(seed), len(scale)
     n_in, n_out = n_s + n_norms, max(1, np.size(unit))
@@ -53,13 +53,13 @@ def initial_weights(
 
 
 def strain_scale(strain: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the largest absolute value of each component of strains (n, n_s), or of all where one is always zero."""
+    """Return the largest magnitude of each component of strains (n, n_s), or of all for components that are zero."""
     largest = np.abs(strain).max(axis=0)
     return np.where(largest > 0.0, largest, largest.max())
 
 
 TRAINED = ("metric", "weight_1", "bias_1", "weight_2", "bias_2", "weight_3")
-"""The weights that training changes."""
+"""Names of the trainable weights."""
 
 
 def as_tensors(
@@ -76,7 +76,7 @@ def potential(weights: Mapping[str, Tensor], strain: Tensor, at_zero: Expansion)
     Args:
         weights: See `femops_equino.potential`.
         strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
-        at_zero: The network's expansion, see `expansion`.
+        at_zero: Expansion of the network at zero strain, see `expansion`.
     """
     n_s, scale = strain.shape[1], weights["scale"]
     inputs = _inputs(weights, strain / scale)
@@ -112,7 +112,7 @@ def coefficients(weights: Mapping[str, Tensor], strain: Tensor, at_zero: Expansi
     Args:
         weights: See `femops_equino.potential`.
         strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
-        at_zero: The network's expansion, see `expansion`.
+        at_zero: Expansion of the network at zero strain, see `expansion`.
     """
     inputs = _inputs(weights, strain / weights["scale"])
     value_1, slope_1, _ = swish(inputs.z @ weights["weight_1"].T + weights["bias_1"])
@@ -129,7 +129,7 @@ def coefficients(weights: Mapping[str, Tensor], strain: Tensor, at_zero: Expansi
 def on_device(
     weights: Weights, device: torch.device | str, precision: Precision
 ) -> tuple[dict[str, Tensor], Expansion]:
-    """Return weights and the expansion at zero strain, found in double precision: in single they would not cancel."""
+    """Return weights and the expansion at zero strain, computed in double precision against cancellation."""
     at_zero = Expansion(*as_tensors(expansion(weights)._asdict(), device, precision).values())
     return as_tensors(weights, device, precision), at_zero
 
@@ -140,14 +140,14 @@ class TorchPotential:
     Args:
         weights: See `femops_equino.potential`.
         device: A torch device.
-        precision: Of the evaluation.
+        precision: Precision of the evaluation.
     """
 
     def __init__(self, weights: Weights, device: torch.device | str, precision: Precision = "float64") -> None:
         self._weights, self._at_zero = on_device(weights, device, precision)
 
     def evaluate(self, strain: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
-        """Return energy, stress and tangent as `evaluate_potential` does."""
+        """Return energy, stress and tangent; see `evaluate_potential`."""
         kind = self._weights["linear"]
         with torch.no_grad():
             columns = torch.as_tensor(strain).to(kind.device, kind.dtype)
@@ -161,14 +161,14 @@ class TorchCoefficients:
     Args:
         weights: See `femops_equino.potential`.
         device: A torch device.
-        precision: Of the evaluation.
+        precision: Precision of the evaluation.
     """
 
     def __init__(self, weights: Weights, device: torch.device | str, precision: Precision = "float64") -> None:
         self._weights, self._at_zero = on_device(weights, device, precision)
 
     def evaluate(self, strain: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the coefficients as `evaluate_coefficients` does."""
+        """Return the coefficients; see `evaluate_coefficients`."""
         weights, at_zero = self._weights, self._at_zero
         kind = weights["linear"]
         values = []

@@ -1,4 +1,4 @@
-"""The networks of the certified mode: trained on labels from the reduced model, run by fused kernels."""
+"""Networks of the certified mode: training on labels of the reduced model, and evaluation."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,11 +19,11 @@ _NAMES = ("potential", "coefficients", "normal")
 
 
 def train(task: FitTask, found: Offline) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Return the weights of all networks, their names before a dot, and their losses.
+    """Train all networks; return their weights by `network.weight`, and their losses by network.
 
-    potential      W(E): the uncorrected path
-    coefficients   a(E): the first guess of the corrections
-    normal         stress normal to the plane, for the uncorrected path in plane strain
+    potential      W(E), for `corrections` 0
+    coefficients   a(E), the initial guess of the corrections
+    normal         stress normal to the plane, for `corrections` 0 in plane strain
     """
     from femops.surrogate import torch_device  # torch takes seconds to import: only for training
     from femops_equino.minimise import Schedule, Watch
@@ -54,7 +54,7 @@ def train(task: FitTask, found: Offline) -> tuple[dict[str, Array], dict[str, Ar
     }
     if "normal" in labels:
         of_normal = CoefficientLabels(strain, labels["normal"], labels["normal_slope"], np.eye(1))
-        half = replace(options, width=-(-options.width // 2))  # one smooth number, that no iteration waits for
+        half = replace(options, width=-(-options.width // 2))  # one smooth output, used in no iteration
         trained["normal"] = train_coefficients(zero["normal_slope"][0], of_normal, half, watch("normal"))
     weights = {f"{name}.{part}": one for name, net in trained.items() for part, one in net.weights.items()}
     return weights, {name: net.losses for name, net in trained.items()}
@@ -63,14 +63,14 @@ def train(task: FitTask, found: Offline) -> tuple[dict[str, Array], dict[str, Ar
 def stored(
     arrays: Mapping[str, Array] | CheckedArrays, precision: potential.Precision, device: Any = None
 ) -> dict[str, Callable[[Array], Any]]:
-    """Return the networks of a trained model, as functions of strains (n, n_s).
+    """Return the networks of a trained model as functions of strains (n, n_s).
 
-    `potential` returns energy, stress and tangent, the others their outputs (n, n_out), all in their precision.
+    `potential` returns energy, stress and tangent, the others their outputs (n, n_out), all in the given precision.
 
     Args:
-        arrays: Those of the trained model.
-        precision: Of the evaluation.
-        device: A torch device; None takes the kernels.
+        arrays: Arrays of the trained model.
+        precision: Precision of the evaluation.
+        device: A torch device; None selects the CPU kernels.
     """
     networks: dict[str, Callable[[Array], Any]] = {}
     for name in _NAMES:
@@ -81,7 +81,7 @@ def stored(
 
 
 def stored_weights(arrays: Mapping[str, Array] | CheckedArrays, name: str) -> dict[str, Array]:
-    """Return the weights of one network of a trained model, see `potential`; nothing if it was not trained."""
+    """Return the weights of one network of a trained model, see `potential`; empty if it was not trained."""
     own = CheckedArrays(arrays).part(f"{name}.")
     if not own.names():
         return {}
@@ -116,7 +116,7 @@ def _on_device(name: str, weights: Weights, precision: potential.Precision, devi
 
 
 def _labels(model: ReducedModel, strain: Array, a: Array) -> dict[str, Array]:
-    """Return energy, stress, tangent and sensitivities at minima of the reduced energy."""
+    """Return coefficients, energy, stress, tangent and sensitivities at minima of the reduced energy."""
     n_s, n_e = strain.shape[1], model.n_e
     z = model.extended(strain, a)
     gradient, hessian = model.derivatives(z)

@@ -1,4 +1,4 @@
-"""Training of the certified mode: modes, cubatures and networks, in stages that are kept as they are reached."""
+"""Offline stages of the certified mode: modes, cubature points and spline, with checkpoints."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,17 +27,17 @@ _SMALLEST = 0.02
 
 @dataclass(frozen=True)
 class Offline:
-    """What the stages before the networks found.
+    """Results of the offline stages.
 
     Attributes:
         basis: Modes.
-        full: The reduced model with all points.
-        model: The one with few points.
+        full: Reduced model with all quadrature points.
+        model: Reduced model with cubature points.
         points: Points of the indicator.
-        states: Strains that points were chosen with, Mandel [-]. Shape (T, n_s).
-        lost: Lost parts of displacements and stresses over the number of modes, see `Modes`.
-        errors: Median stress error over the number of cubature points.
-        spline: Arrays of the spline, if there is one.
+        states: Strains used to choose the points, Mandel [-]. Shape (T, n_s).
+        lost: Relative norm of displacements and stresses lost by the first k modes, k = 0, 1, …; see `Modes`.
+        errors: Median relative stress error by number of cubature points.
+        spline: Arrays of the spline; empty without one.
     """
 
     basis: Basis
@@ -50,7 +50,7 @@ class Offline:
     spline: Mapping[str, Array] = field(default_factory=dict)
 
     def to_arrays(self) -> dict[str, Array]:
-        """Return what a trained model keeps."""
+        """Return the arrays of the trained model."""
         return {
             "modes.displacement": self.basis.displacement,
             "modes.stress": self.basis.stress,
@@ -70,7 +70,7 @@ def operators_of(task: FitTask) -> ElasticRVE:
 
 
 def offline(task: FitTask) -> Offline:
-    """Find modes and points.
+    """Compute modes, cubature points and, if requested, the spline.
 
     Raises:
         CaseError: A phase is neither linear nor `saturating`.
@@ -96,7 +96,7 @@ def _spline(task: FitTask, found: Offline) -> dict[str, Array]:
 
 
 def strains_to_learn(task: FitTask, count: int, seed: int) -> Array:
-    """Return strains (count, n_s), half of them in the range, half on rays to its points, for the small ones."""
+    """Return strains (count, n_s): half sample the range, half are scaled down to cover small strains."""
     strain = sobol(task.low, task.high, count, seed)
     strain[::2] *= np.linspace(_SMALLEST, 1.0, len(strain[::2]))[:, None]
     return strain
@@ -109,15 +109,15 @@ def _with_points(task: FitTask, everything: Full, basis: Basis, states: Array, l
 
 
 def extended(task: FitTask, basis: Basis, states: Array, strain: Array) -> Offline:
-    """Return the reduced model with modes added for exact solutions at some strains.
+    """Return the reduced model enriched by modes of exact solutions at given strains.
 
-    The first modes stay as they are, so that coefficients keep their meaning.
+    Existing modes are unchanged, so that their coefficients keep their meaning.
 
     Args:
         task: Solver, options and the extended range; its snapshots are not used.
-        basis: The modes so far.
-        states: The strains that points were chosen with so far. Shape (T, n_s).
-        strain: Where to learn. Shape (n, n_s).
+        basis: Existing modes.
+        states: Strains used to choose the existing points. Shape (T, n_s).
+        strain: Strains of the exact solutions. Shape (n, n_s).
     """
     operators, snapshots = operators_of(task), solve_snapshots(task, strain)
     more, lost = _basis(task, operators, snapshots, basis)
@@ -139,7 +139,7 @@ def solved(model: ReducedModel, basis: Basis, strain: Array) -> Array:
 def _basis(
     task: FitTask, operators: ElasticRVE, snapshots: Mapping[str, Any], before: Basis | None = None
 ) -> tuple[Basis, dict[str, Array]]:
-    """Return modes of snapshots, in addition to those before."""
+    """Return modes of snapshots, in addition to existing ones."""
     options: EquiNOOptions = task.options
     sensitivity = task.solver.solver.elastic_sensitivity
     half = 0.5 * (task.high - task.low)
@@ -158,7 +158,7 @@ def _basis(
 
 
 def _greedy(task: FitTask, operators: ElasticRVE, snapshots: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Add snapshots where the certificate is worst, one after the other."""
+    """Add snapshots one by one, each at the strain with the largest error indicator."""
     options: EquiNOOptions = task.options
     found: dict[str, Any] = dict(task.checkpoint.load("greedy") or {})
     pool = (
@@ -180,7 +180,7 @@ def _greedy(task: FitTask, operators: ElasticRVE, snapshots: Mapping[str, Any]) 
 
 
 def solve_snapshots(task: FitTask, strain: Array) -> dict[str, Any]:
-    """Solve for snapshots at strains (n, n_s)."""
+    """Compute snapshots at strains (n, n_s)."""
     parts = [task.solver.solve(strain[i : i + _SNAPSHOTS_AT_ONCE]) for i in range(0, len(strain), _SNAPSHOTS_AT_ONCE)]
     return {name: np.concatenate([part[name] for part in parts]) for name in _NEEDED}
 
@@ -192,7 +192,7 @@ def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cubature(task: FitTask, everything: Full, states: Array, z: Array) -> tuple[ReducedModel, dict[int, float]]:
-    """Choose points until the stress is good enough."""
+    """Choose cubature points until the stress error is below `cubature_tolerance`."""
     options: EquiNOOptions = task.options
     start = z[:, everything.model.n_e :]
     truth = everything.model.solve(states, start, MOST_EVALUATIONS, CONVERGED).stress
@@ -222,7 +222,7 @@ def _cubature(task: FitTask, everything: Full, states: Array, z: Array) -> tuple
 
 
 def _indicator_points(task: FitTask, everything: Full, z: Array) -> Points:
-    """Choose points that also give the fields and the admissible stress."""
+    """Choose points that also integrate ∂W/∂a and the admissible stress."""
     options: EquiNOOptions = task.options
 
     def find() -> dict[str, Any]:
@@ -241,7 +241,7 @@ def _sorted(found: tuple[Any, Array]) -> dict[str, Any]:
 
 
 def _stage(task: FitTask, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return what a stage found before, or do its work and keep it."""
+    """Return the result of a stage from its checkpoint, or compute and save it."""
     found = task.checkpoint.load(name)
     if found is None:
         found = work()

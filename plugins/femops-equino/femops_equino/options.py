@@ -1,4 +1,4 @@
-"""What a study and a case may say about EquiNO."""
+"""Options of EquiNO in studies, and parameters in cases."""
 
 from typing import Annotated, Literal, Self
 

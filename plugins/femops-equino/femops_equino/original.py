@@ -1,13 +1,13 @@
-"""EquiNO as it was published: two networks, for displacement and stress coefficients, trained without labels.
+"""Training of the published EquiNO: two networks for displacement and stress coefficients, without labels.
 
 Eivazi, Tröger, Wittek, Hartmann, Rausch, J. Comput. Phys. 554 (2026) 114745, arXiv 2504.07976. The fluctuation is
-Φ_u a(E) and the stress Φ_σ b(E), which is in equilibrium for any b; the loss is what is missing from the phases' law,
+Φ_u a(E) and the stress Φ_σ b(E), which is in equilibrium for any b; the loss is the constitutive mismatch,
 
     ∫ |σ(E + BΦ_u a) − Φ_σ b|² dV, in the norm of the phases' elastic compliance or as a plain square.
 
-Linear phases enter by an exact quadratic form of (E, a, b); the others by points that are drawn once, likelier where
-modes are large, and weighted so that the expected sum is the integral. Unlike the published networks these are taken
-less their values at zero strain, so that no strain gives no stress.
+The mismatch of linear phases is an exact quadratic form of (E, a, b). That of other phases is integrated by importance
+sampling: points are drawn once, with higher probability where modes are large, and unbiased weights. Unlike in the
+publication, the networks' values at zero strain are subtracted, so that zero strain gives zero stress.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ _NETWORKS = ("displacement", "stress")
 
 @dataclass(frozen=True)
 class OriginalProblem:
-    """What the networks are trained on.
+    """Training problem of the networks.
 
     Attributes:
         strain_modes: BΦ_u [-]. Shape (n_s, n_points, n_displacement_modes).
@@ -39,10 +39,10 @@ class OriginalProblem:
         weight: Quadrature weights [volume]. Shape (n_points,).
         volume: Volume of the RVE.
         phases: Elastic phases.
-        points_of_phase: The points of each.
+        points_of_phase: Points of each phase.
         strain: Collocation strains, Mandel [-]. Shape (n, n_s).
-        displacement_unit: Usual size of each displacement coefficient. Shape (n_displacement_modes,).
-        stress_unit: Usual size of each stress coefficient. Shape (n_stress_modes,).
+        displacement_unit: Typical size of each displacement coefficient. Shape (n_displacement_modes,).
+        stress_unit: Typical size of each stress coefficient. Shape (n_stress_modes,).
     """
 
     strain_modes: Array
@@ -58,16 +58,16 @@ class OriginalProblem:
 
 @dataclass(frozen=True)
 class OriginalOptions:
-    """How to build and train the networks.
+    """Options of the networks and their training.
 
     Attributes:
-        width: Units of a hidden layer.
-        depth: Hidden layers.
+        width: Units per hidden layer.
+        depth: Number of hidden layers.
         n_points: Points drawn in each nonlinear phase.
-        norm: Of the mismatch: `energy` (elastic compliance) or `plain`.
+        norm: Norm of the mismatch: `energy` (elastic compliance) or `plain`.
         schedule: See `Schedule`.
-        seed: Of first weights, points and batches.
-        device: Of the training.
+        seed: Random seed of initial weights, points and batches.
+        device: Device of the training.
     """
 
     width: int = 64
@@ -84,7 +84,7 @@ class OriginalTrained:
     """Trained networks.
 
     Attributes:
-        weights: For `evaluate_original`.
+        weights: Weights for `evaluate_original`.
         losses: Loss at every step; 1 is the square of the elastic stress.
     """
 
@@ -93,7 +93,7 @@ class OriginalTrained:
 
 
 class _Part(NamedTuple):
-    """Drawn points of a phase: strain modes, stress modes and stress in the norm's root, with the weights' root."""
+    """Sampled points of a phase; `root` is a root of the norm, `weight` of the weights; both scale `stress_modes`."""
 
     phase: Phase
     strain_modes: Tensor
@@ -123,7 +123,7 @@ def train_original(problem: OriginalProblem, options: OriginalOptions, watch: Wa
     Args:
         problem: See `OriginalProblem`.
         options: See `OriginalOptions`.
-        watch: Where to report.
+        watch: Checkpoint and progress.
     """
     rng = np.random.default_rng(options.seed)
     fixed: dict[str, npt.NDArray[Any]] = {
@@ -215,7 +215,7 @@ def _drawn(
     options: OriginalOptions,
     rng: np.random.Generator,
 ) -> _Part:
-    """Draw points of a phase: half by weight, half by leverage, which is how much of any one field they can hold."""
+    """Sample points of a phase by equal shares of quadrature weight and leverage score of the modes."""
     tangent, root = norm
     strain, stress = problem.strain_modes[:, points], problem.stress_modes[:, points]
     weight = problem.weight[points]
@@ -234,7 +234,7 @@ def _drawn(
 
 
 def _sampled(part: _Part, strain: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Return the weighted sum of the squared mismatch over drawn points and strains."""
+    """Return the weighted sum of the squared mismatch over sampled points and strains."""
     n_s, n_points, _ = part.strain_modes.shape
     local = (part.strain_modes.reshape(n_s * n_points, -1) @ a.T).view(n_s, n_points, -1) + strain.T[:, None]
     stress = _Stress.apply(local, part.phase)

@@ -2,7 +2,7 @@
 
 Displacement modes are orthonormal in the norm of the stiffness K₀ of the unstrained RVE, stress modes in that of its
 elastic compliance, Σ w σ : D₀⁻¹ : σ / |Ω|. The elastic fields of the unit strains are always the first modes, so that
-the reduced model is exact for small strains; what the snapshots and their sensitivities add to them is decomposed.
+the reduced model is exact for small strains; the parts of the fields orthogonal to them are decomposed.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ class Modes:
 
     Attributes:
         vectors: One column per mode. Shape (n, n_modes).
-        lost: Part of the snapshots' squared norm that the first k modes miss, for k = 0, 1, …; relative to their whole
-            squared norm, elastic part included. Shape (n_candidates + 1,).
+        lost: Fraction of the fields' squared norm lost by the first k modes, for k = 0, 1, …; the norm includes the
+            elastic part. Shape (n_candidates + 1,).
     """
 
     vectors: Array
@@ -35,7 +35,7 @@ class Modes:
 
 
 class ElasticRVE:
-    """The unstrained RVE: what the norms are made of.
+    """Elastic operators of the unstrained RVE, which define the norms.
 
     Args:
         rve: The RVE.
@@ -83,15 +83,15 @@ class ElasticRVE:
 def decompose(
     elastic: Array, fields: Array, gram: Gram, largest: int, tolerance: float, before: Array | None = None
 ) -> Modes:
-    """Return the elastic modes, or the modes so far, and those that the fields add to them.
+    """Return the elastic modes, or given first modes, followed by modes of the fields.
 
     Args:
         elastic: Fields of the unit strains. Shape (n, n_s).
-        fields: Fields to represent, one column each, already scaled by how much they count. Shape (n, n_fields).
+        fields: Fields to represent as columns, scaled by their importance. Shape (n, n_fields).
         gram: The inner product.
-        largest: Largest number of modes, the first ones included.
-        tolerance: Relative norm of the fields that may be lost; the modes end where it is reached.
-        before: Orthonormal modes so far; they stay the first ones. Shape (n, n_before).
+        largest: Maximum number of modes, including the first ones.
+        tolerance: Relative norm of the fields that may be lost.
+        before: Orthonormal first modes in place of the elastic ones. Shape (n, n_before).
     """
     first = _independent(elastic, gram) if before is None else before
     coefficients = gram(first, fields)
@@ -112,7 +112,7 @@ def decompose(
 
 
 def _independent(vectors: Array, gram: Gram) -> Array:
-    """Return orthonormal vectors of the same span; in a laminate, say, some unit strains share their fluctuation."""
+    """Return an orthonormal basis of the span; fluctuations of unit strains can be dependent, as in a laminate."""
     values, mixed = np.linalg.eigh(gram(vectors, vectors))
     kept = values > _DEPENDENT**2 * values.max(initial=0.0)
     if kept.all():
@@ -121,7 +121,7 @@ def _independent(vectors: Array, gram: Gram) -> Array:
 
 
 def _orthonormal(vectors: Array, gram: Gram) -> Array:
-    """Return vectors made orthonormal; twice, for round-off."""
+    """Orthonormalise vectors, twice to remove round-off."""
     for _ in range(2):
         factor = np.linalg.cholesky(gram(vectors, vectors))
         vectors = np.linalg.solve(factor, vectors.T).T

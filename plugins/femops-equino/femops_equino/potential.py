@@ -1,15 +1,16 @@
-"""Networks at run time: fused kernels over blocks of points from plain arrays; energy, stress and tangent, or values.
+"""Evaluation of potential and coefficient networks from plain arrays, by fused kernels.
 
 Both networks have two hidden layers of swish units and the inputs z = (x, ρ_1 − δ, ρ_2 − δ, ...) with x = E / scale and
-ρ_k² = |A_k x|² + δ²: the energy of a saturating phase is of the kind |ε|³ beside its quadratic part, which a smooth
-function of E alone could not follow. What the network N would add to the linear limit is taken off exactly:
+ρ_k² = |A_k x|² + δ²: beside its quadratic part, the energy of a saturating phase has a term of order |ε|³, which a
+smooth function of E cannot represent. The expansion of the network N at z = 0 is subtracted, so that the linear limit
+is exact:
 
     potential       W(E) = ½ E·C0·E + unit · (N − its expansion to second order at z = 0)
-    coefficients    a(E) = A0·E + N − its expansion to first order at z = 0
+    coefficients    a(E) = A0·E + unit · (N − its expansion to first order at z = 0)
 
 so that d²W/dE² = C0 and da/dE = A0 at E = 0 for any weights.
 
-Weights, as they are stored, are a dictionary of arrays:
+Stored weights are a dictionary of arrays:
 
     scale       largest strain of each component [-]      (n_s,)
     linear      C0 [stress] or A0                         (n_s, n_s) or (n_out, n_s)
@@ -33,7 +34,7 @@ Weights = Mapping[str, npt.NDArray[Any]]
 Precision = Literal["float64", "float32"]
 
 FLOOR = 1e-3
-"""δ: rounds the cusp of the norms off; a thousandth of the training range."""
+"""δ: rounds off the cusp of the norms; a thousandth of the training range."""
 
 
 class Expansion(NamedTuple):
@@ -48,7 +49,7 @@ def expansion(weights: Mapping[str, Any]) -> Expansion:
     """Expand a network at z = 0.
 
     Args:
-        weights: See the module; numpy arrays or torch tensors.
+        weights: See the module docstring; numpy arrays or torch tensors.
     """
     first, second, last = weights["weight_1"], weights["weight_2"], weights["weight_3"]
     value_1, slope_1, curvature_1 = swish(weights["bias_1"])
@@ -69,7 +70,7 @@ def swish(argument: Any) -> tuple[Any, Any, Any]:
 
 
 class Network(NamedTuple):
-    """Arrays that the kernels read, all of one precision; `width` is filled up with idle units to whole tiles."""
+    """Kernel arrays, all of one precision; `width` is padded with idle units to whole tiles."""
 
     inverse_scale: npt.NDArray[Any]
     linear: npt.NDArray[Any]
@@ -88,11 +89,11 @@ class Network(NamedTuple):
 
 
 def prepare(weights: Weights, precision: Precision = "float64") -> Network:
-    """Return what the kernels read.
+    """Return the arrays for the kernels.
 
     Args:
-        weights: See the module.
-        precision: Of the evaluation.
+        weights: See the module docstring.
+        precision: Precision of the evaluation.
     """
     width, n_in = weights["weight_1"].shape
     n_out = len(weights["weight_3"])
@@ -157,14 +158,14 @@ def evaluate_coefficients(network: Network, strain: npt.NDArray[Any], n_out: int
 
 
 def _filled(array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Fill up with zeros at the end of every axis."""
+    """Pad with zeros at the end of every axis."""
     out = np.zeros(shape)
     out[tuple(slice(size) for size in array.shape)] = array
     return out
 
 
 def _exponential(precision: Precision) -> npt.NDArray[Any]:
-    """Return the numbers of exp: 1/ln 2, ln 2 in two parts, largest argument, exponent bias and width, 1/k!."""
+    """Return the constants of exp: 1/ln 2, ln 2 in two parts, largest argument, exponent bias and width, 1/k!."""
     double = precision == "float64"
     high = 0.693147180369123816490 if double else 0.693359375
     head = [1.0 / math.log(2.0), high, 1.90821492927058770002e-10 if double else -2.12194440e-4]

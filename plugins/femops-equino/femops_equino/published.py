@@ -1,16 +1,16 @@
-"""EquiNO as it was published, as a surrogate: plain snapshots, modes in L2 norms, two networks, no corrections.
+"""The published EquiNO as a surrogate: plain snapshots, modes in L2 norms, two networks, no corrections.
 
-Modes are those of a proper orthogonal decomposition of the fluctuations and, apart from them, of the stresses, with
-quadrature weights. Every mode is a combination of snapshots, so that displacements stay periodic and stresses in
+Modes result from proper orthogonal decompositions of the fluctuations and, separately, of the stresses, with
+quadrature weights. Every mode is a linear combination of snapshots, so that displacements are periodic and stresses in
 equilibrium; the same combination of the snapshots' S_33 gives the stress normal to the plane.
 
 ε = E + BΦ_u a and σ = Φ_σ b are admissible, so that with η² = ⟨ψ(ε) + ψ*(σ) − σ : ε⟩ and S_σ = ⟨σ⟩, for every H,
 
     S_σ : (E + H) − ⟨ψ*(σ)⟩ ≤ W(E + H) ≤ W(E) + S : H + ½ H : C : H,       W(E) ≤ ⟨ψ(ε)⟩,      S_σ : E = ⟨σ : ε⟩,
 
-with the tangent C at zero strain, where the phases are stiffest. Hence (S_σ − S) : H ≤ η² + ½ H : C : H, and the best H
-gives ‖S_σ − S‖ ≤ √2 η in the norm of C⁻¹. Where σ is more than a phase bears, so that η is infinite, θ σ with some
-θ < 1 is not, and its own bound and the distance (1 − θ) ‖S_σ‖ add up.
+with the tangent C at zero strain, where the phases are stiffest. Hence (S_σ − S) : H ≤ η² + ½ H : C : H, and the
+optimal H gives ‖S_σ − S‖ ≤ √2 η in the norm of C⁻¹. Where σ exceeds the strength of a phase and η is infinite, the
+bound is that of θ σ with θ < 1 plus the distance (1 − θ) ‖S_σ‖.
 """
 
 import time
@@ -41,15 +41,15 @@ from femops_equino.published_networks import OriginalResponse, evaluate_original
 _MODES = 16
 _NETWORKS = "networks."
 _FIELDS_AT_ONCE = 12
-_BYTES_AT_ONCE = 32e6  # about what caches hold
-_PARTS = (0.98, 0.95, 0.9, 0.8, 0.65, 0.5, 0.25, 0.0)  # θ; no stress at all is borne by every phase
+_BYTES_AT_ONCE = 32e6  # about the cache size
+_PARTS = (0.98, 0.95, 0.9, 0.8, 0.65, 0.5, 0.25, 0.0)  # θ; zero stress is below the strength of every phase
 
 
 def fit_original(task: FitTask) -> Fit:
     """Train the published networks; see `EquiNOOptions`, whose `modes` and `stress_modes` are 16 here by default.
 
     Raises:
-        CaseError: A phase has a memory.
+        CaseError: A phase has internal state.
     """
     check_elastic(task.rve)
     options: EquiNOOptions = task.options
@@ -99,7 +99,7 @@ def _train(task: FitTask, operators: ElasticRVE, found: PublishedModes) -> tuple
 
 
 def _stiffest_at_zero(phase: Phase) -> bool:
-    """Return whether the proof above covers a phase; other convex ones may stiffen."""
+    """Return whether the bound of this module holds for a phase; other convex phases may stiffen."""
     return isinstance(phase, HyperelasticPhase) and (phase.linear or isinstance(phase, Saturating))
 
 
@@ -113,7 +113,7 @@ def _metric(operators: ElasticRVE, sensitivity: Array) -> Array:
 
 
 def _check(parameters: EquiNOParameters) -> None:
-    """Refuse what the mode would not heed."""
+    """Refuse parameters that mode original does not use."""
     if parameters.corrections not in ("auto", 0):
         problem = f"{parameters.corrections} given, but mode original has no corrections; expected 0 or auto"
         raise CaseError(problem, key="corrections")
@@ -128,21 +128,21 @@ def _check(parameters: EquiNOParameters) -> None:
 
 
 class OriginalLaw:
-    """The published EquiNO as a law; it has no state and no corrections.
+    """Law of the published EquiNO, without state and corrections.
 
     Args:
         model: The trained model.
-        parameters: How to run it.
+        parameters: Parameters in the case.
 
     Attributes:
         metric: The norm of stresses in which errors are certified: √(s · metric · s). Shape (n_s, n_s).
-        learns: False; other modes would need other networks.
+        learns: False; additional modes would need new networks.
         displacement: Φ_u at the free dofs. Shape (n_free, n_displacement_modes).
         stress: Φ_σ at the quadrature points. Shape (n_s · n_points, n_stress_modes).
-        weights: Of the networks.
+        weights: Weights of the networks.
 
     Raises:
-        CaseError: Something is asked for that only mode certified has.
+        CaseError: A parameter is given that only mode certified supports.
     """
 
     strain_measure = StrainMeasure.SMALL_STRAIN
@@ -175,7 +175,7 @@ class OriginalLaw:
         return LawResponse(stress, tangent, np.zeros((len(strain), 0)), stress_33, None, valid)
 
     def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
-        """Return the bound, for both kinds; it needs all quadrature points. See `CertifiedLaw.certify`."""
+        """Return the bound for both kinds, with all quadrature points. See `CertifiedLaw.certify`."""
         if not all(_stiffest_at_zero(phase) for phase in self.rve.phases):
             return np.full(len(strain), np.inf)
         found = self._networks(strain)
@@ -188,17 +188,17 @@ class OriginalLaw:
         return error
 
     def solve_exactly(self, strain: Array, state: Array, dt: float) -> LawResponse:
-        """Solve the RVE itself, from the fluctuation of the network."""
+        """Solve the RVE itself, starting from the fluctuation of the network."""
         coefficients = self._networks(strain).displacement
         answer = self._exact.solve(strain, lambda part: coefficients[part] @ self.displacement.T)
         zeros = np.zeros((len(strain), 0)), answer.stress_33, np.zeros(len(strain))
         return LawResponse(answer.stress, answer.tangent, *zeros)
 
     def enriched(self, strain: Array) -> NoReturn:
-        """Refuse.
+        """Raise an error: the networks cannot be enriched.
 
         Raises:
-            CaseError: Always: other modes would need other networks.
+            CaseError: Always.
         """
         raise CaseError("mode original cannot learn on the way; expected enrich: false or mode certified", key="enrich")
 
@@ -224,7 +224,7 @@ class OriginalLaw:
         return replace(fields, stress=np.einsum("cq,scq->cs", mean, stress.reshape(len(strain), *weight.shape)))
 
     def exact_micro_fields(self, strain: Array, state: Array) -> MicroFields:
-        """Return the fields that `solve_exactly` finds at one point; arguments as in `micro_fields`."""
+        """Return the fields of `solve_exactly` at one point; arguments as in `micro_fields`."""
         return self._exact.micro_fields(strain, self._networks(strain[None]).displacement @ self.displacement.T)
 
     def _networks(self, strain: Array) -> OriginalResponse:
@@ -238,7 +238,7 @@ class OriginalLaw:
         return np.asarray((gradient @ self.displacement).reshape(d.n_s, d.n_points, -1))
 
     def _bound(self, strain: Array, stress: Array, found: OriginalResponse, theta: float) -> Array:
-        """Return the bound that θ times the stress of the networks gives. Shape (n,)."""
+        """Return the bound with the stress of the networks scaled by θ. Shape (n,)."""
         n_s, n_points, _ = self._strain_modes.shape
         parts = chunks(len(strain), 8 * n_s * n_points * _FIELDS_AT_ONCE, _BYTES_AT_ONCE)
         a, b = found.displacement, theta * found.stress_coefficients
@@ -247,7 +247,7 @@ class OriginalLaw:
         return relative_error(strain, stress, gap, self.metric, "bound")
 
     def _gap(self, strain: Array, a: Array, b: Array) -> Array:
-        """Return η² of some points."""
+        """Return η². Shape (n,)."""
         d = self.rve.discretisation
         local = np.tensordot(self._strain_modes, a, axes=([2], [1])) + strain.T[:, None]
         stress = (self.stress @ b.T).reshape(local.shape)

@@ -1,4 +1,4 @@
-"""Modes as EquiNO was published with: of plain snapshots, in L2 norms by quadrature."""
+"""Modes of the published EquiNO: decompositions of plain snapshots in L2 norms by quadrature."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class PublishedModes:
         normal: Mean stress normal to the plane of each stress mode, in plane strain; empty in 3D. Shape (n_modes,).
         displacement_unit: Root mean square of the snapshots' coefficients. Shape (n_displacement_modes,).
         stress_unit: The same for stresses. Shape (n_stress_modes,).
-        lost: Relative norm of the snapshots that the first k modes miss, for k = 0, 1, ….
+        lost: Relative norm of the snapshots lost by the first k modes, for k = 0, 1, ….
     """
 
     displacement: Array
@@ -34,12 +34,12 @@ class PublishedModes:
 
 
 def published_modes(task: FitTask, n_displacement: int, n_stress: int) -> PublishedModes:
-    """Decompose fluctuations and stresses of the snapshots.
+    """Compute the modes of fluctuations and stresses by proper orthogonal decomposition.
 
     Args:
-        task: Its snapshots are used, without their sensitivities.
-        n_displacement: Largest number of displacement modes.
-        n_stress: Largest number of stress modes.
+        task: Training task; its snapshots are used without sensitivities.
+        n_displacement: Maximum number of displacement modes.
+        n_stress: Maximum number of stress modes.
     """
     weight = task.rve.discretisation.weight.ravel()
     fluctuation = np.asarray(task.snapshots["fluctuation"]).T
@@ -67,7 +67,7 @@ def displacement_at_points(rve: RVE, nodal: Array) -> Array:
 
 
 def _decompose(fields: Array, weight: Array, largest: int) -> tuple[Array, Array, Array]:
-    """Return the combinations of fields (n_components · n_points, n) that are modes, units and lost parts."""
+    """Return the modes as combinations of fields (n_components · n_points, n), their units and the lost norms."""
     n = fields.shape[1]
     weighted = (fields.reshape(-1, len(weight), n) * np.sqrt(weight)[:, None]).reshape(-1, n)
     _, values, right = np.linalg.svd(weighted, full_matrices=False)

@@ -1,4 +1,4 @@
-"""The published networks at run time, without torch: coefficients, stress and tangent in numpy."""
+"""Evaluation of the published networks in numpy: coefficients, stress and tangent."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from femops_equino.potential import Weights, swish
 
 @dataclass(frozen=True)
 class OriginalResponse:
-    """Answer of the networks.
+    """Response of the networks.
 
     Attributes:
         displacement: a. Shape (n, n_displacement_modes).
         stress_coefficients: b. Shape (n, n_stress_modes).
         stress: Homogenized stress ⟨Φ_σ⟩ b [stress]. Shape (n, n_s).
-        tangent: Its derivative, not symmetric [stress]. Shape (n, n_s, n_s).
+        tangent: Derivative of the stress, in general not symmetric [stress]. Shape (n, n_s, n_s).
     """
 
     displacement: Array
@@ -33,7 +33,7 @@ def evaluate_original(weights: Weights, strain: Array) -> OriginalResponse:
     """Evaluate trained networks.
 
     Args:
-        weights: Of `femops_equino.original.train_original`.
+        weights: Weights from `femops_equino.original.train_original`.
         strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
     """
     displacement, _ = _network(weights, "displacement", strain)
@@ -45,7 +45,7 @@ def evaluate_original(weights: Weights, strain: Array) -> OriginalResponse:
 
 
 def stored_weights(arrays: CheckedArrays) -> dict[str, Array]:
-    """Return the weights of both networks of a trained model; n_s and the numbers of modes are bound."""
+    """Return the weights of both networks of a trained model; `arrays` must bind n_s and the numbers of modes."""
     weights = {
         "scale": arrays.take("scale", "n_s", positive=True),
         "mean_stress_modes": arrays.take("mean_stress_modes", "n_s", "n_stress"),

@@ -1,9 +1,9 @@
-"""The reduced energy of an RVE: displacement modes, an exact quadratic part, and sampled deviatoric energy.
+"""The reduced energy of an RVE: displacement modes, an exact quadratic part and a sampled deviatoric energy.
 
-With ε = E + B Φ a and z = (E, a), linear phases and the bulk part of the others are an exact quadratic form; only the
-deviatoric energy of the nonlinear phases is summed over points: over all of them, or over few with other weights. In
-plane strain E has the component 33 as its last entry. It is zero, but the derivative with respect to it is the stress
-normal to the plane, in the same way as the other stresses.
+With ε = E + B Φ a and z = (E, a), the energy of linear phases and the bulk energy of the others are an exact quadratic
+form; only the deviatoric energy of nonlinear phases is summed over points, either all or few cubature points. In plane
+strain the last entry of E is its component 33, which is zero; the derivative with respect to it is the stress normal to
+the plane.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class ReducedSolution:
         tangent: Shape (n, n_s, n_s).
         stress_33: Shape (n,) in plane strain; None in 3D.
         decrement: Newton decrement of the last evaluation relative to S : E. Shape (n,).
-        evaluations: Evaluations of the energy's derivatives for a point, on average.
+        evaluations: Average number of evaluations of the energy's derivatives per point.
     """
 
     coefficients: Array
@@ -53,7 +53,7 @@ class ReducedSolution:
 
 @dataclass(frozen=True)
 class ReducedModel:
-    """A reduced energy, ready to be minimised.
+    """A reduced energy and its minimisation.
 
     Attributes:
         quadratic: Q of ½ zᵀ Q z [stress]. Shape (m, m).
@@ -67,7 +67,7 @@ class ReducedModel:
 
     @property
     def dim(self) -> int:
-        """2 or 3."""
+        """Dimension, 2 or 3."""
         return 2 if self.projection.shape[1] == 3 else 3
 
     @property
@@ -81,7 +81,7 @@ class ReducedModel:
         return len(self.quadratic) - self.n_e
 
     def sampled(self, points: npt.NDArray[np.int64], factor: Array) -> "ReducedModel":
-        """Return the model that sums over some points only, their weights multiplied by a factor."""
+        """Return the model with a subset of the points, and weights multiplied by a factor."""
         parameters = self.parameters[points].copy()
         parameters[:, 0] *= factor
         return ReducedModel(self.quadratic, self.projection[points], parameters)
@@ -93,8 +93,8 @@ class ReducedModel:
 
         Args:
             strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
-            start: First coefficients. Shape (n, r).
-            largest: Most evaluations of a point.
+            start: Initial coefficients. Shape (n, r).
+            largest: Maximum number of evaluations per point.
             tolerance: Relative decrement that ends the iteration.
             dtype: Precision of the computation.
         """
@@ -142,18 +142,18 @@ class ReducedModel:
         return z
 
     def to_arrays(self, name: str) -> dict[str, Array]:
-        """Return what the store keeps."""
+        """Return the arrays to store."""
         parts = {"quadratic": self.quadratic, "projection": self.projection, "parameters": self.parameters}
         return {f"{name}.{part}": values for part, values in parts.items()}
 
     @staticmethod
     def from_arrays(name: str, arrays: CheckedArrays, points: str) -> "ReducedModel":
-        """Return the model that was stored under a name.
+        """Return the model stored under a name.
 
         Args:
-            name: The name.
-            arrays: Of the trained model; the sizes m and n_d are bound.
-            points: Name of the number of its points.
+            name: Name of the model.
+            arrays: Arrays of the trained model; must bind the sizes m and n_d.
+            points: Name of the size that is the number of points.
         """
         own = f"{name}.parameters"
         parameters = arrays.take(own, points, 3)
@@ -165,7 +165,7 @@ class ReducedModel:
         )
 
     def _compiled(self, dtype: npt.DTypeLike) -> tuple[Array, Array, Array, Array]:
-        """Return the arrays of the kernel: whole groups of points, with the squares of their projections."""
+        """Return the kernel arrays: points padded to whole groups, with the squares of their projections."""
         return self._double if np.dtype(dtype) == np.float64 else self._single
 
     @cached_property
@@ -185,7 +185,7 @@ class ReducedModel:
 
 
 def full_model(rve: RVE, elastic: ElasticRVE, modes: Array) -> tuple[ReducedModel, Array]:
-    """Return the reduced model that sums over all points, and the strain at all points as a map of z.
+    """Return the reduced model with all points, and the strain at all points as a map of z.
 
     Args:
         rve: The RVE.
@@ -193,7 +193,7 @@ def full_model(rve: RVE, elastic: ElasticRVE, modes: Array) -> tuple[ReducedMode
         modes: Displacement modes. Shape (n_free, r).
 
     Returns:
-        The model, and the maps, shape (n_e, n_points, m).
+        The model, and the maps from z to strains, shape (n_e, n_points, m).
     """
     d = rve.discretisation
     n_e, r = len(TRACE[d.dim]), modes.shape[1]
@@ -225,7 +225,7 @@ def full_model(rve: RVE, elastic: ElasticRVE, modes: Array) -> tuple[ReducedMode
 
 
 def check_phases(rve: RVE) -> None:
-    """Refuse phases whose energy a reduced model cannot hold.
+    """Refuse phases whose energy a reduced model cannot represent.
 
     Raises:
         CaseError: A phase is neither linear nor `saturating`.
@@ -244,7 +244,7 @@ def _linear_tangent(phase: object, dim: int) -> Array:
     extended = np.zeros((n_s + 1, n_s + 1))
     extended[:n_s, :n_s] = answer.stress
     extended[n_s, :n_s] = extended[:n_s, n_s] = answer.stress_33
-    return extended  # its last entry would only enter the derivative of the normal stress with respect to ε_33
+    return extended  # the last entry only affects the derivative of the normal stress with respect to ε_33
 
 
 def _saturating(phase: object, name: str) -> tuple[float, float, float]:

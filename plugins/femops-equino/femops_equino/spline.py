@@ -1,13 +1,14 @@
-"""A spline of the reduced energy in plane strain: what networks of three strains have to beat.
+"""Spline interpolation of the reduced energy in plane strain, as an alternative to the potential network.
 
-W less its elastic part is interpolated by quintic B-splines, as is the stress normal to the plane; S and C are the
-spline's own derivatives, so that they fit together exactly, also outside the grid. The third derivative of W jumps at
-zero strain, where a saturating phase bends off as |ε|³. The nodes are denser there: uniform in sign(E) |E|^(2/3).
-The tangent at zero is that of the spline; taking its error off would spread it over the whole range, since nothing but
-the kink makes it (with 17 nodes 0.13 % at zero strain against 1e-5 elsewhere, RVE3 of the EquiNO benchmark).
+W minus its elastic part, and the stress normal to the plane, are interpolated by quintic B-splines. S and C are
+derivatives of the spline and therefore consistent, also outside the grid. The third derivative of W jumps at zero
+strain, where the energy of a saturating phase behaves like |ε|³. The nodes are denser there: uniform in
+sign(E) |E|^(2/3). The tangent at zero strain is that of the spline; subtracting its error, which only the kink causes,
+would spread it over the whole range (with 17 nodes 0.13 % at zero strain against 1e-5 elsewhere, RVE3 of the EquiNO
+benchmark).
 
-The kernel works through one point after the other: neighbours read different cells of the grid, and the instructions
-that gather them cost more than vectors along the six functions of one axis, filled up to eight.
+The kernel processes points one by one and vectorises over the six basis functions of an axis, padded to eight: points
+read different cells of the grid, and vectorised gathers over points cost more.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,15 +35,15 @@ _compiled = numba.njit(cache=True, error_model="numpy", fastmath={"contract", "n
 
 
 class Spline(NamedTuple):
-    """Arrays that the kernel reads, all of one precision; n nodes along an axis have n − 5 cells.
+    """Kernel arrays, all of one precision; n nodes along an axis have n − 5 cells.
 
     Attributes:
-        breaks: Limits of the cells [-]. Shape (3, cells + 1).
-        pieces: The six functions of a cell as polynomials of its local coordinate. Shape (3, cells, 6, 8).
+        breaks: Boundaries of the cells [-]. Shape (3, cells + 1).
+        pieces: The six basis functions of a cell as polynomials of its local coordinate. Shape (3, cells, 6, 8).
         energy: Coefficients of the energy [stress]. Shape (n, n, n + 2).
         normal: Coefficients of the normal stress [stress]. Shape (n, n, n + 2).
         linear: C0 [stress]. Shape (3, 3).
-        offset: Energy, stress and normal stress of the splines at zero strain, taken off [stress]. Shape (5,).
+        offset: Energy, stress and normal stress of the splines at zero strain, subtracted [stress]. Shape (5,).
     """
 
     breaks: npt.NDArray[Any]
@@ -56,14 +57,14 @@ class Spline(NamedTuple):
 def interpolate(
     model: ReducedModel, solve: Callable[[Array], Array], low: Array, high: Array, n: int
 ) -> dict[str, Array]:
-    """Return the arrays of a spline of a reduced energy.
+    """Interpolate a reduced energy and return the arrays of the spline.
 
     Args:
         model: The reduced model, in plane strain.
-        solve: From strains (n, 3) to converged coefficients.
+        solve: Maps strains (n, 3) to converged coefficients.
         low: Lower corner of the grid, Mandel [-]. Shape (3,).
         high: Upper corner. Shape (3,).
-        n: Nodes along every axis.
+        n: Nodes along each axis.
     """
     start, stop = (np.sign(one) * np.abs(one) ** (1.0 / _GRADING) for one in (low, high))
     nodes = np.linspace(start, stop, n, axis=1)
@@ -80,10 +81,10 @@ def interpolate(
 
 
 def check(dim: int, low: Array, high: Array) -> None:
-    """Check that a training range can carry a spline, before the training begins.
+    """Check before training that a spline is possible in the training range.
 
     Raises:
-        CaseError: The model is 3D, or the range has no width.
+        CaseError: The model is 3D, or the range has zero width in a component.
     """
     if dim != 2:
         raise CaseError("a spline of six strains is out of reach; expected null in 3D", key="surrogate.spline")
@@ -93,7 +94,7 @@ def check(dim: int, low: Array, high: Array) -> None:
 
 
 def stored(arrays: Mapping[str, Array] | CheckedArrays, precision: Precision) -> Spline | None:
-    """Return the spline of a trained model, ready for its kernel; None if it has none."""
+    """Return the spline of a trained model, prepared for its kernel, or None if it has none."""
     own = CheckedArrays(arrays).part("spline.")
     if not own.names():
         return None
@@ -137,7 +138,7 @@ def _coefficients(nodes: Array, values: Array) -> Array:
 
 
 def _pieces(knots: Array, breaks: Array) -> Array:
-    """Return the functions of every cell as polynomials of (E − left) / width. Shape (cells, 6, 8)."""
+    """Return the basis functions of every cell as polynomials of (E − left) / width. Shape (cells, 6, 8)."""
     n, cells = len(knots) - _DEGREE - 1, len(breaks) - 1
     functions = BSpline(knots, np.eye(n), _DEGREE)
     pieces, width = np.zeros((cells, _DEGREE + 1, _LANES)), np.diff(breaks)
@@ -150,7 +151,7 @@ def _pieces(knots: Array, breaks: Array) -> Array:
 
 @_compiled
 def _evaluate(spline, strain, answer):  # type: ignore[no-untyped-def]
-    """All points; the last axis of every table is filled up with zeros to the length of a vector."""
+    """Evaluate all points; the last axis of every table is zero-padded to the vector length."""
     energy, stress, tangent, normal = answer
     kind = strain.dtype
     basis, cell = np.empty((3, 3, _LANES), kind), np.empty(3, np.int64)
@@ -185,7 +186,7 @@ def _evaluate(spline, strain, answer):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _functions(breaks, pieces, x, basis):  # type: ignore[no-untyped-def]
-    """Write the functions of a cell at x with two derivatives (3, 8); return the cell."""
+    """Write the basis functions at x with two derivatives (3, 8); return the cell of x."""
     cell = 0
     for one in breaks[1:-1]:
         cell += x >= one
@@ -205,7 +206,7 @@ def _functions(breaks, pieces, x, basis):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _contract(table, cell, basis, orders, rows, sums):  # type: ignore[no-untyped-def]
-    """Sum over the first two axes; rows of `sums` are the derivatives 00, 01, 02, 10, 11, 20 along them."""
+    """Contract the first two axes; rows of `sums` are the derivatives 00, 01, 02, 10, 11, 20 along them."""
     i0, j0, k0 = cell[0], cell[1], cell[2]
     for j in range(6):
         v0, v1, v2 = table[i0, j0 + j], table[i0 + 1, j0 + j], table[i0 + 2, j0 + j]

@@ -1,4 +1,4 @@
-"""EquiNO as a surrogate: training, and the law of a trained model."""
+"""EquiNO as a surrogate: training and the law of a trained model."""
 
 import time
 from typing import Any
@@ -16,14 +16,14 @@ from femops_equino.offline import offline
 from femops_equino.options import EquiNOOptions, EquiNOParameters
 from femops_equino.reduced import check_phases
 
-_NOTHING = 1e-9  # of the macroscale displacement
+_NOTHING = 1e-9  # relative to the macroscale displacement
 
 
 def fit(task: FitTask) -> Fit:
-    """Train; see `EquiNOOptions`.
+    """Train the surrogate; see `EquiNOOptions`.
 
     Raises:
-        CaseError: Nothing fluctuates in the RVE; see also `check`.
+        CaseError: The RVE has no fluctuations; see also `check`.
     """
     _check_fluctuation(task)
     options: EquiNOOptions = task.options
@@ -61,10 +61,10 @@ def fit(task: FitTask) -> Fit:
 
 
 def check(rve: RVE, options: EquiNOOptions, low: Array, high: Array) -> None:
-    """Refuse what `fit` could not use.
+    """Refuse an RVE, options or a range that `fit` does not support.
 
     Raises:
-        CaseError: A phase is neither linear nor `saturating`, or a spline is asked for where there can be none.
+        CaseError: A phase is neither linear nor `saturating`, or a requested spline is not possible.
     """
     if options.mode == "original":
         return
@@ -74,7 +74,7 @@ def check(rve: RVE, options: EquiNOOptions, low: Array, high: Array) -> None:
 
 
 def _check_fluctuation(task: FitTask) -> None:
-    """Refuse an RVE whose modes would be round-off."""
+    """Refuse a homogeneous RVE, whose modes would be round-off."""
     lower, upper = task.rve.discretisation.mesh.bounds
     size = np.abs(task.snapshots["strain"]).max() * (upper - lower).max()
     if np.abs(task.snapshots["fluctuation"]).max() <= _NOTHING * size:
@@ -85,7 +85,7 @@ def as_law(model: TrainedModel, parameters: EquiNOParameters) -> CertifiedLaw:
     """Return the law of a trained model.
 
     Raises:
-        CaseError: The model lacks what the parameters ask for.
+        CaseError: The parameters request something that the model or this machine does not have.
     """
     if model.settings["mode"] == "original":
         from femops_equino.published import OriginalLaw

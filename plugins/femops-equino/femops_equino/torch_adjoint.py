@@ -14,13 +14,13 @@ _CHUNK = 16384
 
 
 class TorchAdjoint:
-    """The adjoint path on a device; see `adjoint.Adjoint`.
+    """Adjoint path on a device; see `adjoint.Adjoint`.
 
     Args:
-        weights: Of the coefficient network, see `potential`.
-        model: The reduced model that its coefficients belong to.
+        weights: Weights of the coefficient network, see `potential`.
+        model: Reduced model of these coefficients.
         device: A torch device.
-        precision: Of the computation.
+        precision: Precision of the computation.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class TorchAdjoint:
         return answer_of(stress, decrement, strain.shape[1])
 
     def _part(self, strain: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
-        """Return stresses (n, n_e) and the relative decrement."""
+        """Return stresses (n, n_e) and relative decrements (n,)."""
         n_s, n_e, linear = strain.shape[1], self._n_e, self._weights["linear"]
         a, sensitivity = network.coefficients(self._weights, inside, self._at_zero)
         z = torch.cat([strain, strain.new_zeros(len(strain), n_e - n_s), a + (strain - inside) @ linear.T], 1)

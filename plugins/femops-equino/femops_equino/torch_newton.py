@@ -1,12 +1,12 @@
 """Newton's method on the reduced energy in batched torch, for an accelerator.
 
-The mathematics is that of `kernels`: with d = P z, its norm n and the secant modulus h = α₁/(α₂ + n),
+The equations are those of `kernels`: with d = P z, its norm n and the secant modulus h = α₁/(α₂ + n),
 
     gradient   Q z + Σ_c ω h P_cᵀ d_c
     Hessian    Q + Σ_c Σ_ab ω (h δ_ab + (h'/n) d_a d_b) P_caᵀ P_cb
 
-Both sums are one matrix product each over all points of a chunk. The products P_caᵀ P_cb are made once, for a ≤ b and
-in their lower triangle only.
+Each sum is one matrix product over all points of a chunk. The products P_caᵀ P_cb are computed once, for a ≤ b and in
+the lower triangle only.
 """
 
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from femops.surrogate.torch_library import Tensor, torch
 from femops_equino.potential import Precision
 from femops_equino.reduced import ReducedModel, ReducedSolution
 
-_BUDGET = 1e9  # fills an accelerator, and leaves room for the other ranks that share it
+_BUDGET = 1e9  # bytes: fills an accelerator, but leaves memory to other ranks on it
 _SMALLEST = 1e-30  # as in `kernels`
 
 
@@ -39,7 +39,7 @@ class TorchNewton:
     Args:
         model: The reduced model.
         device: A torch device.
-        precision: Of the computation.
+        precision: Precision of the computation.
     """
 
     def __init__(self, model: ReducedModel, device: torch.device | str, precision: Precision = "float64") -> None:
@@ -83,7 +83,7 @@ class TorchNewton:
         return ReducedSolution(a, *wanted, stress_33, decrement, evaluations / max(n, 1))
 
     def _minimise(self, z: Tensor, largest: int, tolerance: float) -> tuple[_Step, int]:
-        """Return the last evaluation of every point; points leave the batch as they are finished."""
+        """Return the last evaluation of every point; converged points leave the batch."""
         step = answer = self._step(z)
         evaluations = len(z)
         where = torch.arange(len(z), device=z.device)
@@ -111,7 +111,7 @@ class TorchNewton:
         gap = (to_minimum * to_minimum).sum((1, 2))
         decrement = gap / torch.clamp((stress * z[:, :n_e]).sum(1), min=_SMALLEST)
         change = torch.linalg.solve_triangular(factor.mT, to_minimum, upper=True)[:, :, 0]
-        wrong = failed > 0  # a factor that broke off holds finite numbers: they must not pass for an answer
+        wrong = failed > 0  # a failed factorisation leaves finite numbers, which must not be returned
         stress = stress.masked_fill(wrong[:, None], torch.nan)
         decrement = decrement.masked_fill(wrong, torch.nan)
         return _Step(z[:, n_e:] - change, stress, tangent, decrement)
@@ -136,7 +136,7 @@ class TorchNewton:
         return z @ self._quadratic + (d * secant[:, None]).flatten(1) @ self._projection
 
     def _sampled(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return deviators (n, n_d, C) at the sampled points, their norms and their secant moduli h (n, C)."""
+        """Return deviators (n, n_d, C) at the cubature points, their norms and secant moduli h (n, C)."""
         d = (z @ self._projection.T).view(len(z), self._n_d, len(self._weight))
         norm = torch.sqrt((d * d).sum(1) + _SMALLEST)
         return d, norm, self._alpha1 / (self._alpha2 + norm)

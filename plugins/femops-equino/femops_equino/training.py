@@ -1,4 +1,4 @@
-"""Training of the potential network and of the coefficient network on labels."""
+"""Training of potential and coefficient networks on labels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,15 +20,15 @@ Weights = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """How to build and train a network.
+    """Options of a network and its training.
 
     Attributes:
         width: Units of both hidden layers.
-        n_norms: Norms of the strain among the inputs; their metrics are trained.
+        n_norms: Number of strain norms among the inputs; their metrics are trained.
         schedule: See `Schedule`.
-        derivative_weight: Weight of the labels' derivatives: of the tangent, or of the sensitivities.
-        seed: Of first weights and random parts.
-        device: Of the training.
+        derivative_weight: Weight of the tangent or of the sensitivities in the loss.
+        seed: Random seed of initial weights and batches.
+        device: Device of the training.
     """
 
     width: int = 32
@@ -63,7 +63,7 @@ class CoefficientLabels:
     Attributes:
         strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
         values: Coefficients. Shape (n, n_out).
-        sensitivity: Their derivatives. Shape (n, n_out, n_s).
+        sensitivity: Derivatives of the coefficients. Shape (n, n_out, n_s).
         metric: The error of coefficients is √(Δa·metric·Δa). Shape (n_out, n_out).
     """
 
@@ -90,13 +90,14 @@ def train_potential(linear: Array, labels: PotentialLabels, options: NetworkOpti
     """Train a scalar potential on energy, stress and tangent.
 
     The loss is the sum of the mean square errors of energy, stress and tangent relative to their mean squares, stress
-    and tangent in the metric of the elastic stiffness. Errors at small strains count more, see `_relative`.
+    and tangent in the metric of the elastic stiffness. Errors of energy and stress weigh more at small strains, see
+    `_relative`.
 
     Args:
         linear: C0, the tangent at zero strain [stress]. Shape (n_s, n_s).
         labels: See `PotentialLabels`.
         options: See `NetworkOptions`.
-        watch: Where to report.
+        watch: Checkpoint and progress.
     """
     strain = labels.strain
     nonlinear = labels.energy - 0.5 * np.einsum("ni,ij,nj->n", strain, linear, strain)
@@ -110,16 +111,16 @@ def train_potential(linear: Array, labels: PotentialLabels, options: NetworkOpti
 
 
 def train_coefficients(linear: Array, labels: CoefficientLabels, options: NetworkOptions, watch: Watch) -> Trained:
-    """Train coefficients on their values and sensitivities.
+    """Train a coefficient network on values and sensitivities.
 
-    The loss is the mean square error of the values, in the given metric and relative to the mean square of the values,
-    and the same of the sensitivities.
+    The loss is the sum of the mean square errors of values and sensitivities in the given metric, relative to their
+    mean squares.
 
     Args:
         linear: A0, the sensitivity at zero strain. Shape (n_out, n_s).
         labels: See `CoefficientLabels`.
         options: See `NetworkOptions`.
-        watch: Where to report.
+        watch: Checkpoint and progress.
     """
     nonlinear = labels.values - labels.strain @ linear.T
     unit = np.sqrt((nonlinear**2).mean(0))
@@ -163,7 +164,7 @@ def _potential_loss(fixed: Mapping[str, Tensor], labels: Mapping[str, Tensor], w
 
 
 def _relative(strain: Tensor) -> Tensor:
-    """Return weights that make errors count relative to the strain, down to a tenth of the range. Shape (n,)."""
+    """Return weights for errors relative to the strain, limited at a tenth of the range. Shape (n,)."""
     largest = strain.abs().amax(0)
     squared = ((strain / torch.where(largest > 0.0, largest, largest.amax())) ** 2).sum(1)
     return 1.0 / (squared + _SMALL**2)
