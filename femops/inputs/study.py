@@ -1,6 +1,6 @@
 """Pydantic models of the study file: an RVE with strains, a family of RVEs or a problem, and the surrogate to train."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,7 +19,6 @@ from femops.rve.spec import RVEParameters
 from femops.surrogate.spec import SurrogateOptions
 from femops.validation import NestedError, numbers, shown
 
-Watch = Callable[[int, int], None]
 SUBJECTS = ("rve", "family", "problem")
 """Possible subjects of a study; exactly one is given."""
 
