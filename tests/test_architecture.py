@@ -84,3 +84,26 @@ def test_torch_is_imported_in_one_place(folder: str) -> None:
 def test_every_room_has_its_floor() -> None:
     rooms = {_room(path) for path in MODULES} - {"__init__"}
     assert rooms <= set(FLOOR)
+
+
+PLUGINS = sorted(ROOT.parent.glob("plugins/femops-*/femops_*/**/*.py"))
+
+
+@pytest.mark.parametrize("path", PLUGINS, ids=lambda path: str(path.relative_to(ROOT.parent / "plugins")))
+def test_plugins_import_only_what_is_public(path: Path) -> None:
+    page = (
+        (ROOT.parent / "plugins" / "README.md")
+        .read_text()
+        .partition("## Public modules")[2]
+        .partition("\n**torch**")[0]
+    )
+    public = set(re.findall(r"`(femops[\w.]*)`", page))
+    assert public
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            assert not any(one.name.split(".")[0] == "femops" for one in node.names), "import names from public modules"
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "femops":
+            for name in (one.name for one in node.names):
+                whole = f"{node.module}.{name}"
+                assert node.module in public or whole in public, f"{whole} is not public"
+                assert not name.startswith("_"), f"{whole} is private"
