@@ -1,10 +1,11 @@
 """The command-line interface.
 
 Exit codes: 0 success, 1 unexpected error, 2 invalid input, 3 not converged, 4 a quantity differs from its expected
-value, 130 interrupted.
+value, 130 interrupted, 143 terminated.
 """
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
@@ -28,6 +29,7 @@ from femops.parallel import on_root
 from femops.plugins import installed
 
 UNKNOWN_FAULT, INPUT_ERROR, NOT_CONVERGED, NOT_AS_EXPECTED, INTERRUPTED = 1, 2, 3, 4, 130
+TERMINATED = 128 + signal.SIGTERM
 
 app = typer.Typer(
     name="femops",
@@ -313,23 +315,33 @@ def main(arguments: list[str] | None = None) -> None:
 
 @contextmanager
 def _noted_interrupts() -> Iterator[list[int]]:
-    """Yield a list that records every Ctrl-C before KeyboardInterrupt is raised.
+    """Yield a list that records every Ctrl-C and every termination before KeyboardInterrupt is raised.
 
-    Extensions may replace the KeyboardInterrupt by another exception, as ctypes does when it converts arguments.
+    Extensions may replace the KeyboardInterrupt by another exception, as ctypes does when it converts arguments. Only a
+    single process handles its termination: one of several ranks may be inside MPI, where it never sees the exception.
     """
+    from mpi4py import MPI
+
     noted: list[int] = []
-    previous = signal.getsignal(signal.SIGINT)
+    handled = [signal.SIGINT]
+    if MPI.COMM_WORLD.size == 1:
+        handled.append(signal.SIGTERM)
+        # PETSc would take the signal for itself.
+        os.environ["PETSC_OPTIONS"] = f"{os.environ.get('PETSC_OPTIONS', '')} -no_signal_handler".strip()
+    previous = {number: signal.getsignal(number) for number in handled}
 
     def note(number: int, frame: FrameType | None) -> None:
         noted.append(number)
         signal.default_int_handler(number, frame)
 
-    if previous is signal.default_int_handler:
-        signal.signal(signal.SIGINT, note)
+    for number, handler in previous.items():
+        if handler in (signal.default_int_handler, signal.SIG_DFL):
+            signal.signal(number, note)
     try:
         yield noted
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _guarded(arguments: list[str] | None) -> int:
@@ -356,7 +368,9 @@ def _guarded(arguments: list[str] | None) -> int:
     if code == INTERRUPTED:  # typer may turn Ctrl-C into this code
         resumes = bool({"train", "sample"} & set(arguments or sys.argv[1:2]))
         kept = "run it again to go on" if resumes else "the files of the finished steps are complete"
-        return _fail(f"femops: interrupted; {kept}", INTERRUPTED)
+        terminated = signal.SIGTERM in interrupts
+        how, code = ("terminated", TERMINATED) if terminated else ("interrupted", INTERRUPTED)
+        return _fail(f"femops: {how}; {kept}", code)
     return int(code)
 
 
