@@ -428,36 +428,34 @@ def test_something_moves_during_a_long_set_up(
     assert len(set(re.findall("[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏]", terminal.file.getvalue()))) >= 3  # type: ignore[attr-defined]
 
 
-def test_a_termination_writes_the_last_accepted_step_and_gives_the_folder_back(tmp_path: Path) -> None:
-    path = written(tmp_path, BLOCK | {"steps": {"count": 100000}, "output": {"picture": None, "every": 90000}})
-    folder = tmp_path / "results"
-    with subprocess.Popen(
-        [str(BIN / "femops"), "run", str(path), "--output", str(folder)], stderr=subprocess.PIPE
-    ) as child:
+def ended_by(number: signal.Signals, path: Path, folder: Path) -> tuple[int, str]:
+    """Run a case until it has a summary, send a signal; return the exit code and what was said on stderr."""
+    command = [str(BIN / "femops"), "run", str(path), "--output", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         try:
             wait_for(folder / "summary.json", child)
-            child.send_signal(signal.SIGTERM)
+            child.send_signal(number)
             _, said = child.communicate(timeout=60)
         finally:
             child.kill()
-    assert child.returncode == cli.TERMINATED
-    assert said.decode().strip() == "femops: terminated; the files of the finished steps are complete"
+    return child.returncode, said.strip()
+
+
+def test_a_termination_writes_the_last_accepted_step_and_gives_the_folder_back(tmp_path: Path) -> None:
+    path = written(tmp_path, BLOCK | {"steps": {"count": 100000}, "output": {"picture": None, "every": 90000}})
+    folder = tmp_path / "results"
+    code, said = ended_by(signal.SIGTERM, path, folder)
+    assert code == cli.TERMINATED
+    assert said == "femops: terminated; the files of the finished steps are complete"
     assert {file.name for file in folder.iterdir()} == {"block.vtkhdf", "case.yaml", "curves.csv", "summary.json"}
     assert n_steps(folder / "block.vtkhdf") == 1
 
 
 def test_an_interrupt_leaves_complete_files_of_the_finished_steps(tmp_path: Path) -> None:
     path, folder = written(tmp_path, NESTED | {"steps": {"count": 5000}}), tmp_path / "results"
-    command = [str(BIN / "femops"), "run", str(path), "--output", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
-        try:
-            wait_for(folder / "summary.json", child)
-            child.send_signal(signal.SIGINT)
-            _, said = child.communicate(timeout=60)
-        finally:
-            child.kill()
-    assert child.returncode == cli.INTERRUPTED
-    assert said.strip() == "femops: interrupted; the files of the finished steps are complete"
+    code, said = ended_by(signal.SIGINT, path, folder)
+    assert code == cli.INTERRUPTED
+    assert said == "femops: interrupted; the files of the finished steps are complete"
     summary = summary_of(folder)
     assert not summary["finished"]
     with (folder / "curves.csv").open() as file:

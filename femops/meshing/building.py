@@ -6,7 +6,7 @@ import basix
 import numpy as np
 
 from femops.errors import CaseError
-from femops.meshing.cell_checks import check_nodes_of_cells, check_volume_of_cells
+from femops.meshing.cell_checks import check_nodes_of_cells, check_volume_of_cells, jacobians
 from femops.meshing.cells import CELLS, CellKind
 from femops.meshing.connectivity import notes_on_connectivity
 from femops.meshing.tagged import Indices, TaggedMesh
@@ -94,12 +94,6 @@ def exterior(cells: Indices, kind: CellKind) -> tuple[Indices, Indices]:
     _, first, count = np.unique(np.sort(facets, axis=1), axis=0, return_index=True, return_counts=True)
     chosen = np.sort(first[count == 1])
     return np.asarray(facets[chosen], dtype=np.int64), chosen // len(local_facets(kind))
-
-
-def jacobians(points: Array, cells: Indices, kind: CellKind) -> Array:
-    """Return the Jacobian determinant [length^dim] at the quadrature points of each cell. Shape (n_cells, n_points)."""
-    gradients = kind.tabulate(kind.quadrature()[0])[1]
-    return np.asarray(np.linalg.det(np.einsum("cni,qnj->cqij", points[cells], gradients)))
 
 
 def measures(mesh: TaggedMesh) -> Array:

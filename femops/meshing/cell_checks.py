@@ -41,7 +41,7 @@ def check_volume_of_cells(points: Array, cells: Indices, kind: CellKind) -> tupl
     Raises:
         CaseError: How many there are, and where one of them lies.
     """
-    inside = _jacobians(points, cells, kind, kind.quadrature()[0])
+    inside = jacobians(points, cells, kind)
     sign = np.sign(inside.sum(axis=1))
     size = np.ptp(points[cells], axis=1).max(axis=1)
     # Round-off of a zero determinant due to the rounding of the coordinates.
@@ -49,13 +49,13 @@ def check_volume_of_cells(points: Array, cells: Indices, kind: CellKind) -> tupl
     bad = ~((inside * sign[:, None]).min(axis=1) > rounding)
     if kind.shape in ("quadrilateral", "hexahedron"):
         straight = next(one for one in CELLS.values() if one.shape == kind.shape and one.degree == 1)
-        bad |= _folded(_jacobians(points, cells[:, : straight.n_nodes], straight, straight.nodes), sign)
+        bad |= _folded(jacobians(points, cells[:, : straight.n_nodes], straight, straight.nodes), sign)
     if bad.any():
         where = _where(points, cells, np.flatnonzero(bad))
         raise CaseError(f"{bad.sum()} cells are degenerate or folded{where}; expected valid cells")
     if kind.degree == 1:
         return np.asarray(sign), []
-    curved = np.flatnonzero(_folded(_jacobians(points, cells, kind, kind.nodes), sign))
+    curved = np.flatnonzero(_folded(jacobians(points, cells, kind, kind.nodes), sign))
     where = _where(points, cells, curved) if len(curved) else ""
     return np.asarray(sign), [f"{len(curved)} cells are so curved that they fold at a node{where}"] if where else []
 
@@ -65,7 +65,12 @@ def _folded(determinants: Array, sign: Array) -> np.ndarray[tuple[int, ...], np.
     return np.asarray((determinants * sign[:, None]).min(axis=1) < -1e-9 * np.abs(determinants).max(axis=1))
 
 
-def _jacobians(points: Array, cells: Indices, kind: CellKind, at: Array) -> Array:
+def jacobians(points: Array, cells: Indices, kind: CellKind, at: Array | None = None) -> Array:
+    """Return the Jacobian determinant of each cell [length^dim] at reference points, by default those of quadrature.
+
+    Shape (n_cells, n_points).
+    """
+    at = kind.quadrature()[0] if at is None else at
     return np.asarray(np.linalg.det(np.einsum("cni,qnj->cqij", points[cells], kind.tabulate(at)[1])))
 
 
