@@ -16,7 +16,7 @@ import h5py  # noqa: F401
 
 from femops.errors import CaseError, NotConverged
 from femops.law import LawResponse, MaterialLaw, StrainMeasure
-from femops.plugins import load_law
+from femops.loading import load_law
 
 __version__ = "0.1.0"
 

@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from helpers import ELASTIC, SATURATING, seal
-from toy_surrogate import ToyLaw, ToyParameters, ToyTraining, installed_toy
+from toy_surrogate import ToyLaw, ToyTraining, installed_toy
 
 from femops import CaseError, load_law
 from femops.checks import check_law
-from femops.law import LawContext
 from femops.output.atomic import new_folder, present
-from femops.plugins import get_law, installed_laws, law_parameters, rve_of_model
+from femops.plugins import installed_laws, law_parameters
 from femops.rve.law import NestedLaw
 from femops.rve.snapshots import content_hash
 from femops.rve.spec import RVEParameters
 from femops.surrogate import ExactRVE, TrainedModel, chunks, torch_device
 from femops.surrogate.devices import local_rank
+from femops.surrogate.law import model_rve
 from femops.surrogate.learning.checkpoint import FileCheckpoint
 from femops.surrogate.store import Manifest, Origin, read_manifest, write_model
 
@@ -86,9 +86,9 @@ def test_a_stored_surrogate_comes_back_bit_by_bit(folder: Path, model: TrainedMo
 
 
 def test_the_stored_rve_has_the_content_hash_of_the_study_and_solves_alike(folder: Path, nested: NestedLaw) -> None:
-    parameters = RVEParameters.model_validate(RVE, context={"law_parameters": law_parameters})
+    parameters = RVEParameters.model_validate(RVE)
     assert read_manifest(folder).rve.hash == content_hash(nested.rve, parameters)
-    stored = NestedLaw(rve_of_model(folder))
+    stored = NestedLaw(model_rve(folder))
     one, two = (law.evaluate(STRAIN, np.zeros((7, law.n_state)), 1.0).stress for law in (nested, stored))
     np.testing.assert_allclose(one, two, rtol=1e-7, atol=1e-7 * np.abs(one).max())
 
@@ -243,18 +243,6 @@ def test_a_surrogate_in_a_case_needs_one_source(given: dict[str, str]) -> None:
 def test_only_what_can_train_takes_a_study(tmp_path: Path) -> None:
     with pytest.raises(CaseError, match=r"study: s\.yaml given, but only cases train; run femops train"):
         load_law({"law": "toy", "study": "s.yaml"}, base=tmp_path)
-
-
-def test_a_case_passes_its_study_on(folder: Path, tmp_path: Path) -> None:
-    asked: list[Path] = []
-
-    def trained(study: Path) -> Path:
-        asked.append(study)
-        return folder
-
-    context = LawContext(2, tmp_path, trained=trained)
-    assert isinstance(get_law(ToyParameters(study=Path("s.yaml")), context), ToyLaw)
-    assert asked == [tmp_path / "s.yaml"]
 
 
 def test_a_kill_while_a_model_is_written_leaves_the_old_or_the_new_one(

@@ -5,6 +5,7 @@ from femops.surrogate.batching import chunks
 from femops.surrogate.devices import torch_device
 from femops.surrogate.exact import ExactResponse, ExactRVE
 from femops.surrogate.ranges import within
+from femops.surrogate.registry import SurrogateSpec
 from femops.surrogate.spec import (
     Checkpoint,
     FamilyParameters,
@@ -15,7 +16,6 @@ from femops.surrogate.spec import (
     Progress,
     SurrogateOptions,
     SurrogateParameters,
-    SurrogateSpec,
     TrainedModel,
 )
 

@@ -1,6 +1,6 @@
-"""Interface of surrogate plugins: specification, options, training tasks and trained models."""
+"""Interface of surrogate plugins: options, parameters, training tasks and trained models."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from femops.law import CertifiedLaw, LawParameters
+from femops.law import LawParameters
 from femops.notation import Array
 from femops.rve.snapshots import SnapshotSolver
 from femops.rve.spec import RVE, RVEParameters
@@ -41,8 +41,8 @@ class SurrogateParameters(LawParameters):
         return self
 
     @property
-    def answers_in_single_precision(self) -> bool:
-        """Whether responses have single precision only, which limits the accuracy of the macroscale solution."""
+    def in_single_precision(self) -> bool:
+        """Whether stresses are computed in single precision; see `LawParameters`."""
         return self.precision == "float32"
 
 
@@ -176,39 +176,3 @@ class TrainedModel:
     rve: RVE
     low: Array
     high: Array
-
-
-@dataclass(frozen=True)
-class SurrogateSpec:
-    """A surrogate that can be trained by a study and named in a case file.
-
-    It can be trained on one RVE (`fit`), a family of RVEs (`fit_family`) or problems of its own (`fit_problem`).
-
-    Attributes:
-        name: The value of `law:`, in the study's `surrogate` block and in cases.
-        summary: One line for `femops plugins`.
-        options: pydantic model of the `surrogate` block.
-        parameters: pydantic model of the law in a case; a `FamilyParameters` if it trains on families.
-        fit: Trains on one RVE.
-        as_law: Builds the law of a trained model from its parameters in a case.
-        check: Refuses an unsuitable RVE, options or training range (low, high) before anything is solved.
-        version: Incremented when models trained before become unusable; they are then trained again.
-        fit_family: Trains on a family of RVEs.
-        problem: pydantic model of the `problem` block of a study.
-        fit_problem: Trains on such a problem.
-        runs_code: Returns the name of the user code that training on such a problem imports, without importing it,
-            or None. It is shown to the user before the code runs.
-    """
-
-    name: str
-    summary: str
-    options: type[SurrogateOptions]
-    parameters: type[SurrogateParameters]
-    fit: Callable[[FitTask], Fit] | None
-    as_law: Callable[[TrainedModel, Any], CertifiedLaw]
-    version: int = 1
-    check: Callable[[RVE, Any, Array, Array], None] | None = None
-    fit_family: Callable[[FamilyTask], Fit] | None = None
-    problem: type[BaseModel] | None = None
-    fit_problem: Callable[[ProblemTask], Fit] | None = None
-    runs_code: Callable[[Any], str | None] | None = None

@@ -10,7 +10,7 @@ key, as JSON with sorted keys and no spaces.
 import datetime
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from femops.notation import Array
 from femops.output.atomic import new_folder, present, write_bytes
 from femops.output.tables import plain
 from femops.phases import Phase
+from femops.plugins import get_phase, law_parameters
 from femops.rve.boundary import Boundary
 from femops.rve.discretisation import discretise
 from femops.rve.snapshots import content_hash
@@ -45,9 +46,6 @@ _MODEL, _BOUNDARY, _POINTS, _CELLS = "model/", "rve/boundary/", "rve/points", "r
 _PERIODS = "rve/periods"  # only if nodes and cells do not determine them
 
 _KINEMATICS = {2: "plane_strain", 3: "solid"}
-
-StoredPhase = Callable[[Mapping[str, Any]], tuple[LawParameters, Phase]]
-"""Builds a phase from its parameters in a manifest."""
 
 
 @dataclass(frozen=True)
@@ -221,13 +219,12 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def read_model(folder: Path, manifest: Manifest, stored_phase: StoredPhase) -> TrainedModel:
+def read_model(folder: Path, manifest: Manifest) -> TrainedModel:
     """Read a surrogate of one RVE and build its RVE.
 
     Args:
         folder: The model folder.
         manifest: Its manifest.
-        stored_phase: Builds a phase from stored parameters.
 
     Raises:
         CaseError: The arrays are missing or damaged, the model has no RVE, or the rebuilt RVE has another content hash.
@@ -235,7 +232,7 @@ def read_model(folder: Path, manifest: Manifest, stored_phase: StoredPhase) -> T
     arrays = _unpacked(folder, manifest)
     if manifest.rve is None:
         raise CaseError("holds a model without an RVE of its own; expected one of a single RVE", file=folder)
-    rve = _stored_rve(folder, manifest, manifest.rve, arrays, stored_phase)
+    rve = _stored_rve(folder, manifest, manifest.rve, arrays)
     return model_of(Fit(_own(arrays), manifest.settings), rve, folder, manifest)
 
 
@@ -303,12 +300,13 @@ def checked_arrays(folder: Path, manifest: Manifest) -> bytes:
     return data
 
 
-def _stored_rve(folder: Path, whole: Manifest, stored: StoredRVE, arrays: Arrays, stored_phase: StoredPhase) -> RVE:
+def _stored_rve(folder: Path, whole: Manifest, stored: StoredRVE, arrays: Arrays) -> RVE:
     manifest = present(folder) / MANIFEST
     phases: dict[str, tuple[LawParameters, Phase]] = {}
     for name, mapping in stored.phases.items():
         try:
-            phases[name] = stored_phase(mapping)
+            parameters = law_parameters(mapping)
+            phases[name] = parameters, get_phase(parameters)
         except CaseError as error:
             raise error.within(file=manifest, key=f"rve.phases.{name}") from error
     try:
@@ -320,8 +318,7 @@ def _stored_rve(folder: Path, whole: Manifest, stored: StoredRVE, arrays: Arrays
         if isinstance(error, CaseError) and error.file is not None:
             raise
         raise CaseError("describes no RVE; train the model again", file=manifest, key="rve") from error
-    parameters = _rve_parameters(stored.boundary, {name: one for name, (one, _) in phases.items()})
-    found = content_hash(rve, parameters)
+    found = content_hash(rve, _rve_parameters(stored.boundary, {name: one for name, (one, _) in phases.items()}))
     if found != stored.hash:
         problem = f"the RVE is another one ({found[:12]}) than the model was trained for ({stored.hash[:12]})"
         raise CaseError(f"{problem}; train the model again", file=manifest, key="rve.hash")

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from femops.law import LawContext
 from femops.notation import Array
-from femops.plugins import law_parameters, rve_context
 from femops.rve.family import Family, microstructure
 from femops.rve.solver import RVESolver, SolverOptions
 from femops.rve.spec import RVE, build_rve
@@ -87,8 +87,8 @@ def silent(stage: str, done: int, total: int, note: str = "") -> None:
 
 def members(block: Mapping[str, Any], count: int, seed: int) -> list[RVE]:
     """Return the first members of a family."""
-    family = Family.model_validate({**block, "count": count, "seed": seed}, context={"law_parameters": law_parameters})
-    return [build_rve(microstructure(family, i).parameters, rve_context(family.dim)) for i in range(count)]
+    family = Family.model_validate({**block, "count": count, "seed": seed})
+    return [build_rve(microstructure(family, i).parameters, LawContext(family.dim)) for i in range(count)]
 
 
 def nested_stiffness(rve: RVE, rtol: float = 1e-10) -> Array:

@@ -17,7 +17,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import NoReturn
 
 import numpy as np
 
@@ -136,7 +135,6 @@ class OriginalLaw:
 
     Attributes:
         metric: The norm of stresses in which errors are certified: √(s · metric · s). Shape (n_s, n_s).
-        learns: False; additional modes would need new networks.
         displacement: Φ_u at the free dofs. Shape (n_free, n_displacement_modes).
         stress: Φ_σ at the quadrature points. Shape (n_s · n_points, n_stress_modes).
         weights: Weights of the networks.
@@ -147,7 +145,6 @@ class OriginalLaw:
 
     strain_measure = StrainMeasure.SMALL_STRAIN
     n_state = 0
-    learns = False
 
     def __init__(self, model: TrainedModel, parameters: EquiNOParameters) -> None:
         _check(parameters)
@@ -193,14 +190,6 @@ class OriginalLaw:
         answer = self._exact.solve(strain, lambda part: coefficients[part] @ self.displacement.T)
         zeros = np.zeros((len(strain), 0)), answer.stress_33, np.zeros(len(strain))
         return LawResponse(answer.stress, answer.tangent, *zeros)
-
-    def enriched(self, strain: Array) -> NoReturn:
-        """Raise an error: the networks cannot be enriched.
-
-        Raises:
-            CaseError: Always.
-        """
-        raise CaseError("mode original cannot learn on the way; expected enrich: false or mode certified", key="enrich")
 
     def fields(self, strain: Array) -> tuple[Array, Array]:
         """Return the networks' fluctuations (n_free, n) and in-plane stresses (n_s, n_points, n)."""
