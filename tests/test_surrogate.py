@@ -24,9 +24,9 @@ from femops.rve.snapshots import content_hash
 from femops.rve.spec import RVEParameters
 from femops.surrogate import ExactRVE, TrainedModel, chunks, torch_device
 from femops.surrogate.devices import local_rank
-from femops.surrogate.law import model_rve
 from femops.surrogate.learning.checkpoint import FileCheckpoint
 from femops.surrogate.store import Manifest, Origin, read_manifest, write_model
+from femops.surrogate.stored_rve import model_rve
 
 CIRCLE = {"circles": {"circles": [{"center": [0.1, 0.05], "radius": 0.3}], "mesh_size": 0.25, "cell": "triangle"}}
 RVE = {**CIRCLE, "phases": {"matrix": SATURATING, "fibre": ELASTIC}}
