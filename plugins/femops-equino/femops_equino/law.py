@@ -146,8 +146,8 @@ class EquiNOLaw:
         """
         fluctuation, stress = self.fields(strain[None])
         solver = self._exact.solver
-        history = [one[:, :, 0] for one in solver.virgin_history(1)]
-        fields = micro_fields(self.rve, solver, strain, fluctuation[:, 0], history)
+        virgin = [one[:, :, 0] for one in solver.virgin_state(1)]
+        fields = micro_fields(self.rve, solver, strain, fluctuation[:, 0], virgin)
         weight = self.rve.discretisation.weight
         of_cells = stress[:, :, 0].reshape(len(stress), *weight.shape)
         return replace(fields, stress=np.einsum("cq,scq->cs", weight / weight.sum(axis=1, keepdims=True), of_cells))

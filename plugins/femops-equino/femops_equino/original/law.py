@@ -207,8 +207,8 @@ class OriginalLaw:
         """
         fluctuation, stress = self.fields(strain[None])
         solver, weight = self._exact.solver, self.rve.discretisation.weight
-        history = [one[:, :, 0] for one in solver.virgin_history(1)]
-        fields = micro_fields(self.rve, solver, strain, fluctuation[:, 0], history)
+        virgin = [one[:, :, 0] for one in solver.virgin_state(1)]
+        fields = micro_fields(self.rve, solver, strain, fluctuation[:, 0], virgin)
         mean = weight / weight.sum(axis=1, keepdims=True)
         return replace(fields, stress=np.einsum("cq,scq->cs", mean, stress.reshape(len(strain), *weight.shape)))
 
