@@ -182,7 +182,7 @@ def _linear_answers(solver: RVESolver) -> Row:
     """Return the tangent and, in 2D, stress_33 at unit strains; in 3D one unit strain gives the tangent."""
     n_s = solver.discretisation.n_s
     strain = np.eye(n_s) if solver.discretisation.dim == 2 else np.eye(n_s, 1)
-    solution = solver.solve(strain, solver.virgin_history(strain.shape[1]))
+    solution = solver.solve(strain, solver.virgin_state(strain.shape[1]))
     row = {"tangent": solution.tangent[:, :, 0].copy()}
     return row if solution.stress_33 is None else {**row, "stress_33": solution.stress_33}
 
@@ -192,7 +192,7 @@ def _answers(solver: RVESolver, strain: Array) -> Row:
     parts = []
     for start in range(0, len(strain), solver.batch):
         columns = np.ascontiguousarray(strain[start : start + solver.batch].T)
-        solution = solver.solve(columns, solver.virgin_history(columns.shape[1]))
+        solution = solver.solve(columns, solver.virgin_state(columns.shape[1]))
         part = {"strain": columns, "stress": solution.stress, "tangent": solution.tangent}
         parts.append(part if solution.stress_33 is None else {**part, "stress_33": solution.stress_33})
     return {name: np.moveaxis(np.concatenate([one[name] for one in parts], axis=-1), -1, 0) for name in parts[0]}

@@ -95,7 +95,7 @@ def nested_stiffness(rve: RVE, rtol: float = 1e-10) -> Array:
     """Return C̄ of the nested solve, its solver set up anew. Shape (n_s, n_s)."""
     solver = RVESolver(rve.discretisation, rve.phases, rve.boundary, SolverOptions(rtol))
     n_s = rve.discretisation.n_s
-    return solver.solve(np.eye(n_s), solver.virgin_history(n_s)).tangent[:, :, 0]
+    return solver.solve(np.eye(n_s), solver.virgin_state(n_s)).tangent[:, :, 0]
 
 
 def solved(block: Mapping[str, Any], count: int, seed: int) -> list[Group]:

@@ -37,8 +37,8 @@ class SPONLaw(ABC):
             state: Not used. Shape (0,).
         """
         solver = self.exact.solver
-        history = [one[:, :, 0] for one in solver.virgin_history(1)]
-        return micro_fields(self.rve, solver, strain, self.free_fluctuation(strain), history)
+        virgin = [one[:, :, 0] for one in solver.virgin_state(1)]
+        return micro_fields(self.rve, solver, strain, self.free_fluctuation(strain), virgin)
 
     def exact_micro_fields(self, strain: Array, state: Array) -> MicroFields:
         """Return the microscale fields of the nested solve at one point; arguments as in `micro_fields`."""
