@@ -110,9 +110,7 @@ def lone_surrogate(name: str) -> TrainableSpec | None:
         return None
     plugins, broken = _registered(entries)
     try:
-        found = [
-            spec for plugin in plugins.get_plugins() for law, spec in _provided(plugins, plugin) if law.name == name
-        ]
+        provided = [one for plugin in plugins.get_plugins() for one in _provided(plugins, plugin)]
     except Exception:  # noqa: BLE001 - the registry of all plugins tells what is wrong
         return None
     found = [spec for law, spec in provided if law.name == name and isinstance(spec, TrainableSpec)]
