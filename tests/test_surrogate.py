@@ -1,12 +1,12 @@
 """Stored surrogates are loaded unchanged or refused in one line; parts common to all surrogates."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +250,7 @@ def test_a_kill_while_a_model_is_written_leaves_the_old_or_the_new_one(
     folder: Path, model: TrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The power goes off at each file operation in turn."""
-    newer = replace(model, arrays={"weights": 2.0 * model.arrays["weights"]})
+    newer = dataclasses.replace(model, arrays={"weights": 2.0 * model.arrays["weights"]})
     old, new = (float(one.arrays["weights"][0, 0]) for one in (model, newer))
     seen, replace = set(), os.replace
     for allowed in range(6):
