@@ -13,7 +13,7 @@ from femops.errors import CaseError
 from femops.meshing.abaqus import read_inp
 from femops.meshing.building import RawMesh, build
 from femops.meshing.tagged import Indices, TaggedMesh
-from femops.meshing.tags import CellArray, Tags, tagged_groups, whole
+from femops.meshing.tags import CellArray, Tags, as_integers, tagged_groups
 from femops.meshing.xdmf import has_several_grids, read_xdmf
 
 
@@ -125,7 +125,7 @@ def _integer_arrays(mesh: meshio.Mesh) -> dict[str, CellArray]:
     integer: dict[str, CellArray] = {}
     floating: dict[str, CellArray] = {}
     for name, blocks in mesh.cell_data.items():
-        values = [whole(block) for block in blocks]
+        values = [as_integers(block) for block in blocks]
         columns = [one.reshape(len(one), -1)[:, 0] for one in values if one is not None]
         if len(columns) == len(blocks):
             kinds = {np.asarray(block).dtype.kind for block in blocks}

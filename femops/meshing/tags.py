@@ -27,7 +27,7 @@ class CellArray:
         return [np.flatnonzero(block == number) for block in self.values]
 
 
-def whole(values: npt.ArrayLike) -> Indices | None:
+def as_integers(values: npt.ArrayLike) -> Indices | None:
     """Return an array converted to integers, or None if its values are not integers."""
     given = np.asarray(values)
     if given.dtype.kind in "iu":
@@ -63,7 +63,7 @@ def tagged_groups(
                 _add(groups, inner, _only([known[name]], dims, inner, number))
         else:
             _add(groups, name, _only(list(known.values()), dims, name, given))
-    return groups, _tell_apart(groups, dims, {name: one for name, one in tags.items() if isinstance(one, int)})
+    return groups, _resolve_shared_tags(groups, dims, {name: one for name, one in tags.items() if isinstance(one, int)})
 
 
 def _add(groups: dict[str, list[Indices]], name: str, members: list[Indices]) -> None:
@@ -88,11 +88,11 @@ def _only(arrays: list[CellArray], dims: Sequence[int], name: str, number: int) 
     if not holder:
         values = np.unique(np.concatenate([block for array in arrays for block in array.values]))
         present = ", ".join(map(str, values[values != UNTAGGED][:20]))
-        raise CaseError(f"tags: {name}: {number} is the value of no cell; the file has {present}")
+        raise CaseError(f"tags: {name}: no cell has the value {number}; the file has {present}")
     return found
 
 
-def _tell_apart(groups: dict[str, list[Indices]], dims: Sequence[int], tags: Mapping[str, int]) -> list[str]:
+def _resolve_shared_tags(groups: dict[str, list[Indices]], dims: Sequence[int], tags: Mapping[str, int]) -> list[str]:
     """Resolve names that share a tag of both cells and facets; return notes.
 
     The last name becomes the region; all of them become boundaries, which may overlap while regions may not.
@@ -110,6 +110,6 @@ def _tell_apart(groups: dict[str, list[Indices]], dims: Sequence[int], tags: Map
             groups[name] = [members[:0] if i in full else members for i, members in enumerate(groups[name])]
         notes.append(
             f"tags: {' and '.join(names)} are all {number}, which cells and facets have: the region is '{names[-1]}', "
-            "and each is a boundary; name the cell arrays in tags to tell them apart"
+            "and each is a boundary; name the cell arrays in tags to distinguish them"
         )
     return notes

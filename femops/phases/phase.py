@@ -115,10 +115,10 @@ class PhaseLaw:
             raise ValueError(
                 f"strain has {strain.shape[-1]} components, expected {notation.n_strain(self.dim)} in {self.dim}D"
             )
-        answer = self.phase.evaluate(np.ascontiguousarray(strain.T), np.ascontiguousarray(state.T))
+        response = self.phase.evaluate(np.ascontiguousarray(strain.T), np.ascontiguousarray(state.T))
         return LawResponse(
-            stress=np.ascontiguousarray(answer.stress.T),
-            tangent=np.ascontiguousarray(answer.tangent.transpose(2, 0, 1)),
-            state=np.ascontiguousarray(answer.state.T),
-            stress_33=answer.stress_33,
+            stress=np.ascontiguousarray(response.stress.T),
+            tangent=np.ascontiguousarray(response.tangent.transpose(2, 0, 1)),
+            state=np.ascontiguousarray(response.state.T),
+            stress_33=response.stress_33,
         )

@@ -104,7 +104,7 @@ class Outline:
         """Volume including voids [length^dim]."""
         if self.cell is not None:
             return self.cell.volume
-        self._outer  # noqa: B018 - raises if there are several parts
+        self._outer  # noqa: B018 - raises if there are several bodies
         volumes = self._components[1]
         return float(measures(self.mesh).sum() - volumes[volumes < 0.0].sum())
 
@@ -119,7 +119,7 @@ class Outline:
         return found
 
     @cached_property
-    def walls(self) -> Flags:
+    def crack_faces(self) -> Flags:
         """Mask of the crack faces: facets that coincide with another one. Shape (n_facets,)."""
         centres = self.surface.centres
         pairs = cKDTree(centres).query_pairs(TOLERANCE * np.ptp(self.mesh.points, axis=0).max(), output_type="ndarray")
@@ -128,7 +128,7 @@ class Outline:
         return found
 
     @cached_property
-    def told_periods(self) -> Array | None:
+    def given_periods(self) -> Array | None:
         """Periods of the mesh if they cannot be found from its nodes and cells; otherwise None."""
         if self.mesh.periods is None or self.cell is None:
             return None
@@ -147,7 +147,7 @@ class Outline:
     @cached_property
     def _components(self) -> tuple[Indices, Array]:
         """Return the closed surface of each facet, −1 on cracks, and the volume enclosed by each surface."""
-        mesh, keep = self.mesh, ~self.walls
+        mesh, keep = self.mesh, ~self.crack_faces
         facets = _places(mesh.points)[self.surface.facets[keep]]
         rows = np.repeat(facets[:, :1], facets.shape[1] - 1, axis=1).ravel()
         links = (np.ones(len(rows)), (rows, facets[:, 1:].ravel()))
@@ -165,7 +165,7 @@ class Outline:
         outer = np.flatnonzero(volumes > _NO_VOLUME * self.surface.volumes.sum())
         if len(outer) != 1:
             raise CaseError(
-                f"the RVE mesh is no parallelepiped and has {len(outer)} parts that touch nothing; expected one body, "
+                f"the RVE mesh is not a parallelepiped and consists of {len(outer)} separate bodies; expected one, "
                 "or the period vectors of the cell as `periods` in the mesh block",
                 key="mesh",
             )

@@ -165,21 +165,21 @@ def _advice(relative: float) -> str:
 
 def _pairs(mesh: TaggedMesh, cell: Parallelepiped, faces: list[_Face]) -> Indices:
     """Return the pairs of nodes on upper faces and their masters on lower faces. Shape (n_pairs, 2)."""
-    pairs, doubtful = [], np.zeros(len(mesh.points), dtype=bool)
+    pairs, ambiguous = [], np.zeros(len(mesh.points), dtype=bool)
     for face in faces:
-        doubtful[_shared(face, cell)] = True
+        ambiguous[_shared(face, cell)] = True
     for face in faces:
-        clear = ~(doubtful[face.high] | doubtful[face.low[face.image]])
+        clear = ~(ambiguous[face.high] | ambiguous[face.low[face.image]])
         pairs.append(np.stack([face.high[clear], face.low[face.image[clear]]], axis=1))
-    if doubtful.any():
-        pairs += _pairs_of_facets(mesh, cell, doubtful)
-        lonely = doubtful.copy()
-        lonely[np.concatenate(pairs).ravel()] = False
-        if lonely.any():
-            at = ", ".join(f"{x:.4g}" for x in mesh.points[lonely.argmax()])
+    if ambiguous.any():
+        pairs += _pairs_of_facets(mesh, cell, ambiguous)
+        unpaired = ambiguous.copy()
+        unpaired[np.concatenate(pairs).ravel()] = False
+        if unpaired.any():
+            at = ", ".join(f"{x:.4g}" for x in mesh.points[unpaired.argmax()])
             raise CaseError(
-                f"the RVE mesh has several nodes at ({at}) on a face, but no facet tells what they are images of; "
-                "expected cracks whose sides both have facets on the face",
+                f"the RVE mesh has several nodes at ({at}) on a face, and their periodic images are ambiguous; "
+                "expected facets of the face on both sides of a crack",
                 key="mesh",
             )
     return np.concatenate(pairs)
@@ -198,7 +198,7 @@ def _shared(face: _Face, cell: Parallelepiped) -> Indices:
     return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
 
 
-def _pairs_of_facets(mesh: TaggedMesh, cell: Parallelepiped, doubtful: Flags) -> list[Indices]:
+def _pairs_of_facets(mesh: TaggedMesh, cell: Parallelepiped, ambiguous: Flags) -> list[Indices]:
     """Return the pairs of ambiguous nodes from matching facets of opposite faces."""
     facets, _ = exterior(mesh.cells, mesh.kind)
     pairs = []
@@ -212,5 +212,5 @@ def _pairs_of_facets(mesh: TaggedMesh, cell: Parallelepiped, doubtful: Flags) ->
         distance = np.linalg.norm(flat[high][:, :, None] - flat[low][:, None], axis=-1)
         partner = np.take_along_axis(low, distance.argmin(axis=2), axis=1)
         both = np.stack([high.ravel(), partner.ravel()], axis=1)
-        pairs.append(both[doubtful[both].any(axis=1)])
+        pairs.append(both[ambiguous[both].any(axis=1)])
     return pairs

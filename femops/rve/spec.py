@@ -53,7 +53,7 @@ class MeshFile(BaseModel):
             base: Folder to which a relative path refers.
 
         Raises:
-            CaseError: The file is missing or does not hold a mesh that femops can use.
+            CaseError: The file is missing or contains no usable mesh.
         """
         from femops.meshing.reading import read_mesh  # gmsh loads graphics libraries: only when needed
 
@@ -61,7 +61,7 @@ class MeshFile(BaseModel):
 
 
 class RVEMeshFile(MeshFile):
-    """The mesh of an RVE in a file, with what is known of its period."""
+    """The mesh of an RVE in a file, with its periods, if they are known."""
 
     periods: list[list[float]] | None = Field(None, description="period vectors [length]; default: found in the mesh")
     tolerance: float = Field(
@@ -95,10 +95,10 @@ class RVEMeshFile(MeshFile):
             mesh = levelled(mesh, outline.cell)
             outline = Outline(mesh)
         elif boundary != "periodic":
-            note = f"no parallelepiped; {boundary} conditions act on its whole outer surface"
+            note = f"not a parallelepiped; {boundary} conditions act on its whole outer surface"
             mesh = replace(mesh, notes=(*mesh.notes, f"{note}, its volume is {outline.volume:.6g}"))
         if outline.voids_on_faces and self.periods is None:
-            note = "voids reach the faces of the cell; they count as volume, and their walls are free"
+            note = "voids reach the faces of the cell; the volume includes them, and their surfaces are free"
             mesh = replace(mesh, notes=(*mesh.notes, note))
         return mesh
 

@@ -131,7 +131,7 @@ def write_model(folder: Path, origin: Origin, model: TrainedModel, phases: Mappi
         _CELLS: rve.mesh.cells,
         **{_BOUNDARY + name: facets for name, facets in rve.mesh.boundaries.items()},
     }
-    if (periods := rve.outline.told_periods) is not None:
+    if (periods := rve.outline.given_periods) is not None:
         mesh[_PERIODS] = periods
     stored = {
         "hash": content_hash(model.rve, _rve_parameters(model.rve.boundary, phases)),

@@ -102,9 +102,9 @@ class Placed:
         home = self._instance(instance) if instance else piece
         if word.isdigit():
             return _of(home, what).find(np.array([word], dtype=np.int64))
-        for place_ in (home, piece):
-            if word.lower() in _of(place_, what).sets:
-                return _of(place_, what).sets[word.lower()]
+        for one in (home, piece):
+            if word.lower() in _of(one, what).sets:
+                return _of(one, what).sets[word.lower()]
         prefix, dot, rest = word.partition(".")
         if dot and prefix.lower() in self.pieces:
             return self.members(self.pieces[prefix.lower()], rest, what)
@@ -137,7 +137,7 @@ class Placed:
         return self.pieces[name.lower()]
 
 
-def place(model: Model) -> Placed:
+def assemble(model: Model) -> Placed:
     """Assemble the instances of a model and resolve all sets.
 
     Raises:
@@ -208,18 +208,21 @@ def _moved(points: Array, instance: Instance) -> Array:
     try:
         rows = [np.array([float(word or 0.0) for word in row]) for row in instance.rows]
     except ValueError as error:
-        raise CaseError(f"instance '{instance.name}' is placed by {instance.rows}; expected numbers") from error
+        raise CaseError(f"instance '{instance.name}' has the data lines {instance.rows}; expected numbers") from error
     if not rows:
         return points
     if len(rows) > 2 or len(rows[0]) > 3 or (len(rows) == 2 and len(rows[1]) != 7):
         given = " / ".join(", ".join(row) for row in instance.rows)
-        raise CaseError(f"instance '{instance.name}' is placed by '{given}'; expected 3 numbers, then 7 or none")
+        expected = "a translation of 3 numbers and, optionally, a rotation of 7"
+        raise CaseError(f"instance '{instance.name}' has the data lines '{given}'; expected {expected}")
     moved = points + np.pad(rows[0], (0, 3 - len(rows[0])))
     if len(rows) == 1:
         return moved
     start, end, angle = rows[1][:3], rows[1][3:6], np.deg2rad(rows[1][6])
     if not np.linalg.norm(end - start) > 0.0:
-        raise CaseError(f"instance '{instance.name}' is rotated about an axis of no length; expected two points")
+        raise CaseError(
+            f"instance '{instance.name}' is rotated about an axis of zero length; expected two distinct points"
+        )
     axis = (end - start) / np.linalg.norm(end - start)
     arm = moved - start
     along = np.outer(arm @ axis, axis)

@@ -45,7 +45,7 @@ def facets_of_surface(placed: Placed, piece: Piece, entry: SurfaceEntry) -> Indi
                 local = face_nodes(kind, label)
                 if local is None:
                     raise CaseError(
-                        f"surface '{entry.name}' names face {row[1]} of {block.type} elements, which have none"
+                        f"surface '{entry.name}' refers to face {row[1]}, which {block.type} elements do not have"
                     )
                 facets.append(block.nodes[cells][:, local])
     facets = [part for part in facets if len(part)]
