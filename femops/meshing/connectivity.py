@@ -11,7 +11,8 @@ from scipy.spatial import cKDTree
 from femops.meshing.tagged import Indices, TaggedMesh
 from femops.notation import Array
 
-# Nodes closer than this fraction of the shortest edge at them are coincident.
+# Nodes closer than this fraction of the shortest edge at them are noted as coincident. Larger than the tolerance of
+# the geometry of RVEs: the note should also find nodes that a mesh program has written with few digits.
 _COINCIDENT = 1e-3
 _NAMED = 5  # largest number of parts listed in a note
 
@@ -26,16 +27,34 @@ def part_of_nodes(cells: Indices, n_nodes: int, ties: Indices | None = None) -> 
         n_nodes: Number of nodes.
         ties: Further pairs of connected nodes. Shape (n, 2).
     """
-    edges = np.column_stack([np.repeat(cells[:, :1], cells.shape[1] - 1, axis=1).ravel(), cells[:, 1:].ravel()])
-    if ties is not None:
-        edges = np.vstack([edges, ties])
-    graph = sp.coo_array((np.ones(len(edges), dtype=bool), (edges[:, 0], edges[:, 1])), shape=(n_nodes, n_nodes))
-    label = connected_components(graph, directed=False)[1]
-    used = np.unique(edges)
+    links = links_of_cells(cells) if ties is None else np.vstack([links_of_cells(cells), ties])
+    label = components(links, n_nodes)
+    used = np.unique(links)
     _, first, inverse = np.unique(label[used], return_index=True, return_inverse=True)
     part = np.full(n_nodes, -1, dtype=np.int64)
     part[used] = np.argsort(np.argsort(first))[inverse]
     return len(first), part
+
+
+def links_of_cells(cells: Indices) -> Indices:
+    """Return pairs of nodes that connect the nodes of each cell. Shape (n_pairs, 2)."""
+    return np.column_stack([np.repeat(cells[:, :1], cells.shape[1] - 1, axis=1).ravel(), cells[:, 1:].ravel()])
+
+
+def components(links: Indices, n_nodes: int) -> Indices:
+    """Return the number, from 0, of the connected component of each node of a graph. Shape (n_nodes,).
+
+    Args:
+        links: Pairs of connected nodes. Shape (n_links, 2).
+        n_nodes: Number of nodes.
+    """
+    graph = sp.coo_array((np.ones(len(links), dtype=bool), (links[:, 0], links[:, 1])), shape=(n_nodes, n_nodes))
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+
+
+def coincident_pairs(points: Array, distance: float) -> Indices:
+    """Return the pairs of points at most `distance` [length] apart. Shape (n_pairs, 2)."""
+    return np.asarray(cKDTree(points).query_pairs(distance, output_type="ndarray"), dtype=np.int64)
 
 
 def coincident_nodes(mesh: TaggedMesh) -> Indices:

@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from femops.errors import CaseError
 from femops.meshing import TaggedMesh
 from femops.meshing.building import exterior
+from femops.meshing.connectivity import coincident_pairs, components
 from femops.notation import Array
 from femops.rve.parallelepiped import TOLERANCE, Parallelepiped
 
@@ -71,11 +70,9 @@ def periodic_masters(mesh: TaggedMesh, cell: Parallelepiped) -> Indices:
     faces = [_Face.of(mesh, cell, axis) for axis in range(mesh.dim)]
     _check_tolerance(mesh, cell, faces)
     _check(mesh, cell, faces)
-    pairs = _pairs(mesh, cell, faces)
-    links = sp.coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(mesh.points),) * 2)
-    n_labels, label = connected_components(links, directed=False)
+    label = components(_pairs(mesh, cell, faces), len(mesh.points))
     below = ~cell.on_face(mesh.points, 1).any(axis=1)
-    first = np.full(n_labels, -1, dtype=np.int64)
+    first = np.full(label.max() + 1, -1, dtype=np.int64)
     for nodes in (np.arange(len(label)), np.flatnonzero(below)):  # nodes that are not on upper faces take precedence
         first[label[nodes[::-1]]] = nodes[::-1]
     return first[label]
@@ -120,7 +117,7 @@ def _moved(mesh: TaggedMesh, cell: Parallelepiped, master: Indices) -> TaggedMes
 def _check_tolerance(mesh: TaggedMesh, cell: Parallelepiped, faces: list[_Face]) -> None:
     """Check that distinct nodes on faces are farther apart than the tolerance."""
     points = mesh.points[np.unique(np.concatenate([nodes for face in faces for nodes in (face.low, face.high)]))]
-    close = cKDTree(points).query_pairs(cell.gap, output_type="ndarray")
+    close = coincident_pairs(points, cell.gap)
     apart = np.linalg.norm(points[close[:, 0]] - points[close[:, 1]], axis=1)
     if (apart > TOLERANCE * cell.size).any():
         problem = f"{cell.tolerance:g} given, but nodes on faces are closer to each other than that part of the size"
@@ -187,10 +184,9 @@ def _pairs(mesh: TaggedMesh, cell: Parallelepiped, faces: list[_Face]) -> Indice
 
 def _shared(face: _Face, cell: Parallelepiped) -> Indices:
     """Return the ambiguous nodes: nodes of either face where several nodes of one face coincide."""
-    gap = TOLERANCE * cell.size
     found = []
     for places in (face.low_places, face.high_places):
-        several = cKDTree(places).query_pairs(gap, output_type="ndarray")
+        several = coincident_pairs(places, TOLERANCE * cell.size)
         if len(several):
             at = cKDTree(places[np.unique(several)])
             for nodes, where in ((face.low, face.low_places), (face.high, face.high_places)):

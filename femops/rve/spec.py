@@ -76,24 +76,17 @@ class RVEMeshFile(MeshFile):
             boundary: The boundary condition.
 
         Raises:
-            CaseError: The mesh does not have these periods, or its faces do not match under periodic conditions.
+            CaseError: The mesh does not have these periods, or its faces do not match under periodic conditions; the
+                key is that in the `rve` block.
         """
-        try:
-            return self._bounded(mesh, boundary)
-        except CaseError as error:  # the caller adds the key `mesh`
-            raise CaseError(error.problem, error.file, error.key.removeprefix("mesh").lstrip(".")) from error
-
-    def _bounded(self, mesh: TaggedMesh, boundary: Boundary) -> TaggedMesh:
         if self.periods is not None:
             given = _vectors(self.periods, mesh.dim)
             mesh = replace(mesh, periods=spanned(mesh.points, given, self.tolerance).periods)
         outline = Outline(mesh, self.tolerance)
-        if boundary == "periodic" and outline.cell is not None:
-            mesh = matched(mesh, outline.cell)
-            outline = Outline(mesh)
-        elif outline.cell is not None:
-            mesh = levelled(mesh, outline.cell)
-            outline = Outline(mesh)
+        if outline.cell is not None:
+            moved = (matched if boundary == "periodic" else levelled)(mesh, outline.cell)
+            if moved is not mesh:
+                mesh, outline = moved, Outline(moved)
         elif boundary != "periodic":
             note = f"not a parallelepiped; {boundary} conditions act on its whole outer surface"
             mesh = replace(mesh, notes=(*mesh.notes, f"{note}, its volume is {outline.volume:.6g}"))
@@ -105,7 +98,7 @@ class RVEMeshFile(MeshFile):
 
 def _vectors(periods: list[list[float]], dim: int) -> Array:
     if len(periods) != dim or any(len(one) != dim for one in periods):
-        raise CaseError(f"{periods} given, expected {dim} vectors of {dim} numbers", key="periods")
+        raise CaseError(f"{periods} given, expected {dim} vectors of {dim} numbers", key="mesh.periods")
     return np.array(periods, dtype=np.float64)
 
 
@@ -174,17 +167,17 @@ class RVEParameters(BaseModel):
         description = getattr(self, source)
 
         def make() -> TaggedMesh:
-            if isinstance(description, RVEMeshFile):
-                mesh = description.read(context.base)
-                known = set(mesh.regions) == set(self.phases)  # otherwise `discretise` raises
-                return description.bounded(mesh, self.boundary) if known else mesh
-            mesh = generate(description)
-            return replace(mesh, periods=np.diag(edges(description.size, mesh.dim)))
+            from_file = isinstance(description, RVEMeshFile)
+            try:
+                mesh = description.read(context.base) if from_file else generate(description)
+            except CaseError as error:
+                raise error.within(key=source) from error
+            if not from_file:
+                return replace(mesh, periods=np.diag(edges(description.size, mesh.dim)))
+            known = set(mesh.regions) == set(self.phases)  # otherwise `discretise` raises
+            return description.bounded(mesh, self.boundary) if known else mesh
 
-        try:
-            mesh = on_root(context.comm, make)
-        except CaseError as error:
-            raise error.within(key=source) from error
+        mesh = on_root(context.comm, make)
         if mesh.dim != context.dim:
             raise CaseError(f"the RVE is {mesh.dim}D, expected {context.dim}D as in the case", key=source)
         return mesh
