@@ -202,6 +202,15 @@ def test_surfaces_are_the_faces_that_abaqus_numbers(element: str, tmp_path: Path
     np.testing.assert_array_equal(np.sort(mesh.boundaries["Again"]), np.sort(mesh.boundaries["FS2"]))
 
 
+def test_a_surface_without_a_face_has_the_exterior_facets_of_its_elements_alone(tmp_path: Path) -> None:
+    """Two squares behind a bar element: the surface of the right square has no shared edge and none of the left."""
+    points = np.array([[0, 0], [1, 0], [2, 0], [0, 1], [1, 1], [2, 1]])
+    text = nodes(points) + "*Element, type=T2D2, elset=Bar\n1, 3, 6\n"
+    text += "*Element, type=CPE4\n2, 1, 2, 5, 4\n3, 2, 3, 6, 5\n*Surface, name=Right\n3,\n"
+    mesh = read(tmp_path, text)
+    assert sorted(map(sorted, mesh.boundaries["Right"].tolist())) == [[1, 2], [2, 5], [4, 5]]
+
+
 def test_a_pressure_on_a_surface_stretches_the_bar(tmp_path: Path) -> None:
     more = "*Elset, elset=_Press_S2, internal, instance=Bar-1\n1,\n*Surface, type=ELEMENT, name=Press\n_Press_S2, S2\n"
     (tmp_path / "m.inp").write_text(BAR.format(placed="", assembly=more))

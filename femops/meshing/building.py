@@ -165,17 +165,12 @@ def _boundaries(
     raw: RawMesh, renumber: Indices, cells: Indices, kind: CellKind
 ) -> tuple[dict[str, Indices], dict[str, str], list[str]]:
     """Return boundaries, other sets with the reason, and notes; facets take precedence over node sets."""
-    groups = {**_boundary_groups(raw, kind), **raw.facets}
+    boundaries = {
+        name: _once(renumber[facets]) for name, facets in {**_boundary_groups(raw, kind), **raw.facets}.items()
+    }
+    _check_facets(boundaries, cells, kind)
     exterior = exterior_facets(cells, kind) if raw.node_sets else cells[:0, local_facets(kind)[0]]
-    everything = _all_facets(cells, kind)
-    boundaries, without_facets, notes = {}, dict(raw.sets_without_facets), []
-    for name, facets in groups.items():
-        given = _once(renumber[facets])
-        near = np.zeros(int(cells.max()) + 1, dtype=bool)
-        near[given[given >= 0]] = True
-        if off := int((~facets_among(given, everything[near[everything].all(axis=1)])).sum()):
-            raise CaseError(f"boundary '{name}' has {off} facets that belong to no cell; expected facets of the mesh")
-        boundaries[name] = given
+    without_facets, notes = dict(raw.sets_without_facets), []
     for name, nodes in raw.node_sets.items():
         inside = np.zeros(int(cells.max()) + 1, dtype=bool)
         inside[renumber[nodes][renumber[nodes] >= 0]] = True
@@ -193,6 +188,20 @@ def _boundaries(
         if small and name not in boundaries:
             without_facets[name] = f"contains cells of kind {small[0]} but no facets"
     return boundaries, {name: why for name, why in without_facets.items() if name not in boundaries}, notes
+
+
+def _check_facets(boundaries: dict[str, Indices], cells: Indices, kind: CellKind) -> None:
+    """Check that the facets of all boundaries are facets of cells."""
+    if not boundaries:
+        return
+    given, facets = np.vstack(list(boundaries.values())), _all_facets(cells, kind)
+    near = np.zeros(int(cells.max()) + 1, dtype=bool)
+    near[given[given >= 0]] = True
+    known = facets_among(given, facets[near[facets].all(axis=1)])
+    ends = np.cumsum([len(one) for one in boundaries.values()])
+    for name, of_boundary in zip(boundaries, np.split(known, ends[:-1]), strict=True):
+        if off := int((~of_boundary).sum()):
+            raise CaseError(f"boundary '{name}' has {off} facets that belong to no cell; expected facets of the mesh")
 
 
 def facets_among(facets: Indices, others: Indices) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:

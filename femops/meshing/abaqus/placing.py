@@ -1,12 +1,15 @@
 """Assembles parts from their instances: transformed nodes, global numbering and sets."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 
 from femops.errors import CaseError
 from femops.meshing.abaqus.scopes import Elements, Instance, Model, Scope, SetEntry
+from femops.meshing.building import exterior
+from femops.meshing.cells import CELLS
 from femops.meshing.tagged import Indices
 from femops.notation import Array
 
@@ -39,11 +42,15 @@ class Labels:
         Raises:
             CaseError: A label is not defined.
         """
-        known = np.append(self.labels, np.iinfo(np.int64).max)
-        places = np.searchsorted(self.labels, wanted)
-        if len(lost := np.ravel(wanted[known[places] != wanted])):
+        position = np.searchsorted(self.labels, wanted)
+        if len(lost := np.ravel(wanted[self._and_end[position] != wanted])):
             raise CaseError(f"{self.what} {lost[0]} is used but not defined")
-        return self.ids[places]
+        return self.ids[position]
+
+    @cached_property
+    def _and_end(self) -> Indices:
+        """Labels, and a value that is none of them behind the last."""
+        return np.append(self.labels, np.iinfo(np.int64).max)
 
     def add(self, entry: SetEntry, ids: Indices) -> None:
         """Add global numbers to the set that an entry defines."""
@@ -80,6 +87,16 @@ class Placed:
     blocks: list[Elements]
     discrete: dict[str, int]
     pieces: dict[str, Piece]
+
+    @cached_property
+    def exterior(self) -> tuple[Indices, Indices]:
+        """Exterior facets of the cells of highest dimension, of one kind, and the global number of the cell of each."""
+        kinds = [CELLS[str(block.kind)] for block in self.blocks]
+        highest = max(kind.dim for kind in kinds)
+        starts = np.cumsum([0, *(len(block.labels) for block in self.blocks)])
+        full = [number for number, kind in enumerate(kinds) if kind.dim == highest]
+        facets, owner = exterior(np.vstack([self.blocks[number].nodes for number in full]), kinds[full[0]])
+        return facets, np.concatenate([np.arange(starts[number], starts[number + 1]) for number in full])[owner]
 
     def by_block(self, ids: Indices) -> list[Indices]:
         """Split sorted global element numbers into positions within each block."""
@@ -150,10 +167,9 @@ def assemble(model: Model) -> Placed:
         raise CaseError(f"the file has {len(model.parts)} parts and no instance of them; expected an assembly")
     for instance in model.instances.values():
         scopes = [model.parts[instance.part], instance]
-        points.append(
-            _moved(_add_piece(placed, scopes, instance.name, instance.part, len(np.vstack(points))), instance)
-        )
-    points.append(_add_piece(placed, outer, "", "", len(np.vstack(points))))
+        of_part = _add_piece(placed, scopes, instance.name, instance.part, sum(map(len, points)))
+        points.append(_moved(of_part, instance))
+    points.append(_add_piece(placed, outer, "", "", sum(map(len, points))))
     placed.points = np.vstack(points)
     for piece in placed.pieces.values():
         for scope in piece.scopes:
