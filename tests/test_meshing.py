@@ -136,7 +136,7 @@ def test_nameless_groups_are_numbers_and_tags_name_them(tmp_path: Path) -> None:
     assert not gmsh.isInitialized()
     assert list(read_mesh(tmp_path / "mesh.msh").regions) == ["7"]
     assert list(read_mesh(tmp_path / "mesh.msh", {"matrix": 7}).regions) == ["matrix"]
-    with pytest.raises(CaseError, match="matrix: 8 is no nameless group; the file has 7"):
+    with pytest.raises(CaseError, match=r"tags\.matrix: 8 is not a physical group without a name; the file has 7"):
         read_mesh(tmp_path / "mesh.msh", {"matrix": 8})
 
 
@@ -178,10 +178,15 @@ def test_families_of_med_files_name_regions_and_boundaries(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("data", "tags", "cell_array", "message"),
     [
-        ({"a": [1, 2]}, {"x": 1, "y": 3}, None, "tags: y: no cell has the value 3; the file has 1, 2"),
+        ({"a": [1, 2]}, {"x": 1, "y": 3}, None, "tags.y: no cell has the value 3; the file has 1, 2"),
         ({"a": [1, 2]}, {"x": 1}, None, "1 of 2 cells belong to no region"),
-        ({"a": [1, 2], "b": [1, 1]}, {"x": 1}, None, "name one with cell_array: the file has a, b"),
-        ({"a": [1, 2]}, {"x": 1}, "c", "cell_array: 'c' is no integer cell array; the file has a"),
+        (
+            {"a": [1, 2], "b": [1, 1]},
+            {"x": 1},
+            None,
+            "tags: expected one integer cell array, or its name as cell_array; the file has a, b",
+        ),
+        ({"a": [1, 2]}, {"x": 1}, "c", "cell_array: 'c' is not an integer cell array; the file has a"),
         ({"a": [1.5, 2.0]}, {"x": 1}, None, "the file has none"),
         ({"a": [1, 1]}, {"x": 1, "y": 1}, None, "regions 'x' and 'y' share 2 cells"),
     ],

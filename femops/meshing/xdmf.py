@@ -86,7 +86,7 @@ def _read(path: Path, tags: Tags, cell_array: str | None) -> RawMesh:
     ]
     if cell_array is not None and cell_array not in {one.name for one in wanted}:
         given = ", ".join(one.name for one in wanted) or "none"
-        raise CaseError(f"cell_array: '{cell_array}' is no grid of tags; the file has {given}")
+        raise CaseError(f"'{cell_array}' is not a grid of tags; the file has {given}", key="cell_array")
     dims = [block.dim for block in blocks]
     groups, notes = tagged_groups(wanted, dims, tags, cell_array)
     if wanted and not tags:
