@@ -50,14 +50,14 @@ class Phase(Protocol):
         """Return the response to strain (n_s, ...) from committed state (n_state, ...)."""
         ...
 
-    def energy(self, strain: Any, state: Any) -> Any:
-        """Return the (incremental) energy density whose derivative is the stress [stress]. Shape (...)."""
-        ...
-
 
 @runtime_checkable
 class HyperelasticPhase(Phase, Protocol):
     """A phase without state whose energy density ψ is convex, with its complementary energy density ψ*."""
+
+    def energy(self, strain: Any, state: Any) -> Any:
+        """Return ψ(ε), whose derivative is the stress [stress]. Shape (...)."""
+        ...
 
     def complementary_energy(self, stress: Any) -> Any:
         """Return ψ*(σ) = sup_ε σ : ε − ψ(ε), or a close upper bound of it [stress].
