@@ -149,7 +149,9 @@ def mesh(
         notes: list[str] = []
         for name, one in case_meshes(load_case(case, tuple(overrides or ())), case.parent).items():
             notes.extend(f"{name}: {note}" for note in one.notes)
-            notes.extend(f"{name}: the set '{bare}' {why}" for bare, why in one.bare_sets.items())
+            notes.extend(
+                f"{name}: the set '{without_facets}' {why}" for without_facets, why in one.sets_without_facets.items()
+            )
             folder.mkdir(parents=True, exist_ok=True)
             write_mesh(one, folder / f"{name}.msh")
             rows.append((name, *describe(one), str(folder / f"{name}.msh")))

@@ -138,6 +138,6 @@ def _nested_law(model: Path, mesh: Path, path: Path) -> dict[str, Any]:
         raise CaseError(f"results cannot be written there ({error.strerror})", file=mesh.parent) from error
     file = os.path.relpath(mesh, path.parent)
     source: dict[str, Any] = {"file": file}
-    if (periods := rve.discretisation.outline.told_periods) is not None:
+    if (periods := rve.discretisation.outline.given_periods) is not None:
         source["periods"] = periods.tolist()
     return {"law": "nested", "rve": {"mesh": source, "boundary": stored.boundary, "phases": stored.phases}}

@@ -73,7 +73,7 @@ class Study(BaseModel):
             return problem
         options = info.data.get("surrogate")
         if options is None:
-            raise ValueError("given without surrogate, expected the surrogate that knows the problem")
+            raise ValueError("given without surrogate, expected the surrogate that defines the problem")
         try:
             return surrogate_problem(options.law, problem)
         except CaseError as error:
