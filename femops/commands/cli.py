@@ -24,6 +24,7 @@ from femops.commands.progress import Steps, bars, stages
 from femops.commands.reports import missed, report_comparison, report_training, report_trust
 from femops.errors import CaseError, NotConverged, Refused
 from femops.inputs.case import Case, case_schema, load_case
+from femops.output.folder import writing
 from femops.output.locks import locked
 from femops.parallel import on_root
 from femops.plugins import installed
@@ -156,12 +157,10 @@ def mesh(
         return rows, notes
 
     try:
-        with console.status("building meshes"):
+        with console.status("building meshes"), writing(folder, "meshes"):
             rows, notes = on_root(MPI.COMM_WORLD, write)
     except CaseError as error:
         raise error.within(file=case) from error
-    except OSError as error:
-        raise CaseError(f"meshes cannot be written there ({error.strerror})", file=folder) from error
     table = Table("mesh", "cells", "nodes", "regions (fraction of the volume)", "boundaries", "file")
     for row in rows:
         table.add_row(*row)

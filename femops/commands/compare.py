@@ -17,6 +17,7 @@ from femops.macro.problem import MacroProblem
 from femops.macro.stepping import StepReport
 from femops.notation import Array
 from femops.output.comparison import Curve, draw_comparison
+from femops.output.folder import writing
 from femops.output.locks import locked
 from femops.output.tables import write_json
 from femops.parallel import on_root
@@ -195,11 +196,9 @@ def _write(folder: Path, report: dict[str, Any], judged: _Side, right: _Side, di
         "stress (L2)": [one.stress_rel_l2 for one in differences],
         "stress (largest)": [one.stress_rel_max for one in differences],
     }
-    try:
+    with writing(folder):
         draw_comparison(folder / PICTURE, _curves(judged, right), errors, ("law", "reference"))
         write_json(folder / REPORT, report)
-    except OSError as error:
-        raise CaseError(f"results cannot be written there ({error.strerror})", file=folder) from error
 
 
 def _curves(judged: _Side, right: _Side) -> list[Curve]:

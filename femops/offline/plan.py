@@ -13,6 +13,7 @@ import numpy as np
 from femops.errors import CaseError
 from femops.inputs.study import Study
 from femops.notation import Array
+from femops.output.folder import writing
 from femops.output.locks import locked
 from femops.output.tables import plain, write_json
 from femops.output.training_plots import draw_certificates, draw_curves, draw_errors
@@ -158,7 +159,7 @@ class Plan(ABC):
             versions(["femops", self.spec.parameters.__module__.partition(".")[0], *_PACKAGES]),
             everything,
         )
-        try:
+        with writing(self.folder, "the model"):
             for title, curves in fit.curves.items():
                 draw_curves(self.folder, title, curves, fit.over.get(title, "training step"))
             if judged is not None:
@@ -166,9 +167,6 @@ class Plan(ABC):
             write_json(self.folder / "metrics.json", everything)
             write_model(self.folder / "model", origin)
             self.checkpoint().clear()
-        except OSError as error:
-            problem = f"the model cannot be written there ({error.strerror or error})"
-            raise CaseError(problem, file=self.folder) from error
         return everything
 
 

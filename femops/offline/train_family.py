@@ -15,8 +15,9 @@ from femops.inputs.study import Study
 from femops.law import LawContext, LawResponse, MaterialLaw
 from femops.notation import Array
 from femops.offline import family_store
+from femops.offline.filling import SampleReport
 from femops.offline.plan import Plan, check, folder_of, study_hash
-from femops.offline.sample import SampleReport, member_strains, solve_members
+from femops.offline.sample import member_strains, solve_members
 from femops.parallel import on_root_quietly
 from femops.rve.family import Family, microstructure
 from femops.rve.law import NestedLaw
@@ -95,10 +96,10 @@ class FamilyPlan(Plan):
     def _solved(
         self, family: Family, folder: Path, comm: Any, stage: str, progress: Progress, *, unseen: bool = False
     ) -> SampleReport:
-        def watch(done: int, total: int) -> None:
-            progress(stage, done, total, "")
+        def count(done: int, total: int) -> None:
+            progress(stage, done, total)
 
-        return solve_members(self.study, self.path, family, folder, comm, watch, unseen)
+        return solve_members(self.study, self.path, family, folder, comm, count, unseen)
 
     def _fitted(self, sampled: SampleReport, progress: Progress, seconds: dict[str, float]) -> Fit:
         seconds["sampling"] = self.noted_seconds("sampling", sampled.seconds, sampled.solved, sampled.found)

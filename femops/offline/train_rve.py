@@ -13,8 +13,9 @@ from femops import notation
 from femops.errors import CaseError
 from femops.inputs.study import Study
 from femops.notation import Array
+from femops.offline.filling import SampleReport
 from femops.offline.plan import Plan, check, folder_of, study_hash
-from femops.offline.sample import SampleReport, solve_snapshots, study_paths, study_rve
+from femops.offline.sample import solve_snapshots, study_paths, study_rve
 from femops.offline.snapshot_store import SnapshotStore
 from femops.offline.stored_snapshots import StoredSnapshots
 from femops.parallel import on_root_quietly
@@ -65,7 +66,7 @@ class RVEPlan(Plan):
     def _solved(self, paths: Array, folder: Path, comm: Any, stage: str, progress: Progress) -> SampleReport:
         """Solve the RVE along strain paths and store the snapshots."""
         return solve_snapshots(
-            self.study, self.rve, paths, folder, comm, lambda done, total: progress(stage, done, total, "")
+            self.study, self.rve, paths, folder, comm, lambda done, total: progress(stage, done, total)
         )
 
     def _fitted(self, sampled: SampleReport, progress: Progress, seconds: dict[str, float]) -> Fit:
