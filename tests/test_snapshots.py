@@ -22,8 +22,9 @@ from femops.commands import cli
 from femops.commands.results import tensor_components
 from femops.inputs.study import load_study
 from femops.offline.filling import batch_of
-from femops.offline.sample import sample, strains_of_run
+from femops.offline.sample import sample
 from femops.offline.snapshot_store import SnapshotStore
+from femops.offline.strains import strains_of_run
 from femops.output.points import write_points
 from femops.rve.sampling import Sampling, load_paths
 from femops.rve.snapshots import SnapshotSolver

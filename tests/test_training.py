@@ -348,7 +348,7 @@ def test_the_schema_of_studies_knows_the_options_of_surrogates() -> None:
 
 def test_training_on_the_strains_of_a_run_takes_their_range(monkeypatch: pytest.MonkeyPatch) -> None:
     strain = 0.01 * np.random.default_rng(5).uniform(-1, 0.5, (40, 3))
-    monkeypatch.setattr("femops.offline.sample.strains_of_run", lambda *_: strain)
+    monkeypatch.setattr("femops.offline.strains.strains_of_run", lambda *_: strain)
     report = trained(sampling={"method": "run", "run": "somewhere"}, validation=None)
     manifest = json.loads((report.model / "manifest.json").read_text())
     np.testing.assert_array_equal(manifest["low"], strain.min(0))

@@ -17,7 +17,8 @@ from femops.notation import Array
 from femops.offline import family_store
 from femops.offline.filling import SampleReport
 from femops.offline.plan import Plan, check, folder_of, study_hash
-from femops.offline.sample import member_strains, solve_members
+from femops.offline.sample import solve_members
+from femops.offline.strains import member_strains
 from femops.parallel import on_root_quietly
 from femops.rve.family import Family, microstructure
 from femops.rve.law import NestedLaw

@@ -15,9 +15,10 @@ from femops.inputs.study import Study
 from femops.notation import Array
 from femops.offline.filling import SampleReport
 from femops.offline.plan import Plan, check, folder_of, study_hash
-from femops.offline.sample import solve_snapshots, study_paths, study_rve
+from femops.offline.sample import solve_snapshots, study_rve
 from femops.offline.snapshot_store import SnapshotStore
 from femops.offline.stored_snapshots import StoredSnapshots
+from femops.offline.strains import study_paths
 from femops.parallel import on_root_quietly
 from femops.rve.law import NestedLaw
 from femops.rve.sampling import Sampling, bounds
