@@ -285,7 +285,7 @@ def test_a_case_waits_for_the_training_of_another_process_and_finds_its_model(
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None and child.stdin is not None and child.stdout.readline() == "fitting\n"
         threading.Timer(1.0, child.kill if killed else child.stdin.close).start()
-        model = trained_model(path, "toy", MPI.COMM_SELF, say=said.append)
+        model = trained_model(path, "toy", MPI.COMM_SELF, notify=said.append)
     assert f"pid {child.pid}, since 2" in capsys.readouterr().err
     assert load_law(model).dim == 2
     # What the other one had finished is used: its model, or, where it was killed, its snapshots.

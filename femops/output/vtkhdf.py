@@ -208,10 +208,10 @@ def _write(file: Any, step: int, time: float, fields: Checked) -> None:
 
 def _put(handle: int, values: npt.NDArray[Any], start: int, step: int) -> None:
     """Write the values of a step into an array of equally sized steps that begins at byte `start`."""
-    rest, place = values.tobytes(), start + step * values.nbytes
-    while rest:
-        written = os.pwrite(handle, rest, place)
-        rest, place = rest[written:], place + written
+    remaining, place = values.tobytes(), start + step * values.nbytes
+    while remaining:
+        written = os.pwrite(handle, remaining, place)
+        remaining, place = remaining[written:], place + written
 
 
 @contextmanager
