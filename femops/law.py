@@ -233,6 +233,11 @@ class LawSpec:
 class TrainableSpec(Protocol):
     """What the registry needs to know of a `femops.surrogate.SurrogateSpec`."""
 
+    @property
+    def parameters(self) -> type[LawParameters]:
+        """Pydantic model of the law in a case."""
+        ...
+
     def law(self) -> LawSpec:
         """Return the law that a trained model becomes in a case."""
         ...

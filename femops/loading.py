@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from femops.errors import CaseError
 from femops.law import LawContext, MaterialLaw
-from femops.plugins import get_law, law_parameters
+from femops.plugins import get_law, law_parameters, lone_surrogate
 from femops.surrogate.registry import surrogate_spec
 from femops.surrogate.store import read_manifest
+from femops.validation import first_error
 
 
 def load_law(
@@ -33,7 +36,10 @@ def load_law(
     folder = Path(base) / law
     manifest = read_manifest(folder)
     try:
-        parameters = law_parameters({"law": surrogate_spec(manifest.law).name, "model": str(law)})
+        spec = lone_surrogate(manifest.law) or surrogate_spec(manifest.law)
+        parameters = spec.parameters.model_validate({"law": manifest.law, "model": str(law)})
+    except ValidationError as error:
+        raise first_error(error).within(file=folder) from error
     except CaseError as error:
         raise error.within(file=folder) from error
-    return get_law(parameters, LawContext(dim=dim or manifest.dim, base=Path(base), comm=comm))
+    return spec.law().build(parameters, LawContext(dim=dim or manifest.dim, base=Path(base), comm=comm))

@@ -21,8 +21,8 @@ from femops.rve.snapshots import content_hash
 from femops.rve.spec import RVE, RVEParameters
 from femops.surrogate import TrainedModel
 from femops.surrogate.fields.periodic_space import PeriodicSpace
-from femops.surrogate.law import model_rve
 from femops.surrogate.store import Origin, write_model
+from femops.surrogate.stored_rve import model_rve
 
 SOFT = {"law": "elastic", "K": 600.0, "G": 300.0}
 STIFF = {"law": "elastic", "K": 43452.0, "G": 29918.0}

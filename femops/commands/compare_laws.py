@@ -17,9 +17,10 @@ from femops.meshing.writing import write_mesh
 from femops.offline.train import trained_model
 from femops.output.folder import writing
 from femops.parallel import on_root
-from femops.surrogate.law import model_rve
-from femops.surrogate.spec import FamilyParameters, Progress, SurrogateParameters
+from femops.surrogate.family import FamilyParameters
+from femops.surrogate.spec import Progress, SurrogateParameters
 from femops.surrogate.store import read_manifest
+from femops.surrogate.stored_rve import model_rve
 
 OWN, NESTED = "case", "nested"
 

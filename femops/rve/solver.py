@@ -20,7 +20,8 @@ import numpy.typing as npt
 from femops.errors import NotConverged
 from femops.notation import Array
 from femops.phases import Phase
-from femops.rve.boundary import Boundary, free_dofs
+from femops.rve.boundary import free_dofs
+from femops.rve.conditions import Boundary
 from femops.rve.constrained import ConstrainedSolver
 from femops.rve.discretisation import Discretisation, Indices
 from femops.rve.equations import Equations, Points

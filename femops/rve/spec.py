@@ -15,7 +15,7 @@ from femops.notation import Array
 from femops.parallel import on_root
 from femops.phases import Phase
 from femops.plugins import get_phase, law_parameters
-from femops.rve.boundary import Boundary
+from femops.rve.conditions import Boundary
 from femops.rve.discretisation import Discretisation, discretise
 from femops.rve.geometry.cell import edges
 from femops.rve.geometry.generators import (
