@@ -285,7 +285,7 @@ def test_a_case_waits_for_the_training_of_another_process_and_finds_its_model(
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None and child.stdin is not None and child.stdout.readline() == "fitting\n"
         threading.Timer(1.0, child.kill if killed else child.stdin.close).start()
-        model = trained_model(path, "toy", MPI.COMM_SELF, say=said.append)
+        model = trained_model(path, "toy", MPI.COMM_SELF, notify=said.append)
     assert f"pid {child.pid}, since 2" in capsys.readouterr().err
     assert load_law(model).dim == 2
     # What the other one had finished is used: its model, or, where it was killed, its snapshots.
@@ -348,7 +348,7 @@ def test_the_schema_of_studies_knows_the_options_of_surrogates() -> None:
 
 def test_training_on_the_strains_of_a_run_takes_their_range(monkeypatch: pytest.MonkeyPatch) -> None:
     strain = 0.01 * np.random.default_rng(5).uniform(-1, 0.5, (40, 3))
-    monkeypatch.setattr("femops.offline.sample.strains_of_run", lambda *_: strain)
+    monkeypatch.setattr("femops.offline.strains.strains_of_run", lambda *_: strain)
     report = trained(sampling={"method": "run", "run": "somewhere"}, validation=None)
     manifest = json.loads((report.model / "manifest.json").read_text())
     np.testing.assert_array_equal(manifest["low"], strain.min(0))

@@ -15,6 +15,7 @@ from femops.inputs.case import EVERYWHERE, Case, load_case
 from femops.inputs.reading import read_yaml
 from femops.meshing.writing import write_mesh
 from femops.offline.train import trained_model
+from femops.output.folder import writing
 from femops.parallel import on_root
 from femops.surrogate.family import FamilyParameters
 from femops.surrogate.spec import Progress, SurrogateParameters
@@ -131,11 +132,9 @@ def _nested_law(model: Path, mesh: Path, path: Path) -> dict[str, Any]:
     rve = model_rve(model)
     stored = read_manifest(model).rve
     assert stored is not None
-    try:
+    with writing(mesh.parent):
         mesh.parent.mkdir(parents=True, exist_ok=True)
         write_mesh(rve.discretisation.mesh, mesh)
-    except OSError as error:
-        raise CaseError(f"results cannot be written there ({error.strerror})", file=mesh.parent) from error
     file = os.path.relpath(mesh, path.parent)
     source: dict[str, Any] = {"file": file}
     if (periods := rve.discretisation.outline.given_periods) is not None:
