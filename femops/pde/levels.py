@@ -1,4 +1,4 @@
-"""Finite-element operators of a function space and of coarser nested spaces, as sparse matrices.
+"""Finite-element operators of a function space and of its coarse subspaces, as sparse matrices.
 
 The nodes of a level are the free nodes of its Lagrange space: periodic images are identified, and nodes with all
 components prescribed are omitted, so that fields of the level vanish there.
@@ -69,7 +69,7 @@ def finest(space: Any, prescribed: npt.NDArray[np.bool_], original: Indices) -> 
 
 
 def make_levels(nodes: Nodes, coarse: Sequence[Any]) -> Hierarchy:
-    """Return the graphs of a space and of coarser nested spaces, finest first.
+    """Return the graphs of a space and of its coarse subspaces, finest first.
 
     Args:
         nodes: Nodes of the finest level.
@@ -132,7 +132,7 @@ def _coincident(full: sp.csr_array) -> Indices:
     found = np.full(full.shape[1], -1)
     found[ones.col[here]] = ones.row[here]
     if (found < 0).any():
-        raise ValueError("a coarse space has nodes that the finer one does not have, expected nested spaces")
+        raise ValueError("a coarse space has nodes that the finer one does not have, expected a subspace of it")
     return found
 
 
@@ -171,7 +171,7 @@ def _cells_at(mesh: Any, points: Array) -> Indices:
     candidates = geometry.compute_collisions_points(tree, points)
     hits = geometry.compute_colliding_cells(mesh, candidates, points)
     if (np.diff(hits.offsets) == 0).any():
-        raise ValueError("a point of the fine mesh is outside the coarse one, expected nested meshes")
+        raise ValueError("a point of the fine mesh is outside the coarse one, expected a refinement of it")
     return np.asarray(hits.array[hits.offsets[:-1]])
 
 

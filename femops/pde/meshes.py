@@ -1,4 +1,4 @@
-"""Nested meshes of boxes, and the dofs on their boundaries."""
+"""Hierarchies of box meshes, and the dofs on their boundaries."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Box:
         create = mesh.create_rectangle if len(self.size) == 2 else mesh.create_box
         return create(MPI.COMM_SELF, corners, self.cells, kind)
 
-    def nested(self, fewest: int = 2) -> list["Box"]:
+    def hierarchy(self, fewest: int = 2) -> list["Box"]:
         """Return this box and successively halved ones, down to `fewest` cells along an axis or an odd number."""
         boxes = [self]
         while all(count % 2 == 0 and count // 2 >= fewest for count in boxes[-1].cells):
@@ -48,9 +48,9 @@ class Box:
         return boxes
 
     def spaces(self, order: int, shape: tuple[int, ...] = (), fewest: int = 2) -> list[Any]:
-        """Return Lagrange spaces on the nested meshes, finest first; coarse spaces have order 1."""
-        orders = [order] + [1] * len(self.nested(fewest)[1:])
-        pairs = zip(self.nested(fewest), orders, strict=True)
+        """Return Lagrange spaces on the hierarchy of meshes, finest first; coarse spaces have order 1."""
+        orders = [order] + [1] * len(self.hierarchy(fewest)[1:])
+        pairs = zip(self.hierarchy(fewest), orders, strict=True)
         return [fem.functionspace(box.mesh(), ("Lagrange", one, shape)) for box, one in pairs]
 
 

@@ -18,7 +18,7 @@ from femops.errors import CaseError
 from femops.validation import NestedError, first_error, shown
 
 
-class Samples(BaseModel):
+class SampleCounts(BaseModel):
     """How many random inputs a problem is solved for."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -37,7 +37,7 @@ class ProblemBlock(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     pde: str = Field(description="poisson, beam, or package.module:function for one of your own")
-    samples: Samples = Samples()
+    samples: SampleCounts = SampleCounts()
 
 
 class PoissonBlock(ProblemBlock):

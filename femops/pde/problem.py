@@ -39,7 +39,7 @@ class PDEProblem:
         fixed: Dofs with prescribed values; component c of node i is dof i · n_components + c.
         lifting: Maps a sample of the inputs to values at all dofs of V, with the prescribed values at the fixed dofs.
         image_of: Dof that each dof is a periodic image of, or itself; None without periodicity. Shape (n_dofs,).
-        coarse: Spaces nested in V, from fine to coarse.
+        coarse: Subspaces of V on coarser meshes, from fine to coarse.
         load_factor: Constant in F that is raised from 0 to 1 in load steps, like the lifting.
         load_steps: Number of load steps.
     """

@@ -77,8 +77,8 @@ Hierarchy = tuple[Level, ...]
 
 
 @dataclass(frozen=True)
-class Box:
-    """An axis-aligned box.
+class PeriodicBox:
+    """An axis-aligned periodic box.
 
     Attributes:
         lower: Lower corner [length]. Shape (dim,).
@@ -90,12 +90,12 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Sample points in the cells of a mesh, for example quadrature points.
+class CellPoints:
+    """Weighted points in the cells of a mesh, such as quadrature points.
 
     Attributes:
-        points: Coordinates [length]. Shape (n_cells, n_samples, dim).
-        weight: Weight of each point [volume]. Shape (n_cells, n_samples).
+        points: Coordinates [length]. Shape (n_cells, n_points, dim).
+        weight: Weight of each point [volume]. Shape (n_cells, n_points).
     """
 
     points: Array
@@ -181,7 +181,7 @@ def grid_graph(counts: Sequence[int], size: Sequence[float]) -> FEGraph:
     return FEGraph(cells, mean, gradient, np.ones(len(cells)), len(cells), offset)
 
 
-def interpolation(points: Array, counts: Indices, box: Box) -> sp.csr_array:
+def interpolation(points: Array, counts: Indices, box: PeriodicBox) -> sp.csr_array:
     """Return the multilinear interpolation from a periodic grid to points. Shape (n_points, n_grid_nodes).
 
     Args:
@@ -208,9 +208,9 @@ def pooling(cell: Indices, weight: Array, n_coarse: int) -> sp.csr_array:
     """Return the averaging of fine-cell values over coarse cells. Shape (n_coarse, n_cells).
 
     Args:
-        cell: Coarse cell that contains each sample point. Shape (n_cells, n_samples).
-        weight: Weight of each sample point. Shape (n_cells, n_samples).
-        n_coarse: Number of coarse cells; rows of cells without sample points are zero.
+        cell: Coarse cell that contains each point. Shape (n_cells, n_points).
+        weight: Weight of each point. Shape (n_cells, n_points).
+        n_coarse: Number of coarse cells; rows of cells without points are zero.
     """
     fine = np.repeat(np.arange(len(cell)), cell.shape[1])
     sums = sp.coo_array((weight.ravel(), (cell.ravel(), fine)), shape=(n_coarse, len(cell))).tocsr()
@@ -218,7 +218,9 @@ def pooling(cell: Indices, weight: Array, n_coarse: int) -> sp.csr_array:
     return (sp.diags_array(1.0 / np.where(total > 0.0, total, 1.0)) @ sums).tocsr()
 
 
-def periodic_hierarchy(finest: FEGraph, nodes: Array, samples: Samples, counts: Indices, box: Box) -> Hierarchy:
+def periodic_hierarchy(
+    finest: FEGraph, nodes: Array, points: CellPoints, counts: Indices, box: PeriodicBox
+) -> Hierarchy:
     """Return the hierarchy of a periodic mesh and successively coarser grids.
 
     The mesh may be unstructured: the first grid is interpolated at its nodes.
@@ -226,7 +228,7 @@ def periodic_hierarchy(finest: FEGraph, nodes: Array, samples: Samples, counts: 
     Args:
         finest: Graph of the mesh.
         nodes: Coordinates of its nodes [length]. Shape (n_nodes, dim).
-        samples: Sample points in its cells.
+        points: Points in its cells.
         counts: Number of cells of each grid along each axis, finest first. Shape (n_grids, dim).
         box: The box of all grids.
     """
@@ -236,10 +238,10 @@ def periodic_hierarchy(finest: FEGraph, nodes: Array, samples: Samples, counts: 
             finer = counts[i - 1]
             lattice = np.stack(np.unravel_index(np.arange(finer.prod()), finer, order="F"), axis=-1)
             nodes = box.lower + lattice / finer * box.size
-            samples = Samples((nodes + 0.5 * box.size / finer)[:, None], np.ones((len(nodes), 1)))
-        cell = np.floor((samples.points - box.lower) / box.size * count).astype(np.int64) % count
+            points = CellPoints((nodes + 0.5 * box.size / finer)[:, None], np.ones((len(nodes), 1)))
+        cell = np.floor((points.points - box.lower) / box.size * count).astype(np.int64) % count
         inside = np.ravel_multi_index(tuple(np.moveaxis(cell, -1, 0)), tuple(count), order="F")
-        pool = pooling(inside, samples.weight, int(count.prod()))
+        pool = pooling(inside, points.weight, int(count.prod()))
         coarse = grid_graph(count.tolist(), box.size.tolist())
         levels.append(Level(coarse, interpolation(nodes, count, box), pool))
     return tuple(levels)

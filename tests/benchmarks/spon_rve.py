@@ -26,8 +26,8 @@ from femops_spon.batches import Group, in_precision, symmetries
 from femops_spon.families import training_options
 from femops_spon.network import (
     SPON,
+    Architecture,
     MeshMaps,
-    NetworkOptions,
     cell_features,
     grid_counts,
     hierarchy,
@@ -330,7 +330,7 @@ def _variants(n_levels: int) -> dict[str, Any]:
 
     def made(levels: int = n_levels, processor: ProcessorOptions = size, **changes: Any) -> SPON:
         block = {"passes": default.passes, "smoothing": default.smoothing, **changes}
-        return SPON(2, levels, NetworkOptions(processor, **block))
+        return SPON(2, levels, Architecture(processor, **block))
 
     nonlinear = made(processor=ProcessorOptions(size.widths, size.layers, linear=False))
     nonlinear.passes = torch.nn.ModuleList(PerColumn(one) for one in nonlinear.passes)

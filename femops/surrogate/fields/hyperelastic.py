@@ -17,11 +17,11 @@ import numpy as np
 from femops.rve.spec import RVE
 from femops.surrogate.batching import chunks
 from femops.surrogate.exact import check_elastic
+from femops.surrogate.fields.homogeneous import Factorised
 from femops.surrogate.fields.krylov import LinearMap, conjugate_gradients
 from femops.surrogate.fields.linear import CellTangents, LinearFields
-from femops.surrogate.fields.multigrid import Multigrid, nested
+from femops.surrogate.fields.multigrid import Multigrid, grid_prolongations
 from femops.surrogate.fields.periodic_space import PeriodicSpace
-from femops.surrogate.fields.reference import Factorised
 from femops.surrogate.fields.stiffness import repeated
 from femops.surrogate.torch_library import Tensor, torch
 
@@ -206,14 +206,14 @@ class HyperelasticFields:
 
     @cached_property
     def elastic_inverse(self) -> LinearMap:
-        """Approximate inverse of |Ω|⁻¹ K at zero strain: a multigrid cycle on nested grids, else a factorisation."""
+        """Approximate inverse of |Ω|⁻¹ K at zero strain: a multigrid cycle on a uniform grid, else a factorisation."""
         mesh = self.space.discretisation
         tangent = np.empty((1, len(mesh.weight), mesh.n_s, mesh.n_s))
         for phase, part in zip(self.rve.phases, mesh.cells_of_phase, strict=True):
             tangent[0, part] = phase.evaluate(np.zeros((mesh.n_s, 1)), np.zeros((0, 1))).tangent[:, :, 0]
         cells, like = CellTangents(tangent / mesh.volume, None), self._weight
         stiffness = LinearFields.on(self.space, cells, like.dtype, like.device).stiffness
-        prolongations = nested(self.space)
+        prolongations = grid_prolongations(self.space)
         if not Multigrid.suits(prolongations, mesh.dim):
             return Factorised(stiffness.to_scipy(), mesh.dim)
         return _for_all(Multigrid(stiffness, prolongations))
@@ -246,9 +246,9 @@ class HyperelasticFields:
         at = self._points(strain, fluctuation)
         images = self._product(at, sensitivity)
         load = self._forces(at.tangent.permute(2, 0, 1, 3))
-        rest = -torch.cat([self._forces(at.stress[..., None]), images + load], dim=3)
+        residual = -torch.cat([self._forces(at.stress[..., None]), images + load], dim=3)
         start = (sensitivity, images)
-        change = conjugate_gradients(lambda v: self._product(at, v), self.elastic_inverse, rest, start, inner)
+        change = conjugate_gradients(lambda v: self._product(at, v), self.elastic_inverse, residual, start, inner)
         return self.moved(strain, fluctuation, change[..., 0], at.energy), sensitivity + change[..., 1:]
 
     def _strain(self, field: Tensor) -> Tensor:

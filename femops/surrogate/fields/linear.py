@@ -19,10 +19,10 @@ import numpy as np
 from femops.errors import CaseError
 from femops.notation import Array
 from femops.rve.spec import RVE
+from femops.surrogate.fields.homogeneous import homogeneous_solver
 from femops.surrogate.fields.krylov import LinearMap, conjugate_gradients
-from femops.surrogate.fields.multigrid import Multigrid, nested
+from femops.surrogate.fields.multigrid import Multigrid, grid_prolongations
 from femops.surrogate.fields.periodic_space import PeriodicSpace
-from femops.surrogate.fields.reference import homogeneous_solver
 from femops.surrogate.fields.stiffness import NodePairs, StiffnessBatch
 from femops.surrogate.torch_library import Tensor, torch
 
@@ -176,8 +176,8 @@ class LinearFields:
         return self.centred(fields + change)
 
     def preconditioner(self) -> LinearMap:
-        """Return an approximation of K⁻¹: a multigrid cycle on nested grids, else the inverse of a homogeneous RVE."""
-        prolongations = nested(self.space)
+        """Return an approximation of K⁻¹: multigrid on a uniform grid, else the inverse of a homogeneous RVE."""
+        prolongations = grid_prolongations(self.space)
         if Multigrid.suits(prolongations, self.space.discretisation.dim):
             return Multigrid(self.stiffness, prolongations)
         return homogeneous_solver(self.space, _softest(self.cells.tangent), self.load.device)

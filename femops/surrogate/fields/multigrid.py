@@ -1,4 +1,4 @@
-"""Nested periodic grids, and a multigrid preconditioner for the stiffness of a batch of RVEs on such a grid."""
+"""Uniform periodic grids and their coarse grids, and a multigrid preconditioner for RVEs on such a grid."""
 
 import math
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ def periodic_grid(space: PeriodicSpace) -> PeriodicGrid | None:
     return PeriodicGrid(tuple(int(count) for count in counts), of_node, simplices, full)
 
 
-def nested(space: PeriodicSpace) -> list[sp.csr_array]:
+def grid_prolongations(space: PeriodicSpace) -> list[sp.csr_array]:
     """Return the prolongations between a space and successively halved grids, fine to coarse.
 
     Each interpolates the coarse finite-element functions exactly and acts on every component alike.
@@ -119,7 +119,7 @@ class Multigrid:
 
     Args:
         stiffness: Stiffness on the finest level.
-        prolongations: Prolongations from `nested`.
+        prolongations: Prolongations from `grid_prolongations`.
         degree: Degree of the smoother, before and after the coarse-grid correction.
     """
 
@@ -135,7 +135,7 @@ class Multigrid:
 
     @staticmethod
     def suits(prolongations: list[sp.csr_array], dim: int) -> bool:
-        """Return whether there are nested grids and the coarsest is small enough for a dense inverse."""
+        """Return whether there are coarse grids and the coarsest is small enough for a dense inverse."""
         return bool(prolongations) and int(prolongations[-1].shape[1]) * dim <= _MOST_COARSE_DOFS
 
     def __call__(self, force: Tensor) -> Tensor:
@@ -146,20 +146,20 @@ class Multigrid:
         if number == len(self._levels):
             return (self._inverse @ force.flatten(1, 2)).reshape(force.shape)
         level = self._levels[number]
-        found, rest = self._smooth(level, torch.zeros_like(force), force)
-        coarse = self._cycle(number + 1, _map(level.down, rest))
+        found, residual = self._smooth(level, torch.zeros_like(force), force)
+        coarse = self._cycle(number + 1, _map(level.down, residual))
         step = _map(level.up, coarse)
-        return self._smooth(level, found + step, rest - level.stiffness @ step, last=True)[0]
+        return self._smooth(level, found + step, residual - level.stiffness @ step, last=True)[0]
 
-    def _smooth(self, level: "_Level", found: Tensor, rest: Tensor, last: bool = False) -> tuple[Tensor, Tensor]:
+    def _smooth(self, level: "_Level", found: Tensor, residual: Tensor, last: bool = False) -> tuple[Tensor, Tensor]:
         """Return smoothed fields and their residual, which is not updated at the end if `last`."""
         step = torch.zeros_like(found)
         for i in range(1, self._degree + 1):
-            step = (2 * i - 3) / (2 * i + 1) * step + (8 * i - 4) / (2 * i + 1) * level.jacobi * rest
+            step = (2 * i - 3) / (2 * i + 1) * step + (8 * i - 4) / (2 * i + 1) * level.jacobi * residual
             found = found + step
             if not last or i < self._degree:
-                rest = rest - level.stiffness @ step
-        return found, rest
+                residual = residual - level.stiffness @ step
+        return found, residual
 
 
 @dataclass(frozen=True)

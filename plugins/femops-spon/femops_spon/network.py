@@ -18,7 +18,16 @@ from femops.notation import Array
 from femops.surrogate.fields.linear import LinearFields
 from femops.surrogate.fields.periodic_space import PeriodicSpace
 from femops.surrogate.fields.stiffness import StiffnessBatch
-from femops.surrogate.graph import Box, Hierarchy, Indices, Samples, fe_graph, periodic_hierarchy, side_by_side, turned
+from femops.surrogate.graph import (
+    CellPoints,
+    Hierarchy,
+    Indices,
+    PeriodicBox,
+    fe_graph,
+    periodic_hierarchy,
+    side_by_side,
+    turned,
+)
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.plain import PlainGraphNetwork
 from femops_spon.processor import HierarchyMaps, Processor, ProcessorOptions, Shape
@@ -30,14 +39,14 @@ _TINY = 1e-30
 
 
 @dataclass(frozen=True)
-class NetworkOptions:
-    """Options of a network.
+class Architecture:
+    """Architecture of a network.
 
     Attributes:
         processor: Size of the processor of each pass.
         passes: Number of passes over the residual forces, each with separate weights.
         smoothing: Damped Jacobi steps with the exact stiffness after each pass.
-        plain: Use a plain graph network on the mesh instead of finite-element message passing on nested grids.
+        plain: Use a plain graph network on the mesh instead of finite-element message passing on a grid hierarchy.
         seed: Seed of the initial weights.
     """
 
@@ -49,9 +58,9 @@ class NetworkOptions:
 
 
 def grid_counts(space: PeriodicSpace, least: int = _FEWEST_CELLS) -> Indices:
-    """Return the cell counts of successively halved coarse grids for a mesh. Shape (n_grids, dim).
+    """Return the cell counts of successively halved coarse grids of a mesh. Shape (n_grids, dim).
 
-    If the mesh is a uniform grid, they are nested in it.
+    If the mesh is a uniform grid, every node of a coarse grid is a node of the finer one.
 
     Args:
         space: The space on the mesh.
@@ -87,8 +96,8 @@ def hierarchy(space: PeriodicSpace, n_levels: int, shift: Array | float = 0.0) -
         raise CaseError(f"the mesh is too coarse for the {n_levels} levels of the network", key="rve")
     finest = fe_graph(rve.mesh.points, rve.mesh.cells, rve.mesh.kind, space.node_of, space.n_nodes)
     start = lower + shift * (upper - lower) / (counts[0] if len(counts) else 1)
-    samples = Samples(rve.points, rve.weight)
-    return periodic_hierarchy(finest, space.points, samples, counts, Box(start, upper - lower))
+    points = CellPoints(rve.points, rve.weight)
+    return periodic_hierarchy(finest, space.points, points, counts, PeriodicBox(start, upper - lower))
 
 
 def rotation_of_strain(rotation: Array) -> Array:
@@ -172,19 +181,19 @@ class SPON(torch.nn.Module):
     Args:
         dim: Dimension of space.
         n_levels: Number of levels of the hierarchies.
-        options: See `NetworkOptions`.
+        architecture: See `Architecture`.
     """
 
-    def __init__(self, dim: int, n_levels: int, options: NetworkOptions) -> None:
+    def __init__(self, dim: int, n_levels: int, architecture: Architecture) -> None:
         super().__init__()
         self.dim, self.n_levels = dim, n_levels
         n_s = notation.n_strain(dim)
         shape = Shape(dim, 1 + n_s * (n_s + 1) // 2, dim, dim, n_levels)
-        kind: Any = PlainGraphNetwork if options.plain else Processor
+        kind: Any = PlainGraphNetwork if architecture.plain else Processor
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(options.seed)
-            self.passes = torch.nn.ModuleList(kind(shape, options.processor) for _ in range(options.passes))
-        self.damping = torch.nn.Parameter(torch.full((options.passes, options.smoothing), _FIRST_DAMPING))
+            torch.manual_seed(architecture.seed)
+            self.passes = torch.nn.ModuleList(kind(shape, architecture.processor) for _ in range(architecture.passes))
+        self.damping = torch.nn.Parameter(torch.full((architecture.passes, architecture.smoothing), _FIRST_DAMPING))
 
     def forward(self, maps: MeshMaps, problem: LinearFields, features: Tensor) -> Tensor:
         """Return the fluctuations of the unit strains, up to a translation. Shape (N, n_nodes, dim, n_s).
@@ -206,17 +215,17 @@ class SPON(torch.nn.Module):
             features: `cell_features` of the phases.
         """
         diagonal = stiffness.diagonal[..., None]
-        fields, rest = torch.zeros_like(forces), forces
+        fields, residual = torch.zeros_like(forces), forces
         search, images = fields[..., :0], fields[..., :0]
         for network, dampings in zip(self.passes, self.damping, strict=True):
-            step = self._answer(network, maps, rest / diagonal, features)
+            step = self._answer(network, maps, residual / diagonal, features)
             for damping in dampings:
-                step = step + damping * (rest - _Product.apply(step, stiffness)) / diagonal
+                step = step + damping * (residual - _Product.apply(step, stiffness)) / diagonal
             search = torch.cat([search, step], dim=3)
             images = torch.cat([images, _Product.apply(step, stiffness)], dim=3)
-            amount = maps.at_nodes(_least_energy(maps, search.detach(), images.detach(), rest.detach()))
+            amount = maps.at_nodes(_least_energy(maps, search.detach(), images.detach(), residual.detach()))
             search, images = search @ amount, images @ amount
-            fields, rest = fields + search, rest - images
+            fields, residual = fields + search, residual - images
         return fields
 
     def _answer(self, network: torch.nn.Module, maps: MeshMaps, forces: Tensor, features: Tensor) -> Tensor:
@@ -243,7 +252,7 @@ class _Product(torch.autograd.Function):
         return ctx.stiffness @ gradients[0].contiguous(), None
 
 
-def _least_energy(maps: MeshMaps, search: Tensor, images: Tensor, rest: Tensor) -> Tensor:
+def _least_energy(maps: MeshMaps, search: Tensor, images: Tensor, residual: Tensor) -> Tensor:
     """Return the coefficients of the fields (N, n_nodes, dim, m) of least energy for each RVE. Shape (n_rves, m, n_s).
 
     A small regularisation handles nearly dependent fields. The energy is stationary in the coefficients, so that
@@ -253,10 +262,10 @@ def _least_energy(maps: MeshMaps, search: Tensor, images: Tensor, rest: Tensor) 
         maps: Operators of the mesh.
         search: The fields.
         images: K times the fields.
-        rest: Residual forces. Shape (N, n_nodes, dim, n_s).
+        residual: Residual forces. Shape (N, n_nodes, dim, n_s).
     """
     m = search.shape[3]
-    work = _work(maps, search, torch.cat([images, rest], dim=3)).double()
+    work = _work(maps, search, torch.cat([images, residual], dim=3)).double()
     gram, right = work[..., :m], work[..., m:]
     scale = gram.diagonal(dim1=1, dim2=2).clamp(min=_TINY).rsqrt()[..., None]
     unit = scale * (0.5 * (gram + gram.transpose(1, 2))) * scale.transpose(1, 2)

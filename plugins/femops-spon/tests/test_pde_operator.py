@@ -16,7 +16,7 @@ from femops.errors import CaseError
 from femops.pde.distribution import Distribution
 from femops.pde.find import make_problem
 from femops.pde.options import problem_block
-from femops.pde.truth import draw
+from femops.pde.solver import draw_inputs
 from femops.surrogate.store import checksum
 from femops_spon.pde.operator import Operator, load_operator
 
@@ -175,7 +175,7 @@ def test_an_empty_batch_is_answered_and_other_real_types_are_taken(poisson):
 
 def test_the_residual_is_that_of_an_assembly_of_its_own(poisson):
     """−Δu = f with its forms written anew, and dofs on the boundary found by topology."""
-    inputs = draw(poisson.problem, 3, 21)
+    inputs = draw_inputs(poisson.problem, 3, 21)
     answer = poisson.evaluate(inputs, details=True)
     space = poisson.problem.space
     u, v, f = fem.Function(space), ufl.TestFunction(space), fem.Function(space)
@@ -219,14 +219,14 @@ def noise(samples, seed=3):
 
 @pytest.mark.parametrize("name", ["source", "boundary"])
 def test_inputs_of_another_size_or_correlation_are_flagged(name, poisson):
-    usual = draw(poisson.problem, 100, 77)
+    usual = draw_inputs(poisson.problem, 100, 77)
     assert poisson.evaluate(usual, details=True).in_distribution.mean() >= 0.97
     for other in (10.0 * usual[name], noise(usual[name])):
         assert not poisson.evaluate({**usual, name: other}, details=True).in_distribution.any()
 
 
 def test_numbers_and_positive_fields_beyond_those_trained_for_are_flagged(beam):
-    usual = draw(beam.problem, 60, 77)
+    usual = draw_inputs(beam.problem, 60, 77)
     assert beam.evaluate(usual, details=True).in_distribution.mean() >= 0.97
     far = {**usual, "shortening": np.full(60, 0.1)}
     stiff = {**usual, "modulus": 10.0 * usual["modulus"]}

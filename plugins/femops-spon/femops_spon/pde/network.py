@@ -15,7 +15,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from femops.notation import Array
-from femops.pde.residual import Remainder
+from femops.pde.residual import ResidualLoad
 from femops.surrogate.graph import Hierarchy
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.options import SPONOptions
@@ -76,24 +76,24 @@ class OperatorNetwork(torch.nn.Module):
         shape = Shape(size, max(n_features, 1), size, dim, len(levels))
         self.processor = Processor(shape, ProcessorOptions(options.widths, options.layers, linear=True))
 
-    def forward(self, load: Tensor, features: Tensor, remainder: Remainder | None = None) -> Tensor:
+    def forward(self, load: Tensor, features: Tensor, residual_load: ResidualLoad | None = None) -> Tensor:
         """Return the predicted free values.
 
         Args:
             load: −F at the lifting. Shape (N, n_nodes, n_components).
             features: Cell features. Shape (N, n_cells, n_features).
-            remainder: Callable for the residual load; by default load − stiffness · solution, which is exact if all
-                samples share the stiffness.
+            residual_load: Callable for the residual load; by default load − stiffness · solution, which is exact if
+                all samples share the stiffness.
 
         Returns:
             Free values, shape (N, n_nodes, n_components).
         """
-        answer, left = torch.zeros_like(load), load
+        answer, residual = torch.zeros_like(load), load
         for number in range(self.passes):
             if number:
-                left = load - self._forces(answer) if remainder is None else remainder(answer)
+                residual = load - self._forces(answer) if residual_load is None else residual_load(answer)
             cells = self._cells(features, answer)
-            step = self.processor(self.maps, left * self.compliance, cells)
+            step = self.processor(self.maps, residual * self.compliance, cells)
             answer = answer + self.loose * step
         return answer
 
