@@ -35,7 +35,7 @@ class Nodes:
     of: Indices
     first: Indices
 
-    def spread(self) -> sp.csr_array:
+    def expansion(self) -> sp.csr_array:
         """Return the map from level nodes to space nodes, zero at prescribed nodes. Shape (n_space, n_nodes)."""
         rows = np.flatnonzero(self.of >= 0)
         ones = np.ones(len(rows))
@@ -54,8 +54,8 @@ def scalar_space(space: Any) -> tuple[Any, Indices]:
     return scalar, of
 
 
-def finest(space: Any, prescribed: npt.NDArray[np.bool_], original: Indices) -> Nodes:
-    """Return the nodes of the finest level.
+def free_nodes(space: Any, prescribed: npt.NDArray[np.bool_], original: Indices) -> Nodes:
+    """Return the nodes of the finest level: those that are free.
 
     Args:
         space: The scalar space.
@@ -68,7 +68,7 @@ def finest(space: Any, prescribed: npt.NDArray[np.bool_], original: Indices) -> 
     return Nodes(space, number[original], first)
 
 
-def make_levels(nodes: Nodes, coarse: Sequence[Any]) -> Hierarchy:
+def make_hierarchy(nodes: Nodes, coarse: Sequence[Any]) -> Hierarchy:
     """Return the graphs of a space and of its coarse subspaces, finest first.
 
     Args:
@@ -77,10 +77,10 @@ def make_levels(nodes: Nodes, coarse: Sequence[Any]) -> Hierarchy:
     """
     levels = [Level(_graph(nodes))]
     for space in coarse:
-        below, full = _coarser(nodes, space)
-        prolongation = full[nodes.first] @ below.spread()
-        levels.append(Level(_graph(below), sp.csr_array(prolongation), _averages(nodes.space, space)))
-        nodes = below
+        coarse_nodes, full = _coarser(nodes, space)
+        prolongation = full[nodes.first] @ coarse_nodes.expansion()
+        levels.append(Level(_graph(coarse_nodes), sp.csr_array(prolongation), _averages(nodes.space, space)))
+        nodes = coarse_nodes
     return tuple(levels)
 
 
@@ -100,11 +100,11 @@ def _graph(nodes: Nodes) -> FEGraph:
     dim = space.mesh.geometry.dim
     constant = fem.functionspace(space.mesh, ("DG", 0))
     trial, test = ufl.TrialFunction(space), ufl.TestFunction(constant)
-    measure, spread = _measures(constant), nodes.spread()
+    measure, expansion = _measures(constant), nodes.expansion()
 
     def integrated(expression: Any) -> sp.csr_array:
         matrix = fem.assemble_matrix(fem.form(expression * test * ufl.dx)).to_scipy()
-        return sp.csr_array(sp.csr_array(matrix) @ spread)
+        return sp.csr_array(sp.csr_array(matrix) @ expansion)
 
     mean = sp.diags_array(1.0 / measure) @ integrated(trial)
     size = sp.diags_array(measure ** (1.0 / dim - 1.0))

@@ -32,14 +32,14 @@ class _Assembler:
 
     def loads(self, values: Array) -> Array:
         """Return −F at free values (N, n_free). Shape (N, n_free)."""
-        return np.array([self._solver.load(u) for u in self._each(values)])
+        return np.array([self._solver.load(u) for u in self._solutions(values)])
 
-    def pulled_back(self, values: Array, gradient: Array) -> Array:
+    def vector_jacobian_products(self, values: Array, gradient: Array) -> Array:
         """Return the gradient with respect to the free values from that with respect to −F. Shape (N, n_free)."""
-        pairs = zip(self._each(values), gradient, strict=True)
+        pairs = zip(self._solutions(values), gradient, strict=True)
         return np.array([-self._solver.transposed_product(u, one) for u, one in pairs])
 
-    def _each(self, values: Array) -> Any:
+    def _solutions(self, values: Array) -> Any:
         """Set the inputs of each sample in turn and yield its solution."""
         problem = self._solver.problem
         for row, one in zip(self._rows, values, strict=True):
@@ -54,15 +54,15 @@ class _ResidualLoad(torch.autograd.Function):
         ctx.assembler, ctx.flat = assembler, flat
         found = assembler.loads(flat)
         # With inverted cells the load is not finite: set it to zero, so that further passes change nothing.
-        ctx.sound = np.isfinite(found).all(axis=1)
-        found[~ctx.sound] = 0.0
+        ctx.finite = np.isfinite(found).all(axis=1)
+        found[~ctx.finite] = 0.0
         return torch.from_numpy(found).to(values).reshape(values.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         gradient = gradients[0]
-        given = gradient.reshape(len(gradient), -1).double().numpy() * ctx.sound[:, None]
+        given = gradient.reshape(len(gradient), -1).double().numpy() * ctx.finite[:, None]
         with np.errstate(invalid="ignore"):
-            found = ctx.assembler.pulled_back(ctx.flat, given)
-        found[~ctx.sound] = 0.0
+            found = ctx.assembler.vector_jacobian_products(ctx.flat, given)
+        found[~ctx.finite] = 0.0
         return torch.from_numpy(found).to(gradient).reshape(gradient.shape), None

@@ -126,7 +126,7 @@ def fe_graph(points: Array, cells: Indices, kind: CellKind, nodes: Indices, n_no
 
 
 def graph_of_matrices(mean: sp.csr_array, gradient: sp.csr_array, volume: Array) -> FEGraph:
-    """Return the graph of operators given as matrices; cells may have different numbers of nodes.
+    """Return the graph with given operators; cells may have different numbers of nodes.
 
     Args:
         mean: Mean over each cell [-]. Shape (n_cells, n_nodes).
@@ -136,14 +136,14 @@ def graph_of_matrices(mean: sp.csr_array, gradient: sp.csr_array, volume: Array)
     n_cells, n_nodes = mean.shape
     parts = [sp.csr_array(mean), *(gradient[i : i + n_cells] for i in range(0, gradient.shape[0], n_cells))]
     entries = sp.csr_array(sum((abs(part) for part in parts[1:]), start=abs(parts[0]))).tocoo()
-    where, used = grouped(entries.row, n_cells)
+    where, used = padded_rows(entries.row, n_cells)
     cells = entries.col[where].astype(np.int64)
     lines = np.arange(n_cells)[:, None]
     values = np.stack([sp.csr_array(part[lines, cells]).toarray() for part in parts]) * used
     return FEGraph(cells, values[0], np.moveaxis(values[1:], 0, 1), volume / volume.mean(), n_nodes)
 
 
-def grouped(owner: npt.NDArray[Any], n: int) -> tuple[Indices, npt.NDArray[np.bool_]]:
+def padded_rows(owner: npt.NDArray[Any], n: int) -> tuple[Indices, npt.NDArray[np.bool_]]:
     """Return the entries of each owner as a padded table.
 
     Args:
@@ -247,12 +247,12 @@ def periodic_hierarchy(
     return tuple(levels)
 
 
-def side_by_side(hierarchies: Sequence[Hierarchy]) -> Hierarchy:
+def disjoint_union(hierarchies: Sequence[Hierarchy]) -> Hierarchy:
     """Return the disjoint union of hierarchies with equal numbers of levels; nodes and cells are concatenated."""
-    return tuple(_joined(levels) for levels in zip(*hierarchies, strict=True))
+    return tuple(_union(levels) for levels in zip(*hierarchies, strict=True))
 
 
-def _joined(levels: Sequence[Level]) -> Level:
+def _union(levels: Sequence[Level]) -> Level:
     graphs = [level.graph for level in levels]
     start = np.cumsum([0, *(graph.n_nodes for graph in graphs)])
     cells = np.concatenate([graph.cells + first for graph, first in zip(graphs, start, strict=False)])
@@ -272,11 +272,11 @@ def _joined(levels: Sequence[Level]) -> Level:
     return Level(graph, *(sp.csr_array(sp.block_diag(part, format="csr")) for part in (prolongations, poolings)))
 
 
-def turned(hierarchy: Hierarchy, rotation: Array) -> Hierarchy:
+def rotated(hierarchy: Hierarchy, rotation: Array) -> Hierarchy:
     """Return a hierarchy in rotated coordinates Q x, with Q orthogonal (dim, dim)."""
-    return tuple(replace(level, graph=_turned(level.graph, rotation)) for level in hierarchy)
+    return tuple(replace(level, graph=_rotated(level.graph, rotation)) for level in hierarchy)
 
 
-def _turned(graph: FEGraph, rotation: Array) -> FEGraph:
+def _rotated(graph: FEGraph, rotation: Array) -> FEGraph:
     offset = None if graph.offset is None else graph.offset @ rotation.T
     return replace(graph, gradient=rotation @ graph.gradient, offset=offset)

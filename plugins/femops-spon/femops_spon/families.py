@@ -130,7 +130,7 @@ def homogenized(problem: LinearFields) -> Tensor:
             if float((before - last).abs().max()) < _CONVERGED * float(last.abs().max()):
                 break
         else:
-            raise NotConverged("the conjugate gradients of a linear problem to learn from")
+            raise NotConverged("conjugate gradients for a linearised training problem")
         found.append(last)
     return torch.cat(found)
 

@@ -23,16 +23,16 @@ from femops.surrogate.graph import (
     Hierarchy,
     Indices,
     PeriodicBox,
+    disjoint_union,
     fe_graph,
     periodic_hierarchy,
-    side_by_side,
-    turned,
+    rotated,
 )
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.plain import PlainGraphNetwork
 from femops_spon.processor import HierarchyMaps, Processor, ProcessorOptions, Shape
 
-_FEWEST_CELLS = 4
+_MIN_CELLS = 4
 _FIRST_DAMPING = 0.4
 _CUTOFF = 1e-6
 _TINY = 1e-30
@@ -57,7 +57,7 @@ class Architecture:
     seed: int = 0
 
 
-def grid_counts(space: PeriodicSpace, least: int = _FEWEST_CELLS) -> Indices:
+def grid_counts(space: PeriodicSpace, least: int = _MIN_CELLS) -> Indices:
     """Return the cell counts of successively halved coarse grids of a mesh. Shape (n_grids, dim).
 
     If the mesh is a uniform grid, every node of a coarse grid is a node of the finer one.
@@ -117,20 +117,20 @@ class MeshMaps:
     """
 
     def __init__(self, levels: Hierarchy, rotation: Array | None = None, sizes: Sequence[int] = ()) -> None:
-        self.levels = HierarchyMaps(levels if rotation is None else turned(levels, rotation))
+        self.levels = HierarchyMaps(levels if rotation is None else rotated(levels, rotation))
         dim = levels[0].graph.dim
-        turn = np.eye(dim) if rotation is None else rotation
-        self.turned = rotation is not None
-        self._vector, self._strain = torch.as_tensor(turn), torch.as_tensor(rotation_of_strain(turn))
+        matrix = np.eye(dim) if rotation is None else rotation
+        self._rotated = rotation is not None
+        self._vector, self._strain = torch.as_tensor(matrix), torch.as_tensor(rotation_of_strain(matrix))
         self.sizes = tuple(sizes)
         self._owner = torch.as_tensor(np.repeat(np.arange(len(sizes)), sizes))
 
     @classmethod
-    def side_by_side(cls, hierarchies: Sequence[Hierarchy], rotation: Array | None = None) -> "MeshMaps":
+    def disjoint_union(cls, hierarchies: Sequence[Hierarchy], rotation: Array | None = None) -> "MeshMaps":
         """Return the operators of the disjoint union of one or more meshes; arguments as above."""
         if len(hierarchies) == 1:
             return cls(hierarchies[0], rotation)
-        return cls(side_by_side(hierarchies), rotation, [levels[0].graph.n_nodes for levels in hierarchies])
+        return cls(disjoint_union(hierarchies), rotation, [levels[0].graph.n_nodes for levels in hierarchies])
 
     def totals(self, values: Tensor) -> Tensor:
         """Return sums of values (N, n_nodes, ...) over the nodes of each RVE: N RVEs on one mesh, or one per mesh."""
@@ -143,20 +143,20 @@ class MeshMaps:
         """Return values of each RVE (n_rves, ...) at its nodes, broadcastable to (N, n_nodes, ...)."""
         return values[:, None] if not self.sizes else values[self._owner.to(values.device)][None]
 
-    def seen(self, vectors: Tensor) -> Tensor:
+    def to_rotated(self, vectors: Tensor) -> Tensor:
         """Return nodal vectors (N, n_nodes, dim) in the rotated coordinates."""
-        return vectors @ self._vector.T.to(vectors) if self.turned else vectors
+        return vectors @ self._vector.T.to(vectors) if self._rotated else vectors
 
-    def turned_back(self, vectors: Tensor) -> Tensor:
-        """Return nodal vectors in the original coordinates; the inverse of `seen`."""
-        return vectors @ self._vector.to(vectors) if self.turned else vectors
+    def from_rotated(self, vectors: Tensor) -> Tensor:
+        """Return nodal vectors in the original coordinates; the inverse of `to_rotated`."""
+        return vectors @ self._vector.to(vectors) if self._rotated else vectors
 
     def tangent(self, tangent: Tensor) -> Tensor:
         """Return tangents (..., n_s, n_s) in the rotated coordinates."""
-        if not self.turned:
+        if not self._rotated:
             return tangent
-        turn = self._strain.to(tangent)
-        return turn @ tangent @ turn.T
+        matrix = self._strain.to(tangent)
+        return matrix @ tangent @ matrix.T
 
 
 def cell_features(tangent: Tensor) -> Tensor:
@@ -218,7 +218,7 @@ class SPON(torch.nn.Module):
         fields, residual = torch.zeros_like(forces), forces
         search, images = fields[..., :0], fields[..., :0]
         for network, dampings in zip(self.passes, self.damping, strict=True):
-            step = self._answer(network, maps, residual / diagonal, features)
+            step = self._pass(network, maps, residual / diagonal, features)
             for damping in dampings:
                 step = step + damping * (residual - _Product.apply(step, stiffness)) / diagonal
             search = torch.cat([search, step], dim=3)
@@ -228,13 +228,13 @@ class SPON(torch.nn.Module):
             fields, residual = fields + search, residual - images
         return fields
 
-    def _answer(self, network: torch.nn.Module, maps: MeshMaps, forces: Tensor, features: Tensor) -> Tensor:
-        """Return the network's output for forces divided by the diagonal of the stiffness (N, n_nodes, dim, k)."""
+    def _pass(self, network: torch.nn.Module, maps: MeshMaps, forces: Tensor, features: Tensor) -> Tensor:
+        """Return the output of one pass for forces divided by the diagonal of the stiffness (N, n_nodes, dim, k)."""
         share = 1.0 / (forces.shape[2] * maps.totals(torch.ones_like(forces[..., :1, :1])))
         size = maps.at_nodes((maps.totals(forces.square()).sum(1, keepdim=True) * share).clamp(min=_TINY).sqrt())
         columns = (forces / size).permute(0, 3, 1, 2)
-        answer = maps.turned_back(network(maps.levels, maps.seen(columns.flatten(0, 1)), features))
-        return answer.view(columns.shape).permute(0, 2, 3, 1) * size
+        output = maps.from_rotated(network(maps.levels, maps.to_rotated(columns.flatten(0, 1)), features))
+        return output.view(columns.shape).permute(0, 2, 3, 1) * size
 
 
 class _Product(torch.autograd.Function):

@@ -17,7 +17,7 @@ from femops.surrogate.graph import (
     grid_graph,
     interpolation,
     periodic_hierarchy,
-    turned,
+    rotated,
 )
 from femops.surrogate.torch_library import torch
 from femops_spon.plain import PlainGraphNetwork
@@ -149,7 +149,7 @@ def test_a_linear_processor_is_linear_in_the_nodes_and_steered_by_the_cells():
 
 def test_turned_graphs_have_turned_gradients():
     levels, turn = _square(), np.array([[0.0, -1.0], [1.0, 0.0]])
-    plain, other = (cell_operator(one[0].graph).toarray().reshape(64, 3, 64) for one in (levels, turned(levels, turn)))
+    plain, other = (cell_operator(one[0].graph).toarray().reshape(64, 3, 64) for one in (levels, rotated(levels, turn)))
     assert np.allclose(other[:, 0], plain[:, 0])
     assert np.allclose(other[:, 1:], np.einsum("ij,cjn->cin", turn, plain[:, 1:]))
 

@@ -153,8 +153,8 @@ def test_meshes_side_by_side_are_answered_as_each_alone():
     network, levels = _network(2, 2), [hierarchy(problem.space, 2) for problem in problems]
     features = [cell_features(torch.as_tensor(problem.cells.tangent)) for problem in problems]
     together, stiffness = (
-        MeshMaps.side_by_side(levels),
-        StiffnessBatch.side_by_side([one.stiffness for one in problems]),
+        MeshMaps.disjoint_union(levels),
+        StiffnessBatch.block_diagonal([one.stiffness for one in problems]),
     )
     forces = -torch.cat([problem.load for problem in problems], dim=1)
     fields = network.solve(together, stiffness, forces, torch.cat(features, dim=1)).split(together.sizes, dim=1)

@@ -18,7 +18,7 @@ from femops.errors import CaseError
 from femops.inputs.study import load_study
 from femops.offline.train import train
 from femops.pde.find import make_problem
-from femops.pde.levels import finest, interpolation, make_levels
+from femops.pde.levels import free_nodes, interpolation, make_hierarchy
 from femops.pde.meshes import Box, at_points, boundary, periodic_images, side
 from femops.pde.options import OwnBlock, Problem, problem_block
 from femops.pde.problem import PDEProblem
@@ -124,7 +124,7 @@ def test_coarse_functions_are_prolonged_exactly(cell, order):
 def test_coarse_cells_average_the_fine_ones():
     fine, coarse = Box((1.0, 1.0), (8, 8), "triangle").spaces(1, fewest=4)
     nobody = np.zeros(81, dtype=bool)
-    levels = make_levels(finest(fine, nobody, np.arange(81)), [coarse])
+    levels = make_hierarchy(free_nodes(fine, nobody, np.arange(81)), [coarse])
     values = np.random.default_rng(0).random(levels[1].graph.n_nodes)
     seen = [
         np.einsum("cn,cn->c", one.graph.mean, field[one.graph.cells])
@@ -139,14 +139,14 @@ def test_an_unstructured_mesh_of_three_dimensions_has_levels_too():
     fine = mesh.refine(coarse)[0]
     spaces = [fem.functionspace(one, ("Lagrange", 1)) for one in (fine, coarse)]
     n = spaces[0].dofmap.index_map.size_local
-    levels = make_levels(finest(spaces[0], np.zeros(n, dtype=bool), np.arange(n)), spaces[1:])
+    levels = make_hierarchy(free_nodes(spaces[0], np.zeros(n, dtype=bool), np.arange(n)), spaces[1:])
     assert np.allclose(levels[1].prolongation @ np.ones(levels[1].graph.n_nodes), 1.0)
 
 
 def test_spaces_that_are_not_nested_are_refused():
     spaces = [Box((1.0, 1.0), (n, n), "quadrilateral").spaces(1)[0] for n in (8, 3)]
     with pytest.raises(ValueError, match="expected a subspace of it"):
-        make_levels(finest(spaces[0], np.zeros(81, dtype=bool), np.arange(81)), spaces[1:])
+        make_hierarchy(free_nodes(spaces[0], np.zeros(81, dtype=bool), np.arange(81)), spaces[1:])
 
 
 @pytest.mark.parametrize("order", [1, 2])

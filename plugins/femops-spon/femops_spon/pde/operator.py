@@ -25,7 +25,7 @@ from femops_spon.pde.network import OperatorNetwork, Operators
 
 WEIGHTS, SCALES, REFERENCE = "weights.", "scales.", "reference."
 DISTRIBUTION, PROBE, SOLUTION = "distribution.", "probe.", "probe_solution"
-_AT_ONCE = 64
+_CHUNK = 64
 _SOLVED = 1e-6  # tolerance of the residual of a stored solution, relative to that at its lifting
 
 
@@ -100,11 +100,11 @@ class Operator:
         samples = self.solver.encode(inputs)
         residual = float(self.residuals(samples, solution[None])[0])
         size = max(float(np.abs(solution).max()), np.finfo(float).tiny)
-        moved = float(np.abs(solution - samples.lifting[0])[problem.fixed].max(initial=0.0)) / size
-        if not (residual <= _SOLVED and moved <= _SOLVED):
-            told = f"{residual:.1e} of the load and {moved:.1e} of prescribed values"
+        deviation = float(np.abs(solution - samples.lifting[0])[problem.fixed].max(initial=0.0)) / size
+        if not (residual <= _SOLVED and deviation <= _SOLVED):
+            found = f"relative residual {residual:.1e}, deviation from the prescribed values {deviation:.1e}"
             raise CaseError(
-                f"is another one than the operator was trained for: one of its solutions leaves {told}", key="problem"
+                f"is not the one that the operator was trained for: a stored solution has {found}", key="problem"
             )
 
     @overload
@@ -139,7 +139,8 @@ class Operator:
         if not details:
             wrong = np.flatnonzero(~np.isfinite(solution).all(axis=1))
             if len(wrong):
-                raise CaseError(f"the answer to sample {wrong[0]} is not finite; its inputs are beyond all trained for")
+                problem = "is not finite; its inputs are too far from the training samples"
+                raise CaseError(f"the prediction for sample {wrong[0]} {problem}")
             return solution
         return Prediction(solution, in_distribution(self._distributions, given), self.residuals(samples, solution))
 
@@ -178,7 +179,7 @@ class Operator:
     def predict(self, samples: Samples) -> Array:
         """Return the predicted solutions for encoded samples. Shape (n, n_dofs)."""
         load, features = network_inputs(samples, self.problem.n_components)
-        chunks = np.split(np.arange(len(load)), range(_AT_ONCE, len(load), _AT_ONCE))
+        chunks = np.split(np.arange(len(load)), range(_CHUNK, len(load), _CHUNK))
         with torch.no_grad():
             parts = [
                 self.network(load[rows], features[rows], assembled_residual(self.solver, samples, rows))
@@ -263,8 +264,8 @@ def build_network(
     problem.set_inputs(reference)
     stiffness = solver.stiffness(np.zeros(problem.n_dofs))
     n_features = len(scales["features"])
-    loose = problem.free.T @ np.ones(problem.n_dofs) > 0.0
-    operators = Operators(problem.levels, stiffness, loose, problem.n_components, n_features, problem.linear)
+    free_mask = problem.free.T @ np.ones(problem.n_dofs) > 0.0
+    operators = Operators(problem.levels, stiffness, free_mask, problem.n_components, n_features, problem.linear)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         return OperatorNetwork(operators, scales, options)

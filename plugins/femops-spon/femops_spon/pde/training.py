@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 from femops.errors import CaseError, NotConverged
 from femops.notation import Array
-from femops.pde.distribution import SAMPLES, Distribution
+from femops.pde.distribution import MIN_SAMPLES, Distribution
 from femops.pde.find import make_problem
 from femops.pde.problem import PDEProblem
 from femops.pde.solver import PDESolver, Samples, draw_inputs
@@ -81,7 +81,7 @@ def stored_samples(problem: PDEProblem, solved: Samples, seed: int) -> dict[str,
         solved: Training samples with solutions.
         seed: Seed of the training samples.
     """
-    drawn = draw_inputs(problem, max(SAMPLES, len(solved.load)), seed)
+    drawn = draw_inputs(problem, max(MIN_SAMPLES, len(solved.load)), seed)
     arrays = {PROBE + name: values[0] for name, values in solved.inputs.items()} | {SOLUTION: solved.solution[0]}
     for name, values in drawn.items():
         arrays |= Distribution.of(values).to_arrays(DISTRIBUTION + name)
