@@ -66,7 +66,7 @@ def solved(rve: RVE, space: PeriodicSpace) -> tuple[Tensor, Array, Array | None]
     """The exact fields, homogenized tangent and row of stress_33 of an RVE of linear phases."""
     solver = RVESolver(rve.discretisation, rve.phases)
     unit = np.eye(rve.discretisation.n_s)
-    solution = solver.solve(unit, solver.virgin_history(len(unit)))
+    solution = solver.solve(unit, solver.virgin_state(len(unit)))
     fields = space.from_free(solution.fluctuation)
     return as_fields(space, fields), solution.stress, solution.stress_33
 

@@ -14,7 +14,6 @@ from femops.meshing import TaggedMesh
 from femops.meshing.box import box
 from femops.notation import Array
 from femops.phases.elastic import ElasticParameters
-from femops.plugins import rve_of_model
 from femops.rve.discretisation import discretise
 from femops.rve.law import NestedLaw
 from femops.rve.outline import Outline
@@ -23,6 +22,7 @@ from femops.rve.spec import RVE, RVEParameters
 from femops.surrogate import TrainedModel
 from femops.surrogate.fields.periodic_space import PeriodicSpace
 from femops.surrogate.store import Origin, write_model
+from femops.surrogate.stored_rve import model_rve
 
 SOFT = {"law": "elastic", "K": 600.0, "G": 300.0}
 STIFF = {"law": "elastic", "K": 43452.0, "G": 29918.0}
@@ -451,7 +451,7 @@ def test_a_stored_rve_keeps_the_periods_that_its_nodes_do_not_tell(tmp_path: Pat
         rve = nested(replace(octagon(), periods=periods), "kinematic", SOFT).rve
         model = TrainedModel({"weights": np.zeros((3, 4))}, {}, rve, -np.ones(3), np.ones(3))
         write_model(tmp_path / name, Origin("toy", "0123"), model, {"a": ElasticParameters(**SOFT)})
-        stored = rve_of_model(tmp_path / name).discretisation
+        stored = model_rve(tmp_path / name).discretisation
         assert stored.volume == rve.discretisation.volume
         assert (stored.volume == pytest.approx(1.0)) == (name == "cell")
         np.testing.assert_array_equal(stored.outline.boundary_nodes, rve.discretisation.outline.boundary_nodes)

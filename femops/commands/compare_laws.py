@@ -16,9 +16,10 @@ from femops.inputs.reading import read_yaml
 from femops.meshing.writing import write_mesh
 from femops.offline.train import trained_model
 from femops.parallel import on_root
-from femops.plugins import rve_of_model
-from femops.surrogate.spec import FamilyParameters, Progress, SurrogateParameters
+from femops.surrogate.family import FamilyParameters
+from femops.surrogate.spec import Progress, SurrogateParameters
 from femops.surrogate.store import read_manifest
+from femops.surrogate.stored_rve import model_rve
 
 OWN, NESTED = "case", "nested"
 
@@ -127,7 +128,7 @@ def _flow(material: Any) -> str:
 
 def _nested_law(model: Path, mesh: Path, path: Path) -> dict[str, Any]:
     """Write the mesh of the RVE of a model and return its nested law."""
-    rve = rve_of_model(model)
+    rve = model_rve(model)
     stored = read_manifest(model).rve
     assert stored is not None
     try:

@@ -279,7 +279,7 @@ class Case(_Block):
 
     @model_validator(mode="after")
     def _rounds_below_tolerance(self) -> Self:
-        single = any(getattr(law, "answers_in_single_precision", False) for law in self.laws().values())
+        single = any(law.in_single_precision for law in self.laws().values())
         if single and self.solver.rtol < _SINGLE_RTOL:
             problem = f"{self.solver.rtol:g} given, but precision: float32 rounds above it; expected at least 1e-6"
             _refuse(problem, "solver.rtol")

@@ -28,6 +28,7 @@ from femops.law import LawContext
 from femops.notation import Array
 from femops.offline.snapshot_store import SnapshotStore, StoreKind, discard_unsound
 from femops.parallel import on_root
+from femops.plugins import get_phase
 from femops.rve.family import FIBRE, Family, Microstructure, microstructure
 from femops.rve.solver import RVESolver, SolverOptions
 from femops.rve.spec import RVE, build_rve
@@ -62,7 +63,7 @@ class FamilyProblem:
 
     Attributes:
         family: The family.
-        context: Context in which the RVEs are built, see `femops.plugins.rve_context`; its ranks share the work.
+        context: Context in which the RVEs are built, whose ranks share the work.
         options: Settings of the RVE solver.
         strain: Macroscale strains of each microstructure, Mandel [-], equal on all ranks, shape (count, n, n_s); None
             if all phases are linear.
@@ -74,18 +75,16 @@ class FamilyProblem:
     strain: Array | None = None
 
 
-def is_linear(family: Family, context: LawContext) -> bool:
+def is_linear(family: Family) -> bool:
     """Return whether all phases of a family are linear, so that the effective tangent determines the response.
 
     Raises:
         CaseError: A law cannot be a phase.
     """
-    if context.phase is None:
-        raise ValueError("expected the context of femops.plugins.rve_context")
     linear = True
     for name, parameters in family.phases.items():
         try:
-            linear &= context.phase(parameters).linear
+            linear &= get_phase(parameters).linear
         except CaseError as error:
             raise error.within(key=f"family.phases.{name}") from error
     return linear
@@ -105,7 +104,7 @@ def solve_family(task: FamilyProblem, folder: Path, watch: Watch | None = None) 
         CaseError: A microstructure cannot be built, or the folder contains another family or other strains.
         NotConverged: An RVE did not converge; the earlier batches are stored.
     """
-    if not is_linear(task.family, task.context) and task.strain is None:
+    if not is_linear(task.family) and task.strain is None:
         raise CaseError("missing, expected with phases that are not linear", key="sampling")
     comm, begin = task.context.comm, time.perf_counter()
 
@@ -183,7 +182,7 @@ def _linear_answers(solver: RVESolver) -> Row:
     """Return the tangent and, in 2D, stress_33 at unit strains; in 3D one unit strain gives the tangent."""
     n_s = solver.discretisation.n_s
     strain = np.eye(n_s) if solver.discretisation.dim == 2 else np.eye(n_s, 1)
-    solution = solver.solve(strain, solver.virgin_history(strain.shape[1]))
+    solution = solver.solve(strain, solver.virgin_state(strain.shape[1]))
     row = {"tangent": solution.tangent[:, :, 0].copy()}
     return row if solution.stress_33 is None else {**row, "stress_33": solution.stress_33}
 
@@ -193,7 +192,7 @@ def _answers(solver: RVESolver, strain: Array) -> Row:
     parts = []
     for start in range(0, len(strain), solver.batch):
         columns = np.ascontiguousarray(strain[start : start + solver.batch].T)
-        solution = solver.solve(columns, solver.virgin_history(columns.shape[1]))
+        solution = solver.solve(columns, solver.virgin_state(columns.shape[1]))
         part = {"strain": columns, "stress": solution.stress, "tangent": solution.tangent}
         parts.append(part if solution.stress_33 is None else {**part, "stress_33": solution.stress_33})
     return {name: np.moveaxis(np.concatenate([one[name] for one in parts], axis=-1), -1, 0) for name in parts[0]}

@@ -21,7 +21,8 @@ from femops.parallel import on_root
 from femops.rve.spec import RVE
 from femops.surrogate.accuracy import Accuracy
 from femops.surrogate.learning.checkpoint import FileCheckpoint, packed_fit, unpacked_fit
-from femops.surrogate.spec import Fit, Progress, SurrogateSpec
+from femops.surrogate.registry import SurrogateSpec
+from femops.surrogate.spec import Fit, Progress
 from femops.surrogate.store import STORE_INTERFACE, Origin, checked_arrays, read_manifest
 
 _PACKAGES = ("numpy", "scipy", "torch", "safetensors", "dolfinx-solver-real")

@@ -18,7 +18,7 @@ from femops.offline import family_store
 from femops.offline.snapshot_store import SnapshotStore, batch_of, discard_unsound, path_and_step
 from femops.output.locks import locked
 from femops.parallel import on_root
-from femops.plugins import get_law, rve_context
+from femops.plugins import get_law
 from femops.rve.family import Family
 from femops.rve.law import NestedLaw, NestedParameters
 from femops.rve.sampling import Sampling, bounds, chosen, load_paths, sobol
@@ -111,7 +111,7 @@ def solve_members(
         CaseError: The strains do not fit the family; see also `femops.offline.family_store.solve_family`.
         NotConverged: An RVE did not converge; the earlier batches are stored.
     """
-    settings, context = study.solver, rve_context(family.dim, path.parent, comm)
+    settings, context = study.solver, LawContext(family.dim, path.parent, comm)
     options = SolverOptions(settings.rtol, settings.max_iter, settings.linear, exact_sensitivities=True)
     try:
         strain = member_strains(study, family, unseen=unseen)
@@ -129,7 +129,7 @@ def member_strains(study: Study, family: Family, *, unseen: bool = False) -> Arr
         CaseError: Strains are given for linear phases or missing for nonlinear ones, or the method is not `sobol`.
     """
     sampling = study.sampling
-    linear = family_store.is_linear(family, rve_context(family.dim))
+    linear = family_store.is_linear(family)
     if linear != (sampling is None):
         problem = "given, but all phases are linear" if linear else "missing, expected strains for a nonlinear phase"
         raise CaseError(problem, key="sampling")

@@ -11,7 +11,7 @@ from femops.offline.train_family import plan_family
 from femops.offline.train_problem import plan_problem
 from femops.offline.train_rve import default_validation, plan_rve
 from femops.output.messages import announce
-from femops.plugins import surrogate_spec
+from femops.surrogate.registry import surrogate_spec
 from femops.surrogate.spec import Progress
 
 __all__ = [

@@ -12,19 +12,19 @@ import numpy as np
 from femops import notation
 from femops.errors import CaseError
 from femops.inputs.study import Study
-from femops.law import LawResponse, MaterialLaw
+from femops.law import LawContext, LawResponse, MaterialLaw
 from femops.notation import Array
 from femops.offline import family_store
 from femops.offline.plan import Plan, check, folder_of, study_hash
 from femops.offline.sample import SampleReport, member_strains, solve_members
 from femops.parallel import on_root_quietly
-from femops.plugins import rve_context
 from femops.rve.family import Family, microstructure
 from femops.rve.law import NestedLaw
 from femops.rve.sampling import bounds
 from femops.rve.spec import RVE, build_rve
 from femops.surrogate.accuracy import Accuracy, accuracy
-from femops.surrogate.spec import Checkpoint, FamilyTask, Fit, Progress, SurrogateSpec, TrainedModel
+from femops.surrogate.registry import SurrogateSpec
+from femops.surrogate.spec import Checkpoint, FamilyTask, Fit, Progress, TrainedModel
 from femops.surrogate.store import write_family_model
 
 _UNSEEN = 1  # distinguishes the random numbers of validation and training
@@ -39,7 +39,7 @@ class FamilyRVEs(Sequence[RVE]):
 
     def __init__(self, family: Family) -> None:
         self.family = family
-        self._context = rve_context(family.dim)
+        self._context = LawContext(family.dim)
 
     def __len__(self) -> int:
         """Number of RVEs."""

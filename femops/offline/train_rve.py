@@ -25,7 +25,8 @@ from femops.rve.solver import SolverOptions
 from femops.rve.spec import RVE
 from femops.surrogate.accuracy import accuracy, speed
 from femops.surrogate.exact import check_elastic
-from femops.surrogate.spec import Checkpoint, Fit, FitTask, Progress, SurrogateSpec, TrainedModel
+from femops.surrogate.registry import SurrogateSpec
+from femops.surrogate.spec import Checkpoint, Fit, FitTask, Progress, TrainedModel
 from femops.surrogate.store import write_model
 
 _VALIDATION_COUNT = 100

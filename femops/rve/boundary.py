@@ -9,7 +9,6 @@ body.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +16,11 @@ import numpy.typing as npt
 from femops.errors import CaseError
 from femops.meshing import TaggedMesh
 from femops.notation import Array
+from femops.rve.conditions import Boundary
 from femops.rve.outline import Outline
 from femops.rve.parallelepiped import Parallelepiped
 from femops.rve.periodicity import faces_match, periodic_masters
 
-Boundary = Literal["periodic", "kinematic", "static"]
 _UNEVEN = (1e-5, 1e-4, 1e-3, 1e-2)
 
 

@@ -158,6 +158,8 @@ class MumpsSolver:
     def __init__(self, pattern: sp.csr_array) -> None:
         from petsc4py import PETSc
 
+        import femops.stack  # noqa: F401
+
         self._petsc = PETSc
         n = int(pattern.shape[0])
         self._csr = (pattern.indptr.astype(PETSc.IntType), pattern.indices.astype(PETSc.IntType))

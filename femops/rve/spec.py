@@ -1,6 +1,6 @@
 """The `rve` block of a case or study, and the discretised RVE built from it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +14,8 @@ from femops.meshing import TaggedMesh
 from femops.notation import Array
 from femops.parallel import on_root
 from femops.phases import Phase
-from femops.rve.boundary import Boundary
+from femops.plugins import get_phase, law_parameters
+from femops.rve.conditions import Boundary
 from femops.rve.discretisation import Discretisation, discretise
 from femops.rve.geometry.cell import edges
 from femops.rve.geometry.generators import (
@@ -109,17 +110,12 @@ def _vectors(periods: list[list[float]], dim: int) -> Array:
     return np.array(periods, dtype=np.float64)
 
 
-phase_readers: list[Callable[[Mapping[str, Any]], LawParameters]] = []
-"""Validator of the laws of phases; `femops.plugins`, which knows the installed laws, registers its single entry."""
-
-
 def valid_phases(phases: dict[str, Any]) -> dict[str, LawParameters]:
     """Validate the constituent laws of a block; called from its pydantic validator.
 
     Args:
         phases: A mapping as in a case file, or valid parameters, for each phase.
     """
-    (read,) = phase_readers
     valid = {}
     for name, mapping in phases.items():
         if isinstance(mapping, LawParameters):
@@ -128,7 +124,7 @@ def valid_phases(phases: dict[str, Any]) -> dict[str, LawParameters]:
         if not isinstance(mapping, Mapping):
             raise NestedError(CaseError(f"{shown(mapping)} given, expected a law with its parameters", key=name))
         try:
-            valid[name] = read(mapping)
+            valid[name] = law_parameters(mapping)
         except CaseError as error:
             raise NestedError(error.within(key=name)) from error
     return valid
@@ -211,12 +207,10 @@ def build_rve(parameters: RVEParameters, context: LawContext) -> RVE:
     Raises:
         CaseError: Geometry, mesh or phases are invalid.
     """
-    if context.phase is None:
-        raise ValueError("no phases in this context; expected femops.plugins.rve_context(dim), or femops.load_law")
     laws: dict[str, Phase] = {}
     for name, phase in parameters.phases.items():
         try:
-            laws[name] = context.phase(phase)
+            laws[name] = get_phase(phase)
         except CaseError as error:
             raise error.within(key=f"phases.{name}") from error
     order = tuple(sorted(laws, key=lambda name: not laws[name].linear))

@@ -78,7 +78,7 @@ class ExactRVE:
         for first in range(0, n, size):
             part = slice(first, min(first + size, n))
             columns = np.ascontiguousarray(strain[part].T)
-            state = self.solver.virgin_history(columns.shape[1])
+            state = self.solver.virgin_state(columns.shape[1])
             guesses = _columns(start, part), _columns(sensitivity, part)
             solution = self.solver.solve(columns, state, *guesses, first)
             answer.stress[part] = solution.stress.T
@@ -97,7 +97,7 @@ class ExactRVE:
             found.append(solution.fluctuation[:, 0])
 
         self.solve(strain[None], start, sensitivity, keep)
-        state = [one[:, :, 0] for one in self.solver.virgin_history(1)]
+        state = [one[:, :, 0] for one in self.solver.virgin_state(1)]
         return micro_fields(self.rve, self.solver, strain, found[0], state)
 
 

@@ -25,8 +25,8 @@ from femops.notation import Array
 from femops.rve.law import NestedLaw
 from femops_equino.law import EquiNOLaw
 from femops_equino.options import EquiNOOptions, EquiNOParameters, OriginalBlock
-from femops_equino.published import OriginalLaw
-from femops_equino.published_modes import displacement_at_points
+from femops_equino.original.law import OriginalLaw
+from femops_equino.original.modes import displacement_at_points
 from femops_equino.surrogate import as_law
 
 N_SNAPSHOTS, N_FEW, N_UNSEEN = 100, 16, 100

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from femops.law import LawContext
 from femops.notation import Array
-from femops.plugins import law_parameters, rve_context
 from femops.rve.family import Family, microstructure
 from femops.rve.solver import RVESolver, SolverOptions
 from femops.rve.spec import RVE, build_rve
@@ -87,15 +87,15 @@ def silent(stage: str, done: int, total: int, note: str = "") -> None:
 
 def members(block: Mapping[str, Any], count: int, seed: int) -> list[RVE]:
     """Return the first members of a family."""
-    family = Family.model_validate({**block, "count": count, "seed": seed}, context={"law_parameters": law_parameters})
-    return [build_rve(microstructure(family, i).parameters, rve_context(family.dim)) for i in range(count)]
+    family = Family.model_validate({**block, "count": count, "seed": seed})
+    return [build_rve(microstructure(family, i).parameters, LawContext(family.dim)) for i in range(count)]
 
 
 def nested_stiffness(rve: RVE, rtol: float = 1e-10) -> Array:
     """Return C̄ of the nested solve, its solver set up anew. Shape (n_s, n_s)."""
     solver = RVESolver(rve.discretisation, rve.phases, rve.boundary, SolverOptions(rtol))
     n_s = rve.discretisation.n_s
-    return solver.solve(np.eye(n_s), solver.virgin_history(n_s)).tangent[:, :, 0]
+    return solver.solve(np.eye(n_s), solver.virgin_state(n_s)).tangent[:, :, 0]
 
 
 def solved(block: Mapping[str, Any], count: int, seed: int) -> list[Group]:

@@ -15,15 +15,15 @@ from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import SolverOptions
 from femops.rve.spec import RVE
 from femops.surrogate import CheckedArrays, ExactRVE, FitTask, TrainedModel, within
-from femops_equino import networks, spline
-from femops_equino.accelerator import accelerator
-from femops_equino.adjoint import Adjoint
-from femops_equino.basis import Basis, Full, full
-from femops_equino.certificate import Gap, Points, Quadratics, energy_gap, relative_error
+from femops_equino.kernels.accelerator import accelerator
+from femops_equino.networks import spline, trained
 from femops_equino.offline import extended
 from femops_equino.options import EquiNOOptions, EquiNOParameters
-from femops_equino.pod import ElasticRVE
-from femops_equino.reduced import DEVIATOR, ReducedModel, ReducedSolution
+from femops_equino.reduced.adjoint import Adjoint
+from femops_equino.reduced.basis import Basis, Full, full
+from femops_equino.reduced.certificate import Gap, Points, Quadratics, energy_gap, relative_error
+from femops_equino.reduced.model import DEVIATOR, ReducedModel, ReducedSolution
+from femops_equino.reduced.pod import ElasticRVE
 
 _MOST_CORRECTIONS = 12
 _CONVERGED = 1e-14
@@ -84,7 +84,7 @@ class EquiNOLaw:
         self.n_state = self.model.n_modes if self.learns else 0
         self.state_fields: Mapping[str, slice] = {}
         self._device: Any = accelerator(parameters.device)
-        self._networks = networks.stored(arrays, parameters.precision, self._device)
+        self._networks = trained.stored(arrays, parameters.precision, self._device)
         self._spline = spline.stored(arrays, parameters.precision) if parameters.potential == "spline" else None
         self._states = arrays.take("states", "T", "n_s")
         self._check()
@@ -146,8 +146,8 @@ class EquiNOLaw:
         """
         fluctuation, stress = self.fields(strain[None])
         solver = self._exact.solver
-        history = [one[:, :, 0] for one in solver.virgin_history(1)]
-        fields = micro_fields(self.rve, solver, strain, fluctuation[:, 0], history)
+        virgin = [one[:, :, 0] for one in solver.virgin_state(1)]
+        fields = micro_fields(self.rve, solver, strain, fluctuation[:, 0], virgin)
         weight = self.rve.discretisation.weight
         of_cells = stress[:, :, 0].reshape(len(stress), *weight.shape)
         return replace(fields, stress=np.einsum("cq,scq->cs", weight / weight.sum(axis=1, keepdims=True), of_cells))
@@ -212,16 +212,16 @@ class EquiNOLaw:
     @cached_property
     def _on_device(self) -> Any:
         """The reduced model on the accelerator."""
-        from femops_equino.torch_newton import TorchNewton  # imports torch
+        from femops_equino.kernels.torch_newton import TorchNewton  # imports torch
 
         return TorchNewton(self.model, self._device, self.parameters.precision)
 
     @cached_property
     def _adjoint(self) -> Any:
-        weights = networks.stored_weights(self._arrays, "coefficients")
+        weights = trained.stored_weights(self._arrays, "coefficients")
         if self._device is None:
             return Adjoint(weights, self.model, self.parameters.precision)
-        from femops_equino.torch_adjoint import TorchAdjoint  # imports torch
+        from femops_equino.kernels.torch_adjoint import TorchAdjoint  # imports torch
 
         return TorchAdjoint(weights, self.model, self._device, self.parameters.precision)
 

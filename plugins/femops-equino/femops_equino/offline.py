@@ -9,12 +9,13 @@ import numpy as np
 from femops.notation import Array
 from femops.rve.sampling import sobol
 from femops.surrogate import FitTask
-from femops_equino import cubature, spline
-from femops_equino.basis import Basis, Full, displacement_candidates, full, stress_candidates
-from femops_equino.certificate import Points, energy_gap, norm, relative_error
+from femops_equino.networks import spline
 from femops_equino.options import EquiNOOptions
-from femops_equino.pod import ElasticRVE, decompose
-from femops_equino.reduced import ReducedModel
+from femops_equino.reduced import cubature
+from femops_equino.reduced.basis import Basis, Full, displacement_candidates, full, stress_candidates
+from femops_equino.reduced.certificate import Points, energy_gap, norm, relative_error
+from femops_equino.reduced.model import ReducedModel
+from femops_equino.reduced.pod import ElasticRVE, decompose
 
 MOST_EVALUATIONS = 12
 CONVERGED = 1e-14

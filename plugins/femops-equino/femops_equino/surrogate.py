@@ -10,11 +10,11 @@ from femops.law import CertifiedLaw
 from femops.notation import Array
 from femops.rve.spec import RVE
 from femops.surrogate import Fit, FitTask, TrainedModel
-from femops_equino import networks, spline
 from femops_equino.law import EquiNOLaw
+from femops_equino.networks import spline, trained
 from femops_equino.offline import offline
 from femops_equino.options import EquiNOOptions, EquiNOParameters
-from femops_equino.reduced import check_phases
+from femops_equino.reduced.model import check_phases
 
 _NOTHING = 1e-9  # relative to the macroscale displacement
 
@@ -28,7 +28,7 @@ def fit(task: FitTask) -> Fit:
     _check_fluctuation(task)
     options: EquiNOOptions = task.options
     if options.mode == "original":
-        from femops_equino.published import fit_original
+        from femops_equino.original.law import fit_original
 
         return fit_original(task)
     begin = time.perf_counter()
@@ -37,7 +37,7 @@ def fit(task: FitTask) -> Fit:
     weights: dict[str, Any] = {}
     losses: dict[str, Any] = {}
     if options.networks is not None:
-        weights, losses = networks.train(task, found)
+        weights, losses = trained.train(task, found)
         seconds["seconds_networks"] = time.perf_counter() - begin - seconds["seconds_reduction"]
     arrays = {
         **found.to_arrays(),
@@ -88,7 +88,7 @@ def as_law(model: TrainedModel, parameters: EquiNOParameters) -> CertifiedLaw:
         CaseError: The parameters request something that the model or this machine does not have.
     """
     if model.settings["mode"] == "original":
-        from femops_equino.published import OriginalLaw
+        from femops_equino.original.law import OriginalLaw
 
         return OriginalLaw(model, parameters)
     return EquiNOLaw(model, parameters)

@@ -7,11 +7,11 @@ from small_rves import RANGE
 
 from femops import CaseError, load_law
 from femops.checks import check_law
-from femops_equino import network
-from femops_equino.adjoint import Adjoint
+from femops_equino.networks import torch_networks
+from femops_equino.networks.evaluation import evaluate_coefficients, prepare
 from femops_equino.options import EquiNOParameters
-from femops_equino.potential import evaluate_coefficients, prepare
-from femops_equino.reduced import DEVIATOR, TRACE, ReducedModel
+from femops_equino.reduced.adjoint import Adjoint
+from femops_equino.reduced.model import DEVIATOR, TRACE, ReducedModel
 
 N_MODES = 7
 
@@ -36,7 +36,7 @@ def elastic(model):
 def random_weights(model, size=1.0):
     n_s = 3 if model.dim == 2 else 6
     linear, scale = elastic(model)[0][:, :n_s], np.full(n_s, RANGE)
-    return network.initial_weights(linear, scale, 0.01 * size * np.linspace(0.5, 2.0, N_MODES), 10, 2, seed=4)
+    return torch_networks.initial_weights(linear, scale, 0.01 * size * np.linspace(0.5, 2.0, N_MODES), 10, 2, seed=4)
 
 
 def strains(n, dim, size=RANGE):

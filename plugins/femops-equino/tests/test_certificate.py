@@ -8,12 +8,12 @@ from small_rves import PHASES
 
 from femops import load_law
 from femops.rve.sampling import sobol
-from femops_equino import certificate
-from femops_equino.admissible import least_gap
-from femops_equino.basis import full
 from femops_equino.law import EquiNOLaw
 from femops_equino.options import EquiNOParameters
-from femops_equino.pod import ElasticRVE
+from femops_equino.reduced import certificate
+from femops_equino.reduced.admissible import least_gap
+from femops_equino.reduced.basis import full
+from femops_equino.reduced.pod import ElasticRVE
 
 NEARLY_PLASTIC = {"law": "saturating", "K": 4780.0, "alpha1": 5.0, "alpha2": 5e-4}
 SOFT = {"law": "saturating", "K": 900.0, "alpha1": 8.0, "alpha2": 4e-3}

@@ -10,12 +10,14 @@ from small_rves import RANGE
 
 from femops import CaseError, load_law
 from femops.surrogate.torch_library import torch
-from femops_equino import accelerator, law, networks
-from femops_equino.adjoint import Adjoint
-from femops_equino.network import initial_weights
-from femops_equino.reduced import DEVIATOR, TRACE, ReducedModel
-from femops_equino.torch_adjoint import TorchAdjoint
-from femops_equino.torch_newton import TorchNewton
+from femops_equino import law
+from femops_equino.kernels import accelerator
+from femops_equino.kernels.torch_adjoint import TorchAdjoint
+from femops_equino.kernels.torch_newton import TorchNewton
+from femops_equino.networks import trained
+from femops_equino.networks.torch_networks import initial_weights
+from femops_equino.reduced.adjoint import Adjoint
+from femops_equino.reduced.model import DEVIATOR, TRACE, ReducedModel
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -67,7 +69,7 @@ def test_points_finish_one_by_one_as_in_the_kernel_and_in_chunks_of_any_size(dev
     start = np.zeros((150, model.n_modes))
     wanted = model.solve(strain, start, 12, 1e-6)
     assert 1.5 < wanted.evaluations < 11.0  # some points end earlier than others
-    monkeypatch.setattr("femops_equino.torch_newton._BUDGET", 1e5)
+    monkeypatch.setattr("femops_equino.kernels.torch_newton._BUDGET", 1e5)
     found = TorchNewton(model, device).solve(strain, start, 12, 1e-6)
     assert found.evaluations == wanted.evaluations
     np.testing.assert_allclose(found.coefficients, wanted.coefficients, rtol=0, atol=1e-12)
@@ -113,8 +115,8 @@ def test_the_law_on_a_device_is_the_law_of_the_kernels(plane, monkeypatch, devic
 
 def test_networks_on_a_device_are_those_of_the_kernels(plane):
     arrays, strain = load_law(plane.model).trained.arrays, strains(20)
-    kernels = networks.stored(arrays, "float64")
-    in_torch = networks.stored(arrays, "float64", torch.device("cpu"))
+    kernels = trained.stored(arrays, "float64")
+    in_torch = trained.stored(arrays, "float64", torch.device("cpu"))
     assert set(kernels) == set(in_torch) == {"potential", "coefficients", "normal"}
     for name in ("coefficients", "normal"):
         expected = kernels[name](strain)
@@ -142,7 +144,7 @@ def test_with_a_driver_auto_takes_the_gpu_that_torch_finds(monkeypatch):
 
 def test_the_law_on_the_cpu_imports_no_torch():
     program = (
-        "import sys, femops, femops_equino.law, femops_equino.accelerator as one\n"
+        "import sys, femops, femops_equino.law, femops_equino.kernels.accelerator as one\n"
         "one._driver = lambda: False\n"
         "assert one.accelerator('auto') is one.accelerator('cpu') is None\n"
         "assert 'torch' not in sys.modules"
@@ -155,7 +157,7 @@ def test_the_law_on_the_cpu_imports_no_torch():
 @pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-12), ("float32", 1e-4)])
 def test_the_adjoint_in_torch_gives_what_the_kernel_gives(device, dim, precision, tolerance, monkeypatch):
     needs(device)
-    monkeypatch.setattr("femops_equino.torch_adjoint._CHUNK", 64)
+    monkeypatch.setattr("femops_equino.kernels.torch_adjoint._CHUNK", 64)
     model, strain = random_model(dim), 2.0 * strains(150, dim)
     inside = np.clip(strain, -RANGE, RANGE)
     rng, n_s = np.random.default_rng(5), strain.shape[1]

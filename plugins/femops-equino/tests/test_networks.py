@@ -7,22 +7,23 @@ from femops.phases.elastic import Elastic
 from femops.phases.saturating import Saturating
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.torch_library import torch
-from femops_equino import network, original
-from femops_equino.minimise import Schedule, Watch
-from femops_equino.potential import (
+from femops_equino.networks import torch_networks
+from femops_equino.networks.evaluation import (
     evaluate_coefficients,
     evaluate_potential,
     expansion,
     prepare,
 )
-from femops_equino.published_networks import evaluate_original
-from femops_equino.training import (
+from femops_equino.networks.minimise import Schedule, Watch
+from femops_equino.networks.training import (
     CoefficientLabels,
     NetworkOptions,
     PotentialLabels,
     train_coefficients,
     train_potential,
 )
+from femops_equino.original import training
+from femops_equino.original.networks import evaluate_original
 
 MATRIX = Saturating(4780.0, 50.0, 0.06)
 SHORT = NetworkOptions(width=8, n_norms=1, schedule=Schedule(adam_steps=20, lbfgs_steps=20, batch=32, save_every=10))
@@ -50,12 +51,12 @@ def strains(n, n_s, seed=1):
 
 
 def random_potential(n_s, width=10, n_norms=2):
-    return network.initial_weights(spd(n_s), np.full(n_s, 0.04), np.array(3.0), width, n_norms, seed=3)
+    return torch_networks.initial_weights(spd(n_s), np.full(n_s, 0.04), np.array(3.0), width, n_norms, seed=3)
 
 
 def random_coefficients(n_s, n_out=7):
     linear = np.random.default_rng(5).standard_normal((n_out, n_s))
-    return network.initial_weights(linear, np.full(n_s, 0.04), np.linspace(0.5, 2.0, n_out), 12, 2, seed=4)
+    return torch_networks.initial_weights(linear, np.full(n_s, 0.04), np.linspace(0.5, 2.0, n_out), 12, 2, seed=4)
 
 
 def matrix_labels(n, seed=1):
@@ -76,8 +77,8 @@ def derivative(values, variable):
 @pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-12), ("float32", 2e-5)])
 def test_kernel_gives_the_derivatives_that_autograd_gives(n_s, precision, tolerance):
     weights, strain = random_potential(n_s), strains(150, n_s)
-    tensors, variable = network.as_tensors(weights), torch.tensor(strain, requires_grad=True)
-    energy, *_ = network.potential(tensors, variable, expansion(tensors))
+    tensors, variable = torch_networks.as_tensors(weights), torch.tensor(strain, requires_grad=True)
+    energy, *_ = torch_networks.potential(tensors, variable, expansion(tensors))
     (stress,) = torch.autograd.grad(energy.sum(), variable, create_graph=True)
     expected = [one.detach().numpy() for one in (energy, stress, derivative(stress, variable))]
     for got, wanted in zip(evaluate_potential(prepare(weights, precision), strain), expected, strict=True):
@@ -90,7 +91,7 @@ def test_potential_in_torch_gives_what_the_kernel_gives(device):
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no accelerator")
     weights, strain = random_potential(3), strains(70, 3)
-    found = network.TorchPotential(weights, device).evaluate(strain)
+    found = torch_networks.TorchPotential(weights, device).evaluate(strain)
     for got, wanted in zip(found, evaluate_potential(prepare(weights), strain), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-11 * np.abs(wanted).max())
 
@@ -115,18 +116,18 @@ def test_any_potential_is_exactly_linear_elastic_at_zero_strain(n_s):
 @pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-12), ("float32", 2e-5)])
 def test_coefficient_kernel_gives_what_torch_gives(precision, tolerance, n_out):
     weights, strain = random_coefficients(3, n_out), strains(150, 3)
-    tensors = network.as_tensors(weights)
-    wanted = network.coefficients(tensors, torch.tensor(strain), expansion(tensors))[0].numpy()
+    tensors = torch_networks.as_tensors(weights)
+    wanted = torch_networks.coefficients(tensors, torch.tensor(strain), expansion(tensors))[0].numpy()
     got = evaluate_coefficients(prepare(weights, precision), strain, n_out)
     np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
 
 
 def test_sensitivities_are_derivatives_of_the_coefficients_and_exact_at_zero_strain():
     weights = random_coefficients(6)
-    tensors, variable = network.as_tensors(weights), torch.tensor(strains(20, 6), requires_grad=True)
-    values, sensitivity = network.coefficients(tensors, variable, expansion(tensors))
+    tensors, variable = torch_networks.as_tensors(weights), torch.tensor(strains(20, 6), requires_grad=True)
+    values, sensitivity = torch_networks.coefficients(tensors, variable, expansion(tensors))
     np.testing.assert_allclose(sensitivity.detach(), derivative(values, variable).detach(), rtol=1e-9, atol=1e-9)
-    _, at_zero = network.coefficients(tensors, torch.zeros(1, 6, dtype=torch.float64), expansion(tensors))
+    _, at_zero = torch_networks.coefficients(tensors, torch.zeros(1, 6, dtype=torch.float64), expansion(tensors))
     np.testing.assert_allclose(at_zero[0], weights["linear"], rtol=1e-10, atol=1e-10)
 
 
@@ -185,7 +186,7 @@ def layered_problem():
         strain_modes[row, :, k] = 1.0, -1.0
         stress_modes[row, :, k] = 1.0
     stress_modes[1, 0, 2] = stress_modes[1, 1, 3] = 1.0
-    return original.OriginalProblem(
+    return training.OriginalProblem(
         strain_modes,
         stress_modes,
         weight=np.array([0.5, 0.5]),
@@ -202,8 +203,8 @@ def layered_problem():
 def test_mismatch_of_a_laminate_leads_to_its_exact_fields(norm):
     problem = layered_problem()
     schedule = Schedule(adam_steps=300, lbfgs_steps=300, batch=32)
-    options = original.OriginalOptions(width=16, depth=2, n_points=4, norm=norm, schedule=schedule)
-    weights = original.train_original(problem, options, watch()).weights
+    options = training.OriginalOptions(width=16, depth=2, n_points=4, norm=norm, schedule=schedule)
+    weights = training.train_original(problem, options, watch()).weights
     strain = strains(50, 3, seed=2)
     answer = evaluate_original(weights, strain)
     jump = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]) @ answer.displacement.T
@@ -219,8 +220,8 @@ def test_mismatch_of_a_laminate_leads_to_its_exact_fields(norm):
 
 def test_tangent_of_the_published_networks_is_the_derivative_of_their_stress():
     schedule = Schedule(adam_steps=2, lbfgs_steps=0, batch=8)
-    options = original.OriginalOptions(width=8, n_points=2, schedule=schedule)
-    weights = original.train_original(layered_problem(), options, watch()).weights
+    options = training.OriginalOptions(width=8, n_points=2, schedule=schedule)
+    weights = training.train_original(layered_problem(), options, watch()).weights
     strain, step = strains(5, 3), 1e-6
     tangent = evaluate_original(weights, strain).tangent
     for k, change in enumerate(step * np.eye(3)):

@@ -19,8 +19,8 @@ from femops.rve.solver import SolverOptions
 from femops.surrogate import FitTask, TrainedModel
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.store import Origin, write_model
-from femops_equino.cubature import Rows, choose
 from femops_equino.options import EquiNOOptions, EquiNOParameters
+from femops_equino.reduced.cubature import Rows, choose
 from femops_equino.surrogate import as_law, fit
 
 COARSE = {"circles": {"circles": [{"center": [0.1, 0.05], "radius": 0.3}], "mesh_size": 0.3, "cell": "triangle"}}

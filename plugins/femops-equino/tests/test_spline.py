@@ -17,10 +17,10 @@ from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import SolverOptions
 from femops.surrogate import FitTask, TrainedModel
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
-from femops_equino import spline
 from femops_equino.law import EquiNOLaw
+from femops_equino.networks import spline
 from femops_equino.options import EquiNOOptions, EquiNOParameters
-from femops_equino.reduced import DEVIATOR, ReducedModel
+from femops_equino.reduced.model import DEVIATOR, ReducedModel
 from femops_equino.surrogate import fit
 
 LOW, HIGH = np.array([-0.04, -0.04, -0.03]), np.array([0.04, 0.04, 0.03])

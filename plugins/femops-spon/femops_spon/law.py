@@ -5,8 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from femops.errors import CaseError
-from femops.law import CertifiedLaw, StrainMeasure
+from femops.law import StrainMeasure
 from femops.notation import Array
 from femops.rve.micro import MicroFields, micro_fields
 from femops.surrogate import ExactRVE, TrainedModel
@@ -24,20 +23,11 @@ class SPONLaw(ABC):
 
     strain_measure = StrainMeasure.SMALL_STRAIN
     n_state = 0
-    learns = False
 
     def __init__(self, model: TrainedModel) -> None:
         self.rve, self.dim = model.rve, model.rve.discretisation.dim
         self.state_fields: Mapping[str, slice] = {}
         self.exact = ExactRVE(model.rve)
-
-    def enriched(self, strain: Array) -> CertifiedLaw:
-        """Refuse: SPON does not support enrichment.
-
-        Raises:
-            CaseError: Always.
-        """
-        raise CaseError("not supported by the law 'spon'; expected false", key="enrich")
 
     def micro_fields(self, strain: Array, state: Array) -> MicroFields:
         """Return the predicted microscale fields at one point.
@@ -47,7 +37,7 @@ class SPONLaw(ABC):
             state: Not used. Shape (0,).
         """
         solver = self.exact.solver
-        virgin = [one[:, :, 0] for one in solver.virgin_history(1)]
+        virgin = [one[:, :, 0] for one in solver.virgin_state(1)]
         return micro_fields(self.rve, solver, strain, self.free_fluctuation(strain), virgin)
 
     def exact_micro_fields(self, strain: Array, state: Array) -> MicroFields:

@@ -5,7 +5,7 @@ import pytest
 
 from femops import CaseError, load_law
 from femops.checks import check_arrays, check_law
-from femops.plugins import law_parameters, rve_context
+from femops.law import LawContext
 from femops.rve.spec import RVEParameters, build_rve
 from femops.surrogate.fields.hyperelastic import HyperelasticFields
 from femops.surrogate.store import read_fit, read_manifest
@@ -80,8 +80,8 @@ def test_the_indicator_tells_the_error(hyperelastic, nested):
 
 def _stored(network):
     """Return the energies of predicted fields and of the exact ones, at the same strains."""
-    parameters = RVEParameters.model_validate(RVE, context={"law_parameters": law_parameters})
-    fields = HyperelasticFields(build_rve(parameters, rve_context(2)))
+    parameters = RVEParameters.model_validate(RVE)
+    fields = HyperelasticFields(build_rve(parameters, LawContext(2)))
     strain = torch.as_tensor(STRAIN)
     predicted, slopes = HyperelasticSPON(network, fields, "float64").predict(strain)
     exact, _ = fields.improve(strain, predicted, slopes, 12, 4)

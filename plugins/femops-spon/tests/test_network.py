@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from femops import CaseError
-from femops.plugins import law_parameters, rve_context
+from femops.law import LawContext
 from femops.rve.family import Family, microstructure
 from femops.rve.spec import RVEParameters, build_rve
 from femops.surrogate.fields.linear import LinearFields
@@ -27,8 +27,8 @@ TURN = np.array([[0.0, -1.0], [1.0, 0.0]])
 
 def _rve(source, dim=2, phases=PHASES):
     given = {**source, "phases": phases}
-    parameters = RVEParameters.model_validate(given, context={"law_parameters": law_parameters})
-    return build_rve(parameters, rve_context(dim))
+    parameters = RVEParameters.model_validate(given)
+    return build_rve(parameters, LawContext(dim))
 
 
 def _voxels(*centres, cells=8, **more):
@@ -40,8 +40,8 @@ def _voxels(*centres, cells=8, **more):
 def _family(count=10):
     inclusions = {"shape": "circles", "number": [1, 2], "volume_fraction": [0.2, 0.4]}
     block = {"count": count, "seed": 3, "mesh": {"cells": 8}, "inclusions": inclusions, "phases": PHASES}
-    family = Family.model_validate(block, context={"law_parameters": law_parameters})
-    rves = [build_rve(microstructure(family, i).parameters, rve_context(2)) for i in range(count)]
+    family = Family.model_validate(block)
+    rves = [build_rve(microstructure(family, i).parameters, LawContext(2)) for i in range(count)]
     problem = LinearFields.of(rves)
     return Group(problem, _exact(problem).numpy())
 

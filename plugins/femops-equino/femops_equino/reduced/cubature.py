@@ -18,7 +18,7 @@ import numpy.typing as npt
 import scipy.linalg
 
 from femops.notation import Array
-from femops_equino.reduced import ReducedModel
+from femops_equino.reduced.model import ReducedModel
 
 _ROUND_OFF = 1e-13  # of the total: what is left then cannot be fitted
 _CHECK_EVERY = 4

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from femops.notation import Array
 from femops.surrogate import chunks
 from femops.surrogate.torch_library import Tensor, torch
-from femops_equino.potential import Precision
-from femops_equino.reduced import ReducedModel, ReducedSolution
+from femops_equino.networks.evaluation import Precision
+from femops_equino.reduced.model import ReducedModel, ReducedSolution
 
 _BUDGET = 1e9  # bytes: fills an accelerator, but leaves memory to other ranks on it
 _SMALLEST = 1e-30  # as in `kernels`

@@ -17,8 +17,8 @@ from femops.notation import Array
 from femops.phases.saturating import Saturating
 from femops.rve.spec import RVE
 from femops.surrogate import CheckedArrays
-from femops_equino import kernels
-from femops_equino.pod import ElasticRVE
+from femops_equino.kernels import newton
+from femops_equino.reduced.pod import ElasticRVE
 
 _LANES = 128
 # Orthonormal deviators: of (11, 22, 12, 33) in plane strain and of (11, 22, 33, 23, 13, 12) in 3D.
@@ -106,7 +106,7 @@ class ReducedModel:
         unfinished, evaluations = np.arange(n), 0
         for _ in range(largest):
             answer = (a, stress, tangent, decrement)
-            kernels.newton(macro, unfinished, self._compiled(dtype), _LANES, answer)
+            newton.newton(macro, unfinished, self._compiled(dtype), _LANES, answer)
             evaluations += len(unfinished)
             unfinished = unfinished[~(decrement[unfinished] <= tolerance)]
             if not len(unfinished):
@@ -124,7 +124,7 @@ class ReducedModel:
     def derivatives(self, z: Array) -> tuple[Array, Array]:
         """Return gradient (n, m) and Hessian (n, m, m) of the energy at z (n, m)."""
         gradient, hessian = np.empty(z.shape), np.empty((*z.shape, z.shape[1]))
-        kernels.derivatives(np.ascontiguousarray(z), self._compiled(np.float64), gradient, hessian)
+        newton.derivatives(np.ascontiguousarray(z), self._compiled(np.float64), gradient, hessian)
         return gradient, hessian
 
     def energy(self, z: Array) -> Array:
@@ -170,7 +170,7 @@ class ReducedModel:
 
     @cached_property
     def _double(self) -> tuple[Array, Array, Array, Array]:
-        missing = -len(self.projection) % kernels.GROUP
+        missing = -len(self.projection) % newton.GROUP
         projection = np.concatenate([self.projection, np.zeros((missing, *self.projection.shape[1:]))])
         parameters = np.concatenate([self.parameters, np.tile([0.0, 1.0, 1.0], (missing, 1))])
         row, column = np.tril_indices(projection.shape[2])

@@ -17,7 +17,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import NoReturn
 
 import numpy as np
 
@@ -31,12 +30,12 @@ from femops.rve.sampling import sobol
 from femops.rve.spec import RVE
 from femops.surrogate import CheckedArrays, ExactRVE, Fit, FitTask, TrainedModel, chunks, within
 from femops.surrogate.exact import check_elastic
-from femops_equino.certificate import Gap, relative_error
 from femops_equino.offline import operators_of
 from femops_equino.options import EquiNOOptions, EquiNOParameters
-from femops_equino.pod import ElasticRVE
-from femops_equino.published_modes import PublishedModes, published_modes
-from femops_equino.published_networks import OriginalResponse, evaluate_original, stored_weights
+from femops_equino.original.modes import PublishedModes, published_modes
+from femops_equino.original.networks import OriginalResponse, evaluate_original, stored_weights
+from femops_equino.reduced.certificate import Gap, relative_error
+from femops_equino.reduced.pod import ElasticRVE
 
 _MODES = 16
 _NETWORKS = "networks."
@@ -76,8 +75,8 @@ def fit_original(task: FitTask) -> Fit:
 def _train(task: FitTask, operators: ElasticRVE, found: PublishedModes) -> tuple[Mapping[str, Array], Array]:
     """Return the weights of both networks and their losses."""
     from femops.surrogate import torch_device  # torch takes seconds to import: only for training
-    from femops_equino.minimise import Schedule, Watch
-    from femops_equino.original import OriginalOptions, OriginalProblem, train_original
+    from femops_equino.networks.minimise import Schedule, Watch
+    from femops_equino.original.training import OriginalOptions, OriginalProblem, train_original
 
     options: EquiNOOptions = task.options
     d = task.rve.discretisation
@@ -136,7 +135,6 @@ class OriginalLaw:
 
     Attributes:
         metric: The norm of stresses in which errors are certified: √(s · metric · s). Shape (n_s, n_s).
-        learns: False; additional modes would need new networks.
         displacement: Φ_u at the free dofs. Shape (n_free, n_displacement_modes).
         stress: Φ_σ at the quadrature points. Shape (n_s · n_points, n_stress_modes).
         weights: Weights of the networks.
@@ -147,7 +145,6 @@ class OriginalLaw:
 
     strain_measure = StrainMeasure.SMALL_STRAIN
     n_state = 0
-    learns = False
 
     def __init__(self, model: TrainedModel, parameters: EquiNOParameters) -> None:
         _check(parameters)
@@ -194,14 +191,6 @@ class OriginalLaw:
         zeros = np.zeros((len(strain), 0)), answer.stress_33, np.zeros(len(strain))
         return LawResponse(answer.stress, answer.tangent, *zeros)
 
-    def enriched(self, strain: Array) -> NoReturn:
-        """Raise an error: the networks cannot be enriched.
-
-        Raises:
-            CaseError: Always.
-        """
-        raise CaseError("mode original cannot learn on the way; expected enrich: false or mode certified", key="enrich")
-
     def fields(self, strain: Array) -> tuple[Array, Array]:
         """Return the networks' fluctuations (n_free, n) and in-plane stresses (n_s, n_points, n)."""
         found = self._networks(strain)
@@ -218,8 +207,8 @@ class OriginalLaw:
         """
         fluctuation, stress = self.fields(strain[None])
         solver, weight = self._exact.solver, self.rve.discretisation.weight
-        history = [one[:, :, 0] for one in solver.virgin_history(1)]
-        fields = micro_fields(self.rve, solver, strain, fluctuation[:, 0], history)
+        virgin = [one[:, :, 0] for one in solver.virgin_state(1)]
+        fields = micro_fields(self.rve, solver, strain, fluctuation[:, 0], virgin)
         mean = weight / weight.sum(axis=1, keepdims=True)
         return replace(fields, stress=np.einsum("cq,scq->cs", mean, stress.reshape(len(strain), *weight.shape)))
 

@@ -30,8 +30,8 @@ from femops.notation import Array
 from femops.phases.saturating import Saturating
 from femops.rve.spec import RVE
 from femops.surrogate import CheckedArrays, chunks
-from femops_equino.admissible import Dual, least_gap
-from femops_equino.reduced import ReducedModel
+from femops_equino.reduced.admissible import Dual, least_gap
+from femops_equino.reduced.model import ReducedModel
 
 _FIELDS_AT_ONCE = 12
 _BYTES_AT_ONCE = 32e6  # about the cache size

@@ -22,8 +22,8 @@ from scipy.interpolate import BSpline, make_interp_spline
 from femops.errors import CaseError
 from femops.notation import Array
 from femops.surrogate import CheckedArrays
-from femops_equino.potential import Precision
-from femops_equino.reduced import ReducedModel
+from femops_equino.networks.evaluation import Precision
+from femops_equino.reduced.model import ReducedModel
 
 _DEGREE = 5
 _GRADING = 1.5

@@ -21,10 +21,10 @@ import numpy.typing as npt
 from femops.notation import Array
 from femops.phases import Phase
 from femops.surrogate.torch_library import Tensor, torch
-from femops_equino.minimise import Loss, Schedule, Watch, minimise
-from femops_equino.network import strain_scale
-from femops_equino.potential import Weights
-from femops_equino.published_networks import network_depth
+from femops_equino.networks.evaluation import Weights
+from femops_equino.networks.minimise import Loss, Schedule, Watch, minimise
+from femops_equino.networks.torch_networks import strain_scale
+from femops_equino.original.networks import network_depth
 
 _NETWORKS = ("displacement", "stress")
 

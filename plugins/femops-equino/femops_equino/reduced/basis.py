@@ -9,9 +9,9 @@ from femops.phases.saturating import Saturating
 from femops.rve.spec import RVE
 from femops.surrogate import CheckedArrays
 from femops.surrogate.spec import Arrays
-from femops_equino.certificate import Points, Quadratics
-from femops_equino.pod import ElasticRVE
-from femops_equino.reduced import DEVIATOR, TRACE, ReducedModel, full_model
+from femops_equino.reduced.certificate import Points, Quadratics
+from femops_equino.reduced.model import DEVIATOR, TRACE, ReducedModel, full_model
+from femops_equino.reduced.pod import ElasticRVE
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import numpy as np
 
 from femops.notation import Array
 from femops.surrogate import CheckedArrays, FitTask
-from femops_equino import potential
+from femops_equino.networks import evaluation
 from femops_equino.offline import Offline, solved, strains_to_learn
 from femops_equino.options import NetworkBlock
-from femops_equino.reduced import ReducedModel
+from femops_equino.reduced.model import ReducedModel
 
 Weights = Mapping[str, Any]
 _NAMES = ("potential", "coefficients", "normal")
@@ -26,8 +26,8 @@ def train(task: FitTask, found: Offline) -> tuple[dict[str, Array], dict[str, Ar
     normal         stress normal to the plane, for `corrections` 0 in plane strain
     """
     from femops.surrogate import torch_device  # torch takes seconds to import: only for training
-    from femops_equino.minimise import Schedule, Watch
-    from femops_equino.training import (
+    from femops_equino.networks.minimise import Schedule, Watch
+    from femops_equino.networks.training import (
         CoefficientLabels,
         NetworkOptions,
         PotentialLabels,
@@ -61,7 +61,7 @@ def train(task: FitTask, found: Offline) -> tuple[dict[str, Array], dict[str, Ar
 
 
 def stored(
-    arrays: Mapping[str, Array] | CheckedArrays, precision: potential.Precision, device: Any = None
+    arrays: Mapping[str, Array] | CheckedArrays, precision: evaluation.Precision, device: Any = None
 ) -> dict[str, Callable[[Array], Any]]:
     """Return the networks of a trained model as functions of strains (n, n_s).
 
@@ -103,16 +103,16 @@ def stored_weights(arrays: Mapping[str, Array] | CheckedArrays, name: str) -> di
     return weights | {key: own.take(key, *shape) for key, shape in shapes.items()}
 
 
-def _on_device(name: str, weights: Weights, precision: potential.Precision, device: Any) -> Callable[[Array], Any]:
+def _on_device(name: str, weights: Weights, precision: evaluation.Precision, device: Any) -> Callable[[Array], Any]:
     if device is not None:
-        from femops_equino import network  # imports torch
+        from femops_equino.networks import torch_networks  # imports torch
 
-        kind = network.TorchPotential if name == "potential" else network.TorchCoefficients
+        kind = torch_networks.TorchPotential if name == "potential" else torch_networks.TorchCoefficients
         return kind(weights, device, precision).evaluate
-    ready = potential.prepare(weights, precision)
+    ready = evaluation.prepare(weights, precision)
     if name == "potential":
-        return partial(potential.evaluate_potential, ready)
-    return partial(potential.evaluate_coefficients, ready, n_out=len(weights["weight_3"]))
+        return partial(evaluation.evaluate_potential, ready)
+    return partial(evaluation.evaluate_coefficients, ready, n_out=len(weights["weight_3"]))
 
 
 def _labels(model: ReducedModel, strain: Array, a: Array) -> dict[str, Array]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from femops.notation import Array
 from femops.surrogate import CheckedArrays
-from femops_equino.potential import Weights, swish
+from femops_equino.networks.evaluation import Weights, swish
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def evaluate_original(weights: Weights, strain: Array) -> OriginalResponse:
     """Evaluate trained networks.
 
     Args:
-        weights: Weights from `femops_equino.original.train_original`.
+        weights: Weights from `femops_equino.original.training.train_original`.
         strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
     """
     displacement, _ = _network(weights, "displacement", strain)

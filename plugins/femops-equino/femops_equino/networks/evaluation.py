@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from array_api_compat import array_namespace
 
-from femops_equino.fused import BLOCK, TILE, coefficients, potential
+from femops_equino.kernels.fused import BLOCK, TILE, coefficients, potential
 
 Weights = Mapping[str, npt.NDArray[Any]]
 Precision = Literal["float64", "float32"]

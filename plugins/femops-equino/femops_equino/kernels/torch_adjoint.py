@@ -4,11 +4,11 @@ import numpy as np
 
 from femops.notation import Array
 from femops.surrogate.torch_library import Tensor, torch
-from femops_equino import network
-from femops_equino.adjoint import AdjointAnswer, answer_of, elasticity
-from femops_equino.potential import Precision, Weights
-from femops_equino.reduced import ReducedModel
-from femops_equino.torch_newton import TorchNewton
+from femops_equino.kernels.torch_newton import TorchNewton
+from femops_equino.networks import torch_networks
+from femops_equino.networks.evaluation import Precision, Weights
+from femops_equino.reduced.adjoint import AdjointAnswer, answer_of, elasticity
+from femops_equino.reduced.model import ReducedModel
 
 _CHUNK = 16384
 
@@ -26,7 +26,7 @@ class TorchAdjoint:
     def __init__(
         self, weights: Weights, model: ReducedModel, device: torch.device | str, precision: Precision = "float64"
     ) -> None:
-        self._weights, self._at_zero = network.on_device(weights, device, precision)
+        self._weights, self._at_zero = torch_networks.on_device(weights, device, precision)
         self._model, self._n_e = TorchNewton(model, device, precision), model.n_e
         like = self._weights["linear"]
         elastic = elasticity(model, weights)
@@ -47,7 +47,7 @@ class TorchAdjoint:
     def _part(self, strain: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
         """Return stresses (n, n_e) and relative decrements (n,)."""
         n_s, n_e, linear = strain.shape[1], self._n_e, self._weights["linear"]
-        a, sensitivity = network.coefficients(self._weights, inside, self._at_zero)
+        a, sensitivity = torch_networks.coefficients(self._weights, inside, self._at_zero)
         z = torch.cat([strain, strain.new_zeros(len(strain), n_e - n_s), a + (strain - inside) @ linear.T], 1)
         gradient = self._model.gradient(z)
         residual = gradient[:, n_e:]

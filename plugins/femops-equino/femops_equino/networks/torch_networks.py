@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from femops.surrogate.torch_library import Tensor, torch
-from femops_equino.potential import FLOOR, Expansion, Precision, Weights, expansion, swish
+from femops_equino.networks.evaluation import FLOOR, Expansion, Precision, Weights, expansion, swish
 
 _CHUNK = 65536
 
@@ -74,7 +74,7 @@ def potential(weights: Mapping[str, Tensor], strain: Tensor, at_zero: Expansion)
     """Return energy (n,), stress (n, n_s) and tangent (n, n_s, n_s) of a potential network.
 
     Args:
-        weights: See `femops_equino.potential`.
+        weights: See `femops_equino.networks.evaluation`.
         strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
         at_zero: Expansion of the network at zero strain, see `expansion`.
     """
@@ -110,7 +110,7 @@ def coefficients(weights: Mapping[str, Tensor], strain: Tensor, at_zero: Expansi
     """Return the coefficients (n, n_out) and their derivatives (n, n_out, n_s).
 
     Args:
-        weights: See `femops_equino.potential`.
+        weights: See `femops_equino.networks.evaluation`.
         strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
         at_zero: Expansion of the network at zero strain, see `expansion`.
     """
@@ -138,7 +138,7 @@ class TorchPotential:
     """A potential network on a device.
 
     Args:
-        weights: See `femops_equino.potential`.
+        weights: See `femops_equino.networks.evaluation`.
         device: A torch device.
         precision: Precision of the evaluation.
     """
@@ -159,7 +159,7 @@ class TorchCoefficients:
     """A coefficient network on a device.
 
     Args:
-        weights: See `femops_equino.potential`.
+        weights: See `femops_equino.networks.evaluation`.
         device: A torch device.
         precision: Precision of the evaluation.
     """

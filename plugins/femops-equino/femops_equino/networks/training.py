@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from femops.notation import Array
 from femops.surrogate.torch_library import Tensor, torch
-from femops_equino import network
-from femops_equino.minimise import Loss, Schedule, Watch, minimise
-from femops_equino.potential import expansion
+from femops_equino.networks import torch_networks
+from femops_equino.networks.evaluation import expansion
+from femops_equino.networks.minimise import Loss, Schedule, Watch, minimise
 
 _SMALL = 0.1
 
@@ -78,7 +78,7 @@ class Trained:
     """A trained network.
 
     Attributes:
-        weights: See `femops_equino.potential`.
+        weights: See `femops_equino.networks.evaluation`.
         losses: Loss at every step.
     """
 
@@ -102,10 +102,10 @@ def train_potential(linear: Array, labels: PotentialLabels, options: NetworkOpti
     strain = labels.strain
     nonlinear = labels.energy - 0.5 * np.einsum("ni,ij,nj->n", strain, linear, strain)
     unit = max(float(np.abs(nonlinear).mean()), 1e-9 * float(np.abs(labels.energy).mean()))
-    start = network.initial_weights(
-        linear, network.strain_scale(strain), np.array(unit), options.width, options.n_norms, options.seed
+    start = torch_networks.initial_weights(
+        linear, torch_networks.strain_scale(strain), np.array(unit), options.width, options.n_norms, options.seed
     )
-    fixed = network.as_tensors(start, options.device)
+    fixed = torch_networks.as_tensors(start, options.device)
     loss = _potential_loss(fixed, _tensors(labels, options.device), options.derivative_weight)
     return _train(start, fixed, loss, len(strain), options, watch)
 
@@ -125,9 +125,9 @@ def train_coefficients(linear: Array, labels: CoefficientLabels, options: Networ
     nonlinear = labels.values - labels.strain @ linear.T
     unit = np.sqrt((nonlinear**2).mean(0))
     unit = np.maximum(unit, 1e-6 * max(float(unit.max()), 1e-300))
-    scale = network.strain_scale(labels.strain)
-    start = network.initial_weights(linear, scale, unit, options.width, options.n_norms, options.seed)
-    fixed = network.as_tensors(start, options.device)
+    scale = torch_networks.strain_scale(labels.strain)
+    start = torch_networks.initial_weights(linear, scale, unit, options.width, options.n_norms, options.seed)
+    fixed = torch_networks.as_tensors(start, options.device)
     loss = _coefficient_loss(fixed, _tensors(labels, options.device), options.derivative_weight)
     return _train(start, fixed, loss, len(labels.strain), options, watch)
 
@@ -135,7 +135,7 @@ def train_coefficients(linear: Array, labels: CoefficientLabels, options: Networ
 def _train(
     start: Weights, fixed: Mapping[str, Tensor], loss: Loss, n_labels: int, options: NetworkOptions, watch: Watch
 ) -> Trained:
-    trained = {name: fixed[name] for name in network.TRAINED}
+    trained = {name: fixed[name] for name in torch_networks.TRAINED}
     found, losses = minimise(trained, loss, n_labels, options.schedule, options.seed, watch)
     return Trained({**start, **{name: one.cpu().numpy() for name, one in found.items()}}, losses)
 
@@ -154,7 +154,7 @@ def _potential_loss(fixed: Mapping[str, Tensor], labels: Mapping[str, Tensor], w
     def loss(trained: Mapping[str, Tensor], rows: Tensor | None) -> Tensor:
         part = slice(None) if rows is None else rows
         weights = {**fixed, **trained}
-        found = network.potential(weights, labels["strain"][part], expansion(weights))
+        found = torch_networks.potential(weights, labels["strain"][part], expansion(weights))
         of_energy = (relative[part] ** 2 * (found[0] - energy[part]) ** 2).mean() / sizes[0]
         of_stress = (relative[part] * ((found[1] @ whiten.T - stress[part]) ** 2).sum(1)).mean() / sizes[1]
         of_tangent = ((whiten @ found[2] @ whiten.T - tangent[part]) ** 2).sum((1, 2)).mean() / sizes[2]
@@ -179,7 +179,7 @@ def _coefficient_loss(fixed: Mapping[str, Tensor], labels: Mapping[str, Tensor],
     def loss(trained: Mapping[str, Tensor], rows: Tensor | None) -> Tensor:
         part = slice(None) if rows is None else rows
         weights = {**fixed, **trained}
-        found = network.coefficients(weights, labels["strain"][part], expansion(weights))
+        found = torch_networks.coefficients(weights, labels["strain"][part], expansion(weights))
         of_values = (relative[part] * ((found[0] @ root - values[part]) ** 2).sum(1)).mean() / sizes[0]
         of_sensitivity = ((root.T @ found[1] - sensitivity[part]) ** 2).sum((1, 2)).mean() / sizes[1]
         return of_values + weight * of_sensitivity

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from femops.notation import Array
-from femops_equino import fused
-from femops_equino.kernels import GROUP
-from femops_equino.potential import Precision, Weights, prepare
-from femops_equino.reduced import ReducedModel
+from femops_equino.kernels import fused
+from femops_equino.kernels.newton import GROUP
+from femops_equino.networks.evaluation import Precision, Weights, prepare
+from femops_equino.reduced.model import ReducedModel
 
 _SMALLEST = 1e-4  # fraction of the training range; at smaller strains the decrement is round-off of the network
 

@@ -1,0 +1,1 @@
+"""EquiNO as published (`mode: original`)."""
