@@ -17,7 +17,7 @@ from femops.surrogate import CheckedArrays, Checkpoint, Progress, state_dict
 from femops.surrogate.fields.linear import LinearFields
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.batches import Batches, BatchOptions, Group, batches, in_precision, tangents
-from femops_spon.network import SPON, MeshMaps, NetworkOptions, cell_features, grid_counts, hierarchy
+from femops_spon.network import SPON, Architecture, MeshMaps, cell_features, grid_counts, hierarchy
 from femops_spon.processor import ProcessorOptions
 
 _FLOOR = 1e-5  # lower limit of the error in the logarithmic loss
@@ -47,7 +47,7 @@ class TrainingOptions:
         save_every: Steps between checkpoints, which are also the points of the curves.
     """
 
-    network: NetworkOptions
+    network: Architecture
     levels: int | None
     steps: int
     batch: int
@@ -109,7 +109,7 @@ def restored(weights: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any
         device: A torch device.
     """
     block = dict(settings["network"])
-    options = NetworkOptions(**{**block, "processor": ProcessorOptions(**block["processor"])})
+    options = Architecture(**{**block, "processor": ProcessorOptions(**block["processor"])})
     network = SPON(int(settings["dim"]), int(settings["levels"]), options)
     found = state_dict(CheckedArrays(weights), network.state_dict())
     network.load_state_dict({name: torch.tensor(one) for name, one in found.items()})

@@ -9,10 +9,10 @@ import scipy.sparse as sp
 
 from femops.errors import CaseError, NotConverged
 from femops.notation import Array
-from femops.pde.distribution import SAMPLES, Distribution
+from femops.pde.distribution import MIN_SAMPLES, Distribution
 from femops.pde.find import make_problem
 from femops.pde.problem import PDEProblem
-from femops.pde.truth import Samples, Solver, draw
+from femops.pde.solver import PDESolver, Samples, draw_inputs
 from femops.surrogate import Checkpoint, Fit, ProblemTask, Progress
 from femops.surrogate.learning.adam import TrainingState
 from femops.surrogate.torch_library import Tensor, torch
@@ -26,8 +26,8 @@ from femops_spon.pde.operator import (
     SOLUTION,
     WEIGHTS,
     Operator,
+    assembled_residual,
     build_network,
-    left_by,
     network_inputs,
 )
 from femops_spon.processor import SparseMap
@@ -51,7 +51,7 @@ def fit_problem(task: ProblemTask) -> Fit:
     _refuse_options_of_families(options)
     checkpoint, progress = task.checkpoint, task.progress
     problem = make_problem(block)
-    solver = Solver(problem)
+    solver = PDESolver(problem)
     begin = time.perf_counter()
     seeds = (2 * block.samples.seed, 2 * block.samples.seed + 1)
     train = solved(solver, block.samples.train, seeds[0], "train", checkpoint, progress)
@@ -81,7 +81,7 @@ def stored_samples(problem: PDEProblem, solved: Samples, seed: int) -> dict[str,
         solved: Training samples with solutions.
         seed: Seed of the training samples.
     """
-    drawn = draw(problem, max(SAMPLES, len(solved.load)), seed)
+    drawn = draw_inputs(problem, max(MIN_SAMPLES, len(solved.load)), seed)
     arrays = {PROBE + name: values[0] for name, values in solved.inputs.items()} | {SOLUTION: solved.solution[0]}
     for name, values in drawn.items():
         arrays |= Distribution.of(values).to_arrays(DISTRIBUTION + name)
@@ -95,13 +95,13 @@ def _refuse_options_of_families(options: SPONOptions) -> None:
         raise CaseError(f"{options.device!r} given, expected cpu in a study with problem", key="surrogate.device")
 
 
-def solved(solver: Solver, count: int, seed: int, name: str, checkpoint: Checkpoint, progress: Progress) -> Samples:
+def solved(solver: PDESolver, count: int, seed: int, name: str, checkpoint: Checkpoint, progress: Progress) -> Samples:
     """Return random samples with their solutions, loaded from the checkpoint if present.
 
     Raises:
         CaseError: Newton's method failed for a sample.
     """
-    inputs = draw(solver.problem, count, seed)
+    inputs = draw_inputs(solver.problem, count, seed)
     saved = checkpoint.load(f"{name}_solutions")
     if saved is not None:
         encoded = solver.encode(inputs)
@@ -119,7 +119,7 @@ def solved(solver: Solver, count: int, seed: int, name: str, checkpoint: Checkpo
     return found
 
 
-def scales_of(solver: Solver, samples: Samples) -> dict[str, Array]:
+def scales_of(solver: PDESolver, samples: Samples) -> dict[str, Array]:
     """Return the normalisation of the cell features; see `OperatorNetwork`."""
     problem = solver.problem
     size, graph = problem.n_components, problem.levels[0].graph
@@ -146,7 +146,7 @@ def free_values(problem: PDEProblem, samples: Samples) -> Array:
 class _Loss:
     """Mean over samples of the relative error of the free values in a norm."""
 
-    def __init__(self, network: OperatorNetwork, solver: Solver, samples: Samples, norm: str) -> None:
+    def __init__(self, network: OperatorNetwork, solver: PDESolver, samples: Samples, norm: str) -> None:
         problem = solver.problem
         self.network, self.solver, self.samples = network, solver, samples
         self.load, self.features = network_inputs(samples, problem.n_components)
@@ -158,7 +158,9 @@ class _Loss:
         self.metric = SparseMap(metric)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        found = self.network(self.load[rows], self.features[rows], left_by(self.solver, self.samples, rows.numpy()))
+        found = self.network(
+            self.load[rows], self.features[rows], assembled_residual(self.solver, self.samples, rows.numpy())
+        )
         error = (found.reshape(len(rows), -1) - self.answer[rows])[..., None]
         squared: Tensor = (error * self.metric(error)).sum((1, 2))
         return (squared / self.size[rows] + _TINY).sqrt().mean()
@@ -166,7 +168,7 @@ class _Loss:
 
 def _trained(
     network: OperatorNetwork,
-    solver: Solver,
+    solver: PDESolver,
     samples: Samples,
     options: SPONOptions,
     checkpoint: Checkpoint,
@@ -212,7 +214,7 @@ def errors(operator: Operator, test: Samples) -> dict[str, float]:
     solution minus lifting.
     """
     problem, begin = operator.problem, time.perf_counter()
-    found = operator.answer(test)
+    found = operator.predict(test)
     seconds = time.perf_counter() - begin
     wrong, beyond = found - test.solution, test.solution - test.lifting
 
