@@ -39,6 +39,7 @@ from femops_equino.reduced.pod import ElasticRVE
 
 _MODES = 16
 _NETWORKS = "networks."
+_RATE, _SAVE_EVERY = 3e-3, 100
 _FIELDS_AT_ONCE = 12
 _BYTES_AT_ONCE = 32e6  # about the cache size
 _PARTS = (0.98, 0.95, 0.9, 0.8, 0.65, 0.5, 0.25, 0.0)  # θ; zero stress is below the strength of every phase
@@ -75,7 +76,7 @@ def fit_original(task: FitTask) -> Fit:
 def _train(task: FitTask, operators: ElasticRVE, found: PublishedModes) -> tuple[Mapping[str, Array], Array]:
     """Return the weights of both networks and their losses."""
     from femops.surrogate import torch_device  # torch takes seconds to import: only for training
-    from femops_equino.networks.minimise import Schedule, Watch
+    from femops.surrogate.learning.loop import Schedule
     from femops_equino.original.training import OriginalOptions, OriginalProblem, train_original
 
     options: EquiNOOptions = task.options
@@ -91,9 +92,10 @@ def _train(task: FitTask, operators: ElasticRVE, found: PublishedModes) -> tuple
         found.displacement_unit,
         found.stress_unit,
     )
-    schedule = Schedule(options.original.adam_steps, options.original.lbfgs_steps, batch=32)
-    settings = OriginalOptions(schedule=schedule, seed=options.seed, device=str(torch_device("auto", 0)))
-    trained = train_original(problem, settings, Watch("mismatch", task.checkpoint, task.progress))
+    block = options.original
+    schedule = Schedule(block.adam_steps, _RATE, _SAVE_EVERY, lbfgs_steps=block.lbfgs_steps, seed=options.seed)
+    settings = OriginalOptions(schedule, device=str(torch_device("auto", 0)))
+    trained = train_original(problem, settings, "mismatch", task.checkpoint, task.progress)
     return trained.weights, trained.losses
 
 
