@@ -218,7 +218,7 @@ def test_mismatch_of_a_laminate_leads_to_its_exact_fields(norm):
     np.testing.assert_allclose(answer.stress, 0.5 * (first + second).T, rtol=0, atol=0.02 * size)
 
 
-def test_tangent_of_the_published_networks_is_the_derivative_of_their_stress():
+def test_tangent_of_the_original_networks_is_the_derivative_of_their_stress():
     schedule = Schedule(adam_steps=2, lbfgs_steps=0, batch=8)
     options = training.OriginalOptions(width=8, n_points=2, schedule=schedule)
     weights = training.train_original(layered_problem(), options, watch()).weights

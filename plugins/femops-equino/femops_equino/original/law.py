@@ -1,4 +1,4 @@
-"""The published EquiNO as a surrogate: plain snapshots, modes in L2 norms, two networks, no corrections.
+"""The original EquiNO as a surrogate: plain snapshots, modes in L2 norms, two networks, no corrections.
 
 Modes result from proper orthogonal decompositions of the fluctuations and, separately, of the stresses, with
 quadrature weights. Every mode is a linear combination of snapshots, so that displacements are periodic and stresses in
@@ -33,7 +33,7 @@ from femops.surrogate import CheckedArrays, ExactRVE, Fit, FitTask, TrainedModel
 from femops.surrogate.exact import check_elastic
 from femops_equino.offline import operators_of
 from femops_equino.options import EquiNOOptions, EquiNOParameters
-from femops_equino.original.modes import PublishedModes, published_modes
+from femops_equino.original.modes import OriginalModes, original_modes
 from femops_equino.original.networks import OriginalResponse, evaluate_original, stored_weights
 from femops_equino.reduced.certificate import Gap, relative_error
 from femops_equino.reduced.pod import ElasticRVE
@@ -46,7 +46,7 @@ _PARTS = (0.98, 0.95, 0.9, 0.8, 0.65, 0.5, 0.25, 0.0)  # θ; zero stress is belo
 
 
 def fit_original(task: FitTask) -> Fit:
-    """Train the published networks; see `EquiNOOptions`, whose `modes` and `stress_modes` are 16 here by default.
+    """Train the original networks; see `EquiNOOptions`, whose `modes` and `stress_modes` are 16 here by default.
 
     Raises:
         CaseError: A phase has internal state.
@@ -55,7 +55,7 @@ def fit_original(task: FitTask) -> Fit:
     options: EquiNOOptions = task.options
     begin = time.perf_counter()
     n_modes = options.modes if "modes" in options.model_fields_set else _MODES
-    found = published_modes(task, n_modes, options.stress_modes or n_modes)
+    found = original_modes(task, n_modes, options.stress_modes or n_modes)
     seconds = {"seconds_reduction": time.perf_counter() - begin}
     operators = operators_of(task)
     weights, losses = _train(task, operators, found)
@@ -73,7 +73,7 @@ def fit_original(task: FitTask) -> Fit:
     return Fit(arrays, settings, metrics, curves, {"Lost by the modes": "number of modes"})
 
 
-def _train(task: FitTask, operators: ElasticRVE, found: PublishedModes) -> tuple[Mapping[str, Array], Array]:
+def _train(task: FitTask, operators: ElasticRVE, found: OriginalModes) -> tuple[Mapping[str, Array], Array]:
     """Return the weights of both networks and their losses."""
     from femops.surrogate import torch_device  # torch takes seconds to import: only for training
     from femops_equino.networks.minimise import Schedule, Watch
@@ -128,7 +128,7 @@ def _check(parameters: EquiNOParameters) -> None:
 
 
 class OriginalLaw:
-    """Law of the published EquiNO, without state and corrections.
+    """Law of the original EquiNO, without state and corrections.
 
     Args:
         model: The trained model.
