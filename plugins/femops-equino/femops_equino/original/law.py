@@ -35,13 +35,13 @@ from femops_equino.offline import operators_of
 from femops_equino.options import EquiNOOptions, EquiNOParameters
 from femops_equino.original.modes import OriginalModes, original_modes
 from femops_equino.original.networks import OriginalResponse, evaluate_original, stored_weights
+from femops_equino.reduced.admissible import CACHE_BYTES
 from femops_equino.reduced.certificate import Gap, relative_error
 from femops_equino.reduced.pod import ElasticRVE
 
 _MODES = 16
 _NETWORKS = "networks."
 _FIELDS_AT_ONCE = 12
-_BYTES_AT_ONCE = 32e6  # about the cache size
 _PARTS = (0.98, 0.95, 0.9, 0.8, 0.65, 0.5, 0.25, 0.0)  # θ; zero stress is below the strength of every phase
 
 
@@ -240,7 +240,7 @@ class OriginalLaw:
     def _bound(self, strain: Array, stress: Array, found: OriginalResponse, theta: float) -> Array:
         """Return the bound with the stress of the networks scaled by θ. Shape (n,)."""
         n_s, n_points, _ = self._strain_modes.shape
-        parts = chunks(len(strain), 8 * n_s * n_points * _FIELDS_AT_ONCE, _BYTES_AT_ONCE)
+        parts = chunks(len(strain), 8 * n_s * n_points * _FIELDS_AT_ONCE, CACHE_BYTES)
         a, b = found.displacement, theta * found.stress_coefficients
         eta = np.concatenate([np.zeros(0), *(self._gap(strain[one], a[one], b[one]) for one in parts)])
         gap = Gap(eta, theta * found.stress, np.ones(len(strain)), a)
