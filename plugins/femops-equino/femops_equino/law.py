@@ -20,8 +20,9 @@ from femops_equino.networks import spline, trained
 from femops_equino.offline import extended
 from femops_equino.options import EquiNOOptions, EquiNOParameters
 from femops_equino.reduced.adjoint import Adjoint
-from femops_equino.reduced.basis import Basis, Full, full
-from femops_equino.reduced.certificate import Gap, Points, Quadratics, energy_gap, relative_error
+from femops_equino.reduced.basis import Basis
+from femops_equino.reduced.certificate import CertificatePoints, Gap, Quadratics, energy_gap, relative_error
+from femops_equino.reduced.full import FullModel, full_model
 from femops_equino.reduced.model import DEVIATOR, ReducedModel, ReducedSolution
 from femops_equino.reduced.pod import ElasticRVE
 
@@ -78,9 +79,9 @@ class EquiNOLaw:
         self._arrays = arrays = _checked(model, self._exact.solver.free.count)
         self.basis = Basis.from_arrays(arrays)
         self.model = ReducedModel.from_arrays("model", arrays, "C")
-        self.exact_parts = Quadratics.from_arrays(arrays)
-        self.points = Points.from_arrays(arrays, model.rve)
-        self.metric = self.exact_parts.metric
+        self.quadratics = Quadratics.from_arrays(arrays)
+        self.indicator_points = CertificatePoints.from_arrays(arrays, model.rve)
+        self.metric = self.quadratics.metric
         self.n_state = self.model.n_modes if self.learns else 0
         self.state_fields: Mapping[str, slice] = {}
         self._device: Any = accelerator(parameters.device)
@@ -192,9 +193,9 @@ class EquiNOLaw:
         return ElasticRVE(self.trained.rve, free.of, free.count)
 
     @cached_property
-    def full(self) -> Full:
+    def full(self) -> FullModel:
         """The reduced model with all quadrature points, built on first use."""
-        return full(self.trained.rve, self.operators, self.basis)
+        return full_model(self.trained.rve, self.operators, self.basis)
 
     def _check(self) -> None:
         parameters = self.parameters
@@ -299,5 +300,5 @@ class EquiNOLaw:
             coefficients = self._start(strain, state)
         else:
             coefficients = self._coefficients(strain, state)
-        points = self.full.points if kind == "bound" else self.points
-        return energy_gap(points, self.exact_parts, self.model, strain, coefficients)
+        points = self.full.points if kind == "bound" else self.indicator_points
+        return energy_gap(points, self.quadratics, self.model, strain, coefficients)

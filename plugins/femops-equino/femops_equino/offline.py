@@ -12,8 +12,9 @@ from femops.surrogate import FitTask
 from femops_equino.networks import spline
 from femops_equino.options import EquiNOOptions
 from femops_equino.reduced import cubature
-from femops_equino.reduced.basis import Basis, Full, displacement_candidates, full, stress_candidates
-from femops_equino.reduced.certificate import Points, energy_gap, norm, relative_error
+from femops_equino.reduced.basis import Basis, displacement_candidates, stress_candidates
+from femops_equino.reduced.certificate import CertificatePoints, energy_gap, norm, relative_error
+from femops_equino.reduced.full import FullModel, full_model
 from femops_equino.reduced.model import ReducedModel
 from femops_equino.reduced.pod import ElasticRVE, decompose
 
@@ -34,7 +35,7 @@ class Offline:
         basis: Modes.
         full: Reduced model with all quadrature points.
         model: Reduced model with cubature points.
-        points: Points of the indicator.
+        points: CertificatePoints of the indicator.
         states: Strains used to choose the points, Mandel [-]. Shape (T, n_s).
         lost: Relative norm of displacements and stresses lost by the first k modes, k = 0, 1, …; see `Modes`.
         errors: Median relative stress error by number of cubature points.
@@ -42,9 +43,9 @@ class Offline:
     """
 
     basis: Basis
-    full: Full
+    full: FullModel
     model: ReducedModel
-    points: Points
+    points: CertificatePoints
     states: Array
     lost: Mapping[str, Array]
     errors: Mapping[int, float]
@@ -59,7 +60,7 @@ class Offline:
             "states": self.states,
             **self.model.to_arrays("model"),
             **self.points.to_arrays(),
-            **self.full.exact.to_arrays(),
+            **self.full.quadratics.to_arrays(),
             **self.spline,
         }
 
@@ -82,10 +83,10 @@ def offline(task: FitTask) -> Offline:
     snapshots = _greedy(task, operators, snapshots)
     task.progress("modes", 0, 1)
     basis, lost = _basis(task, operators, snapshots)
-    everything = full(task.rve, operators, basis)
+    full = full_model(task.rve, operators, basis)
     task.progress("modes", 1, 1)
     states = np.concatenate([snapshots["strain"], strains_to_learn(task, options.states, options.seed + 1)])
-    found = _with_points(task, everything, basis, states, lost)
+    found = _with_points(task, full, basis, states, lost)
     return found if options.spline is None else replace(found, spline=_spline(task, found))
 
 
@@ -103,10 +104,10 @@ def strains_to_learn(task: FitTask, count: int, seed: int) -> Array:
     return strain
 
 
-def _with_points(task: FitTask, everything: Full, basis: Basis, states: Array, lost: Mapping[str, Array]) -> Offline:
-    z = everything.model.extended(states, solved(everything.model, basis, states))
-    model, errors = _cubature(task, everything, states, z)
-    return Offline(basis, everything, model, _indicator_points(task, everything, z), states, lost, errors)
+def _with_points(task: FitTask, full: FullModel, basis: Basis, states: Array, lost: Mapping[str, Array]) -> Offline:
+    z = full.model.extended(states, solved(full.model, basis, states))
+    model, errors = _cubature(task, full, states, z)
+    return Offline(basis, full, model, _indicator_points(task, full, z), states, lost, errors)
 
 
 def extended(task: FitTask, basis: Basis, states: Array, strain: Array) -> Offline:
@@ -122,11 +123,11 @@ def extended(task: FitTask, basis: Basis, states: Array, strain: Array) -> Offli
     """
     operators, snapshots = operators_of(task), solve_snapshots(task, strain)
     more, lost = _basis(task, operators, snapshots, basis)
-    everything = full(task.rve, operators, more)
+    full = full_model(task.rve, operators, more)
     on_the_way = [part * strain for part in (0.5, 0.75, 1.0)]
-    points = int(task.options.points * everything.model.n_modes / basis.displacement.shape[1])
+    points = int(task.options.points * full.model.n_modes / basis.displacement.shape[1])
     task = replace(task, options=task.options.model_copy(update={"points": points}))
-    return _with_points(task, everything, more, np.concatenate([states, *on_the_way]), lost)
+    return _with_points(task, full, more, np.concatenate([states, *on_the_way]), lost)
 
 
 _NEEDED = ("strain", "fluctuation", "sensitivity", "phase_stress", "phase_stress_sensitivity")
@@ -168,10 +169,10 @@ def _greedy(task: FitTask, operators: ElasticRVE, snapshots: Mapping[str, Any]) 
     for number in range(len(found.get("strain", ())), options.greedy):
         task.progress("greedy snapshots", number, options.greedy)
         basis, _ = _basis(task, operators, _joined(snapshots, found))
-        everything = full(task.rve, operators, basis)
-        a = solved(everything.model, basis, pool)
-        gap = energy_gap(everything.points, everything.exact, everything.model, pool, a)
-        error = relative_error(pool, gap.stress, gap, everything.exact.metric, "indicator")
+        full = full_model(task.rve, operators, basis)
+        a = solved(full.model, basis, pool)
+        gap = energy_gap(full.points, full.quadratics, full.model, pool, a)
+        error = relative_error(pool, gap.stress, gap, full.quadratics.metric, "indicator")
         worst = int(np.argmax(np.where(np.isfinite(error), error, np.inf)))
         found = _joined(found, solve_snapshots(task, pool[worst : worst + 1]))
         task.checkpoint.save("greedy", found)
@@ -192,23 +193,23 @@ def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return {name: np.concatenate([one[name], other[name]]) for name in _NEEDED}
 
 
-def _cubature(task: FitTask, everything: Full, states: Array, z: Array) -> tuple[ReducedModel, dict[int, float]]:
+def _cubature(task: FitTask, full: FullModel, states: Array, z: Array) -> tuple[ReducedModel, dict[int, float]]:
     """Choose cubature points until the stress error is below `cubature_tolerance`."""
     options: EquiNOOptions = task.options
-    start = z[:, everything.model.n_e :]
-    truth = everything.model.solve(states, start, MOST_EVALUATIONS, CONVERGED).stress
-    metric = everything.exact.metric
+    start = z[:, full.model.n_e :]
+    truth = full.model.solve(states, start, MOST_EVALUATIONS, CONVERGED).stress
+    metric = full.quadratics.metric
     size = norm(truth, metric)
     errors: dict[int, float] = {}
 
     def good_enough(chosen: Any, factor: Array) -> bool:
-        found = everything.model.sampled(chosen, factor).solve(states, start, MOST_EVALUATIONS, CONVERGED)
+        found = full.model.sampled(chosen, factor).solve(states, start, MOST_EVALUATIONS, CONVERGED)
         error = norm(found.stress - truth, metric)[size > 0.0] / size[size > 0.0]
         errors[len(chosen)] = float(np.median(error))
         return errors[len(chosen)] <= options.cubature_tolerance
 
     def find() -> dict[str, Any]:
-        rows = cubature.rows(everything.model, metric, z, _ALPHA, cubature.n_rows(options.points), options.seed)
+        rows = cubature.rows(full.model, metric, z, _ALPHA, cubature.n_rows(options.points), options.seed)
         return _sorted(cubature.choose(rows, options.points, good_enough, _watch(task, "cubature")))
 
     found = _stage(task, "cubature", find)
@@ -219,21 +220,21 @@ def _cubature(task: FitTask, everything: Full, states: Array, z: Array) -> tuple
     note = f"{len(found['points'])} points, stress error {reached:.1e}"
     more = f", above cubature_tolerance {options.cubature_tolerance:g}: allow more points" if missed else ""
     task.progress("cubature", options.points, options.points, note + more)
-    return everything.model.sampled(found["points"], found["factor"]), errors
+    return full.model.sampled(found["points"], found["factor"]), errors
 
 
-def _indicator_points(task: FitTask, everything: Full, z: Array) -> Points:
+def _indicator_points(task: FitTask, full: FullModel, z: Array) -> CertificatePoints:
     """Choose points that also integrate ∂W/∂a and the admissible stress."""
     options: EquiNOOptions = task.options
 
     def find() -> dict[str, Any]:
-        n, extra = cubature.n_rows(options.certificate_points), everything.points.projection
-        rows = cubature.rows(everything.model, everything.exact.metric, z[::2], 1.0, n, options.seed, extra)
+        n, extra = cubature.n_rows(options.certificate_points), full.points.projection
+        rows = cubature.rows(full.model, full.quadratics.metric, z[::2], 1.0, n, options.seed, extra)
         watch = _watch(task, "indicator points")
         return _sorted(cubature.choose(rows, options.certificate_points, lambda chosen, factor: False, watch))
 
     found = _stage(task, "indicator", find)
-    return everything.points.sampled(found["points"], found["factor"])
+    return full.points.sampled(found["points"], found["factor"])
 
 
 def _sorted(found: tuple[Any, Array]) -> dict[str, Any]:

@@ -197,7 +197,7 @@ def test_modes_are_orthonormal_in_energy_and_hold_elasticity_first(law):
 
 @pytest.mark.parametrize("model", ["model", "indicator"])
 def test_weights_of_the_cubature_are_positive_and_fill_the_matrix(law, model):
-    found = law.model if model == "model" else law.points.model
+    found = law.model if model == "model" else law.indicator_points.model
     weight = found.parameters[:, 0]
     assert (weight > 0.0).all()
     assert weight.sum() == pytest.approx(law.full.model.parameters[:, 0].sum(), rel=0.05)

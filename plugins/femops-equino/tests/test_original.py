@@ -1,4 +1,4 @@
-"""EquiNO as published, as a surrogate: modes, admissible fields, the law's contract, a bound that holds."""
+"""The original EquiNO as a surrogate: modes, admissible fields, the law's contract, a bound that holds."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import SolverOptions
 from femops.surrogate import FitTask, TrainedModel
 from femops_equino.options import EquiNOOptions, EquiNOParameters
-from femops_equino.original.modes import displacement_at_points, published_modes
+from femops_equino.original.modes import displacement_at_points, original_modes
 from femops_equino.surrogate import as_law, fit
 
 RVE = {
@@ -65,7 +65,7 @@ def answer_of(law, strain):
 
 
 def test_modes_are_orthonormal_by_quadrature_and_represent_the_snapshots(task):
-    modes = published_modes(task, 100, 100)
+    modes = original_modes(task, 100, 100)
     d = task.rve.discretisation
     weight = d.weight.ravel()
     displacement = displacement_at_points(task.rve, task.solver.solver.full_fluctuation(modes.displacement))

@@ -106,8 +106,10 @@ def _on_device(name: str, weights: Weights, precision: evaluation.Precision, dev
     if device is not None:
         from femops_equino.networks import torch_networks  # imports torch
 
-        kind = torch_networks.TorchPotential if name == "potential" else torch_networks.TorchCoefficients
-        return kind(weights, device, precision).evaluate
+        there = torch_networks.on_device(weights, device, precision)
+        if name == "potential":
+            return partial(torch_networks.evaluate_potential, *there)
+        return partial(torch_networks.evaluate_coefficients, *there)
     ready = evaluation.prepare(weights, precision)
     if name == "potential":
         return partial(evaluation.evaluate_potential, ready)

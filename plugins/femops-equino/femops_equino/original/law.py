@@ -1,4 +1,4 @@
-"""The published EquiNO as a surrogate: plain snapshots, modes in L2 norms, two networks, no corrections.
+"""The original EquiNO as a surrogate: plain snapshots, modes in L2 norms, two networks, no corrections.
 
 Modes result from proper orthogonal decompositions of the fluctuations and, separately, of the stresses, with
 quadrature weights. Every mode is a linear combination of snapshots, so that displacements are periodic and stresses in
@@ -32,8 +32,9 @@ from femops.surrogate import CheckedArrays, ExactRVE, Fit, FitTask, TrainedModel
 from femops.surrogate.exact import check_elastic
 from femops_equino.offline import operators_of
 from femops_equino.options import EquiNOOptions, EquiNOParameters
-from femops_equino.original.modes import PublishedModes, published_modes
+from femops_equino.original.modes import OriginalModes, original_modes
 from femops_equino.original.networks import OriginalResponse, evaluate_original, stored_weights
+from femops_equino.reduced.admissible import CACHE_BYTES
 from femops_equino.reduced.certificate import Gap, relative_error
 from femops_equino.reduced.pod import ElasticRVE
 
@@ -41,12 +42,11 @@ _MODES = 16
 _NETWORKS = "networks."
 _RATE, _SAVE_EVERY = 3e-3, 100
 _FIELDS_AT_ONCE = 12
-_BYTES_AT_ONCE = 32e6  # about the cache size
 _PARTS = (0.98, 0.95, 0.9, 0.8, 0.65, 0.5, 0.25, 0.0)  # θ; zero stress is below the strength of every phase
 
 
 def fit_original(task: FitTask) -> Fit:
-    """Train the published networks; see `EquiNOOptions`, whose `modes` and `stress_modes` are 16 here by default.
+    """Train the original networks; see `EquiNOOptions`, whose `modes` and `stress_modes` are 16 here by default.
 
     Raises:
         CaseError: A phase has internal state.
@@ -55,7 +55,7 @@ def fit_original(task: FitTask) -> Fit:
     options: EquiNOOptions = task.options
     begin = time.perf_counter()
     n_modes = options.modes if "modes" in options.model_fields_set else _MODES
-    found = published_modes(task, n_modes, options.stress_modes or n_modes)
+    found = original_modes(task, n_modes, options.stress_modes or n_modes)
     seconds = {"seconds_reduction": time.perf_counter() - begin}
     operators = operators_of(task)
     weights, losses = _train(task, operators, found)
@@ -73,7 +73,7 @@ def fit_original(task: FitTask) -> Fit:
     return Fit(arrays, settings, metrics, curves, {"Lost by the modes": "number of modes"})
 
 
-def _train(task: FitTask, operators: ElasticRVE, found: PublishedModes) -> tuple[Mapping[str, Array], Array]:
+def _train(task: FitTask, operators: ElasticRVE, found: OriginalModes) -> tuple[Mapping[str, Array], Array]:
     """Return the weights of both networks and their losses."""
     from femops.surrogate import torch_device  # torch takes seconds to import: only for training
     from femops.surrogate.learning.loop import Schedule
@@ -129,7 +129,7 @@ def _check(parameters: EquiNOParameters) -> None:
 
 
 class OriginalLaw:
-    """Law of the published EquiNO, without state and corrections.
+    """Law of the original EquiNO, without state and corrections.
 
     Args:
         model: The trained model.
@@ -231,7 +231,7 @@ class OriginalLaw:
     def _bound(self, strain: Array, stress: Array, found: OriginalResponse, theta: float) -> Array:
         """Return the bound with the stress of the networks scaled by θ. Shape (n,)."""
         n_s, n_points, _ = self._strain_modes.shape
-        parts = chunks(len(strain), 8 * n_s * n_points * _FIELDS_AT_ONCE, _BYTES_AT_ONCE)
+        parts = chunks(len(strain), 8 * n_s * n_points * _FIELDS_AT_ONCE, CACHE_BYTES)
         a, b = found.displacement, theta * found.stress_coefficients
         eta = np.concatenate([np.zeros(0), *(self._gap(strain[one], a[one], b[one]) for one in parts)])
         gap = Gap(eta, theta * found.stress, np.ones(len(strain)), a)

@@ -1,4 +1,4 @@
-"""Training of the published EquiNO: two networks for displacement and stress coefficients, without labels.
+"""Training of the original EquiNO: two networks for displacement and stress coefficients, without labels.
 
 Eivazi, Tröger, Wittek, Hartmann, Rausch, J. Comput. Phys. 554 (2026) 114745, arXiv 2504.07976. The fluctuation is
 Φ_u a(E) and the stress Φ_σ b(E), which is in equilibrium for any b; the loss is the constitutive mismatch,
