@@ -110,7 +110,7 @@ def test_adam_and_lbfgs_lower_the_loss_and_tell_it_at_each_checkpoint() -> None:
     schedule = Schedule(adam_steps=90, rate=0.05, save_every=40, lbfgs_steps=30)
     losses = trained(Regression(), schedule, progress=progress).losses
     assert losses[90] < 0.5 * float(Regression()().detach()) and losses[-1] < 0.05 * losses[90]
-    assert told == [("net", done, 120, f"loss {losses[done - 1]:.1e}") for done in (40, 80, 90, 120)]
+    assert told == [("net", done, 120, f"loss {losses[done - 1]:.2e}") for done in (40, 80, 90, 120)]
 
 
 def test_what_is_measured_becomes_curves_also_over_an_interruption() -> None:

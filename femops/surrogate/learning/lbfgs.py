@@ -3,9 +3,9 @@
 With a few thousand weights and smooth, exact samples, L-BFGS in double precision reaches lower losses than Adam:
 curvature information matters more than cheap steps. On the three networks of a small EquiNO model (402 to 1906
 weights, 1500 labels, two seeds), torch's L-BFGS with its loss scaled as here ended within 5 % of an L-BFGS with
-bisection for the weak Wolfe conditions, after as many evaluations and in 75 to 95 % of its time, and the median error
-of the networks at unseen strains was the same within 5 %. Without the scale, the loss of one network stalled at ten
-times that.
+bisection for the weak Wolfe conditions, after as many evaluations and in 76 to 96 % of its time, and the median error
+of the networks at unseen strains was the same within 5 %. Without the scale, the loss of one network stalled at 6 to
+11 times that.
 """
 
 from collections.abc import Callable, Iterable, Iterator

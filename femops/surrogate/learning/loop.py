@@ -144,7 +144,7 @@ class Training:
         state |= {_WEIGHTS + name: _array(one) for name, one in self._weights.items()}
         state |= {_SLOTS + name: values for name, values in slots.items()}
         self._checkpoint.save(self._name, state)
-        note = ", ".join(f"{name} {value:.1e}" for name, value in (measured or {"loss": self.losses[-1]}).items())
+        note = ", ".join(f"{name} {value:.2e}" for name, value in (measured or {"loss": self.losses[-1]}).items())
         self._progress(self._name, self.step, self._schedule.steps, note)
 
     def _restore(self, saved: Arrays) -> None:

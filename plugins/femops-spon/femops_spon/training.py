@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from femops.notation import Array
 from femops.surrogate import CheckedArrays, Checkpoint, Progress, state_dict
 from femops.surrogate.fields.linear import LinearFields
 from femops.surrogate.learning.loop import Schedule, Training
+from femops.surrogate.spec import Arrays
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.batches import Batches, BatchOptions, Group, batches, in_precision, tangents
 from femops_spon.network import SPON, Architecture, MeshMaps, cell_features, grid_counts, hierarchy
@@ -25,7 +25,6 @@ _FLOOR = 1e-5  # lower limit of the error in the logarithmic loss
 _LARGEST_GRADIENT, _WARM_UP = 1.0, 30
 _CHUNK = 32
 
-Weights = dict[str, npt.NDArray[Any]]
 Precision = Literal["float32", "float64"]
 
 
@@ -66,7 +65,7 @@ class Trained:
         curves: Median energy error of the training and the validation set, at each checkpoint.
     """
 
-    weights: Weights
+    weights: Arrays
     settings: Mapping[str, Any]
     curves: Mapping[str, Array]
 
@@ -97,7 +96,7 @@ def train(groups: Sequence[Group], options: TrainingOptions, checkpoint: Checkpo
     return Trained(weights, settings, curves)
 
 
-def restored(weights: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any], device: Any = "cpu") -> SPON:
+def restored(weights: Arrays, settings: Mapping[str, Any], device: Any = "cpu") -> SPON:
     """Return a trained network.
 
     Args:
