@@ -20,8 +20,8 @@ FLOORS = [
     {"surrogate"},
     {"pde"},
     {"builtin", "loading"},
-    {"inputs"},
     {"macro"},
+    {"inputs"},
     {"offline"},
     {"commands"},
 ]
