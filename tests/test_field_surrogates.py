@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import scipy.linalg
 
 from femops import CaseError
 from femops.meshing.box import grid
@@ -21,7 +22,7 @@ from femops.rve.spec import RVE
 from femops.surrogate.exact import ExactRVE
 from femops.surrogate.fields.homogeneous import homogeneous_solver, homogeneous_stiffness
 from femops.surrogate.fields.hyperelastic import HyperelasticFields
-from femops.surrogate.fields.linear import LinearFields
+from femops.surrogate.fields.linear import LinearFields, stress_error_bound
 from femops.surrogate.fields.multigrid import Multigrid, galerkin, grid_prolongations, periodic_grid
 from femops.surrogate.fields.periodic_space import PeriodicSpace
 from femops.surrogate.torch_library import Tensor, torch
@@ -170,6 +171,26 @@ def test_the_error_of_any_fields_is_positive_and_bounded(kind: str) -> None:
         assert np.linalg.eigvalsh(error).min() > -slack
         assert np.linalg.eigvalsh(bound - error).min() > -slack
         assert scale == 0.0 or bound.trace() < 200.0 * error.trace()  # the contrast at most, about
+
+
+def test_the_bound_of_the_stress_error_is_attained_in_the_worst_strain_and_never_exceeded() -> None:
+    rng = np.random.default_rng(0)
+    roots = rng.normal(size=(2, 3, 3))
+    bound, exact = roots[0] @ roots[0].T, roots[1] @ roots[1].T + np.eye(3)
+    stiffness = exact + bound
+    values, vectors = scipy.linalg.eigh(bound, stiffness)
+
+    def norm(stress: Array) -> Array:
+        return np.asarray(np.sqrt(np.einsum("ns,st,nt->n", stress, np.linalg.inv(stiffness), stress)))
+
+    worst = vectors[:, -1:].T
+    assert stress_error_bound(worst, stiffness, bound)[0] == pytest.approx(values[-1], rel=1e-10)
+    assert (norm(worst @ bound) / norm(worst @ stiffness))[0] == pytest.approx(values[-1], rel=1e-10)
+    strain = rng.normal(size=(200, 3))
+    for root in (roots[0], roots[0] * [1.0, 0.0, 0.0]):  # 0 ≤ ΔC ≤ Δ
+        error = norm(strain @ (root @ root.T)) / norm(strain @ stiffness)
+        assert (stress_error_bound(strain, stiffness, bound) >= error * (1.0 - 1e-12)).all()
+    assert stress_error_bound(np.zeros((1, 3)), stiffness, bound)[0] == 0.0
 
 
 @pytest.mark.parametrize("cell", ["quad", "hexahedron"])
