@@ -11,6 +11,7 @@ import pytest
 from toy_surrogate import ToyTraining, installed_toy
 
 from femops.commands import cli
+from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import RVESolver
 
 
@@ -39,12 +40,22 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ToyTraining
 @pytest.fixture
 def solves(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the RVEs that are solved."""
-    counts: list[int] = []
-    solve = RVESolver.solve
+    return _counted(monkeypatch, RVESolver, lambda strain: strain.shape[1])
 
-    def counting(self: RVESolver, strain: Any, *rest: Any) -> Any:
-        counts.append(strain.shape[1])
+
+@pytest.fixture
+def solved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count the snapshots that are solved."""
+    return _counted(monkeypatch, SnapshotSolver, len)
+
+
+def _counted(monkeypatch: pytest.MonkeyPatch, solver: Any, size: Callable[[Any], int]) -> list[int]:
+    counts: list[int] = []
+    solve = solver.solve
+
+    def counting(self: Any, strain: Any, *rest: Any) -> Any:
+        counts.append(size(strain))
         return solve(self, strain, *rest)
 
-    monkeypatch.setattr(RVESolver, "solve", counting)
+    monkeypatch.setattr(solver, "solve", counting)
     return counts

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from command_line import ended
+from command_line import Femops, ended
 from helpers import ELASTIC, SATURATING
 from mpi4py import MPI
 from rich.console import Console
@@ -24,24 +25,9 @@ from femops.offline.sample import sample
 from femops.offline.train import default_validation
 from femops.output import training_plots
 from femops.rve.sampling import bounds
-from femops.rve.snapshots import SnapshotSolver
 from femops.surrogate.accuracy import Accuracy
 
 pytestmark = pytest.mark.usefixtures("toy")
-
-
-@pytest.fixture
-def solved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count the snapshots that are solved."""
-    counts: list[int] = []
-    solve = SnapshotSolver.solve
-
-    def counting(self: SnapshotSolver, strain: Any, *rest: Any) -> Any:
-        counts.append(len(strain))
-        return solve(self, strain, *rest)
-
-    monkeypatch.setattr(SnapshotSolver, "solve", counting)
-    return counts
 
 
 def test_a_damaged_model_is_trained_again_instead_of_found(toy: ToyTraining) -> None:
@@ -185,6 +171,15 @@ def test_a_study_to_train_can_be_sampled_and_its_snapshots_are_used(solved: list
     report = trained()
     assert sum(solved) == 32 + 12
     assert report.metrics["seconds"]["sampling"] is None
+
+
+def test_the_command_that_sample_suggests_trains_on_its_snapshots(run: Femops, solved: list[int]) -> None:
+    study_file()
+    fewer = ("--set", "sampling.count=16")
+    suggested = re.search(r"Train on them with: femops (.*) and the same --set\n", run("sample", "study.yaml", *fewer))
+    assert suggested and sum(solved) == 16
+    run(*suggested[1].split(), *fewer)
+    assert sum(solved) == 16 + 12
 
 
 def test_the_command_trains_and_tells_what_came_out(capsys: pytest.CaptureFixture[str]) -> None:
