@@ -55,6 +55,17 @@ def test_a_run_that_fails_at_once_in_a_new_folder_leaves_its_case_and_summary(tm
     assert "step 1 stopped" in summary_of(folder)["failure"]
 
 
+def test_results_of_a_case_of_another_name_are_replaced_as_well(run: Femops, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    other = written(tmp_path, BLOCK).rename(tmp_path / "other.yaml")
+    run("run", other, "--output", folder)
+    run("view", folder, "--field", "strain")
+    (folder / "another.vtkhdf").touch()
+    run("run", written(tmp_path, BLOCK), "--output", folder)
+    files = {"block.vtkhdf", "block.png", "case.yaml", "curves.csv", "summary.json"}
+    assert set(contents(folder)) == files | {"another.vtkhdf"}
+
+
 @pytest.mark.parametrize("steps_before", [0, 1])
 def test_an_interrupt_replaces_the_earlier_results_only_by_complete_steps(
     run: Femops, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps_before: int
