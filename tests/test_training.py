@@ -144,11 +144,17 @@ def test_a_finished_model_is_found_by_the_content_of_its_study(toy: ToyTraining,
 def test_another_surrogate_in_the_same_folder_uses_its_snapshots_and_replaces_the_model(solved: list[int]) -> None:
     first = trained()
     before = arrays_of(first)
+    metrics = first.folder / "metrics.json"  # as if the first one had drawn another plot
+    metrics.write_text(metrics.read_text().replace('"loss.png"', '"loss.png", "old_loss.png"'))
+    for name in ("old_loss.png", "mine.png"):
+        (first.folder / name).touch()
     solved.clear()
     second = trained(surrogate={"law": "toy", "degree": 2})
     assert not second.found and second.folder == first.folder
     assert solved == []
     assert arrays_of(second) != before
+    assert (second.folder / "loss.png").exists() and (second.folder / "mine.png").exists()
+    assert not (second.folder / "old_loss.png").exists()
     assert load_law(second.model).evaluate(np.zeros((1, 3)), np.zeros((1, 0)), 1.0).stress.shape == (1, 3)
 
 
