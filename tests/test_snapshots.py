@@ -20,6 +20,7 @@ from mpi4py import MPI
 from femops import CaseError, load_law, notation
 from femops.commands import cli
 from femops.commands.results import tensor_components
+from femops.conversions import ABAQUS
 from femops.inputs.study import load_study
 from femops.offline.filling import batch_of
 from femops.offline.sample import sample
@@ -105,7 +106,7 @@ def test_strains_are_reproducible_and_in_range(method: str, dim: int) -> None:
     assert paths.shape == (50, steps.get("steps", 1), notation.n_strain(dim))
     np.testing.assert_array_equal(paths, load_paths(Sampling.model_validate(block), dim))
     assert not np.array_equal(paths, load_paths(Sampling.model_validate({**block, "seed": 6}), dim))
-    engineering = notation.strain_to_abaqus(paths).reshape(-1, paths.shape[2])
+    engineering = ABAQUS.strain_from_mandel(paths).reshape(-1, paths.shape[2])
     names = {2: ("11", "22", "12"), 3: ("11", "22", "33", "12", "13", "23")}[dim]
     for values, name in zip(engineering.T, names, strict=True):
         low, high = limits.get(name, [0.0, 0.0])
