@@ -10,11 +10,12 @@ import numpy as np
 from femops.errors import CaseError
 from femops.law import CertificateKind, LawResponse, StrainMeasure
 from femops.notation import Array
-from femops.rve.micro import MicroFields, micro_fields
+from femops.rve.micro import MicroFields
 from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import SolverOptions
 from femops.rve.spec import RVE
 from femops.surrogate import CheckedArrays, ExactRVE, FitTask, TrainedModel, within
+from femops_equino.fields import fields_with_stress
 from femops_equino.kernels.accelerator import accelerator
 from femops_equino.networks import spline, trained
 from femops_equino.offline import extended
@@ -146,12 +147,7 @@ class EquiNOLaw:
             state: State of the point. Shape (n_state,).
         """
         fluctuation, stress = self.fields(strain[None])
-        solver = self._exact.solver
-        history = [one[:, :, 0] for one in solver.virgin_history(1)]
-        fields = micro_fields(self.rve, solver, strain, fluctuation[:, 0], history)
-        weight = self.rve.discretisation.weight
-        of_cells = stress[:, :, 0].reshape(len(stress), *weight.shape)
-        return replace(fields, stress=np.einsum("cq,scq->cs", weight / weight.sum(axis=1, keepdims=True), of_cells))
+        return fields_with_stress(self._exact, strain, fluctuation[:, 0], stress[:, :, 0])
 
     def exact_micro_fields(self, strain: Array, state: Array) -> MicroFields:
         """Return the fields of `solve_exactly` at one point; arguments as in `micro_fields`."""
