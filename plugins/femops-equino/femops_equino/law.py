@@ -18,7 +18,7 @@ from femops.surrogate import CheckedArrays, ExactRVE, FitTask, TrainedModel, wit
 from femops_equino.fields import fields_with_stress
 from femops_equino.kernels.accelerator import accelerator
 from femops_equino.networks import spline, trained
-from femops_equino.offline import extended
+from femops_equino.offline import enriched
 from femops_equino.options import EquiNOOptions, EquiNOParameters
 from femops_equino.reduced.adjoint import Adjoint
 from femops_equino.reduced.basis import Basis
@@ -97,12 +97,14 @@ class EquiNOLaw:
         if self.parameters.corrections == 0:
             return self._uncorrected(strain, valid)
         if self.parameters.corrections == "adjoint":
-            return self._adjusted(strain, valid)
-        found = self._solve(strain, state)
+            return self._adjoint_response(strain, valid)
+        solution = self._solve(strain, state)
         largest = self.parameters.tolerance if self.parameters.corrections == "auto" else np.finfo(np.float64).max
-        valid &= found.decrement <= largest  # a response that has not converged is not valid
-        state = self._state(strain, found.coefficients)
-        return LawResponse(found.stress, found.tangent, state, found.stress_33, None, valid, found.decrement)
+        valid &= solution.decrement <= largest  # a response that has not converged is not valid
+        state = self._state(strain, solution.coefficients)
+        return LawResponse(
+            solution.stress, solution.tangent, state, solution.stress_33, None, valid, solution.decrement
+        )
 
     def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
         """Return the bound or indicator of the relative error of the stresses, in the norm of `metric`."""
@@ -135,8 +137,8 @@ class EquiNOLaw:
         options = EquiNOOptions.model_validate(self.trained.settings["options"])
         solver = SnapshotSolver(self.rve, SolverOptions(rtol=_SNAPSHOT_RTOL))
         task = FitTask({}, self.rve, solver, options, low, high, _Forgetful(), lambda *_: None)
-        found = extended(task, self.basis, self._states, strain)
-        arrays = {**self.trained.arrays, **found.to_arrays()}
+        reduced = enriched(task, self.basis, self._states, strain)
+        arrays = {**self.trained.arrays, **reduced.to_arrays()}
         return EquiNOLaw(replace(self.trained, arrays=arrays, low=low, high=high), self.parameters)
 
     def micro_fields(self, strain: Array, state: Array) -> MicroFields:
@@ -253,9 +255,9 @@ class EquiNOLaw:
         if self._networks and self.parameters.start in ("auto", "network"):
             inside = np.clip(strain, self.low, self.high)  # the network is evaluated in its training range only
             guess = self._networks["coefficients"](inside)
-            rest = elastic - inside @ self.basis.elastic.T
+            beyond = elastic - inside @ self.basis.elastic.T
             n_learned = guess.shape[1]
-            elastic[:, :n_learned] = guess + rest[:, :n_learned]  # modes added after training start from elasticity
+            elastic[:, :n_learned] = guess + beyond[:, :n_learned]  # modes added after training start from elasticity
             return elastic
         forgets = self.parameters.start == "zero" or not self.n_state
         return elastic if forgets else self._coefficients(strain, state)
@@ -267,13 +269,13 @@ class EquiNOLaw:
     def _state(self, strain: Array, coefficients: Array) -> Array:
         return (coefficients - strain @ self.basis.elastic.T)[:, : self.n_state]
 
-    def _adjusted(self, strain: Array, valid: Any) -> LawResponse:
+    def _adjoint_response(self, strain: Array, valid: Any) -> LawResponse:
         """Return the adjoint-corrected stress of the reduced model, with the tangent of the potential."""
-        found = self._adjoint.evaluate(strain, np.clip(strain, self.low, self.high))
+        response = self._adjoint.evaluate(strain, np.clip(strain, self.low, self.high))
         tangent = self._networks["potential"](strain)[2].astype(np.float64)
         state = np.zeros((len(strain), 0))
-        valid &= np.isfinite(found.decrement)
-        return LawResponse(found.stress, tangent, state, found.stress_33, None, valid, found.decrement)
+        valid &= np.isfinite(response.decrement)
+        return LawResponse(response.stress, tangent, state, response.stress_33, None, valid, response.decrement)
 
     def _uncorrected(self, strain: Array, valid: Any) -> LawResponse:
         stress_33 = None

@@ -10,7 +10,7 @@ import numpy as np
 from femops.notation import Array
 from femops.surrogate import CheckedArrays, FitTask
 from femops_equino.networks import evaluation
-from femops_equino.offline import Offline, solved, strains_to_learn
+from femops_equino.offline import Offline, converged, strains_to_learn
 from femops_equino.options import NetworkBlock
 from femops_equino.reduced.model import ReducedModel
 
@@ -18,7 +18,7 @@ Weights = Mapping[str, Any]
 _NAMES = ("potential", "coefficients", "normal")
 
 
-def train(task: FitTask, found: Offline) -> tuple[dict[str, Array], dict[str, Array]]:
+def train(task: FitTask, reduced: Offline) -> tuple[dict[str, Array], dict[str, Array]]:
     """Train all networks; return their weights by `network.weight`, and their losses by network.
 
     potential      W(E), for `corrections` 0
@@ -40,17 +40,17 @@ def train(task: FitTask, found: Offline) -> tuple[dict[str, Array], dict[str, Ar
     schedule = Schedule(adam_steps=block.adam_steps, lbfgs_steps=block.lbfgs_steps)
     options = NetworkOptions(width=block.width, schedule=schedule, seed=task.options.seed, device=device)
     strain = strains_to_learn(task, block.labels, task.options.seed + 3)
-    labels = _labels(found.model, strain, solved(found.model, found.basis, strain))
-    zero = _labels(found.model, np.zeros((1, strain.shape[1])), np.zeros((1, found.model.n_modes)))
+    labels = _labels(reduced.model, strain, converged(reduced.model, reduced.basis, strain))
+    zero = _labels(reduced.model, np.zeros((1, strain.shape[1])), np.zeros((1, reduced.model.n_modes)))
 
     def watch(name: str) -> Watch:
         return Watch(name, task.checkpoint, task.progress)
 
     of_potential = PotentialLabels(strain, labels["energy"], labels["stress"], labels["tangent"])
-    of_coefficients = CoefficientLabels(strain, labels["a"], labels["sensitivity"], np.eye(found.model.n_modes))
+    of_coefficients = CoefficientLabels(strain, labels["a"], labels["sensitivity"], np.eye(reduced.model.n_modes))
     trained = {
         "potential": train_potential(zero["tangent"][0], of_potential, options, watch("potential")),
-        "coefficients": train_coefficients(found.basis.elastic, of_coefficients, options, watch("coefficients")),
+        "coefficients": train_coefficients(reduced.basis.elastic, of_coefficients, options, watch("coefficients")),
     }
     if "normal" in labels:
         of_normal = CoefficientLabels(strain, labels["normal"], labels["normal_slope"], np.eye(1))

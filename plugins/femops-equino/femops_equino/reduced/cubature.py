@@ -20,7 +20,7 @@ import scipy.linalg
 from femops.notation import Array
 from femops_equino.reduced.model import ReducedModel
 
-_ROUND_OFF = 1e-13  # of the total: what is left then cannot be fitted
+_ROUND_OFF = 1e-13  # of the total: a smaller residual cannot be fitted
 _CHECK_EVERY = 4
 _VOLUME_WEIGHT = 1e-2
 _SKETCH_PER_POINT = 4
@@ -104,21 +104,21 @@ def choose(
     norm[norm == 0.0] = 1.0
     chosen: list[int] = []
     factor = np.zeros(0)
-    rest = rows.total.copy()
+    residual = rows.total.copy()
     refused = np.zeros(len(norm), dtype=bool)
     checked = 0
-    left, round_off = np.linalg.norm(rest), _ROUND_OFF * np.linalg.norm(rows.total)
-    while len(chosen) < min(largest, len(norm)) and left > round_off:
-        score = (rest @ rows.matrix) / norm
+    size, round_off = np.linalg.norm(residual), _ROUND_OFF * np.linalg.norm(rows.total)
+    while len(chosen) < min(largest, len(norm)) and size > round_off:
+        score = (residual @ rows.matrix) / norm
         score[refused] = score[chosen] = -np.inf
         best = int(score.argmax())
         if score[best] <= 0.0:
             break
         before = len(chosen)
         chosen, factor = _fit(rows, [*chosen, best], np.append(factor, 0.0))
-        rest, last = rows.total - rows.matrix[:, chosen] @ factor, left
-        left = np.linalg.norm(rest)
-        if best not in chosen or not left < last:  # nothing gained: it must not come again and again
+        residual, last = rows.total - rows.matrix[:, chosen] @ factor, size
+        size = np.linalg.norm(residual)
+        if best not in chosen or not size < last:  # nothing gained: it must not come again and again
             refused[best] = True
         elif len(chosen) > before:
             refused[:] = False
