@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from pydantic import BaseModel, ConfigDict
 
 from femops.notation import Array
+from femops.validation import check_types, is_class
 
 
 class StrainMeasure(Enum):
@@ -89,11 +90,9 @@ class CertifiedLaw(MaterialLaw, Protocol):
 
     Attributes:
         metric: Matrix M of the stress norm √(s · M · s) in which errors are certified. Shape (n_s, n_s).
-        learns: Whether `enriched` is supported; if not, cases with `trust.enrich` are refused.
     """
 
     metric: Array
-    learns: bool
 
     def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
         """Return the relative error of the stresses of a response.
@@ -112,7 +111,18 @@ class CertifiedLaw(MaterialLaw, Protocol):
         """Evaluate the reference law; arguments and shapes as in `evaluate`."""
         ...
 
-    def enriched(self, strain: Array) -> "CertifiedLaw":
+
+@runtime_checkable
+class LearningLaw(CertifiedLaw, Protocol):
+    """A surrogate that can learn from solutions of its reference law during a run.
+
+    Attributes:
+        learns: Whether it does with its present parameters; if not, cases with `trust.enrich` are refused.
+    """
+
+    learns: bool
+
+    def enriched(self, strain: Array) -> "LearningLaw":
         """Return a law enriched with reference solutions at these strains.
 
         Its state variables are those of this law, followed by new ones that are initially zero.
@@ -123,6 +133,38 @@ class CertifiedLaw(MaterialLaw, Protocol):
         ...
 
 
+@runtime_checkable
+class MicroscaleLaw(MaterialLaw, Protocol):
+    """A law whose stress is the average over an RVE.
+
+    Attributes:
+        rve: The RVE, a `femops.rve.spec.RVE`.
+    """
+
+    rve: Any
+
+    def micro_fields(self, strain: Array, state: Array) -> Any:
+        """Return the fields in the RVE at one point, consistent with `evaluate`.
+
+        Args:
+            strain: Total strain, Mandel [-]. Shape (n_s,).
+            state: Committed state. Shape (n_state,).
+
+        Returns:
+            A `femops.rve.micro.MicroFields`.
+        """
+        ...
+
+
+@runtime_checkable
+class ExactMicroscaleLaw(CertifiedLaw, MicroscaleLaw, Protocol):
+    """A surrogate of an RVE that also provides the fields of the reference solution."""
+
+    def exact_micro_fields(self, strain: Array, state: Array) -> Any:
+        """Return the fields in the RVE at one point, consistent with `solve_exactly`; see `micro_fields`."""
+        ...
+
+
 class LawParameters(BaseModel):
     """Base of the parameters that a case file gives a law; unknown keys are refused."""
 
@@ -130,25 +172,25 @@ class LawParameters(BaseModel):
 
     law: str
 
+    @property
+    def in_single_precision(self) -> bool:
+        """Whether stresses are computed in single precision, which limits the accuracy of the macroscale solution."""
+        return False
+
 
 @dataclass(frozen=True)
 class LawContext:
-    """Context in which a law is built.
+    """Context in which a law or an RVE is built.
 
     Attributes:
         dim: 2 (plane strain) or 3.
         base: Folder to which relative paths in the parameters refer.
         comm: MPI communicator whose ranks build the same law; None for a single process.
-        phase: Builds a phase from its validated parameters; set by `femops.plugins`.
-        trained: Returns the model folder of a study file, training the surrogate first if necessary; None if
-            surrogates must name a model folder.
     """
 
     dim: int
     base: Path = field(default_factory=Path)
     comm: Any = None
-    phase: Callable[[LawParameters], Any] | None = None
-    trained: Callable[[Path], Path] | None = None
 
 
 @dataclass(frozen=True)
@@ -168,3 +210,42 @@ class LawSpec:
     parameters: type[LawParameters]
     build: Callable[[Any, LawContext], MaterialLaw]
     phase: Callable[[Any], Any] | None = None
+
+    def validate(self) -> None:
+        """Check the types of the attributes.
+
+        Raises:
+            TypeError: An attribute is invalid.
+        """
+        check_types(
+            self.name,
+            {
+                "name, expected text": isinstance(self.name, str) and self.name != "",
+                "summary, expected text": isinstance(self.summary, str),
+                "parameters, expected a class": is_class(self.parameters, LawParameters),
+                "build, expected a function": callable(self.build),
+                "phase, expected a function": self.phase is None or callable(self.phase),
+            },
+        )
+
+
+@runtime_checkable
+class TrainableSpec(Protocol):
+    """What the registry needs to know of a `femops.surrogate.SurrogateSpec`."""
+
+    @property
+    def parameters(self) -> type[LawParameters]:
+        """Pydantic model of the law in a case."""
+        ...
+
+    def law(self) -> LawSpec:
+        """Return the law that a trained model becomes in a case."""
+        ...
+
+    def validate(self) -> None:
+        """Check the types of the attributes.
+
+        Raises:
+            TypeError: An attribute is invalid.
+        """
+        ...

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import ufl
 
 Array = npt.NDArray[np.float64]
 
@@ -112,6 +111,8 @@ def _to_abaqus(values: npt.ArrayLike, shear: float) -> Array:
 
 def ufl_strain(displacement: Any, dim: int) -> Any:
     """Return the Mandel strain of a UFL displacement: the symmetric gradient. Shape (n_s,)."""
+    import ufl  # a program that only evaluates laws does not have it
+
     gradient = ufl.sym(ufl.grad(displacement))
     return ufl.as_vector([gradient[i, j] * (1.0 if i == j else SQRT2) for i, j in PAIRS[dim]])
 

@@ -124,3 +124,20 @@ def _alternatives(node: Mapping[str, Any], definitions: Mapping[str, Any], data:
     law = node.get("properties", {}).get("law", {}).get("const")
     if law is None or (isinstance(data, Mapping) and data.get("law") == law):
         yield node
+
+
+def is_class(value: object, base: type) -> bool:
+    """Return whether a value is a class derived from `base`."""
+    return isinstance(value, type) and issubclass(value, base)
+
+
+def check_types(name: object, checks: Mapping[str, bool]) -> None:
+    """Raise TypeError if an attribute of a named law is invalid.
+
+    Args:
+        name: The name of the law.
+        checks: For each attribute with what was expected of it, whether it is valid.
+    """
+    for what, good in checks.items():
+        if not good:
+            raise TypeError(f"its law {shown(name)} has no valid {what}")

@@ -1,3 +1,3 @@
-"""Imports femops before the pip-installed DOLFINx, which requires it; see `femops/__init__.py`."""
+"""Imports the compiled libraries in their order before any test imports one of them."""
 
-import femops  # noqa: F401
+import femops.stack  # noqa: F401

@@ -11,14 +11,15 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 # Rooms from the ground up: a module imports its own floor and those below it.
 FLOORS = [
-    {"errors", "notation", "parallel", "validation"},
+    {"errors", "notation", "parallel", "stack", "validation"},
     {"law", "hookspecs", "contract", "checks"},
+    {"plugins"},
     {"meshing", "phases"},
     {"output"},
     {"rve"},
     {"surrogate"},
     {"pde"},
-    {"builtin", "plugins"},
+    {"builtin", "loading"},
     {"inputs"},
     {"macro"},
     {"offline"},

@@ -16,14 +16,14 @@ from femops import CaseError, load_law, notation
 from femops.checks import check_law
 from femops.contract import RESULT_FIELDS
 from femops.inputs.case import FieldName, MeshBlock
-from femops.law import CertificateKind, LawResponse, StrainMeasure
+from femops.law import CertificateKind, LawContext, LawResponse, StrainMeasure
 from femops.macro.mesh import macro_mesh
 from femops.macro.problem import MacroProblem
 from femops.macro.stepping import run_steps
 from femops.macro.timers import Timers
 from femops.meshing.box import box
 from femops.meshing.writing import write_mesh
-from femops.plugins import law_parameters, rve_context
+from femops.plugins import law_parameters
 from femops.rve.family import Family
 from femops.rve.spec import RVEParameters, build_rve
 
@@ -371,7 +371,7 @@ def test_the_block_of_an_rve_is_validated_in_a_program(dim: int) -> None:
     block = {"homogeneous": {"phase": "matrix", "dim": dim}, "phases": {"matrix": ELASTIC}}
     parameters = RVEParameters.model_validate(block)
     assert parameters == law_parameters({"law": "nested", "rve": block}).rve
-    assert build_rve(parameters, rve_context(dim)).discretisation.dim == dim
+    assert build_rve(parameters, LawContext(dim)).discretisation.dim == dim
     with pytest.raises(ValueError, match=r"matrix\.law: 'elastik' is not installed; installed: "):
         RVEParameters.model_validate({**block, "phases": {"matrix": {"law": "elastik"}}})
 

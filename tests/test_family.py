@@ -12,9 +12,9 @@ from helpers import ELASTIC, SATURATING
 from pydantic import ValidationError
 
 from femops import CaseError, NotConverged, load_law
+from femops.law import LawContext
 from femops.offline import family_store
 from femops.offline.family_store import FamilyProblem, is_linear, solve_family, solved_family
-from femops.plugins import law_parameters, rve_context
 from femops.rve.family import Family, Microstructure, microstructure
 from femops.rve.geometry.generators import GENERATORS, generate
 from femops.rve.geometry.voxels import Voxels, phase_of_points, voxel_mesh
@@ -46,11 +46,11 @@ kinds = pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
 
 
 def family(**changes: Any) -> Family:
-    return Family.model_validate({**FAMILY, **changes}, context={"law_parameters": law_parameters})
+    return Family.model_validate({**FAMILY, **changes})
 
 
 def task(one: Family, strain: Any = None, **options: Any) -> FamilyProblem:
-    return FamilyProblem(one, rve_context(one.dim), SolverOptions(rtol=1e-10, **options), strain)
+    return FamilyProblem(one, LawContext(one.dim), SolverOptions(rtol=1e-10, **options), strain)
 
 
 def voxels(**keys: Any) -> Voxels:
@@ -115,7 +115,7 @@ def test_every_microstructure_can_be_built(changes: dict[str, Any]) -> None:
     block = family(**changes)
     for index in range(4):
         one = microstructure(block, index)
-        rve = build_rve(one.parameters, rve_context(block.dim)).discretisation
+        rve = build_rve(one.parameters, LawContext(block.dim)).discretisation
         meshed = rve.volume_fraction(rve.phases.index("fibre"))
         assert meshed == pytest.approx(one.volume_fraction, abs=0.05 if block.mesh.cells else 0.02)
 
@@ -142,7 +142,7 @@ def test_a_solved_family_holds_the_tangents_of_the_nested_law(changes: dict[str,
 
 def test_phases_that_are_not_linear_are_solved_at_strains_of_each_microstructure(tmp_path: Path) -> None:
     block = family(phases={"matrix": SATURATING, "fibre": ELASTIC}, contrast={}, count=2)
-    assert not is_linear(block, rve_context(2)) and is_linear(family(), rve_context(2))
+    assert not is_linear(block) and is_linear(family())
     with pytest.raises(CaseError, match="sampling: missing, expected with phases that are not linear"):
         solve_family(task(block), tmp_path)
     strain = np.random.default_rng(0).uniform(-0.03, 0.03, (2, 3, 3))
@@ -210,12 +210,12 @@ RANKS = """
 import sys
 from pathlib import Path
 from mpi4py import MPI
-from femops.plugins import law_parameters, rve_context
+from femops.law import LawContext
 from femops.rve.family import Family
 from femops.offline.family_store import FamilyProblem, solve_family
 from femops.rve.solver import SolverOptions
-family = Family.model_validate(eval(sys.argv[1]), context={"law_parameters": law_parameters})
-context = rve_context(family.dim, comm=MPI.COMM_WORLD)
+family = Family.model_validate(eval(sys.argv[1]))
+context = LawContext(family.dim, comm=MPI.COMM_WORLD)
 solve_family(FamilyProblem(family, context, SolverOptions(rtol=1e-10)), Path(sys.argv[2]))
 """
 

@@ -19,11 +19,11 @@ from femops.rve.geometry.generators import Circle, Circles, Homogeneous, Laminat
 from femops.rve.solver import RVESolver
 from femops.rve.spec import RVE
 from femops.surrogate.exact import ExactRVE
+from femops.surrogate.fields.homogeneous import homogeneous_solver, homogeneous_stiffness
 from femops.surrogate.fields.hyperelastic import HyperelasticFields
 from femops.surrogate.fields.linear import LinearFields
-from femops.surrogate.fields.multigrid import Multigrid, galerkin, nested, periodic_grid
+from femops.surrogate.fields.multigrid import Multigrid, galerkin, grid_prolongations, periodic_grid
 from femops.surrogate.fields.periodic_space import PeriodicSpace
-from femops.surrogate.fields.reference import homogeneous_solver, homogeneous_stiffness
 from femops.surrogate.torch_library import Tensor, torch
 
 MATRIX = Elastic(4.0, 2.0)
@@ -66,7 +66,7 @@ def solved(rve: RVE, space: PeriodicSpace) -> tuple[Tensor, Array, Array | None]
     """The exact fields, homogenized tangent and row of stress_33 of an RVE of linear phases."""
     solver = RVESolver(rve.discretisation, rve.phases)
     unit = np.eye(rve.discretisation.n_s)
-    solution = solver.solve(unit, solver.virgin_history(len(unit)))
+    solution = solver.solve(unit, solver.virgin_state(len(unit)))
     fields = space.from_free(solution.fluctuation)
     return as_fields(space, fields), solution.stress, solution.stress_33
 
@@ -196,7 +196,7 @@ def test_the_bound_holds_for_a_batch_of_different_softest_phases() -> None:
 def test_nested_grids_reproduce_the_coarse_finite_elements(cell: str) -> None:
     dim = 3 if cell in ("hexahedron", "tetra") else 2
     fine, coarse = (PeriodicSpace(grid_homogeneous(dim, [4 * n, 6 * n, 4 * n][:dim], cell)) for n in (2, 1))
-    prolongation = nested(fine)[0]
+    prolongation = grid_prolongations(fine)[0]
     np.testing.assert_allclose(prolongation.sum(axis=1), 1.0, atol=1e-15)
     tangent = MATRIX.evaluate(np.eye(fine.discretisation.n_s), None).tangent[:, :, 0]
     grid_of_coarse = periodic_grid(coarse)
@@ -217,13 +217,13 @@ def test_meshes_that_are_no_grid_have_no_nested_ones() -> None:
     mesh = generate(Homogeneous(cells=8, cell="quad"))
     moved = replace(mesh, points=mesh.points + 0.01 * (np.abs(mesh.points) < 0.2).all(1)[:, None])
     for one in (moved, generate(Homogeneous(cells=8, cell="quad8")), generate(Homogeneous(cells=7))):
-        assert nested(PeriodicSpace(RVE(discretise(one, ("matrix",)), (MATRIX,), "periodic"))) == []
+        assert grid_prolongations(PeriodicSpace(RVE(discretise(one, ("matrix",)), (MATRIX,), "periodic"))) == []
 
 
 @pytest.mark.parametrize("cell", ["quad", "triangle", "tetra"])
 def test_galerkin_products_of_a_batch_are_those_of_each_matrix(cell: str) -> None:
     problem = LinearFields.of([grid_rve(seed, 8, cell) for seed in range(2)])
-    (prolongation,) = nested(problem.space)
+    (prolongation,) = grid_prolongations(problem.space)
     wide = torch.as_tensor(np.kron(prolongation.toarray(), np.eye(problem.space.discretisation.dim)))
     expected = wide.T @ problem.stiffness.dense() @ wide
     coarse = galerkin(problem.stiffness, prolongation)

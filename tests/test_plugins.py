@@ -19,8 +19,9 @@ from femops.hookspecs import hookimpl
 from femops.law import LawContext, LawParameters, LawResponse, LawSpec
 from femops.phases.elastic import Elastic
 from femops.phases.phase import PhaseLaw
-from femops.plugins import installed, installed_laws, manager, surrogate_options
+from femops.plugins import installed, installed_laws, manager
 from femops.surrogate import SurrogateSpec
+from femops.surrogate.registry import surrogate_options
 
 CASE = """
 kinematics: plane_strain

@@ -21,8 +21,10 @@ from femops import CaseError, load_law, notation
 from femops.commands import cli
 from femops.commands.results import tensor_components
 from femops.inputs.study import load_study
-from femops.offline.sample import sample, strains_of_run
-from femops.offline.snapshot_store import SnapshotStore, batch_of
+from femops.offline.filling import batch_of
+from femops.offline.sample import sample
+from femops.offline.snapshot_store import SnapshotStore
+from femops.offline.strains import strains_of_run
 from femops.output.points import write_points
 from femops.rve.sampling import Sampling, load_paths
 from femops.rve.snapshots import SnapshotSolver
@@ -370,12 +372,12 @@ SLOW = """
 import sys
 from femops.commands import cli
 from femops.offline import sample
-missing = sample._solve_missing
+fill = sample.fill
 def slow(*arguments):
     print("solving", flush=True)
     sys.stdin.read()
-    return missing(*arguments)
-sample._solve_missing = slow
+    return fill(*arguments)
+sample.fill = slow
 cli.main(sys.argv[1:])
 """
 

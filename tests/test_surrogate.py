@@ -1,6 +1,7 @@
 """Stored surrogates are loaded unchanged or refused in one line; parts common to all surrogates."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,13 +14,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from helpers import ELASTIC, SATURATING, seal
-from toy_surrogate import ToyLaw, ToyParameters, ToyTraining, installed_toy
+from toy_surrogate import ToyLaw, ToyTraining, installed_toy
 
 from femops import CaseError, load_law
 from femops.checks import check_law
-from femops.law import LawContext
 from femops.output.atomic import new_folder, present
-from femops.plugins import get_law, installed_laws, law_parameters, rve_of_model
+from femops.plugins import installed_laws, law_parameters
 from femops.rve.law import NestedLaw
 from femops.rve.snapshots import content_hash
 from femops.rve.spec import RVEParameters
@@ -27,6 +27,7 @@ from femops.surrogate import ExactRVE, TrainedModel, chunks, torch_device
 from femops.surrogate.devices import local_rank
 from femops.surrogate.learning.checkpoint import FileCheckpoint
 from femops.surrogate.store import Manifest, Origin, read_manifest, write_model
+from femops.surrogate.stored_rve import model_rve
 
 CIRCLE = {"circles": {"circles": [{"center": [0.1, 0.05], "radius": 0.3}], "mesh_size": 0.25, "cell": "triangle"}}
 RVE = {**CIRCLE, "phases": {"matrix": SATURATING, "fibre": ELASTIC}}
@@ -86,9 +87,9 @@ def test_a_stored_surrogate_comes_back_bit_by_bit(folder: Path, model: TrainedMo
 
 
 def test_the_stored_rve_has_the_content_hash_of_the_study_and_solves_alike(folder: Path, nested: NestedLaw) -> None:
-    parameters = RVEParameters.model_validate(RVE, context={"law_parameters": law_parameters})
+    parameters = RVEParameters.model_validate(RVE)
     assert read_manifest(folder).rve.hash == content_hash(nested.rve, parameters)
-    stored = NestedLaw(rve_of_model(folder))
+    stored = NestedLaw(model_rve(folder))
     one, two = (law.evaluate(STRAIN, np.zeros((7, law.n_state)), 1.0).stress for law in (nested, stored))
     np.testing.assert_allclose(one, two, rtol=1e-7, atol=1e-7 * np.abs(one).max())
 
@@ -245,23 +246,11 @@ def test_only_what_can_train_takes_a_study(tmp_path: Path) -> None:
         load_law({"law": "toy", "study": "s.yaml"}, base=tmp_path)
 
 
-def test_a_case_passes_its_study_on(folder: Path, tmp_path: Path) -> None:
-    asked: list[Path] = []
-
-    def trained(study: Path) -> Path:
-        asked.append(study)
-        return folder
-
-    context = LawContext(2, tmp_path, trained=trained)
-    assert isinstance(get_law(ToyParameters(study=Path("s.yaml")), context), ToyLaw)
-    assert asked == [tmp_path / "s.yaml"]
-
-
 def test_a_kill_while_a_model_is_written_leaves_the_old_or_the_new_one(
     folder: Path, model: TrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The power goes off at each file operation in turn."""
-    newer = TrainedModel({"weights": 2.0 * model.arrays["weights"]}, *list(vars(model).values())[1:])
+    newer = dataclasses.replace(model, arrays={"weights": 2.0 * model.arrays["weights"]})
     old, new = (float(one.arrays["weights"][0, 0]) for one in (model, newer))
     seen, replace = set(), os.replace
     for allowed in range(6):

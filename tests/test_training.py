@@ -29,6 +29,7 @@ from femops.output import training_plots
 from femops.rve.sampling import bounds
 from femops.rve.snapshots import SnapshotSolver
 from femops.surrogate.accuracy import Accuracy
+from femops.surrogate.learning.checkpoint import FileCheckpoint
 
 BIN = Path(sys.executable).parent
 J2 = {"law": "j2", "E": 4000.0, "nu": 0.35, "yield_stress": 30.0, "hardening": 200.0}
@@ -170,6 +171,16 @@ def test_what_is_interrupted_after_the_fit_is_not_fitted_again(
     assert report.metrics["offline_seconds"] > 0.0
 
 
+def test_a_finished_fit_that_another_version_saved_is_not_used(
+    toy: ToyTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = arrays_of(trained("whole"))
+    saved = {"finished_fit": {"rest": np.zeros(1)}}
+    monkeypatch.setattr(FileCheckpoint, "load", lambda self, name: saved.get(name))
+    assert arrays_of(trained()) == expected
+    assert toy.begun == 2
+
+
 def test_a_checkpoint_of_another_study_is_not_used(toy: ToyTraining) -> None:
     toy.interrupt_at = 5
     with pytest.raises(KeyboardInterrupt):
@@ -285,7 +296,7 @@ def test_a_case_waits_for_the_training_of_another_process_and_finds_its_model(
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None and child.stdin is not None and child.stdout.readline() == "fitting\n"
         threading.Timer(1.0, child.kill if killed else child.stdin.close).start()
-        model = trained_model(path, "toy", MPI.COMM_SELF, say=said.append)
+        model = trained_model(path, "toy", MPI.COMM_SELF, notify=said.append)
     assert f"pid {child.pid}, since 2" in capsys.readouterr().err
     assert load_law(model).dim == 2
     # What the other one had finished is used: its model, or, where it was killed, its snapshots.
@@ -348,7 +359,7 @@ def test_the_schema_of_studies_knows_the_options_of_surrogates() -> None:
 
 def test_training_on_the_strains_of_a_run_takes_their_range(monkeypatch: pytest.MonkeyPatch) -> None:
     strain = 0.01 * np.random.default_rng(5).uniform(-1, 0.5, (40, 3))
-    monkeypatch.setattr("femops.offline.sample.strains_of_run", lambda *_: strain)
+    monkeypatch.setattr("femops.offline.strains.strains_of_run", lambda *_: strain)
     report = trained(sampling={"method": "run", "run": "somewhere"}, validation=None)
     manifest = json.loads((report.model / "manifest.json").read_text())
     np.testing.assert_array_equal(manifest["low"], strain.min(0))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -95,8 +96,12 @@ def test_the_toy_keeps_the_contract_of_certified_laws() -> None:
 def test_a_law_that_cannot_learn_is_refused_before_anything_is_solved() -> None:
     stubborn = Detuned()
     stubborn.learns = False
-    with pytest.raises(CaseError, match=r"trust\.enrich: true given, but the law of everywhere cannot learn"):
-        problem_of(stubborn, {"on_violation": "solve", "enrich": True})
+    parts = ("strain_measure", "dim", "n_state", "state_fields", "metric", "evaluate", "certify", "solve_exactly")
+    unable: Any = SimpleNamespace(**{name: getattr(Detuned(), name) for name in parts})
+    assert isinstance(unable, CertifiedLaw)
+    for law in (stubborn, unable):
+        with pytest.raises(CaseError, match=r"trust\.enrich: true given, but the law of everywhere cannot learn"):
+            problem_of(law, {"on_violation": "solve", "enrich": True})
 
 
 @pytest.mark.parametrize("law", [Detuned(stated=True), Detuned(), Detuned(limit=1e-12)], ids=["error", "cert", "range"])

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -20,10 +21,11 @@ from rich.table import Table
 
 import femops
 from femops.commands.faults import noted, of_files
-from femops.commands.progress import Steps, bars, stages
-from femops.commands.reports import missed, report_comparison, report_training, report_trust
+from femops.commands.progress import StepProgress, bars, stages
+from femops.commands.reports import missed, report_comparison, report_quantities, report_training, report_trust
 from femops.errors import CaseError, NotConverged, Refused
 from femops.inputs.case import Case, case_schema, load_case
+from femops.output.folder import writing
 from femops.output.locks import locked
 from femops.parallel import on_root
 from femops.plugins import installed
@@ -62,16 +64,13 @@ def run(
     loaded = load_case(case, tuple(overrides or ()))
     folder = output or Path("results") / case.stem
     with locked(folder, comm):
-        with bars(console, comm) as shown:
-            steps = Steps(shown, loaded)
-            summary = run_case(loaded, case, folder, comm, steps, stages(shown), steps.accepted)
+        with bars(console, comm) as display:
+            steps = StepProgress(display, loaded)
+            summary = run_case(loaded, case, folder, comm, steps, stages(display), steps.accepted)
         if comm.rank == 0:
             picture = _draw(loaded, case, folder)
             _report(summary, folder, picture)
-    if lines := missed(summary):
-        for line in lines:
-            errors.print(f"femops: {line}")
-        raise typer.Exit(NOT_AS_EXPECTED)
+    _exit_if_missed(summary["case"], summary["quantities"], summary["expected"])
 
 
 @app.command()
@@ -83,8 +82,8 @@ def check(case: CaseFile, overrides: Overrides = None) -> None:
 
     comm = MPI.COMM_WORLD
     loaded = load_case(case, tuple(overrides or ()))
-    with bars(console, comm, transient=True) as shown:
-        ready = prepare(loaded, case, comm, training=stages(shown))
+    with bars(console, comm, transient=True) as display:
+        ready = prepare(loaded, case, comm, training=stages(display))
     n_qp = comm.allreduce(ready.problem.quadrature.n_points)
     laws = ", ".join(parameters.law for parameters in loaded.laws().values())
     _print_notes(ready.notes)
@@ -149,19 +148,19 @@ def mesh(
         notes: list[str] = []
         for name, one in case_meshes(load_case(case, tuple(overrides or ())), case.parent).items():
             notes.extend(f"{name}: {note}" for note in one.notes)
-            notes.extend(f"{name}: the set '{bare}' {why}" for bare, why in one.bare_sets.items())
+            notes.extend(
+                f"{name}: the set '{without_facets}' {why}" for without_facets, why in one.sets_without_facets.items()
+            )
             folder.mkdir(parents=True, exist_ok=True)
             write_mesh(one, folder / f"{name}.msh")
             rows.append((name, *describe(one), str(folder / f"{name}.msh")))
         return rows, notes
 
     try:
-        with console.status("building meshes"):
+        with console.status("building meshes"), writing(folder, "meshes"):
             rows, notes = on_root(MPI.COMM_WORLD, write)
     except CaseError as error:
         raise error.within(file=case) from error
-    except OSError as error:
-        raise CaseError(f"meshes cannot be written there ({error.strerror})", file=folder) from error
     table = Table("mesh", "cells", "nodes", "regions (fraction of the volume)", "boundaries", "file")
     for row in rows:
         table.add_row(*row)
@@ -183,13 +182,9 @@ def sample(
 
     comm = MPI.COMM_WORLD
     loaded = load_study(study, tuple(overrides or ()))
-    with bars(console, comm) as shown:
-        stage = stages(shown)
-
-        def watch(done: int, total: int) -> None:
-            stage("snapshots", done, total, f"{done}/{total}")
-
-        report = sample_study(loaded, study, output or Path("results") / study.stem, comm, watch)
+    with bars(console, comm) as display:
+        progress = partial(stages(display), "snapshots")
+        report = sample_study(loaded, study, output or Path("results") / study.stem, comm, progress)
     console.print(
         f"{report.solved} snapshots solved in {report.seconds:.1f} s, {report.found} found; they are in {report.file}",
         soft_wrap=True,
@@ -210,8 +205,8 @@ def train(
 
     comm = MPI.COMM_WORLD
     loaded = load_study(study, tuple(overrides or ()))
-    with bars(console, comm) as shown:
-        report = train_study(loaded, study, output, comm, stages(shown))
+    with bars(console, comm) as display:
+        report = train_study(loaded, study, output, comm, stages(display))
     if report.found:
         console.print(f"Already trained: {report.model}", soft_wrap=True)
     report_training(console, report.metrics)
@@ -231,21 +226,15 @@ def compare(
     """Solve a case with two laws and tell how far apart they end and how long they take; also under mpirun."""
     from mpi4py import MPI
 
-    from femops.commands.compare import PICTURE, REPORT, Display
+    from femops.commands.compare import PICTURE, REPORT
     from femops.commands.compare import compare as compare_laws
 
     folder, comm = output or Path("results") / f"{case.stem}_compare", MPI.COMM_WORLD
-
-    with bars(console, comm) as shown:
-
-        def steps(side: str, loaded: Case) -> Steps:
-            shown.console.print(f"solving with the {side}")
-            return Steps(shown, loaded)
-
-        display = Display(stages(shown), steps)
+    with bars(console, comm) as display:
         report = compare_laws(case, tuple(overrides or ()), (law, reference), folder, comm, display)
     report_comparison(console, report)
     console.print(f"Report: {folder / REPORT}; picture: {folder / PICTURE}", soft_wrap=True)
+    _exit_if_missed(report["case"], report["quantities"]["law"], report["expected"])
 
 
 @app.callback(invoke_without_command=True)
@@ -270,6 +259,15 @@ def _draw(case: Case, path: Path, folder: Path) -> Path | None:
     return target
 
 
+def _exit_if_missed(case: str, quantities: dict[str, float], expected: dict[str, dict[str, Any]]) -> None:
+    """Print the quantities that differ from their expected values; if there are any, exit with that code."""
+    lines = missed(case, quantities, expected)
+    for line in lines:
+        errors.print(f"femops: {line}")
+    if lines:
+        raise typer.Exit(NOT_AS_EXPECTED)
+
+
 def _print_notes(notes: Iterable[str]) -> None:
     """Print the notes of a run, one line each."""
     for note in notes:
@@ -286,13 +284,7 @@ def _report(summary: dict[str, Any], folder: Path, picture: Path | None) -> None
         table.add_row(name, f"{value:.2f}", f"{value / total:.0%}")
     table.add_row("total", f"{total:.2f}", "")
     console.print(table)
-    if summary["quantities"]:
-        quantities = Table("quantity", "value", "expected")
-        for name, value in summary["quantities"].items():
-            wanted = summary["expected"].get(name)
-            expected = "" if wanted is None else f"{wanted['expected']:.8g}{'  MISSED' if wanted['missed'] else ''}"
-            quantities.add_row(name, f"{value:.8g}", expected)
-        console.print(quantities)
+    report_quantities(console, {"value": summary["quantities"]}, summary["expected"])
     _print_notes(summary["notes"])
     iterations = sum(step["iterations"] for step in summary["steps"])
     cutbacks = sum(step["cutbacks"] for step in summary["steps"])

@@ -15,10 +15,12 @@ from femops.inputs.case import EVERYWHERE, Case, load_case
 from femops.inputs.reading import read_yaml
 from femops.meshing.writing import write_mesh
 from femops.offline.train import trained_model
+from femops.output.folder import writing
 from femops.parallel import on_root
-from femops.plugins import rve_of_model
-from femops.surrogate.spec import FamilyParameters, Progress, SurrogateParameters
+from femops.surrogate.family import FamilyParameters
+from femops.surrogate.spec import Progress, SurrogateParameters
 from femops.surrogate.store import read_manifest
+from femops.surrogate.stored_rve import model_rve
 
 OWN, NESTED = "case", "nested"
 
@@ -127,16 +129,14 @@ def _flow(material: Any) -> str:
 
 def _nested_law(model: Path, mesh: Path, path: Path) -> dict[str, Any]:
     """Write the mesh of the RVE of a model and return its nested law."""
-    rve = rve_of_model(model)
+    rve = model_rve(model)
     stored = read_manifest(model).rve
     assert stored is not None
-    try:
+    with writing(mesh.parent):
         mesh.parent.mkdir(parents=True, exist_ok=True)
         write_mesh(rve.discretisation.mesh, mesh)
-    except OSError as error:
-        raise CaseError(f"results cannot be written there ({error.strerror})", file=mesh.parent) from error
     file = os.path.relpath(mesh, path.parent)
     source: dict[str, Any] = {"file": file}
-    if (periods := rve.discretisation.outline.told_periods) is not None:
+    if (periods := rve.discretisation.outline.given_periods) is not None:
         source["periods"] = periods.tolist()
     return {"law": "nested", "rve": {"mesh": source, "boundary": stored.boundary, "phases": stored.phases}}

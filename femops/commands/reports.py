@@ -7,18 +7,39 @@ from rich.console import Console
 from rich.table import Table
 
 
-def missed(summary: dict[str, Any]) -> list[str]:
+def missed(case: str, quantities: Mapping[str, float], expected: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return a line for each quantity of a run that differs from its expected value.
 
     Args:
-        summary: The summary of the run.
+        case: The case file.
+        quantities: Values by name.
+        expected: As returned by `femops.commands.run.expectations`.
     """
     return [
-        f"{summary['case']}: quantities.{name}: {summary['quantities'][name]:.8g}, expected {one['expected']:.8g} "
+        f"{case}: quantities.{name}: {quantities[name]:.8g}, expected {one['expected']:.8g} "
         f"({'relative ' if one['expected'] else ''}difference {one['difference']:.1e}, rtol {one['rtol']:.1e})"
-        for name, one in summary["expected"].items()
+        for name, one in expected.items()
         if one["missed"]
     ]
+
+
+def report_quantities(
+    console: Console, columns: Mapping[str, Mapping[str, float]], expected: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Print the quantities of one or two runs and the expected values of the first; nothing if there are none.
+
+    Args:
+        console: The console.
+        columns: Values by name, for each column of the table.
+        expected: As returned by `femops.commands.run.expectations`.
+    """
+    table = Table("quantity", *columns, "expected")
+    for name in next(iter(columns.values())):
+        known = expected.get(name)
+        last = "" if known is None else f"{known['expected']:.8g}{'  MISSED' if known['missed'] else ''}"
+        table.add_row(name, *(f"{values[name]:.8g}" for values in columns.values()), last)
+    if table.row_count:
+        console.print(table)
 
 
 def report_trust(console: Console, statistics: dict[str, Any]) -> None:
@@ -70,6 +91,7 @@ def report_comparison(console: Console, report: dict[str, Any]) -> None:
         table.add_row(name, _number(report[name]), f"{_number(worst['value'])} (step {worst['step']})")
     table.add_row("reaction_rel", "", _number(report["reaction_rel"]))
     console.print(table)
+    report_quantities(console, report["quantities"], report["expected"])
     console.print(_times(report["seconds"], report["iterations"]))
     worst = report["stress_worst"]
     place = ", ".join(f"{x:.4g}" for x in worst["at"])

@@ -9,6 +9,7 @@ from mpi4py import MPI
 
 from femops import notation
 from femops.errors import CaseError
+from femops.law import ExactMicroscaleLaw, MicroscaleLaw
 from femops.macro.gather import Gatherer
 from femops.macro.problem import MacroProblem
 from femops.macro.region import Region
@@ -182,7 +183,7 @@ class Results:
         """Return the chosen points; None for points of other ranks."""
         problem, comm = self.problem, self.problem.comm
         strain, x = problem.quadrature.strain(), problem.quadrature.coordinates()
-        having = [region.points for region in problem.material.regions if hasattr(region.law, "micro_fields")]
+        having = [region.points for region in problem.material.regions if isinstance(region.law, MicroscaleLaw)]
         points = np.concatenate([np.empty(0, dtype=np.int64), *having])
         chosen = []
         for wanted in problem.case.output.micro:
@@ -213,13 +214,13 @@ class Results:
 
     def _write_micro(self, number: int, region: Region, position: int, strain: Array, at: Array) -> dict[str, Any]:
         """Write the fields of one RVE, consistent with the stored response."""
-        law: Any = region.law
-        solved = bool(region.reason[position])
-        exactly = solved and hasattr(law, "exact_micro_fields")
-        fields = (law.exact_micro_fields if exactly else law.micro_fields)(strain, region.state[position])
-        source = _NESTED if exactly else self._source(region)
-        if solved and not exactly:
-            source += " (the point was solved exactly, its law has no fields of that)"
+        law, state, solved = region.law, region.state[position], bool(region.reason[position])
+        if solved and isinstance(law, ExactMicroscaleLaw):
+            fields, source = law.exact_micro_fields(strain, state), _NESTED
+        else:
+            assert isinstance(law, MicroscaleLaw)  # other points are not chosen
+            fields, source = law.micro_fields(strain, state), self._source(region)
+            source += " (the point was solved exactly, its law has no fields of that)" if solved else ""
         rve = law.rve.discretisation
         phase = np.empty(len(rve.mesh.cells), dtype=np.int32)
         for position, cells in enumerate(rve.cells_of_phase):
@@ -267,7 +268,7 @@ def check_output(problem: MacroProblem) -> None:
         CaseError: RVE output is requested but no law has RVEs, or the field of the picture does not exist.
     """
     wanted, regions = problem.case.output, problem.material.regions
-    if wanted.micro and not any(hasattr(region.law, "micro_fields") for region in regions):
+    if wanted.micro and not any(isinstance(region.law, MicroscaleLaw) for region in regions):
         laws = ", ".join(parameters.law for parameters in problem.case.laws().values())
         raise CaseError(f"no law of the case has RVEs whose fields could be written; laws: {laws}", key="output.micro")
     known = {"error": "law_error"}

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from femops.commands.results import Results, check_output, remarks
 from femops.errors import CaseError, NotConverged, Refused
 from femops.inputs.case import EVERYWHERE, Case
 from femops.inputs.meshes import macro_tagged_mesh
-from femops.law import LawContext, MaterialLaw
+from femops.law import LawContext, LawParameters, MaterialLaw, MicroscaleLaw
 from femops.macro.mesh import MacroMesh, macro_mesh
 from femops.macro.probe import check_points, displacement_at
 from femops.macro.problem import MacroProblem
@@ -29,7 +28,7 @@ from femops.output.tables import write_json
 from femops.output.versions import versions
 from femops.parallel import on_root
 from femops.plugins import get_law
-from femops.surrogate.spec import Progress
+from femops.surrogate.spec import Progress, SurrogateParameters
 
 Watch = Callable[[int, float, int, float], None]
 Observe = Callable[[MacroProblem, StepReport], None]
@@ -91,8 +90,8 @@ def notes(mesh: MacroMesh, laws: Mapping[str, MaterialLaw]) -> tuple[str, ...]:
     """Return the notes on the macroscale mesh and the RVE meshes of a case, without duplicates."""
     found = [f"mesh: {note}" for note in mesh.notes]
     for name, law in laws.items():
-        rve = getattr(law, "rve", None)
-        found += [f"RVE of {name}: {note}" for note in (rve.discretisation.mesh.notes if rve is not None else ())]
+        if isinstance(law, MicroscaleLaw):
+            found += [f"RVE of {name}: {note}" for note in law.rve.discretisation.mesh.notes]
     return tuple(dict.fromkeys(found))
 
 
@@ -100,12 +99,19 @@ def _laws(case: Case, base: Path, comm: MPI.Comm, training: Progress) -> dict[st
     laws = {}
     for name, parameters in case.laws().items():
         try:
-            trained = partial(trained_model, law=parameters.law, comm=comm, progress=training)
-            laws[name] = get_law(parameters, LawContext(case.dim, base, comm, trained=trained))
+            laws[name] = get_law(_with_model(parameters, base, comm, training), LawContext(case.dim, base, comm))
         except CaseError as error:
             region = name if len(case.laws()) > 1 else ""
             raise error.within(key=".".join(part for part in ("material", region) if part)) from error
     return laws
+
+
+def _with_model(parameters: LawParameters, base: Path, comm: MPI.Comm, training: Progress) -> LawParameters:
+    """Return the parameters of a law with the model of its study, if they name one; it is trained if necessary."""
+    if not isinstance(parameters, SurrogateParameters) or parameters.study is None:
+        return parameters
+    model = trained_model(base / parameters.study, parameters.law, comm, training)
+    return parameters.model_copy(update={"model": model.absolute(), "study": None})
 
 
 def run_case(

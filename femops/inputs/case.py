@@ -135,7 +135,7 @@ class NewtonBlock(_Block):
 
 
 class Trust(_Block):
-    """What happens where a law's error exceeds the tolerance or it calls its answer invalid."""
+    """What happens where a law's error exceeds the tolerance or its response is marked invalid."""
 
     tolerance: float = Field(1e-3, gt=0, description="largest relative error of a stress")
     on_violation: Literal["solve", "stop", "warn"] = Field(
@@ -145,7 +145,7 @@ class Trust(_Block):
     certificate: CertificateKind = Field("indicator", description="how the error of a converged step is computed")
 
     @model_validator(mode="after")
-    def _has_what_to_learn_from(self) -> Self:
+    def _enriched_by_exact_solves(self) -> Self:
         if self.enrich and self.on_violation != "solve":
             raise ValueError(f"enrich with on_violation {self.on_violation!r} given, expected on_violation: solve")
         return self
@@ -269,7 +269,7 @@ class Case(_Block):
         for name, quantity in self.quantities.items():
             if quantity.axis >= self.dim:
                 _refuse(
-                    f"the {'xyz'[quantity.axis]} component asked for, expected {' or '.join(axes)}",
+                    f"component {'xyz'[quantity.axis]} given, expected {' or '.join(axes)}",
                     f"quantities.{name}",
                 )
         for key, at in self.points():
@@ -279,7 +279,7 @@ class Case(_Block):
 
     @model_validator(mode="after")
     def _rounds_below_tolerance(self) -> Self:
-        single = any(getattr(law, "answers_in_single_precision", False) for law in self.laws().values())
+        single = any(law.in_single_precision for law in self.laws().values())
         if single and self.solver.rtol < _SINGLE_RTOL:
             problem = f"{self.solver.rtol:g} given, but precision: float32 rounds above it; expected at least 1e-6"
             _refuse(problem, "solver.rtol")
@@ -297,7 +297,7 @@ class Case(_Block):
             value not in (0, 0.0) for _, components in self._prescribed() for value in components.given().values()
         )
         if not self.loads and not moving:
-            _refuse("nothing loads the body; expected a load, or a support that moves", "loads")
+            _refuse("no load given; expected a load, or a nonzero prescribed displacement", "loads")
         return self
 
     def points(self) -> Iterator[tuple[str, list[float]]]:

@@ -11,11 +11,11 @@ from pydantic.json_schema import models_json_schema
 from femops.errors import CaseError
 from femops.inputs.case import case_schema
 from femops.inputs.reading import CASE, load_validated
-from femops.plugins import installed_surrogates, surrogate_options, surrogate_problem
 from femops.rve.family import Family
 from femops.rve.linear import LinearSolverName
 from femops.rve.sampling import Sampling, bounds
 from femops.rve.spec import RVEParameters
+from femops.surrogate.registry import installed_surrogates, surrogate_options, surrogate_problem
 from femops.surrogate.spec import SurrogateOptions
 from femops.validation import NestedError, numbers, shown
 
@@ -73,7 +73,7 @@ class Study(BaseModel):
             return problem
         options = info.data.get("surrogate")
         if options is None:
-            raise ValueError("given without surrogate, expected the surrogate that knows the problem")
+            raise ValueError("given without surrogate, expected the surrogate that defines the problem")
         try:
             return surrogate_problem(options.law, problem)
         except CaseError as error:

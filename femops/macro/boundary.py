@@ -34,7 +34,7 @@ def check_names(case: Case, mesh: MacroMesh) -> None:
         if quantity.reaction is not None:
             boundaries.append((f"quantities.{key}.reaction", quantity.reaction))
     for key, name in boundaries:
-        if name in mesh.bare_sets:
+        if name in mesh.sets_without_facets:
             raise CaseError(_without_facets(name, mesh), key=key)
         if name not in mesh.boundaries:
             raise CaseError(_unknown("boundary", name, mesh.boundaries), key=key)
@@ -64,8 +64,8 @@ def _unknown(what: str, name: str, known: dict[str, Any]) -> str:
 
 def _without_facets(name: str, mesh: MacroMesh) -> str:
     return (
-        f"the set {name!r} {mesh.bare_sets[name]}; expected a boundary of facets, as single points cannot be supported "
-        f"or loaded; the mesh has: {', '.join(mesh.boundaries) or 'none'}"
+        f"the set {name!r} {mesh.sets_without_facets[name]}; expected a boundary of facets, as single points cannot be "
+        f"supported or loaded; the mesh has: {', '.join(mesh.boundaries) or 'none'}"
     )
 
 
@@ -211,14 +211,14 @@ def _check_rigid(held: list[_Held], mesh: MacroMesh) -> None:
     np.maximum.at(reach, parts, np.abs(points - centres[parts]).max(axis=1))
     comm.Allreduce(MPI.IN_PLACE, reach, op=MPI.MAX)
     motions = RigidMotions(centres, np.where(reach > 0.0, reach, 1.0), mesh.mesh.topology.dim)
-    free = motions.free(total(comm, motions.gram(motions.seen(points, axes, parts), parts)))
+    free = motions.free(total(comm, motions.gram(motions.components(points, axes, parts), parts)))
     if free and n_parts == 1:
-        raise CaseError(f"the body can {free[0]}; expected supports that hold it", key="supports")
+        raise CaseError(f"the body has a free {free[0]}; expected supports that prevent it", key="supports")
     if free:
         part, motion = next(iter(free.items()))
         raise CaseError(
-            f"the mesh falls into {n_parts} parts that share no node, and one of them can {motion}: "
-            f"{mesh.parts[part]}; expected merged nodes, or supports that hold each part",
+            f"the mesh consists of {n_parts} disconnected parts, and one of them has a free {motion}: "
+            f"{mesh.parts[part]}; expected merged nodes, or supports of each part",
             key="supports",
         )
 

@@ -14,6 +14,7 @@ from mpi4py import MPI
 
 from femops import notation
 from femops.inputs.case import EVERYWHERE
+from femops.law import MicroscaleLaw
 from femops.macro.material import Material
 from femops.macro.region import Region
 from femops.notation import Array
@@ -123,8 +124,8 @@ class Locking:
                 continue
             body = "the body" if name == EVERYWHERE else name
             lines.append(f"{body}: {what}, where cells of order: 1 can be much too stiff (locking); take order: 2")
-        rves = [(region.name, getattr(region.law, "rve", None)) for region in self.material.regions]
-        return (*lines, *(line for name, rve in rves if rve is not None for line in _of_rve(name, rve)))
+        rves = [(one.name, one.law.rve) for one in self.material.regions if isinstance(one.law, MicroscaleLaw)]
+        return (*lines, *(line for name, rve in rves for line in _of_rve(name, rve)))
 
     @property
     def _comm(self) -> MPI.Comm:

@@ -11,7 +11,7 @@ from mpi4py import MPI
 from femops import notation
 from femops.errors import CaseError, NotConverged
 from femops.inputs.case import EVERYWHERE, Trust
-from femops.law import MaterialLaw
+from femops.law import LearningLaw, MaterialLaw
 from femops.macro.mesh import MacroMesh
 from femops.macro.quadrature import Quadrature
 from femops.macro.region import Region
@@ -66,8 +66,8 @@ class Material:
             problem = "'solve' given, but no law of the case can solve its points exactly; expected stop or warn"
             raise CaseError(problem, key="trust.on_violation")
         for region in self.regions:
-            certified = region.certified
-            if self.trust is not None and self.trust.enrich and certified is not None and not certified.learns:
+            learns = isinstance(region.law, LearningLaw) and region.law.learns
+            if self.trust is not None and self.trust.enrich and region.certified is not None and not learns:
                 problem = f"true given, but the law of {region.name} cannot learn; expected false"
                 raise CaseError(problem, key="trust.enrich")
         self.statistics.can_certify = self._certified

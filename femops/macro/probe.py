@@ -7,6 +7,7 @@ from dolfinx import geometry
 from mpi4py import MPI
 
 from femops.errors import CaseError
+from femops.law import MicroscaleLaw
 from femops.macro.mesh import MacroMesh
 from femops.macro.problem import MacroProblem
 from femops.notation import Array
@@ -47,7 +48,7 @@ def _law_without_rve(problem: MacroProblem, cell: int) -> str:
     """Return the name of the law of a cell; empty if it has an RVE or the cell is on another rank."""
     points = problem.quadrature.points_of([cell])
     for region in problem.material.regions:
-        if cell >= 0 and not hasattr(region.law, "micro_fields") and np.isin(points, region.points).any():
+        if cell >= 0 and not isinstance(region.law, MicroscaleLaw) and np.isin(points, region.points).any():
             return problem.case.laws()[region.name].law
     return ""
 

@@ -10,7 +10,7 @@ import numpy as np
 from femops.contract import check_attributes, check_error, check_response, read_only
 from femops.errors import CaseError, NotConverged
 from femops.inputs.case import EVERYWHERE, Trust
-from femops.law import CertificateKind, CertifiedLaw, LawResponse, MaterialLaw
+from femops.law import CertificateKind, CertifiedLaw, LawResponse, LearningLaw, MaterialLaw
 from femops.macro.timers import Timers
 from femops.macro.trust import Counts, Reason
 from femops.notation import Array
@@ -187,10 +187,10 @@ class Region:
 
     def enrich(self, strain: Array) -> None:
         """Enrich the law with exact solutions at the given strains; new state variables are initially zero."""
-        if self.certified is None:
+        if not isinstance(self.law, LearningLaw):
             raise ValueError(f"the law of {self.name} cannot learn")
         with self.blaming_law():
-            law = self.certified.enriched(read_only(strain))
+            law = self.law.enriched(read_only(strain))
             check_attributes(law)
             more = law.n_state - self.law.n_state
             if more < 0:

@@ -13,6 +13,7 @@ import numpy as np
 from femops.errors import CaseError
 from femops.inputs.study import Study
 from femops.notation import Array
+from femops.output.folder import writing
 from femops.output.locks import locked
 from femops.output.tables import plain, write_json
 from femops.output.training_plots import draw_certificates, draw_curves, draw_errors
@@ -20,8 +21,9 @@ from femops.output.versions import versions
 from femops.parallel import on_root
 from femops.rve.spec import RVE
 from femops.surrogate.accuracy import Accuracy
-from femops.surrogate.learning.checkpoint import FileCheckpoint, packed_fit, unpacked_fit
-from femops.surrogate.spec import Fit, Progress, SurrogateSpec
+from femops.surrogate.learning.checkpoint import FileCheckpoint, is_packed_fit, packed_fit, unpacked_fit
+from femops.surrogate.registry import SurrogateSpec
+from femops.surrogate.spec import Fit, Progress
 from femops.surrogate.store import STORE_INTERFACE, Origin, checked_arrays, read_manifest
 
 _PACKAGES = ("numpy", "scipy", "torch", "safetensors", "dolfinx-solver-real")
@@ -108,7 +110,8 @@ class Plan(ABC):
     def fitted(self, fit: Callable[[FileCheckpoint], Fit], seconds: dict[str, float]) -> Fit:
         """Fit, or load the finished fit of an interrupted training; the time is stored in `seconds["fit"]` [s]."""
         checkpoint = self.checkpoint()
-        if (packed := checkpoint.load("finished_fit")) is None:
+        packed = checkpoint.load("finished_fit") or {}
+        if not is_packed_fit(packed):
             try:
                 packed = packed_fit(fit(checkpoint))
             except CaseError as error:
@@ -130,7 +133,7 @@ class Plan(ABC):
     def write(
         self,
         fit: Fit,
-        judged: Accuracy | None,
+        validation: Accuracy | None,
         metrics: dict[str, Any],
         write_model: Callable[[Path, Origin], None],
     ) -> dict[str, Any]:
@@ -138,7 +141,7 @@ class Plan(ABC):
 
         Args:
             fit: The fit.
-            judged: Its validation errors; None without validation.
+            validation: Its validation errors; None without validation.
             metrics: Metrics specific to this kind of training.
             write_model: Writes the model into a folder.
 
@@ -157,17 +160,14 @@ class Plan(ABC):
             versions(["femops", self.spec.parameters.__module__.partition(".")[0], *_PACKAGES]),
             everything,
         )
-        try:
+        with writing(self.folder, "the model"):
             for title, curves in fit.curves.items():
                 draw_curves(self.folder, title, curves, fit.over.get(title, "training step"))
-            if judged is not None:
-                _draw(self.folder, judged, self.errors_over)
+            if validation is not None:
+                _draw(self.folder, validation, self.errors_over)
             write_json(self.folder / "metrics.json", everything)
             write_model(self.folder / "model", origin)
             self.checkpoint().clear()
-        except OSError as error:
-            problem = f"the model cannot be written there ({error.strerror or error})"
-            raise CaseError(problem, file=self.folder) from error
         return everything
 
 
@@ -217,9 +217,9 @@ def folder_of(folder: Path | None, path: Path, digest: str) -> Path:
     return folder or Path("results") / f"{path.stem}-{digest[:8]}"
 
 
-def _draw(folder: Path, judged: Accuracy, over: str) -> None:
-    draw_errors(folder, over, judged.over, {"stress": judged.stress, "tangent": judged.tangent})
-    said = {"bound": judged.bound, "indicator": judged.indicator}
-    certificates = {name: values for name, values in said.items() if values is not None}
+def _draw(folder: Path, validation: Accuracy, over: str) -> None:
+    draw_errors(folder, over, validation.over, {"stress": validation.stress, "tangent": validation.tangent})
+    stated = {"bound": validation.bound, "indicator": validation.indicator}
+    certificates = {name: values for name, values in stated.items() if values is not None}
     if certificates:
-        draw_certificates(folder, judged.certified, certificates)
+        draw_certificates(folder, validation.certified, certificates)

@@ -9,7 +9,8 @@ from femops.inputs.study import Study
 from femops.offline.plan import Plan, folder_of, study_hash
 from femops.output.messages import announce
 from femops.parallel import on_root_quietly
-from femops.surrogate.spec import ProblemTask, Progress, SurrogateSpec
+from femops.surrogate.registry import SurrogateSpec
+from femops.surrogate.spec import ProblemTask, Progress
 from femops.surrogate.store import write_problem_model
 
 

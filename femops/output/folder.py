@@ -94,9 +94,14 @@ class ResultsFolder:
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Convert an OSError in the block to a one-line CaseError."""
+def writing(folder: Path, what: str = "results") -> Iterator[None]:
+    """Convert an OSError in the block to a one-line CaseError.
+
+    Args:
+        folder: The folder, for the message.
+        what: What is written, for the message.
+    """
     try:
         yield
     except OSError as error:
-        raise CaseError(f"results cannot be written there ({error.strerror or error})", file=folder) from error
+        raise CaseError(f"{what} cannot be written there ({error.strerror or error})", file=folder) from error

@@ -45,7 +45,7 @@ class ElasticParameters(ElasticModuli):
 
 @dataclass(frozen=True)
 class Elastic:
-    """Isotropic linear elasticity, σ = K tr(ε) 1 + 2 G dev ε.
+    """Isotropic linear elasticity: σ = K tr(ε) 1 + 2 G dev ε, dσ/dε = K 1⊗1 + 2 G P with the deviatoric projector P.
 
     Attributes:
         K: Bulk modulus [stress].

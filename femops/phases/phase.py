@@ -50,14 +50,14 @@ class Phase(Protocol):
         """Return the response to strain (n_s, ...) from committed state (n_state, ...)."""
         ...
 
-    def energy(self, strain: Any, state: Any) -> Any:
-        """Return the (incremental) energy density whose derivative is the stress [stress]. Shape (...)."""
-        ...
-
 
 @runtime_checkable
 class HyperelasticPhase(Phase, Protocol):
     """A phase without state whose energy density ψ is convex, with its complementary energy density ψ*."""
+
+    def energy(self, strain: Any, state: Any) -> Any:
+        """Return ψ(ε), whose derivative is the stress [stress]. Shape (...)."""
+        ...
 
     def complementary_energy(self, stress: Any) -> Any:
         """Return ψ*(σ) = sup_ε σ : ε − ψ(ε), or a close upper bound of it [stress].
@@ -115,10 +115,10 @@ class PhaseLaw:
             raise ValueError(
                 f"strain has {strain.shape[-1]} components, expected {notation.n_strain(self.dim)} in {self.dim}D"
             )
-        answer = self.phase.evaluate(np.ascontiguousarray(strain.T), np.ascontiguousarray(state.T))
+        response = self.phase.evaluate(np.ascontiguousarray(strain.T), np.ascontiguousarray(state.T))
         return LawResponse(
-            stress=np.ascontiguousarray(answer.stress.T),
-            tangent=np.ascontiguousarray(answer.tangent.transpose(2, 0, 1)),
-            state=np.ascontiguousarray(answer.state.T),
-            stress_33=answer.stress_33,
+            stress=np.ascontiguousarray(response.stress.T),
+            tangent=np.ascontiguousarray(response.tangent.transpose(2, 0, 1)),
+            state=np.ascontiguousarray(response.state.T),
+            stress_33=response.stress_33,
         )

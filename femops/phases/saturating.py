@@ -43,7 +43,12 @@ class SaturatingParameters(LawParameters):
 
 @dataclass(frozen=True)
 class Saturating:
-    """Nonlinear elasticity, σ = K tr(ε) 1 + α1/(α2 + n) dev ε with n = |dev ε|.
+    """Nonlinear elasticity with saturating deviatoric stress.
+
+        σ = K tr(ε) 1 + h dev ε,   h = α1/(α2 + n),   n = |dev ε|,
+        dσ/dε = K 1⊗1 + h P − h²/(α1 n) dev ε ⊗ dev ε
+
+    with the deviatoric projector P; |dev σ| < α1, and |dev σ| = α1/2 at n = α2.
 
     The matrix material of the EquiNO benchmarks (arXiv 2504.07976); with the norm of the three-dimensional deviator
     it is hyperelastic in plane strain too.

@@ -105,7 +105,7 @@ def bounds(sampling: Sampling, dim: int) -> Array:
         pairs = [(-(sampling.range or 0.0), sampling.range or 0.0)] * len(names)
     low, high = np.array(pairs, dtype=np.float64).T
     if sampling.method in ("proportional", "random_paths") and ((low > 0.0) | (high < 0.0)).any():
-        raise CaseError("paths start at zero, expected a range that holds it", key="sampling.range")
+        raise CaseError("paths start at zero, expected a range that contains it", key="sampling.range")
     shear = np.where(notation.weights(dim) > 1.0, 0.5, 1.0) if sampling.shear == "engineering" else 1.0
     return np.array([low, high]) * shear * notation.weights(dim)
 

@@ -77,8 +77,8 @@ Hierarchy = tuple[Level, ...]
 
 
 @dataclass(frozen=True)
-class Box:
-    """An axis-aligned box.
+class PeriodicBox:
+    """An axis-aligned periodic box.
 
     Attributes:
         lower: Lower corner [length]. Shape (dim,).
@@ -90,12 +90,12 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Sample points in the cells of a mesh, for example quadrature points.
+class CellPoints:
+    """Weighted points in the cells of a mesh, such as quadrature points.
 
     Attributes:
-        points: Coordinates [length]. Shape (n_cells, n_samples, dim).
-        weight: Weight of each point [volume]. Shape (n_cells, n_samples).
+        points: Coordinates [length]. Shape (n_cells, n_points, dim).
+        weight: Weight of each point [volume]. Shape (n_cells, n_points).
     """
 
     points: Array
@@ -126,7 +126,7 @@ def fe_graph(points: Array, cells: Indices, kind: CellKind, nodes: Indices, n_no
 
 
 def graph_of_matrices(mean: sp.csr_array, gradient: sp.csr_array, volume: Array) -> FEGraph:
-    """Return the graph of operators given as matrices; cells may have different numbers of nodes.
+    """Return the graph with given operators; cells may have different numbers of nodes.
 
     Args:
         mean: Mean over each cell [-]. Shape (n_cells, n_nodes).
@@ -136,14 +136,14 @@ def graph_of_matrices(mean: sp.csr_array, gradient: sp.csr_array, volume: Array)
     n_cells, n_nodes = mean.shape
     parts = [sp.csr_array(mean), *(gradient[i : i + n_cells] for i in range(0, gradient.shape[0], n_cells))]
     entries = sp.csr_array(sum((abs(part) for part in parts[1:]), start=abs(parts[0]))).tocoo()
-    where, used = grouped(entries.row, n_cells)
+    where, used = padded_rows(entries.row, n_cells)
     cells = entries.col[where].astype(np.int64)
     lines = np.arange(n_cells)[:, None]
     values = np.stack([sp.csr_array(part[lines, cells]).toarray() for part in parts]) * used
     return FEGraph(cells, values[0], np.moveaxis(values[1:], 0, 1), volume / volume.mean(), n_nodes)
 
 
-def grouped(owner: npt.NDArray[Any], n: int) -> tuple[Indices, npt.NDArray[np.bool_]]:
+def padded_rows(owner: npt.NDArray[Any], n: int) -> tuple[Indices, npt.NDArray[np.bool_]]:
     """Return the entries of each owner as a padded table.
 
     Args:
@@ -181,7 +181,7 @@ def grid_graph(counts: Sequence[int], size: Sequence[float]) -> FEGraph:
     return FEGraph(cells, mean, gradient, np.ones(len(cells)), len(cells), offset)
 
 
-def interpolation(points: Array, counts: Indices, box: Box) -> sp.csr_array:
+def interpolation(points: Array, counts: Indices, box: PeriodicBox) -> sp.csr_array:
     """Return the multilinear interpolation from a periodic grid to points. Shape (n_points, n_grid_nodes).
 
     Args:
@@ -208,9 +208,9 @@ def pooling(cell: Indices, weight: Array, n_coarse: int) -> sp.csr_array:
     """Return the averaging of fine-cell values over coarse cells. Shape (n_coarse, n_cells).
 
     Args:
-        cell: Coarse cell that contains each sample point. Shape (n_cells, n_samples).
-        weight: Weight of each sample point. Shape (n_cells, n_samples).
-        n_coarse: Number of coarse cells; rows of cells without sample points are zero.
+        cell: Coarse cell that contains each point. Shape (n_cells, n_points).
+        weight: Weight of each point. Shape (n_cells, n_points).
+        n_coarse: Number of coarse cells; rows of cells without points are zero.
     """
     fine = np.repeat(np.arange(len(cell)), cell.shape[1])
     sums = sp.coo_array((weight.ravel(), (cell.ravel(), fine)), shape=(n_coarse, len(cell))).tocsr()
@@ -218,7 +218,9 @@ def pooling(cell: Indices, weight: Array, n_coarse: int) -> sp.csr_array:
     return (sp.diags_array(1.0 / np.where(total > 0.0, total, 1.0)) @ sums).tocsr()
 
 
-def periodic_hierarchy(finest: FEGraph, nodes: Array, samples: Samples, counts: Indices, box: Box) -> Hierarchy:
+def periodic_hierarchy(
+    finest: FEGraph, nodes: Array, points: CellPoints, counts: Indices, box: PeriodicBox
+) -> Hierarchy:
     """Return the hierarchy of a periodic mesh and successively coarser grids.
 
     The mesh may be unstructured: the first grid is interpolated at its nodes.
@@ -226,7 +228,7 @@ def periodic_hierarchy(finest: FEGraph, nodes: Array, samples: Samples, counts: 
     Args:
         finest: Graph of the mesh.
         nodes: Coordinates of its nodes [length]. Shape (n_nodes, dim).
-        samples: Sample points in its cells.
+        points: Points in its cells.
         counts: Number of cells of each grid along each axis, finest first. Shape (n_grids, dim).
         box: The box of all grids.
     """
@@ -236,21 +238,21 @@ def periodic_hierarchy(finest: FEGraph, nodes: Array, samples: Samples, counts: 
             finer = counts[i - 1]
             lattice = np.stack(np.unravel_index(np.arange(finer.prod()), finer, order="F"), axis=-1)
             nodes = box.lower + lattice / finer * box.size
-            samples = Samples((nodes + 0.5 * box.size / finer)[:, None], np.ones((len(nodes), 1)))
-        cell = np.floor((samples.points - box.lower) / box.size * count).astype(np.int64) % count
+            points = CellPoints((nodes + 0.5 * box.size / finer)[:, None], np.ones((len(nodes), 1)))
+        cell = np.floor((points.points - box.lower) / box.size * count).astype(np.int64) % count
         inside = np.ravel_multi_index(tuple(np.moveaxis(cell, -1, 0)), tuple(count), order="F")
-        pool = pooling(inside, samples.weight, int(count.prod()))
+        pool = pooling(inside, points.weight, int(count.prod()))
         coarse = grid_graph(count.tolist(), box.size.tolist())
         levels.append(Level(coarse, interpolation(nodes, count, box), pool))
     return tuple(levels)
 
 
-def side_by_side(hierarchies: Sequence[Hierarchy]) -> Hierarchy:
+def disjoint_union(hierarchies: Sequence[Hierarchy]) -> Hierarchy:
     """Return the disjoint union of hierarchies with equal numbers of levels; nodes and cells are concatenated."""
-    return tuple(_joined(levels) for levels in zip(*hierarchies, strict=True))
+    return tuple(_union(levels) for levels in zip(*hierarchies, strict=True))
 
 
-def _joined(levels: Sequence[Level]) -> Level:
+def _union(levels: Sequence[Level]) -> Level:
     graphs = [level.graph for level in levels]
     start = np.cumsum([0, *(graph.n_nodes for graph in graphs)])
     cells = np.concatenate([graph.cells + first for graph, first in zip(graphs, start, strict=False)])
@@ -270,11 +272,11 @@ def _joined(levels: Sequence[Level]) -> Level:
     return Level(graph, *(sp.csr_array(sp.block_diag(part, format="csr")) for part in (prolongations, poolings)))
 
 
-def turned(hierarchy: Hierarchy, rotation: Array) -> Hierarchy:
+def rotated(hierarchy: Hierarchy, rotation: Array) -> Hierarchy:
     """Return a hierarchy in rotated coordinates Q x, with Q orthogonal (dim, dim)."""
-    return tuple(replace(level, graph=_turned(level.graph, rotation)) for level in hierarchy)
+    return tuple(replace(level, graph=_rotated(level.graph, rotation)) for level in hierarchy)
 
 
-def _turned(graph: FEGraph, rotation: Array) -> FEGraph:
+def _rotated(graph: FEGraph, rotation: Array) -> FEGraph:
     offset = None if graph.offset is None else graph.offset @ rotation.T
     return replace(graph, gradient=rotation @ graph.gradient, offset=offset)

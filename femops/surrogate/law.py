@@ -1,24 +1,28 @@
 """Load trained surrogates as material laws."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from femops.errors import CaseError
 from femops.law import CertifiedLaw, LawContext
 from femops.parallel import on_every_rank
-from femops.rve.spec import RVE, build_rve
-from femops.surrogate.spec import FamilyParameters, SurrogateParameters, SurrogateSpec
-from femops.surrogate.store import Manifest, StoredPhase, model_of, of_arrays, read_fit, read_manifest, read_model
+from femops.surrogate.spec import SurrogateParameters, TrainedModel
+from femops.surrogate.store import Manifest, model_of, of_arrays, read_fit, read_manifest, read_model
 
 
 def surrogate_law(
-    spec: SurrogateSpec, stored_phase: StoredPhase, parameters: SurrogateParameters, context: LawContext
+    name: str,
+    as_law: Callable[[TrainedModel, Any], CertifiedLaw],
+    parameters: SurrogateParameters,
+    context: LawContext,
 ) -> CertifiedLaw:
-    """Load a trained surrogate as a law, training it first if its study has no model yet; collective.
+    """Load a trained surrogate as a law; collective.
 
     Args:
-        spec: The surrogate.
-        stored_phase: Builds a phase of its RVE from stored parameters.
+        name: Name of the surrogate.
+        as_law: Builds the law from the trained model and the parameters.
         parameters: Parameters of the law in the case.
         context: Context in which the law is built.
 
@@ -29,8 +33,8 @@ def surrogate_law(
 
     def load() -> CertifiedLaw:
         manifest = read_manifest(folder)
-        if manifest.law != spec.name:
-            raise CaseError(f"holds a model of {manifest.law!r}, expected one of {spec.name!r}", file=folder)
+        if manifest.law != name:
+            raise CaseError(f"holds a model of {manifest.law!r}, expected one of {name!r}", file=folder)
         if manifest.problem is not None:
             raise CaseError("solves a problem of its own, expected the model of an RVE or a family", file=folder)
         if manifest.dim != context.dim:
@@ -38,54 +42,37 @@ def surrogate_law(
             raise CaseError(problem, file=folder)
         own = _rve_of_case(parameters, manifest, context)
         if own is None:
-            model = read_model(folder, manifest, stored_phase)
+            model = read_model(folder, manifest)
         else:
             model = model_of(read_fit(folder, manifest), own, folder, manifest)
         with of_arrays(folder):
-            return spec.as_law(model, parameters)
+            return as_law(model, parameters)
 
     return on_every_rank(context.comm, load)
 
 
-def _rve_of_case(parameters: SurrogateParameters, manifest: Manifest, context: LawContext) -> RVE | None:
+def _rve_of_case(parameters: SurrogateParameters, manifest: Manifest, context: LawContext) -> Any:
     """Return the RVE given in the case for a family model; None for a model of a single RVE.
 
     Raises:
         CaseError: An RVE is given for a model of a single RVE, or missing for a family model.
     """
-    given = parameters.rve if isinstance(parameters, FamilyParameters) else None
-    if manifest.rve is not None:
-        if given is not None:
-            raise CaseError("given, but the model was trained for one RVE, which it brings along", key="rve")
-        return None
-    if given is None:
+    given = parameters.build_rve(replace(context, comm=None))
+    if manifest.rve is not None and given is not None:
+        raise CaseError("given, but the model was trained for one RVE, which it brings along", key="rve")
+    if manifest.rve is None and given is None:
         raise CaseError("missing; expected the RVE, since the model was trained for a family of them", key="rve")
-    try:
-        return build_rve(given, replace(context, comm=None))
-    except CaseError as error:
-        raise error.within(key="rve") from error
+    return given
 
 
 def model_folder(parameters: SurrogateParameters, context: LawContext) -> Path:
-    """Return the model folder that a law in a case refers to; collective if the model has to be trained.
+    """Return the model folder that a law in a case refers to.
 
     Raises:
-        CaseError: The law names a study in a context that does not train.
+        CaseError: It names a study instead.
     """
     if parameters.model is not None:
         return context.base / parameters.model
-    assert parameters.study is not None
-    study = context.base / parameters.study
-    if context.trained is None:
-        problem = f"{parameters.study} given, but only cases train; run femops train {study} and give model: FOLDER"
-        raise CaseError(problem, key="study")
-    return context.trained(study)
-
-
-def model_rve(folder: Path, stored_phase: StoredPhase) -> RVE:
-    """Return the RVE that the model in a folder was trained for.
-
-    Raises:
-        CaseError: The model is missing or damaged.
-    """
-    return read_model(folder, read_manifest(folder), stored_phase).rve
+    study = f"femops train {context.base / parameters.study}" if parameters.study else "femops train"
+    problem = f"{parameters.study} given, but only cases train; run {study} and give model: FOLDER"
+    raise CaseError(problem, key="study")

@@ -1,18 +1,23 @@
-"""Interface of surrogate plugins: specification, options, training tasks and trained models."""
+"""Interface of surrogate plugins: options, parameters, training tasks and trained models."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from femops.law import CertifiedLaw, LawParameters
-from femops.notation import Array
-from femops.rve.snapshots import SnapshotSolver
-from femops.rve.spec import RVE, RVEParameters
+from femops.law import LawContext, LawParameters
+from femops.notation import Array, dimension
+
+if TYPE_CHECKING:  # a program that only evaluates a trained law does not load them
+    from femops.rve.snapshots import SnapshotSolver
+    from femops.rve.spec import RVE
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -41,15 +46,17 @@ class SurrogateParameters(LawParameters):
         return self
 
     @property
-    def answers_in_single_precision(self) -> bool:
-        """Whether responses have single precision only, which limits the accuracy of the macroscale solution."""
+    def in_single_precision(self) -> bool:
+        """Whether stresses are computed in single precision; see `LawParameters`."""
         return self.precision == "float32"
 
+    def build_rve(self, context: LawContext) -> RVE | None:
+        """Return the RVE given in the case; None for a surrogate of the one RVE that its model brings along.
 
-class FamilyParameters(SurrogateParameters):
-    """Base of a surrogate that serves many RVEs: which one it stands in for here."""
-
-    rve: RVEParameters | None = Field(None, description="the RVE to stand in for, as that of the nested law")
+        Raises:
+            CaseError: The RVE cannot be built.
+        """
+        return None
 
 
 class Checkpoint(Protocol):
@@ -166,49 +173,28 @@ class TrainedModel:
     Attributes:
         arrays: See `Fit`.
         settings: See `Fit`.
-        rve: The RVE that it was trained for; for a family model, the RVE given in the case.
+        rve_or_builder: The RVE that it was trained for (for a family model, the RVE given in the case), or a function
+            that builds it.
         low: Lower corner of the training range, Mandel [-]. Shape (n_s,).
         high: Upper corner. Shape (n_s,).
     """
 
     arrays: Mapping[str, np.ndarray]
     settings: Mapping[str, Any]
-    rve: RVE
+    rve_or_builder: RVE | Callable[[], RVE]
     low: Array
     high: Array
 
+    @cached_property
+    def rve(self) -> RVE:
+        """The RVE, built when it is first used: evaluation may need the arrays only.
 
-@dataclass(frozen=True)
-class SurrogateSpec:
-    """A surrogate that can be trained by a study and named in a case file.
+        Raises:
+            CaseError: The model is damaged.
+        """
+        return self.rve_or_builder() if callable(self.rve_or_builder) else self.rve_or_builder
 
-    It can be trained on one RVE (`fit`), a family of RVEs (`fit_family`) or problems of its own (`fit_problem`).
-
-    Attributes:
-        name: The value of `law:`, in the study's `surrogate` block and in cases.
-        summary: One line for `femops plugins`.
-        options: pydantic model of the `surrogate` block.
-        parameters: pydantic model of the law in a case; a `FamilyParameters` if it trains on families.
-        fit: Trains on one RVE.
-        as_law: Builds the law of a trained model from its parameters in a case.
-        check: Refuses an unsuitable RVE, options or training range (low, high) before anything is solved.
-        version: Incremented when models trained before become unusable; they are then trained again.
-        fit_family: Trains on a family of RVEs.
-        problem: pydantic model of the `problem` block of a study.
-        fit_problem: Trains on such a problem.
-        runs_code: Returns the name of the user code that training on such a problem imports, without importing it,
-            or None. It is shown to the user before the code runs.
-    """
-
-    name: str
-    summary: str
-    options: type[SurrogateOptions]
-    parameters: type[SurrogateParameters]
-    fit: Callable[[FitTask], Fit] | None
-    as_law: Callable[[TrainedModel, Any], CertifiedLaw]
-    version: int = 1
-    check: Callable[[RVE, Any, Array, Array], None] | None = None
-    fit_family: Callable[[FamilyTask], Fit] | None = None
-    problem: type[BaseModel] | None = None
-    fit_problem: Callable[[ProblemTask], Fit] | None = None
-    runs_code: Callable[[Any], str | None] | None = None
+    @property
+    def dim(self) -> int:
+        """2 (plane strain) or 3."""
+        return dimension(len(self.low))

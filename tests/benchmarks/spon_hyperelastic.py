@@ -15,10 +15,9 @@ import numpy as np
 from mpi4py import MPI
 
 from femops.inputs.study import load_study
-from femops.law import LawResponse
+from femops.law import LawContext, LawResponse
 from femops.notation import Array
 from femops.offline.train import train
-from femops.plugins import rve_context
 from femops.rve.family import microstructure
 from femops.rve.law import NestedLaw
 from femops.rve.sampling import bounds, sobol
@@ -47,7 +46,7 @@ def circles(options: Mapping[str, str]) -> dict[str, Any]:
     strain = sobol(low, high, UNSEEN * STRAINS, 99).reshape(UNSEEN, STRAINS, -1)
     found: dict[str, list[tuple[float, Array, Array]]] = {}
     for i in range(UNSEEN):
-        rve = build_rve(microstructure(family, i).parameters, rve_context(2))
+        rve = build_rve(microstructure(family, i).parameters, LawContext(2))
         nested = NestedLaw(rve)
         seconds, truth = _timed(nested, strain[i])
         found.setdefault("nested", []).append((seconds, np.zeros(STRAINS), np.zeros(STRAINS)))

@@ -19,7 +19,7 @@ def fields_with_stress(exact: ExactRVE, strain: Array, fluctuation: Array, stres
         stress: Stress at the quadrature points [stress]. Shape (n_s, n_points).
     """
     weight = exact.rve.discretisation.weight
-    virgin = [one[:, :, 0] for one in exact.solver.virgin_history(1)]
+    virgin = [one[:, :, 0] for one in exact.solver.virgin_state(1)]
     fields = micro_fields(exact.rve, exact.solver, strain, fluctuation, virgin)
     mean = weight / weight.sum(axis=1, keepdims=True)
     return replace(fields, stress=np.einsum("cq,scq->cs", mean, stress.reshape(len(strain), *weight.shape)))

@@ -34,7 +34,7 @@ def with_matrix(trained, dim, matrix):
     arrays = {name: one for name, one in law.trained.arrays.items() if name.startswith(("modes", "states"))}
     arrays |= found.model.to_arrays("model") | found.points.to_arrays() | found.quadratics.to_arrays()
     parameters = EquiNOParameters(model="here", start="zero", tolerance=1e-10)
-    return EquiNOLaw(replace(law.trained, arrays=arrays, rve=nested.rve), parameters), nested
+    return EquiNOLaw(replace(law.trained, arrays=arrays, rve_or_builder=nested.rve), parameters), nested
 
 
 @pytest.mark.parametrize("matrix", [NEARLY_PLASTIC, SOFT], ids=["nearly plastic", "soft"])

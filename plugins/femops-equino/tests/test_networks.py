@@ -8,6 +8,7 @@ import pytest
 from femops.phases.elastic import Elastic
 from femops.phases.saturating import Saturating
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
+from femops.surrogate.learning.loop import Schedule
 from femops.surrogate.torch_library import torch
 from femops_equino.networks import torch_networks
 from femops_equino.networks.evaluation import (
@@ -17,11 +18,10 @@ from femops_equino.networks.evaluation import (
     expansion,
     prepare,
 )
-from femops_equino.networks.minimise import Schedule, Watch
 from femops_equino.networks.training import (
     CoefficientLabels,
-    NetworkOptions,
     PotentialLabels,
+    TrainingOptions,
     train_coefficients,
     train_potential,
 )
@@ -30,7 +30,7 @@ from femops_equino.original.networks import evaluate_original
 
 func = torch.func  # by reverse modes alone: the first use of its forward mode warns
 MATRIX = Saturating(4780.0, 50.0, 0.06)
-SHORT = NetworkOptions(width=8, n_norms=1, schedule=Schedule(adam_steps=20, lbfgs_steps=20, batch=32, save_every=10))
+SHORT = TrainingOptions(Schedule(20, 3e-3, save_every=10, lbfgs_steps=20), width=8, n_norms=1, batch=32)
 
 
 class StoppedError(Exception):
@@ -41,8 +41,12 @@ def quiet(stage, done, total, note=""):
     pass
 
 
-def watch(memory=None, progress=quiet):
-    return Watch("network", memory or MemoryCheckpoint(), progress)
+def reported(memory=None, progress=quiet):
+    return "network", memory or MemoryCheckpoint(), progress
+
+
+def schedule(adam_steps, lbfgs_steps):
+    return Schedule(adam_steps, 3e-3, save_every=100, lbfgs_steps=lbfgs_steps)
 
 
 def spd(n, seed=0):
@@ -194,8 +198,8 @@ def test_sensitivities_are_derivatives_of_the_coefficients_and_exact_at_zero_str
 
 
 def test_trained_potential_reproduces_the_saturating_law():
-    options = NetworkOptions(width=16, schedule=Schedule(adam_steps=200, lbfgs_steps=200, batch=128))
-    trained = train_potential(matrix_stiffness(), matrix_labels(400), options, watch())
+    options = TrainingOptions(schedule(200, 200), width=16, batch=128)
+    trained = train_potential(matrix_stiffness(), matrix_labels(400), options, *reported())
     unseen = matrix_labels(200, seed=2)
     _, stress, tangent = evaluate_potential(prepare(trained.weights), unseen.strain)
     wrong = np.linalg.norm(stress - unseen.stress, axis=1) / np.linalg.norm(unseen.stress, axis=1)
@@ -213,8 +217,8 @@ def test_trained_coefficients_reproduce_a_smooth_map():
         values = np.sinh(strain @ matrix.T)
         return CoefficientLabels(strain, values, np.cosh(strain @ matrix.T)[:, :, None] * matrix, np.diag([1.0, 2.0]))
 
-    options = NetworkOptions(width=16, schedule=Schedule(adam_steps=200, lbfgs_steps=200, batch=128))
-    trained = train_coefficients(matrix, labels(500, 1), options, watch())
+    options = TrainingOptions(schedule(200, 200), width=16, batch=128)
+    trained = train_coefficients(matrix, labels(500, 1), options, *reported())
     unseen = labels(200, 2)
     assert np.linalg.norm(unseen.strain @ matrix.T - unseen.values) > 0.1 * np.linalg.norm(unseen.values)
     found = evaluate_coefficients(prepare(trained.weights), unseen.strain, 2)
@@ -228,10 +232,10 @@ def test_training_that_was_stopped_ends_with_the_same_weights_as_one_that_was_no
             raise StoppedError
 
     labels, memory = matrix_labels(64), MemoryCheckpoint()
-    whole = train_potential(matrix_stiffness(), labels, SHORT, watch())
+    whole = train_potential(matrix_stiffness(), labels, SHORT, *reported())
     with pytest.raises(StoppedError):
-        train_potential(matrix_stiffness(), labels, SHORT, watch(memory, stopping))
-    resumed = train_potential(matrix_stiffness(), labels, SHORT, watch(memory))
+        train_potential(matrix_stiffness(), labels, SHORT, *reported(memory, stopping))
+    resumed = train_potential(matrix_stiffness(), labels, SHORT, *reported(memory))
     np.testing.assert_array_equal(resumed.losses, whole.losses)
     for name, one in whole.weights.items():
         np.testing.assert_array_equal(resumed.weights[name], one, err_msg=name)
@@ -264,9 +268,8 @@ def layered_problem():
 @pytest.mark.parametrize("norm", ["energy", "plain"])
 def test_mismatch_of_a_laminate_leads_to_its_exact_fields(norm):
     problem = layered_problem()
-    schedule = Schedule(adam_steps=300, lbfgs_steps=300, batch=32)
-    options = training.OriginalOptions(width=16, depth=2, n_points=4, norm=norm, schedule=schedule)
-    weights = training.train_original(problem, options, watch()).weights
+    options = training.OriginalOptions(schedule(300, 300), width=16, depth=2, n_points=4, norm=norm)
+    weights = training.train_original(problem, options, *reported()).weights
     strain = strains(50, 3, seed=2)
     answer = evaluate_original(weights, strain)
     jump = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]) @ answer.displacement.T
@@ -281,9 +284,8 @@ def test_mismatch_of_a_laminate_leads_to_its_exact_fields(norm):
 
 
 def test_tangent_of_the_original_networks_is_the_derivative_of_their_stress():
-    schedule = Schedule(adam_steps=2, lbfgs_steps=0, batch=8)
-    options = training.OriginalOptions(width=8, n_points=2, schedule=schedule)
-    weights = training.train_original(layered_problem(), options, watch()).weights
+    options = training.OriginalOptions(schedule(2, 0), width=8, n_points=2, batch=8)
+    weights = training.train_original(layered_problem(), options, *reported()).weights
     strain, step = strains(5, 3), 1e-6
     tangent = evaluate_original(weights, strain).tangent
     for k, change in enumerate(step * np.eye(3)):

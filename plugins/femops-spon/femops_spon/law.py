@@ -5,8 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from femops.errors import CaseError
-from femops.law import CertifiedLaw, StrainMeasure
+from femops.law import StrainMeasure
 from femops.notation import Array
 from femops.rve.micro import MicroFields, micro_fields
 from femops.surrogate import ExactRVE, TrainedModel
@@ -24,20 +23,11 @@ class SPONLaw(ABC):
 
     strain_measure = StrainMeasure.SMALL_STRAIN
     n_state = 0
-    learns = False
 
     def __init__(self, model: TrainedModel) -> None:
         self.rve, self.dim = model.rve, model.rve.discretisation.dim
         self.state_fields: Mapping[str, slice] = {}
         self.exact = ExactRVE(model.rve)
-
-    def enriched(self, strain: Array) -> CertifiedLaw:
-        """Refuse enrichment, which SPON does not support.
-
-        Raises:
-            CaseError: Always.
-        """
-        raise CaseError("the law 'spon' cannot learn on the way; expected false", key="enrich")
 
     def micro_fields(self, strain: Array, state: Array) -> MicroFields:
         """Return the predicted microscale fields at one point.
@@ -47,8 +37,8 @@ class SPONLaw(ABC):
             state: Not used. Shape (0,).
         """
         solver = self.exact.solver
-        history = [one[:, :, 0] for one in solver.virgin_history(1)]
-        return micro_fields(self.rve, solver, strain, self.free_fluctuation(strain), history)
+        virgin = [one[:, :, 0] for one in solver.virgin_state(1)]
+        return micro_fields(self.rve, solver, strain, self.free_fluctuation(strain), virgin)
 
     def exact_micro_fields(self, strain: Array, state: Array) -> MicroFields:
         """Return the microscale fields of the nested solve at one point; arguments as in `micro_fields`."""
@@ -59,7 +49,7 @@ class SPONLaw(ABC):
         """Return the fluctuation at the free dofs of the RVE (n_free,) [length] at a strain (n_s,)."""
 
 
-def squared(vectors: Array, matrix: Array) -> Array:
+def quadratic_form(vectors: Array, matrix: Array) -> Array:
     """Return v · matrix · v for vectors v (n, n_s). Shape (n,)."""
     return np.asarray(np.einsum("ns,st,nt->n", vectors, matrix, vectors))
 

@@ -8,11 +8,11 @@ from femops.surrogate import TrainedModel, torch_device
 from femops.surrogate.fields.linear import LinearFields
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.families import network_of
-from femops_spon.law import TINY, SPONLaw, in_numpy, squared
+from femops_spon.law import TINY, SPONLaw, in_numpy, quadratic_form
 from femops_spon.options import SPONParameters
 from femops_spon.training import predict
 
-_MORE_STEPS = 3  # additional conjugate-gradient steps for the indicator
+_INDICATOR_STEPS = 3  # additional conjugate-gradient steps for the indicator
 
 
 class LinearSPONLaw(SPONLaw):
@@ -46,17 +46,17 @@ class LinearSPONLaw(SPONLaw):
         if parameters.corrections:
             fields = problem.improve(fields, parameters.corrections, problem.preconditioner())
         self._problem, self._fields = problem, problem.centred(fields)
-        self.stiffness = _only(problem.homogenized(self._fields))
+        self.stiffness = _first(problem.homogenized(self._fields))
         self.metric = np.linalg.inv(self.stiffness)
         row = problem.row_33(self._fields)
-        self._row_33 = None if row is None else _only(row)
-        self._bound = _only(problem.bound(self._fields))
+        self._row_33 = None if row is None else _first(row)
+        self._bound = _first(problem.bound(self._fields))
         self._indicator: Array | None = None
 
     @property
     def fields(self) -> Array:
         """Fluctuations of the unit strains at the free dofs of the RVE [length]. Shape (n_free, n_s)."""
-        return self._problem.space.to_free(_only(self._fields).reshape(self._problem.space.n_dofs, -1))
+        return self._problem.space.to_free(_first(self._fields).reshape(self._problem.space.n_dofs, -1))
 
     def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
         """Return the response of the RVE; see `MaterialLaw.evaluate`."""
@@ -72,10 +72,10 @@ class LinearSPONLaw(SPONLaw):
         if kind == "bound":
             return self._relative(strain, self._bound)
         if self._indicator is None:
-            better = self._problem.improve(self._fields, _MORE_STEPS, self._problem.preconditioner())
-            self._indicator = self.stiffness - _only(self._problem.homogenized(better))
+            better = self._problem.improve(self._fields, _INDICATOR_STEPS, self._problem.preconditioner())
+            self._indicator = self.stiffness - _first(self._problem.homogenized(better))
         change = strain @ self._indicator
-        return np.sqrt(squared(change, self.metric) / np.maximum(squared(strain, self.stiffness), TINY))
+        return np.sqrt(quadratic_form(change, self.metric) / np.maximum(quadratic_form(strain, self.stiffness), TINY))
 
     def solve_exactly(self, strain: Array, state: Array, dt: float) -> LawResponse:
         """Return the response of the nested solve, which is computed once for the unit strains."""
@@ -98,10 +98,10 @@ class LinearSPONLaw(SPONLaw):
         """
         root = np.linalg.inv(np.linalg.cholesky(self.stiffness))
         largest = max(float(np.linalg.eigvalsh(root @ error @ root.T)[-1]), 0.0)
-        work = np.maximum(squared(strain, self.stiffness), TINY)
-        return np.sqrt(largest * np.maximum(squared(strain, error), 0.0) / work)
+        work = np.maximum(quadratic_form(strain, self.stiffness), TINY)
+        return np.sqrt(largest * np.maximum(quadratic_form(strain, error), 0.0) / work)
 
 
-def _only(values: Tensor) -> Array:
-    """Return the single item of a batch as a NumPy array."""
+def _first(values: Tensor) -> Array:
+    """Return the only item of a batch as a NumPy array."""
     return in_numpy(values[0])

@@ -9,15 +9,15 @@ import scipy.sparse as sp
 from femops.meshing.box import grid
 from femops.meshing.cells import CELLS
 from femops.surrogate.graph import (
-    Box,
+    CellPoints,
     Level,
-    Samples,
+    PeriodicBox,
     fe_graph,
     graph_of_matrices,
     grid_graph,
     interpolation,
     periodic_hierarchy,
-    turned,
+    rotated,
 )
 from femops.surrogate.torch_library import torch
 from femops_spon.plain import PlainGraphNetwork
@@ -29,9 +29,11 @@ SMALL = ProcessorOptions(widths=(6, 8), layers=(1, 1))
 def _square(n=8):
     """A periodic grid with two coarser ones."""
     lattice = np.stack(np.unravel_index(np.arange(n * n), (n, n), order="F"), axis=-1) / n
-    samples = Samples((lattice + 0.5 / n)[:, None], np.ones((n * n, 1)))
+    points = CellPoints((lattice + 0.5 / n)[:, None], np.ones((n * n, 1)))
     counts = np.array([[n // 2] * 2, [n // 4] * 2])
-    return periodic_hierarchy(grid_graph((n, n), (1.0, 1.0)), lattice, samples, counts, Box(np.zeros(2), np.ones(2)))
+    return periodic_hierarchy(
+        grid_graph((n, n), (1.0, 1.0)), lattice, points, counts, PeriodicBox(np.zeros(2), np.ones(2))
+    )
 
 
 def _normal(*shape, seed=0):
@@ -77,7 +79,7 @@ def test_coarse_functions_are_interpolated_exactly_and_constants_survive_all_tra
 
 def test_interpolation_takes_any_points():
     points = np.random.default_rng(0).random((20, 2)) * 0.75
-    matrix = interpolation(points, np.array([4, 4]), Box(np.zeros(2), np.ones(2)))
+    matrix = interpolation(points, np.array([4, 4]), PeriodicBox(np.zeros(2), np.ones(2)))
     lattice = np.stack(np.unravel_index(np.arange(16), (4, 4), order="F"), axis=-1) / 4
     assert np.allclose(matrix @ lattice, points)
 
@@ -147,7 +149,7 @@ def test_a_linear_processor_is_linear_in_the_nodes_and_steered_by_the_cells():
 
 def test_turned_graphs_have_turned_gradients():
     levels, turn = _square(), np.array([[0.0, -1.0], [1.0, 0.0]])
-    plain, other = (cell_operator(one[0].graph).toarray().reshape(64, 3, 64) for one in (levels, turned(levels, turn)))
+    plain, other = (cell_operator(one[0].graph).toarray().reshape(64, 3, 64) for one in (levels, rotated(levels, turn)))
     assert np.allclose(other[:, 0], plain[:, 0])
     assert np.allclose(other[:, 1:], np.einsum("ij,cjn->cin", turn, plain[:, 1:]))
 

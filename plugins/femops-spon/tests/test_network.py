@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from femops import CaseError
-from femops.plugins import law_parameters, rve_context
+from femops.law import LawContext
 from femops.rve.family import Family, microstructure
 from femops.rve.spec import RVEParameters, build_rve
 from femops.surrogate.fields.linear import LinearFields
@@ -16,19 +16,19 @@ from femops.surrogate.fields.stiffness import StiffnessBatch
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.torch_library import torch
 from femops_spon.batches import BatchOptions, Group, batches, symmetries
-from femops_spon.network import SPON, MeshMaps, NetworkOptions, cell_features, hierarchy, rotation_of_strain
+from femops_spon.network import SPON, Architecture, MeshMaps, cell_features, hierarchy, rotation_of_strain
 from femops_spon.processor import ProcessorOptions
 from femops_spon.training import TrainingOptions, predict, restored, train
 
 PHASES = {"matrix": {"law": "elastic", "K": 4.0, "G": 2.0}, "fibre": {"law": "elastic", "K": 90.0, "G": 60.0}}
-SMALL = NetworkOptions(ProcessorOptions(widths=(6, 8), layers=(1, 1), linear=True), passes=2, smoothing=2)
+SMALL = Architecture(ProcessorOptions(widths=(6, 8), layers=(1, 1), linear=True), passes=2, smoothing=2)
 TURN = np.array([[0.0, -1.0], [1.0, 0.0]])
 
 
 def _rve(source, dim=2, phases=PHASES):
     given = {**source, "phases": phases}
-    parameters = RVEParameters.model_validate(given, context={"law_parameters": law_parameters})
-    return build_rve(parameters, rve_context(dim))
+    parameters = RVEParameters.model_validate(given)
+    return build_rve(parameters, LawContext(dim))
 
 
 def _voxels(*centres, cells=8, **more):
@@ -40,8 +40,8 @@ def _voxels(*centres, cells=8, **more):
 def _family(count=10):
     inclusions = {"shape": "circles", "number": [1, 2], "volume_fraction": [0.2, 0.4]}
     block = {"count": count, "seed": 3, "mesh": {"cells": 8}, "inclusions": inclusions, "phases": PHASES}
-    family = Family.model_validate(block, context={"law_parameters": law_parameters})
-    rves = [build_rve(microstructure(family, i).parameters, rve_context(2)) for i in range(count)]
+    family = Family.model_validate(block)
+    rves = [build_rve(microstructure(family, i).parameters, LawContext(2)) for i in range(count)]
     problem = LinearFields.of(rves)
     return Group(problem, _exact(problem).numpy())
 
@@ -153,8 +153,8 @@ def test_meshes_side_by_side_are_answered_as_each_alone():
     network, levels = _network(2, 2), [hierarchy(problem.space, 2) for problem in problems]
     features = [cell_features(torch.as_tensor(problem.cells.tangent)) for problem in problems]
     together, stiffness = (
-        MeshMaps.side_by_side(levels),
-        StiffnessBatch.side_by_side([one.stiffness for one in problems]),
+        MeshMaps.disjoint_union(levels),
+        StiffnessBatch.block_diagonal([one.stiffness for one in problems]),
     )
     forces = -torch.cat([problem.load for problem in problems], dim=1)
     fields = network.solve(together, stiffness, forces, torch.cat(features, dim=1)).split(together.sizes, dim=1)

@@ -15,6 +15,7 @@ from femops_equino.options import NetworkBlock
 from femops_equino.reduced.model import ReducedModel
 
 Weights = Mapping[str, Any]
+_RATE, _SAVE_EVERY = 3e-3, 100
 _NAMES = ("potential", "coefficients", "normal")
 
 
@@ -26,36 +27,34 @@ def train(task: FitTask, reduced: Offline) -> tuple[dict[str, Array], dict[str, 
     normal         stress normal to the plane, for `corrections` 0 in plane strain
     """
     from femops.surrogate import torch_device  # torch takes seconds to import: only for training
-    from femops_equino.networks.minimise import Schedule, Watch
+    from femops.surrogate.learning.loop import Schedule
     from femops_equino.networks.training import (
         CoefficientLabels,
-        NetworkOptions,
         PotentialLabels,
+        TrainingOptions,
         train_coefficients,
         train_potential,
     )
 
     block: NetworkBlock = task.options.networks
     device = str(torch_device("auto", 0))
-    schedule = Schedule(adam_steps=block.adam_steps, lbfgs_steps=block.lbfgs_steps)
-    options = NetworkOptions(width=block.width, schedule=schedule, seed=task.options.seed, device=device)
+    schedule = Schedule(block.adam_steps, _RATE, _SAVE_EVERY, lbfgs_steps=block.lbfgs_steps, seed=task.options.seed)
+    options = TrainingOptions(schedule, block.width, device=device)
     strain = strains_to_learn(task, block.labels, task.options.seed + 3)
     labels = _labels(reduced.model, strain, converged(reduced.model, reduced.basis, strain))
     zero = _labels(reduced.model, np.zeros((1, strain.shape[1])), np.zeros((1, reduced.model.n_modes)))
 
-    def watch(name: str) -> Watch:
-        return Watch(name, task.checkpoint, task.progress)
-
+    reported = task.checkpoint, task.progress
     of_potential = PotentialLabels(strain, labels["energy"], labels["stress"], labels["tangent"])
     of_coefficients = CoefficientLabels(strain, labels["a"], labels["sensitivity"], np.eye(reduced.model.n_modes))
     trained = {
-        "potential": train_potential(zero["tangent"][0], of_potential, options, watch("potential")),
-        "coefficients": train_coefficients(reduced.basis.elastic, of_coefficients, options, watch("coefficients")),
+        "potential": train_potential(zero["tangent"][0], of_potential, options, "potential", *reported),
+        "coefficients": train_coefficients(reduced.basis.elastic, of_coefficients, options, "coefficients", *reported),
     }
     if "normal" in labels:
         of_normal = CoefficientLabels(strain, labels["normal"], labels["normal_slope"], np.eye(1))
         half = replace(options, width=-(-options.width // 2))  # one smooth output, used in no iteration
-        trained["normal"] = train_coefficients(zero["normal_slope"][0], of_normal, half, watch("normal"))
+        trained["normal"] = train_coefficients(zero["normal_slope"][0], of_normal, half, "normal", *reported)
     weights = {f"{name}.{part}": one for name, net in trained.items() for part, one in net.weights.items()}
     return weights, {name: net.losses for name, net in trained.items()}
 

@@ -16,7 +16,6 @@ bound is that of θ σ with θ < 1 plus the distance (1 − θ) ‖S_σ‖.
 import time
 from collections.abc import Mapping
 from functools import cached_property
-from typing import NoReturn
 
 import numpy as np
 
@@ -41,6 +40,7 @@ from femops_equino.reduced.pod import ElasticRVE
 
 _MODES = 16
 _NETWORKS = "networks."
+_RATE, _SAVE_EVERY = 3e-3, 100
 _FIELDS_AT_ONCE = 12
 _PARTS = (0.98, 0.95, 0.9, 0.8, 0.65, 0.5, 0.25, 0.0)  # θ; zero stress is below the strength of every phase
 
@@ -76,7 +76,7 @@ def fit_original(task: FitTask) -> Fit:
 def _train(task: FitTask, operators: ElasticRVE, found: OriginalModes) -> tuple[Mapping[str, Array], Array]:
     """Return the weights of both networks and their losses."""
     from femops.surrogate import torch_device  # torch takes seconds to import: only for training
-    from femops_equino.networks.minimise import Schedule, Watch
+    from femops.surrogate.learning.loop import Schedule
     from femops_equino.original.training import OriginalOptions, OriginalProblem, train_original
 
     options: EquiNOOptions = task.options
@@ -92,9 +92,10 @@ def _train(task: FitTask, operators: ElasticRVE, found: OriginalModes) -> tuple[
         found.displacement_unit,
         found.stress_unit,
     )
-    schedule = Schedule(options.original.adam_steps, options.original.lbfgs_steps, batch=32)
-    settings = OriginalOptions(schedule=schedule, seed=options.seed, device=str(torch_device("auto", 0)))
-    trained = train_original(problem, settings, Watch("mismatch", task.checkpoint, task.progress))
+    block = options.original
+    schedule = Schedule(block.adam_steps, _RATE, _SAVE_EVERY, lbfgs_steps=block.lbfgs_steps, seed=options.seed)
+    settings = OriginalOptions(schedule, device=str(torch_device("auto", 0)))
+    trained = train_original(problem, settings, "mismatch", task.checkpoint, task.progress)
     return trained.weights, trained.losses
 
 
@@ -139,7 +140,6 @@ class OriginalLaw:
 
     Attributes:
         metric: The norm of stresses in which errors are certified: √(s · metric · s). Shape (n_s, n_s).
-        learns: False; additional modes would need new networks.
         displacement: Φ_u at the free dofs. Shape (n_free, n_displacement_modes).
         stress: Φ_σ at the quadrature points. Shape (n_s · n_points, n_stress_modes).
         weights: Weights of the networks.
@@ -150,7 +150,6 @@ class OriginalLaw:
 
     strain_measure = StrainMeasure.SMALL_STRAIN
     n_state = 0
-    learns = False
 
     def __init__(self, model: TrainedModel, parameters: EquiNOParameters) -> None:
         _check(parameters)
@@ -196,14 +195,6 @@ class OriginalLaw:
         answer = self._exact.solve(strain, lambda part: coefficients[part] @ self.displacement.T)
         zeros = np.zeros((len(strain), 0)), answer.stress_33, np.zeros(len(strain))
         return LawResponse(answer.stress, answer.tangent, *zeros)
-
-    def enriched(self, strain: Array) -> NoReturn:
-        """Raise an error: the networks cannot be enriched.
-
-        Raises:
-            CaseError: Always.
-        """
-        raise CaseError("mode original cannot learn on the way; expected enrich: false or mode certified", key="enrich")
 
     def fields(self, strain: Array) -> tuple[Array, Array]:
         """Return the networks' fluctuations (n_free, n) and in-plane stresses (n_s, n_points, n)."""

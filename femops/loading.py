@@ -1,0 +1,45 @@
+"""Laws for use in other programs: from a mapping as in a case file, or from the model folder of a surrogate."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from femops.errors import CaseError
+from femops.law import LawContext, MaterialLaw
+from femops.plugins import get_law, law_parameters, lone_surrogate
+from femops.surrogate.registry import surrogate_spec
+from femops.surrogate.store import read_manifest
+from femops.validation import first_error
+
+
+def load_law(
+    law: Mapping[str, Any] | Path | str, *, dim: int | None = None, base: Path | str = ".", comm: Any = None
+) -> MaterialLaw:
+    """Build a law for use outside a femops run.
+
+    Args:
+        law: A mapping as under `material` in a case file, for example `{"law": "nested", "rve": {...}}`, or the model
+            folder of a trained surrogate.
+        dim: 2 (plane strain) or 3; by default that of the model, or 2 for a mapping.
+        base: Folder to which relative paths refer.
+        comm: MPI communicator whose ranks build the same law; None for a single process.
+
+    Raises:
+        CaseError: The mapping is not a valid law, or the folder is not the model of an installed surrogate.
+    """
+    if dim not in (None, 2, 3):
+        raise CaseError(f"{dim!r} given, expected 2 (plane strain) or 3", key="dim")
+    if isinstance(law, Mapping):
+        return get_law(law_parameters(law), LawContext(dim=dim or 2, base=Path(base), comm=comm))
+    folder = Path(base) / law
+    manifest = read_manifest(folder)
+    try:
+        spec = lone_surrogate(manifest.law) or surrogate_spec(manifest.law)
+        parameters = spec.parameters.model_validate({"law": manifest.law, "model": str(law)})
+    except ValidationError as error:
+        raise first_error(error).within(file=folder) from error
+    except CaseError as error:
+        raise error.within(file=folder) from error
+    return spec.law().build(parameters, LawContext(dim=dim or manifest.dim, base=Path(base), comm=comm))

@@ -1,0 +1,137 @@
+"""Surrogates that plugins register: their specification, and those installed."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from femops.errors import CaseError
+from femops.law import CertifiedLaw, LawSpec
+from femops.notation import Array
+from femops.plugins import available, installed
+from femops.surrogate.law import surrogate_law
+from femops.surrogate.spec import (
+    FamilyTask,
+    Fit,
+    FitTask,
+    ProblemTask,
+    SurrogateOptions,
+    SurrogateParameters,
+    TrainedModel,
+)
+from femops.validation import check_types, first_error, is_class, shown
+
+if TYPE_CHECKING:
+    from femops.rve.spec import RVE
+
+
+@dataclass(frozen=True)
+class SurrogateSpec:
+    """A surrogate that can be trained by a study and named in a case file.
+
+    It can be trained on one RVE (`fit`), a family of RVEs (`fit_family`) or problems of its own (`fit_problem`).
+
+    Attributes:
+        name: The value of `law:`, in the study's `surrogate` block and in cases.
+        summary: One line for `femops plugins`.
+        options: pydantic model of the `surrogate` block.
+        parameters: pydantic model of the law in a case; a `FamilyParameters` if it trains on families.
+        fit: Trains on one RVE.
+        as_law: Builds the law of a trained model from its parameters in a case.
+        check: Refuses an unsuitable RVE, options or training range (low, high) before anything is solved.
+        version: Incremented when models trained before become unusable; they are then trained again.
+        fit_family: Trains on a family of RVEs.
+        problem: pydantic model of the `problem` block of a study.
+        fit_problem: Trains on such a problem.
+        runs_code: Returns the name of the user code that training on such a problem imports, without importing it,
+            or None. It is shown to the user before the code runs.
+    """
+
+    name: str
+    summary: str
+    options: type[SurrogateOptions]
+    parameters: type[SurrogateParameters]
+    fit: Callable[[FitTask], Fit] | None
+    as_law: Callable[[TrainedModel, Any], CertifiedLaw]
+    version: int = 1
+    check: Callable[["RVE", Any, Array, Array], None] | None = None
+    fit_family: Callable[[FamilyTask], Fit] | None = None
+    problem: type[BaseModel] | None = None
+    fit_problem: Callable[[ProblemTask], Fit] | None = None
+    runs_code: Callable[[Any], str | None] | None = None
+
+    def law(self) -> LawSpec:
+        """Return the law that a trained model becomes in a case."""
+        return LawSpec(self.name, self.summary, self.parameters, partial(surrogate_law, self.name, self.as_law))
+
+    def validate(self) -> None:
+        """Check the types of the attributes.
+
+        Raises:
+            TypeError: An attribute is invalid.
+        """
+        fits = [one for one in (self.fit, self.fit_family, self.fit_problem) if one is not None]
+        check_types(
+            self.name,
+            {
+                "name, expected text": isinstance(self.name, str) and self.name != "",
+                "summary, expected text": isinstance(self.summary, str),
+                "parameters, expected a class": is_class(self.parameters, SurrogateParameters),
+                "options, expected a class": is_class(self.options, SurrogateOptions),
+                "as_law, expected a function": callable(self.as_law),
+                "fit, fit_family and fit_problem, expected a function": bool(fits) and all(map(callable, fits)),
+                "problem, expected a model": self.problem is None or is_class(self.problem, BaseModel),
+            },
+        )
+
+
+def installed_surrogates() -> dict[str, SurrogateSpec]:
+    """Return every installed surrogate by name."""
+    return {name: spec for name, spec in installed().trainable.items() if isinstance(spec, SurrogateSpec)}
+
+
+def surrogate_spec(name: object) -> SurrogateSpec:
+    """Return an installed surrogate by name.
+
+    Raises:
+        CaseError: No such surrogate is installed; the message lists the installed ones.
+    """
+    surrogates = installed_surrogates()
+    if not isinstance(name, str) or name not in surrogates:
+        raise CaseError(f"{shown(name)} is no installed surrogate; {available('installed:', surrogates)}", key="law")
+    return surrogates[name]
+
+
+def surrogate_options(mapping: Mapping[str, Any]) -> SurrogateOptions:
+    """Validate the `surrogate` block of a study.
+
+    Raises:
+        CaseError: The surrogate is not installed, or an option is unknown, missing or out of range.
+    """
+    if "law" not in mapping:
+        raise CaseError(f"missing; {available('expected one of', installed_surrogates())}", key="law")
+    try:
+        return surrogate_spec(mapping["law"]).options.model_validate(dict(mapping))
+    except ValidationError as error:
+        raise first_error(error) from error
+
+
+def surrogate_problem(law: str, mapping: object) -> BaseModel:
+    """Validate the `problem` block of a study.
+
+    Args:
+        law: Name of the surrogate.
+        mapping: The block.
+
+    Raises:
+        CaseError: The surrogate does not define problems, or a key is unknown, missing or out of range.
+    """
+    model = surrogate_spec(law).problem
+    if model is None:
+        raise CaseError(f"given, but {law!r} brings no problems along; expected rve")
+    try:
+        return model.model_validate(mapping)
+    except ValidationError as error:
+        raise first_error(error) from error
