@@ -15,6 +15,7 @@ from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import SolverOptions
 from femops.rve.spec import RVE
 from femops.surrogate import CheckedArrays, ExactRVE, FitTask, TrainedModel, within
+from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops_equino.fields import fields_with_stress
 from femops_equino.kernels.accelerator import accelerator
 from femops_equino.networks import spline, trained
@@ -30,16 +31,6 @@ from femops_equino.reduced.pod import ElasticRVE
 _MOST_CORRECTIONS = 12
 _CONVERGED = 1e-14
 _SNAPSHOT_RTOL = 1e-10
-
-
-class _Forgetful:
-    """A checkpoint that stores nothing."""
-
-    def load(self, name: str) -> None:
-        """Return None."""
-
-    def save(self, name: str, arrays: Mapping[str, Any]) -> None:
-        """Discard the arrays."""
 
 
 def _checked(model: TrainedModel, n_free: int) -> CheckedArrays:
@@ -136,7 +127,7 @@ class EquiNOLaw:
         low, high = np.minimum(self.low, strain.min(axis=0)), np.maximum(self.high, strain.max(axis=0))
         options = EquiNOOptions.model_validate(self.trained.settings["options"])
         solver = SnapshotSolver(self.rve, SolverOptions(rtol=_SNAPSHOT_RTOL))
-        task = FitTask({}, self.rve, solver, options, low, high, _Forgetful(), lambda *_: None)
+        task = FitTask({}, self.rve, solver, options, low, high, MemoryCheckpoint(), lambda *_: None)
         reduced = enriched(task, self.basis, self._states, strain)
         arrays = {**self.trained.arrays, **reduced.to_arrays()}
         return EquiNOLaw(replace(self.trained, arrays=arrays, low=low, high=high), self.parameters)

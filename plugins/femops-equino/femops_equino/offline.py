@@ -193,7 +193,7 @@ def _cubature(task: FitTask, full: FullModel, states: Array, z: Array) -> tuple[
         return errors[len(chosen)] <= options.cubature_tolerance
 
     def find() -> dict[str, Any]:
-        rows = cubature.rows(full.model, metric, z, _ALPHA, cubature.n_rows(options.points), options.seed)
+        rows = cubature.rows(full.model, metric, z, _ALPHA, options.points, options.seed)
         return _sorted(cubature.choose(rows, options.points, good_enough, _watch(task, "cubature")))
 
     rule = _stage(task, "cubature", find)
@@ -212,10 +212,10 @@ def _indicator_points(task: FitTask, full: FullModel, z: Array) -> CertificatePo
     options: EquiNOOptions = task.options
 
     def find() -> dict[str, Any]:
-        n, extra = cubature.n_rows(options.certificate_points), full.points.projection
-        rows = cubature.rows(full.model, full.quadratics.metric, z[::2], 1.0, n, options.seed, extra)
+        largest, metric = options.certificate_points, full.quadratics.metric
+        rows = cubature.rows(full.model, metric, z[::2], 1.0, largest, options.seed, full.points.projection)
         watch = _watch(task, "indicator points")
-        return _sorted(cubature.choose(rows, options.certificate_points, lambda chosen, factor: False, watch))
+        return _sorted(cubature.choose(rows, largest, lambda chosen, factor: False, watch))
 
     rule = _stage(task, "indicator", find)
     return full.points.sampled(rule["points"], rule["factor"])

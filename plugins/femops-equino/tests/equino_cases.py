@@ -26,6 +26,10 @@ SPHERE = {"spheres": [{"center": [0.1, 0.0, 0.05], "radius": 0.3}], "mesh_size":
 COARSE = {"circles": {"circles": [{"center": [0.1, 0.05], "radius": 0.3}], "mesh_size": 0.3, "cell": "triangle"}}
 
 
+class StoppedError(Exception):
+    """Raised by a test to stop a training."""
+
+
 def fit_task(rve, options, high, count=6):
     """Return the training task of an RVE with snapshots in the range ±high."""
     built = load_law({"law": "nested", "rve": rve}).rve
@@ -68,3 +72,7 @@ def relative(values, reference):
     """Return relative errors in the Frobenius norm."""
     axes = tuple(range(1, reference.ndim))
     return np.sqrt(((values - reference) ** 2).sum(axes) / (reference**2).sum(axes))
+
+
+def loaded(trained, **parameters):
+    return load_law({"law": "equino", "model": str(trained.model), **parameters})

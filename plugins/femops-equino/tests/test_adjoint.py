@@ -1,8 +1,10 @@
 """The adjoint path: its stress is the derivative it says, its errors are of second order, and it knows them."""
 
+from functools import partial
+
 import numpy as np
 import pytest
-from equino_cases import RANGE, answer_of, random_model, relative
+from equino_cases import RANGE, answer_of, loaded, random_model, relative
 from pydantic import ValidationError
 
 from femops import CaseError, load_law
@@ -38,8 +40,7 @@ def coefficients(weights, strain, low, high):
     return learned + (strain - inside) @ weights["linear"].T
 
 
-def loaded(plane, **parameters):
-    return load_law({"law": "equino", "model": str(plane.model), "corrections": "adjoint", **parameters})
+adjoint = partial(loaded, corrections="adjoint")
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -87,7 +88,7 @@ def test_half_the_error_of_the_network_is_a_quarter_of_that_of_the_stress():
 
 
 def test_the_law_keeps_the_contract_with_the_tangent_of_the_potential(plane):
-    law = loaded(plane)
+    law = adjoint(plane)
     assert law.n_state == 0 and not law.learns
     check_law(law, rtol_tangent=0.02)
 
@@ -95,18 +96,18 @@ def test_the_law_keeps_the_contract_with_the_tangent_of_the_potential(plane):
 def test_a_trained_network_gives_the_stress_of_the_reduced_model(plane, law, reference):
     strain = reference.strain[reference.inside]
     exact = law.model.solve(strain, strain @ law.basis.elastic.T, 12, 1e-20)
-    ours, bare = answer_of(loaded(plane), strain), answer_of(loaded(plane, corrections=0), strain)
+    ours, bare = answer_of(adjoint(plane), strain), answer_of(loaded(plane, corrections=0), strain)
     assert np.median(relative(ours.stress, exact.stress)) < 0.25 * np.median(relative(bare.stress, exact.stress))
     np.testing.assert_array_equal(ours.tangent, bare.tangent)
     normal = [np.median(np.abs(one.stress_33 / exact.stress_33 - 1.0)) for one in (ours, bare)]
     assert normal[0] < 0.5 * normal[1]
-    assert ours.valid.all() and not answer_of(loaded(plane), reference.strain[100:]).valid.all()
+    assert ours.valid.all() and not answer_of(adjoint(plane), reference.strain[100:]).valid.all()
 
 
 def test_the_solver_residual_is_at_most_the_decrement_and_follows_it(plane, reference):
     strain = reference.strain[reference.inside]
-    one_correction = load_law({"law": "equino", "model": str(plane.model), "corrections": 1})
-    ratio = answer_of(loaded(plane), strain).solver_residual / answer_of(one_correction, strain).solver_residual
+    one_correction = loaded(plane, corrections=1)
+    ratio = answer_of(adjoint(plane), strain).solver_residual / answer_of(one_correction, strain).solver_residual
     assert ratio.max() < 1.01  # the works that they are relative to differ a little
     assert ratio.min() > 0.2
 
@@ -114,18 +115,18 @@ def test_the_solver_residual_is_at_most_the_decrement_and_follows_it(plane, refe
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_the_solver_residual_is_small_where_there_is_hardly_a_strain(plane, precision):
     strain = np.array([0.0, 1e-12, 1e-9, 1e-6])[:, None] * np.array([1.0, -0.5, 0.3])
-    assert answer_of(loaded(plane, precision=precision), strain).solver_residual.max() < 1e-4
+    assert answer_of(adjoint(plane, precision=precision), strain).solver_residual.max() < 1e-4
 
 
 def test_the_indicator_is_of_the_size_of_the_error(plane, reference):
-    law, strain = loaded(plane), reference.strain[reference.inside][:20]
+    law, strain = adjoint(plane), reference.strain[reference.inside][:20]
     ours = answer_of(law, strain)
     error = relative(ours.stress, reference.answer.stress[:20])
     assert 0.1 < np.median(law.certify(strain, ours, "indicator") / error) < 10.0
 
 
 def test_exact_solves_and_fields_need_no_state(plane, reference):
-    law, strain = loaded(plane), reference.strain[:3]
+    law, strain = adjoint(plane), reference.strain[:3]
     exact = law.solve_exactly(strain, np.zeros((3, 0)), 1.0)
     assert relative(exact.stress, reference.answer.stress[:3]).max() < 1e-7
     fields = law.micro_fields(strain[0], np.zeros(0))
@@ -134,7 +135,7 @@ def test_exact_solves_and_fields_need_no_state(plane, reference):
 
 def test_single_precision_is_close_to_double(plane, reference):
     strain = reference.strain[reference.inside]
-    single, double = (answer_of(loaded(plane, precision=one), strain) for one in ("float32", "float64"))
+    single, double = (answer_of(adjoint(plane, precision=one), strain) for one in ("float32", "float64"))
     assert 0.0 < relative(single.stress, double.stress).max() < 1e-4
 
 
@@ -153,6 +154,6 @@ def test_what_the_adjoint_cannot_use_is_refused(given, message):
 
 def test_the_adjoint_learns_nothing_and_needs_networks(plane, solid, reference):
     with pytest.raises(CaseError, match=r"corrections: adjoint given, but networks cannot learn .* expected auto"):
-        loaded(plane).enriched(reference.strain[:1])
+        adjoint(plane).enriched(reference.strain[:1])
     with pytest.raises(CaseError, match="start: the model has no networks; expected corrections: auto, 1, 2, "):
         load_law({"law": "equino", "model": str(solid.model), "corrections": "adjoint"}, dim=3)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from equino_cases import answer_of, norms, relative, virgin
+from equino_cases import answer_of, loaded, norms, relative, virgin
 
 from femops import CaseError, load_law
 from femops.checks import check_arrays, check_law
@@ -28,13 +28,9 @@ PATHS = [
 ]
 
 
-def loaded(plane, parameters):
-    return load_law({"law": "equino", "model": str(plane.model), **parameters})
-
-
 @pytest.mark.parametrize("parameters", PATHS, ids=str)
 def test_the_law_keeps_the_contract(plane, parameters):
-    check_law(loaded(plane, parameters))
+    check_law(loaded(plane, **parameters))
 
 
 def test_the_tangent_of_the_default_is_consistent_up_to_what_its_corrections_leave(law):
@@ -54,7 +50,7 @@ def test_stress_and_tangent_are_those_of_the_nested_solve(law, reference):
 
 
 def test_networks_without_corrections_come_close_and_are_symmetric(plane, reference):
-    ours, theirs = answer_of(loaded(plane, {"corrections": 0}), reference.strain[reference.inside]), reference.answer
+    ours, theirs = answer_of(loaded(plane, corrections=0), reference.strain[reference.inside]), reference.answer
     assert np.median(relative(ours.stress, theirs.stress[reference.inside])) < 0.02
     assert np.median(np.abs(ours.stress_33 / theirs.stress_33[reference.inside] - 1.0)) < 0.02
     np.testing.assert_array_equal(ours.tangent, ours.tangent.transpose(0, 2, 1))
@@ -73,7 +69,7 @@ def test_the_elastic_limit_is_that_of_the_nested_solve(law, reference):
 @pytest.mark.parametrize("corrections", ["auto", 1, "adjoint", 0])
 def test_no_error_is_stated_unasked(plane, reference, corrections):
     """The decrement of the reduced problem knows nothing of modes and cubature, and can be far below the error."""
-    law, strain = loaded(plane, {"corrections": corrections}), reference.strain[reference.inside]
+    law, strain = loaded(plane, corrections=corrections), reference.strain[reference.inside]
     ours = answer_of(law, strain)
     assert ours.error is None
     assert (ours.solver_residual is None) == (corrections == 0)
@@ -85,7 +81,7 @@ def test_no_error_is_stated_unasked(plane, reference, corrections):
 
 @pytest.mark.parametrize("corrections", ["auto", 1, "adjoint", 0])
 def test_the_bound_is_never_below_the_error(plane, reference, corrections):
-    law = loaded(plane, {"corrections": corrections})
+    law = loaded(plane, corrections=corrections)
     ours = answer_of(law, reference.strain)
     error = norms(ours.stress - reference.answer.stress, law.metric) / norms(ours.stress, law.metric)
     bound = law.certify(reference.strain, ours, "bound")
@@ -95,7 +91,7 @@ def test_the_bound_is_never_below_the_error(plane, reference, corrections):
 
 
 def test_the_indicator_is_of_the_size_of_the_error(plane, reference):
-    law = loaded(plane, {"corrections": "auto"})
+    law = loaded(plane, corrections="auto")
     strain = reference.strain[reference.inside]
     ours = answer_of(law, strain)
     error = norms(ours.stress - reference.answer.stress[reference.inside], law.metric) / norms(ours.stress, law.metric)
@@ -126,7 +122,7 @@ def test_the_exact_solve_is_the_nested_one(law, reference):
 
 
 def test_a_law_learns_from_exact_solutions_and_its_old_states_stay_good(plane, reference):
-    law = loaded(plane, CONVERGED)
+    law = loaded(plane, **CONVERGED)
     known, new = (
         reference.strain[reference.inside][:20],
         np.array([[0.01, -0.01, 0.1], [0.02, 0.03, 0.06], [0.06, -0.06, 0.01]]),
@@ -153,7 +149,7 @@ def test_a_law_learns_from_exact_solutions_and_its_old_states_stay_good(plane, r
 
 def test_networks_alone_cannot_learn(plane, reference):
     with pytest.raises(CaseError, match=r"corrections: 0 given, but networks cannot learn .* expected auto or"):
-        loaded(plane, {"corrections": 0}).enriched(reference.strain[:1])
+        loaded(plane, corrections=0).enriched(reference.strain[:1])
 
 
 def test_fields_inside_the_rve_are_those_of_the_nested_solve(law, reference):
@@ -220,7 +216,7 @@ def test_a_trained_law_runs_without_torch(plane):
 
 def test_single_precision_is_close_to_double(plane, law, reference):
     strain = reference.strain[reference.inside]
-    ours = answer_of(loaded(plane, {"precision": "float32", "tolerance": 1e-6}), strain)
+    ours = answer_of(loaded(plane, precision="float32", tolerance=1e-6), strain)
     assert relative(ours.stress, answer_of(law, strain).stress).max() < 1e-4
     assert ours.stress.dtype == np.float64
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import yaml
-from equino_cases import COARSE, PHASES, RVE, answer_of, fit_task, fitted, norms
+from equino_cases import COARSE, PHASES, RVE, StoppedError, answer_of, fit_task, fitted, norms
 from mpi4py import MPI
 
 from femops import CaseError, load_law
@@ -31,10 +31,6 @@ OPTIONS = EquiNOOptions(
     pool=8,
     networks={"labels": 32, "width": 4, "adam_steps": 6, "lbfgs_steps": 4},
 )
-
-
-class StoppedError(Exception):
-    pass
 
 
 @pytest.fixture(scope="module")

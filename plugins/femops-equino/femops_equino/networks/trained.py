@@ -14,7 +14,6 @@ from femops_equino.offline import Offline, converged, strains_to_learn
 from femops_equino.options import NetworkBlock
 from femops_equino.reduced.model import ReducedModel
 
-Weights = Mapping[str, Any]
 _RATE, _SAVE_EVERY = 3e-3, 100
 _NAMES = ("potential", "coefficients", "normal")
 
@@ -102,7 +101,9 @@ def stored_weights(arrays: Mapping[str, Array] | CheckedArrays, name: str) -> di
     return weights | {key: own.take(key, *shape) for key, shape in shapes.items()}
 
 
-def _on_device(name: str, weights: Weights, precision: evaluation.Precision, device: Any) -> Callable[[Array], Any]:
+def _on_device(
+    name: str, weights: evaluation.Weights, precision: evaluation.Precision, device: Any
+) -> Callable[[Array], Any]:
     if device is not None:
         from femops_equino.networks import torch_networks  # imports torch
 

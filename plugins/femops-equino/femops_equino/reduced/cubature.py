@@ -40,7 +40,7 @@ class Rows:
 
 
 def rows(
-    full: ReducedModel, metric: Array, z: Array, alpha: float, count: int, seed: int, extra: Array | None = None
+    full: ReducedModel, metric: Array, z: Array, alpha: float, largest: int, seed: int, extra: Array | None = None
 ) -> Rows:
     """Return a random sketch of the points' contributions to the energy gradient at training states.
 
@@ -52,7 +52,7 @@ def rows(
         metric: The norm of stresses [1/stress]. Shape (n_s, n_s).
         z: Training states, minima of the energy of `full`. Shape (T, m).
         alpha: Weight of ∂W/∂a relative to the total derivative with respect to E.
-        count: Number of rows, without the row that fits the volume.
+        largest: Maximum number of points that the rows are for.
         seed: Random seed of the sketch.
         extra: Further linear functionals of the deviatoric stress to fit. Shape (k, n_points, n_d).
     """
@@ -62,6 +62,7 @@ def rows(
     root[: len(metric), : len(metric)] = np.linalg.cholesky(metric)
     root[len(metric) :, len(metric) :] = np.sqrt(metric.diagonal().mean())  # the stress normal to the plane
     rng = np.random.default_rng(seed)
+    count = _SKETCH_PER_POINT * largest + 64
     matrix = np.zeros((count, n_points))
     weight, alpha1, alpha2 = full.parameters.T
     for one, slope, curvature in zip(z, gradient, hessian, strict=True):
@@ -146,8 +147,3 @@ def _fit(rows: Rows, chosen: list[int], factor: Array) -> tuple[list[int], Array
         chosen, factor = [one for one, kept in zip(chosen, keep, strict=True) if kept], factor[keep]
         if not chosen:
             return chosen, factor
-
-
-def n_rows(largest: int) -> int:
-    """Return the number of sketch rows for a maximum number of points."""
-    return _SKETCH_PER_POINT * largest + 64
