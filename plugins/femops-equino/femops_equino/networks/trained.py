@@ -19,7 +19,7 @@ _NAMES = ("potential", "coefficients", "normal")
 
 
 def train(task: FitTask, reduced: Offline) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Train all networks; return their weights by `network.weight`, and their losses by network.
+    """Train all networks; return their weights under `network.weight`, and their losses by network.
 
     potential      W(E), for `corrections` 0
     coefficients   a(E), the initial guess of the corrections
@@ -79,7 +79,7 @@ def stored(
 
 
 def stored_weights(arrays: Mapping[str, Array] | CheckedArrays, name: str) -> dict[str, Array]:
-    """Return the weights of one network of a trained model, see `potential`; empty if it was not trained."""
+    """Return the weights of one network of a trained model, see `networks.evaluation`; empty if it was not trained."""
     own = CheckedArrays(arrays).part(f"{name}.")
     if not own.names():
         return {}
