@@ -32,7 +32,7 @@ def stored(
 
 
 def stored_weights(arrays: Mapping[str, Array] | CheckedArrays, name: str) -> dict[str, Array]:
-    """Return the weights of one network of a trained model, see `potential`; empty if it was not trained."""
+    """Return the weights of one network of a trained model, see `networks.evaluation`; empty if it was not trained."""
     own = CheckedArrays(arrays).part(f"{name}.")
     if not own.names():
         return {}
