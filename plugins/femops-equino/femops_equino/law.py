@@ -11,6 +11,7 @@ from femops.errors import CaseError
 from femops.law import CertificateKind, LawResponse, StrainMeasure
 from femops.notation import Array
 from femops.surrogate import CheckedArrays, TrainedModel, within
+from femops.surrogate.store import of_arrays
 from femops_equino.kernels.accelerator import accelerator
 from femops_equino.networks.stored import stored, stored_weights
 from femops_equino.options import EquiNOOptions, EquiNOParameters
@@ -143,7 +144,8 @@ class EquiNOLaw:
         """
         from femops_equino.microscale import Microscale  # loads the libraries of RVEs
 
-        return Microscale(self.trained.rve, self._arrays, self.basis)
+        with of_arrays(self.trained.folder):
+            return Microscale(self.trained.rve, self._arrays, self.basis)
 
     def _check(self) -> None:
         parameters = self.parameters
