@@ -103,7 +103,7 @@ def test_the_schema_accepts_the_shipped_cases_and_refuses_a_misspelt_one(path: P
     ("command", "slow"),
     [
         ("run", "femops.commands.run.prepare"),
-        ("check", "femops.commands.run.prepare"),
+        ("check", "femops.commands.prepare.prepare"),
         ("mesh", "femops.inputs.meshes.case_meshes"),
     ],
 )

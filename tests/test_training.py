@@ -26,6 +26,7 @@ from femops.offline.train import default_validation
 from femops.output import training_plots
 from femops.rve.sampling import bounds
 from femops.surrogate.accuracy import Accuracy
+from femops.surrogate.learning.checkpoint import FileCheckpoint
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -111,6 +112,16 @@ def test_what_is_interrupted_after_the_fit_is_not_fitted_again(
     assert toy.begun == 1
     assert arrays_of(report) == arrays_of(trained("whole"))
     assert report.metrics["offline_seconds"] > 0.0
+
+
+def test_a_finished_fit_that_another_version_saved_is_not_used(
+    toy: ToyTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = arrays_of(trained("whole"))
+    saved = {"finished_fit": {"rest": np.zeros(1)}}
+    monkeypatch.setattr(FileCheckpoint, "load", lambda self, name: saved.get(name))
+    assert arrays_of(trained()) == expected
+    assert toy.begun == 2
 
 
 def test_a_checkpoint_of_another_study_is_not_used(toy: ToyTraining) -> None:

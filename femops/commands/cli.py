@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -41,6 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console(highlight=False, markup=False, emoji=False)
+_FORWARDING = 0.5  # [s] in which mpirun passes on what a rank wrote; it drops the rest when a rank aborts
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 CaseFile = Annotated[Path, typer.Argument(metavar="CASE", help="The case file (YAML).")]
@@ -81,7 +83,7 @@ def check(case: CaseFile, overrides: Overrides = None) -> None:
     """Validate a case and build its meshes and laws without solving it."""
     from mpi4py import MPI
 
-    from femops.commands.run import prepare
+    from femops.commands.prepare import prepare
 
     comm = MPI.COMM_WORLD
     loaded = load_case(case, tuple(overrides or ()))
@@ -153,7 +155,9 @@ def mesh(
         notes: list[str] = []
         for name, one in case_meshes(load_case(case, tuple(overrides or ())), case.parent).items():
             notes.extend(f"{name}: {note}" for note in one.notes)
-            notes.extend(f"{name}: the set '{bare}' {why}" for bare, why in one.bare_sets.items())
+            notes.extend(
+                f"{name}: the set '{without_facets}' {why}" for without_facets, why in one.sets_without_facets.items()
+            )
             folder.mkdir(parents=True, exist_ok=True)
             write_mesh(one, folder / f"{name}.msh")
             rows.append((name, *describe(one), str(folder / f"{name}.msh")))
@@ -368,6 +372,7 @@ def _abort(error: Exception, arguments: list[str]) -> int:
     errors.quiet = False
     code = _fail(prefix + (file or noted(error, arguments, rank)), INPUT_ERROR if file else UNKNOWN_FAULT)
     if comm.size > 1:
+        time.sleep(_FORWARDING)
         comm.Abort(code)
     return code
 

@@ -9,10 +9,11 @@ from typing import Any
 import yaml
 from mpi4py import MPI
 
-from femops.commands.run import move_files, resolved
 from femops.errors import CaseError
-from femops.inputs.case import EVERYWHERE, Case, load_case
+from femops.inputs.case import Case, load_case
 from femops.inputs.reading import read_yaml
+from femops.inputs.resolved import move_files, resolved
+from femops.meshing import EVERYWHERE
 from femops.meshing.writing import write_mesh
 from femops.offline.train import trained_model
 from femops.output.folder import writing
@@ -137,6 +138,6 @@ def _nested_law(model: Path, mesh: Path, path: Path) -> dict[str, Any]:
         write_mesh(rve.discretisation.mesh, mesh)
     file = os.path.relpath(mesh, path.parent)
     source: dict[str, Any] = {"file": file}
-    if (periods := rve.discretisation.outline.told_periods) is not None:
+    if (periods := rve.discretisation.outline.given_periods) is not None:
         source["periods"] = periods.tolist()
     return {"law": "nested", "rve": {"mesh": source, "boundary": stored.boundary, "phases": stored.phases}}

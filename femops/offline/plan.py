@@ -21,7 +21,7 @@ from femops.output.versions import versions
 from femops.parallel import on_root
 from femops.rve.spec import RVE
 from femops.surrogate.accuracy import Accuracy
-from femops.surrogate.learning.checkpoint import FileCheckpoint, packed_fit, unpacked_fit
+from femops.surrogate.learning.checkpoint import FileCheckpoint, is_packed_fit, packed_fit, unpacked_fit
 from femops.surrogate.registry import SurrogateSpec
 from femops.surrogate.spec import Fit, Progress
 from femops.surrogate.store import STORE_INTERFACE, Origin, checked_arrays, read_manifest
@@ -110,7 +110,8 @@ class Plan(ABC):
     def fitted(self, fit: Callable[[FileCheckpoint], Fit], seconds: dict[str, float]) -> Fit:
         """Fit, or load the finished fit of an interrupted training; the time is stored in `seconds["fit"]` [s]."""
         checkpoint = self.checkpoint()
-        if (packed := checkpoint.load("finished_fit")) is None:
+        packed = checkpoint.load("finished_fit") or {}
+        if not is_packed_fit(packed):
             try:
                 packed = packed_fit(fit(checkpoint))
             except CaseError as error:

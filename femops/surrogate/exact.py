@@ -102,7 +102,7 @@ class ExactRVE:
 
 
 def check_elastic(rve: RVE) -> None:
-    """Refuse an RVE with history-dependent phases.
+    """Refuse an RVE of phases with internal state.
 
     Raises:
         CaseError: A phase has internal state.

@@ -49,7 +49,7 @@ class SPONLaw(ABC):
         """Return the fluctuation at the free dofs of the RVE (n_free,) [length] at a strain (n_s,)."""
 
 
-def squared(vectors: Array, matrix: Array) -> Array:
+def quadratic_form(vectors: Array, matrix: Array) -> Array:
     """Return v · matrix · v for vectors v (n, n_s). Shape (n,)."""
     return np.asarray(np.einsum("ns,st,nt->n", vectors, matrix, vectors))
 

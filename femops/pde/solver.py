@@ -37,7 +37,7 @@ class Samples:
     solution: Array
 
 
-class Solver:
+class PDESolver:
     """Assembles and solves a problem on one process.
 
     Args:
@@ -155,7 +155,7 @@ class Solver:
         raise NotConverged(f"{where}: Newton's method", tuple(residuals))
 
 
-def draw(problem: PDEProblem, count: int, seed: int) -> dict[str, Array]:
+def draw_inputs(problem: PDEProblem, count: int, seed: int) -> dict[str, Array]:
     """Draw random samples of a problem's inputs; the first samples do not depend on the count.
 
     Args:

@@ -44,19 +44,19 @@ class _Fourier:
 
     def __init__(self, grid: PeriodicGrid, stiffness: sp.csr_array, device: torch.device) -> None:
         dim = len(grid.counts)
-        of = np.argsort(grid.number)
-        first = int(of[0])  # the node at the origin of the grid
+        order = np.argsort(grid.number)
+        first = int(order[0])  # the node at the origin of the grid
         columns = stiffness[:, first * dim : (first + 1) * dim].toarray().reshape(-1, dim, dim)
-        kernel = torch.fft.fftn(torch.as_tensor(columns[of]).reshape(*grid.counts, dim, dim), dim=tuple(range(dim)))
+        kernel = torch.fft.fftn(torch.as_tensor(columns[order]).reshape(*grid.counts, dim, dim), dim=tuple(range(dim)))
         inverse = torch.linalg.pinv(kernel.reshape(-1, dim, dim), hermitian=True, rtol=1e-12)
         inverse[0] = 0.0
         self._counts, self._inverse = grid.counts, inverse.to(device)
-        self._of, self._number = (torch.as_tensor(one, device=device) for one in (of, grid.number))
+        self._order, self._number = (torch.as_tensor(one, device=device) for one in (order, grid.number))
 
     def __call__(self, force: Tensor) -> Tensor:
         n, n_nodes, dim, k = force.shape
         axes = tuple(range(1, dim + 1))
-        spectrum = torch.fft.fftn(force[:, self._of].reshape(n, *self._counts, dim, k).double(), dim=axes)
+        spectrum = torch.fft.fftn(force[:, self._order].reshape(n, *self._counts, dim, k).double(), dim=axes)
         solved = (self._inverse @ spectrum.reshape(n, n_nodes, dim, k)).reshape(spectrum.shape)
         field = torch.fft.ifftn(solved, dim=axes).real.reshape(force.shape)
         return field[:, self._number].to(force)
