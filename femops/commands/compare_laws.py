@@ -9,12 +9,14 @@ from typing import Any
 import yaml
 from mpi4py import MPI
 
-from femops.commands.run import move_files, resolved
 from femops.errors import CaseError
-from femops.inputs.case import EVERYWHERE, Case, load_case
+from femops.inputs.case import Case, load_case
 from femops.inputs.reading import read_yaml
+from femops.inputs.resolved import move_files, resolved
+from femops.meshing import EVERYWHERE
 from femops.meshing.writing import write_mesh
 from femops.offline.train import trained_model
+from femops.output.folder import writing
 from femops.parallel import on_root
 from femops.surrogate.family import FamilyParameters
 from femops.surrogate.spec import Progress, SurrogateParameters
@@ -131,13 +133,11 @@ def _nested_law(model: Path, mesh: Path, path: Path) -> dict[str, Any]:
     rve = model_rve(model)
     stored = read_manifest(model).rve
     assert stored is not None
-    try:
+    with writing(mesh.parent):
         mesh.parent.mkdir(parents=True, exist_ok=True)
         write_mesh(rve.discretisation.mesh, mesh)
-    except OSError as error:
-        raise CaseError(f"results cannot be written there ({error.strerror})", file=mesh.parent) from error
     file = os.path.relpath(mesh, path.parent)
     source: dict[str, Any] = {"file": file}
-    if (periods := rve.discretisation.outline.told_periods) is not None:
+    if (periods := rve.discretisation.outline.given_periods) is not None:
         source["periods"] = periods.tolist()
     return {"law": "nested", "rve": {"mesh": source, "boundary": stored.boundary, "phases": stored.phases}}

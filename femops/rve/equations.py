@@ -103,12 +103,12 @@ class Equations:
         sum_33 = np.zeros(strain.shape[1])
         for position in range(self._n_linear, len(self.phases)):
             part = self._points_of_phase(position)
-            answer = self.phases[position].evaluate(local[:, part], state[position])
-            stress.append(answer.stress)
-            tangent.append(answer.tangent)
-            new_state[position] = answer.state
-            if answer.stress_33 is not None:
-                sum_33 += self._weight[part] @ answer.stress_33
+            response = self.phases[position].evaluate(local[:, part], state[position])
+            stress.append(response.stress)
+            tangent.append(response.tangent)
+            new_state[position] = response.state
+            if response.stress_33 is not None:
+                sum_33 += self._weight[part] @ response.stress_33
         all_stress = _joined(stress)
         force = self._divergence @ all_stress.reshape(-1, strain.shape[1])
         force += self._linear.matrix @ fluctuation + self._linear.load @ strain
@@ -176,12 +176,12 @@ class Equations:
     def _of_surface(self, mean_strain: Array) -> Array:
         """Remove the contributions of voids and crack faces from ∫ w ⊗ n. Shape (n_s, n_free)."""
         outline, dim = self.discretisation.outline, self.discretisation.dim
-        if outline.walls.any():
-            normals = nodal_normals(outline.surface, outline.walls, len(outline.mesh.points))
+        if outline.crack_faces.any():
+            normals = nodal_normals(outline.surface, outline.crack_faces, len(outline.mesh.points))
             forces = notation.from_tensor(_symmetric(np.einsum("ij,nk->nijk", np.eye(dim), normals)))
-            of_walls, free = np.zeros_like(mean_strain), self.free.of
-            np.add.at(of_walls.T, free[free >= 0], forces.reshape(-1, len(mean_strain))[free >= 0])
-            mean_strain = mean_strain - of_walls
+            of_cracks, free = np.zeros_like(mean_strain), self.free.of
+            np.add.at(of_cracks.T, free[free >= 0], forces.reshape(-1, len(mean_strain))[free >= 0])
+            mean_strain = mean_strain - of_cracks
         on_surface = np.zeros(self.free.count)
         on_boundary = np.repeat(outline.boundary_nodes, dim)
         on_surface[self.free.of[on_boundary & (self.free.of >= 0)]] = 1.0

@@ -187,10 +187,10 @@ class MumpsSolver:
                 solution[:, :, i] = np.nan
                 continue
             right = self._petsc.Mat().createDense((n, k), array=np.asfortranarray(rhs[:, :, i]), comm=factor.comm)
-            answer = self._petsc.Mat().createDense((n, k), comm=factor.comm)
-            answer.setUp()
-            factor.matSolve(right, answer)
-            solution[:, :, i] = answer.getDenseArray()
+            result = self._petsc.Mat().createDense((n, k), comm=factor.comm)
+            result.setUp()
+            factor.matSolve(right, result)
+            solution[:, :, i] = result.getDenseArray()
             success[i] = True
         return solution, success
 

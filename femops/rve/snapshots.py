@@ -49,9 +49,9 @@ def content_hash(rve: RVE, parameters: RVEParameters) -> str:
     digest.update(np.ascontiguousarray(mesh.points, dtype="<f8").tobytes())
     digest.update(np.ascontiguousarray(mesh.cells, dtype="<i8").tobytes())
     outline = rve.discretisation.outline
-    if outline.cell is None or outline.walls.any() or not outline.cell.aligned:  # not for boxes without cracks
+    if outline.cell is None or outline.crack_faces.any() or not outline.cell.aligned:  # not for boxes without cracks
         shape = "none" if outline.cell is None else outline.cell.periods.tolist()
-        digest.update(json.dumps(["outline", shape, int(outline.walls.sum())]).encode())
+        digest.update(json.dumps(["outline", shape, int(outline.crack_faces.sum())]).encode())
     return digest.hexdigest()
 
 
@@ -134,8 +134,8 @@ class SnapshotSolver:
         stress, sensitivity = [], []
         for position, gradient in enumerate(self._gradients):
             local = (gradient @ solution.fluctuation).reshape(n_s, -1, n) + strain[:, None]
-            answer = self.rve.phases[position].evaluate(local, state[position])
+            response = self.rve.phases[position].evaluate(local, state[position])
             change = (gradient @ flat).reshape(n_s, -1, n_s, n) + identity
-            stress.append(answer.stress)
-            sensitivity.append(np.einsum("stgn,tgkn->sgkn", answer.tangent, change, optimize=True))
+            stress.append(response.stress)
+            sensitivity.append(np.einsum("stgn,tgkn->sgkn", response.tangent, change, optimize=True))
         return np.concatenate(stress, axis=1), np.concatenate(sensitivity, axis=1)

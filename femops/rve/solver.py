@@ -27,7 +27,7 @@ from femops.rve.discretisation import Discretisation, Indices
 from femops.rve.equations import Equations, Points
 from femops.rve.line_search import Step, line_search
 from femops.rve.linear import LinearSolverName, linear_solver
-from femops.rve.loose import check_parts
+from femops.rve.rigid_motions import check_rigid_motions
 
 Flags = npt.NDArray[np.bool_]
 _BYTES_OF_BATCH = 24e6
@@ -142,7 +142,7 @@ class RVESolver:
 
     def __post_init__(self) -> None:
         self.free = free_dofs(self.discretisation.outline, self.boundary)
-        check_parts(self.discretisation.mesh, self.free)
+        check_rigid_motions(self.discretisation.mesh, self.free)
         self._equations = Equations(self.discretisation, self.phases, self.free)
         mean_strain = self._equations.mean_strain if self.free.zero_mean_strain else None
         solver = linear_solver(self.options.linear, self._equations.pattern)

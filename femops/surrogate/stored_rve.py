@@ -37,7 +37,7 @@ def described(rve: RVE, phases: Mapping[str, LawParameters]) -> tuple[dict[str, 
         _CELLS: d.mesh.cells,
         **{_BOUNDARY + name: facets for name, facets in d.mesh.boundaries.items()},
     }
-    if (periods := d.outline.told_periods) is not None:
+    if (periods := d.outline.given_periods) is not None:
         mesh[_PERIODS] = periods
     stored = {
         "hash": content_hash(rve, _rve_parameters(rve.boundary, phases)),

@@ -46,7 +46,7 @@ class Kept(MemoryCheckpoint):
 
     def save(self, name, arrays):
         super().save(name, arrays)
-        if name == "network" and self.left is not None:
+        if name == "training" and self.left is not None:
             self.left -= 1
             if self.left == 0:
                 raise KeyboardInterrupt

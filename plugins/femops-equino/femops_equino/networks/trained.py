@@ -10,15 +10,15 @@ import numpy as np
 from femops.notation import Array
 from femops.surrogate import CheckedArrays, FitTask
 from femops_equino.networks import evaluation
-from femops_equino.offline import Offline, solved, strains_to_learn
+from femops_equino.offline import Offline, converged, strains_to_learn
 from femops_equino.options import NetworkBlock
 from femops_equino.reduced.model import ReducedModel
 
-Weights = Mapping[str, Any]
+_RATE, _SAVE_EVERY = 3e-3, 100
 _NAMES = ("potential", "coefficients", "normal")
 
 
-def train(task: FitTask, found: Offline) -> tuple[dict[str, Array], dict[str, Array]]:
+def train(task: FitTask, reduced: Offline) -> tuple[dict[str, Array], dict[str, Array]]:
     """Train all networks; return their weights by `network.weight`, and their losses by network.
 
     potential      W(E), for `corrections` 0
@@ -26,36 +26,34 @@ def train(task: FitTask, found: Offline) -> tuple[dict[str, Array], dict[str, Ar
     normal         stress normal to the plane, for `corrections` 0 in plane strain
     """
     from femops.surrogate import torch_device  # torch takes seconds to import: only for training
-    from femops_equino.networks.minimise import Schedule, Watch
+    from femops.surrogate.learning.loop import Schedule
     from femops_equino.networks.training import (
         CoefficientLabels,
-        NetworkOptions,
         PotentialLabels,
+        TrainingOptions,
         train_coefficients,
         train_potential,
     )
 
     block: NetworkBlock = task.options.networks
     device = str(torch_device("auto", 0))
-    schedule = Schedule(adam_steps=block.adam_steps, lbfgs_steps=block.lbfgs_steps)
-    options = NetworkOptions(width=block.width, schedule=schedule, seed=task.options.seed, device=device)
+    schedule = Schedule(block.adam_steps, _RATE, _SAVE_EVERY, lbfgs_steps=block.lbfgs_steps, seed=task.options.seed)
+    options = TrainingOptions(schedule, block.width, device=device)
     strain = strains_to_learn(task, block.labels, task.options.seed + 3)
-    labels = _labels(found.model, strain, solved(found.model, found.basis, strain))
-    zero = _labels(found.model, np.zeros((1, strain.shape[1])), np.zeros((1, found.model.n_modes)))
+    labels = _labels(reduced.model, strain, converged(reduced.model, reduced.basis, strain))
+    zero = _labels(reduced.model, np.zeros((1, strain.shape[1])), np.zeros((1, reduced.model.n_modes)))
 
-    def watch(name: str) -> Watch:
-        return Watch(name, task.checkpoint, task.progress)
-
+    reported = task.checkpoint, task.progress
     of_potential = PotentialLabels(strain, labels["energy"], labels["stress"], labels["tangent"])
-    of_coefficients = CoefficientLabels(strain, labels["a"], labels["sensitivity"], np.eye(found.model.n_modes))
+    of_coefficients = CoefficientLabels(strain, labels["a"], labels["sensitivity"], np.eye(reduced.model.n_modes))
     trained = {
-        "potential": train_potential(zero["tangent"][0], of_potential, options, watch("potential")),
-        "coefficients": train_coefficients(found.basis.elastic, of_coefficients, options, watch("coefficients")),
+        "potential": train_potential(zero["tangent"][0], of_potential, options, "potential", *reported),
+        "coefficients": train_coefficients(reduced.basis.elastic, of_coefficients, options, "coefficients", *reported),
     }
     if "normal" in labels:
         of_normal = CoefficientLabels(strain, labels["normal"], labels["normal_slope"], np.eye(1))
         half = replace(options, width=-(-options.width // 2))  # one smooth output, used in no iteration
-        trained["normal"] = train_coefficients(zero["normal_slope"][0], of_normal, half, watch("normal"))
+        trained["normal"] = train_coefficients(zero["normal_slope"][0], of_normal, half, "normal", *reported)
     weights = {f"{name}.{part}": one for name, net in trained.items() for part, one in net.weights.items()}
     return weights, {name: net.losses for name, net in trained.items()}
 
@@ -103,12 +101,16 @@ def stored_weights(arrays: Mapping[str, Array] | CheckedArrays, name: str) -> di
     return weights | {key: own.take(key, *shape) for key, shape in shapes.items()}
 
 
-def _on_device(name: str, weights: Weights, precision: evaluation.Precision, device: Any) -> Callable[[Array], Any]:
+def _on_device(
+    name: str, weights: evaluation.Weights, precision: evaluation.Precision, device: Any
+) -> Callable[[Array], Any]:
     if device is not None:
         from femops_equino.networks import torch_networks  # imports torch
 
-        kind = torch_networks.TorchPotential if name == "potential" else torch_networks.TorchCoefficients
-        return kind(weights, device, precision).evaluate
+        there = torch_networks.on_device(weights, device, precision)
+        if name == "potential":
+            return partial(torch_networks.evaluate_potential, *there)
+        return partial(torch_networks.evaluate_coefficients, *there)
     ready = evaluation.prepare(weights, precision)
     if name == "potential":
         return partial(evaluation.evaluate_potential, ready)

@@ -184,7 +184,7 @@ class ReducedModel:
         return tuple(one.astype(np.float32) for one in self._double)  # type: ignore[return-value]
 
 
-def full_model(rve: RVE, elastic: ElasticRVE, modes: Array) -> tuple[ReducedModel, Array]:
+def assemble(rve: RVE, elastic: ElasticRVE, modes: Array) -> tuple[ReducedModel, Array]:
     """Return the reduced model with all points, and the strain at all points as a map of z.
 
     Args:

@@ -1,4 +1,4 @@
-"""Check for unconnected parts of an RVE that can move as rigid bodies."""
+"""Check for disconnected parts of an RVE with free rigid-body motions."""
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +11,14 @@ from femops.rve.boundary import FreeDofs
 Indices = npt.NDArray[np.int64]
 
 
-def check_parts(mesh: TaggedMesh, free: FreeDofs) -> None:
-    """Check that the boundary conditions of the fluctuation exclude rigid motions of every connected part.
+def check_rigid_motions(mesh: TaggedMesh, free: FreeDofs) -> None:
+    """Check that the boundary conditions of the fluctuation suppress the rigid-body motions of every connected part.
 
     A fixed component constrains the displacement itself, a component shared by two nodes the difference of their
     displacements.
 
     Raises:
-        CaseError: A part can move; the message names it, its regions and the motion.
+        CaseError: A part has a free rigid-body motion; the message names it, its regions and the motion.
     """
     ties = _ties(free, mesh.dim)
     n_parts, part = part_of_nodes(mesh.cells, len(mesh.points), ties[:, :2])
@@ -31,14 +31,15 @@ def check_parts(mesh: TaggedMesh, free: FreeDofs) -> None:
     motions = RigidMotions(centres, sizes, mesh.dim)
     node, axis = np.nonzero(free.of.reshape(-1, mesh.dim) < 0)
     fixed, axis = node[used[node]], axis[used[node]]
-    gram = motions.gram(motions.seen(points[fixed], axis, part[fixed]), part[fixed])
+    gram = motions.gram(motions.components(points[fixed], axis, part[fixed]), part[fixed])
     one, other, axis = ties[used[ties[:, 0]]].T
-    seen = motions.seen(points[one], axis, part[one]) - motions.seen(points[other], axis, part[other])
-    loose = motions.free(gram + motions.gram(seen, part[one]))
-    if loose:
-        number, motion = next(iter(loose.items()))
+    components = motions.components(points[one], axis, part[one])
+    components -= motions.components(points[other], axis, part[other])
+    unconstrained = motions.free(gram + motions.gram(components, part[one]))
+    if unconstrained:
+        number, motion = next(iter(unconstrained.items()))
         raise CaseError(
-            f"a part of the RVE shares no node with the rest and can {motion}: "
+            f"a part of the RVE is disconnected from the rest and has a free {motion}: "
             f"{describe_parts(mesh, part, n_parts)[number]}; expected merged nodes",
             key="mesh",
         )
