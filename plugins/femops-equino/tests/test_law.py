@@ -213,6 +213,17 @@ def test_a_trained_law_runs_without_torch(plane):
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
+@pytest.mark.parametrize("more", [{}, {"corrections": 1}, {"corrections": "adjoint"}, {"corrections": 0}], ids=str)
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_a_point_has_the_same_bits_in_a_batch_of_any_size(plane, reference, more, precision):
+    law = loaded(plane, precision=precision, **more)
+    whole = answer_of(law, reference.strain)
+    for n in (1, 7, 8, 9, 130):
+        part = answer_of(law, reference.strain[5 : 5 + n])
+        for name in ("stress", "tangent", "stress_33", "state"):
+            np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[5 : 5 + n], err_msg=name)
+
+
 HEAVY = {
     *("mpi4py", "petsc4py", "dolfinx", "ufl", "basix", "gmsh", "h5py", "meshio", "torch", "matplotlib", "pyvista"),
     *("scipy.stats", "scipy.sparse", "scipy.spatial", "femops_spon", "femops.rve.spec", "femops.builtin"),

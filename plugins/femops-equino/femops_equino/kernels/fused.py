@@ -1,16 +1,25 @@
 """Fused numba kernels of `networks.evaluation` and `reduced.adjoint`, vectorised over blocks of points.
 
-Points are the last axis of all block arrays. BLOCK is a compile-time constant, so that numba vectorises the innermost
-loops. Names are those of `evaluation.Network` and `adjoint.Energy`.
+Points are the last axis of all block arrays; the innermost loops run over them and are vectorised. Names are those of
+`evaluation.Network` and `adjoint.Energy`.
 """
+
+from typing import Any
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
-BLOCK = 128
-"""Points per block, few enough for the hidden layers to stay in the second-level cache."""
+from femops_equino.kernels.blocks import block_size
+
 TILE = 4
 """Network widths are padded to a multiple of this."""
+
+
+def workspace(n: int, kind: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Return the workspace of the exponential for n points; its length sets the size of the blocks."""
+    return np.empty(block_size(n), np.int64 if np.dtype(kind) == np.float64 else np.int32)
+
 
 # The numpy error model divides without a branch, as vectorisation requires.
 _compiled = numba.njit(cache=True, error_model="numpy", fastmath={"contract", "nsz"})
@@ -19,6 +28,7 @@ _compiled = numba.njit(cache=True, error_model="numpy", fastmath={"contract", "n
 @_compiled
 def _swish_row(exponential, u, value, slope, curvature):  # type: ignore[no-untyped-def]
     """Evaluate swish and two derivatives of a row; exp is written as 2^k · exp(r) to vectorise without SVML."""
+    block = len(u)
     numbers, bits, power = exponential  # bits and power share memory, as integers and floats
     to_two, high, low, limit = numbers[0], numbers[1], numbers[2], numbers[3]
     bias, shift = np.int64(numbers[4]), np.int64(numbers[5])
@@ -27,7 +37,7 @@ def _swish_row(exponential, u, value, slope, curvature):  # type: ignore[no-unty
     c = numbers[6:]
     c3, c4, c5, c6, c7, c8, c9 = c[3], c[4], c[5], c[6], c[7], c[8], c[9]
     c10, c11, c12, c13 = c[10], c[11], c[12], c[13]
-    for p in range(BLOCK):
+    for p in range(block):
         t = -u[p]
         t = limit if t > limit else t
         t = -limit if t < -limit else t
@@ -37,7 +47,7 @@ def _swish_row(exponential, u, value, slope, curvature):  # type: ignore[no-unty
         q = c4 + r * (c5 + r * (c6 + r * (c7 + r * (c8 + r * q))))
         value[p] = one + r * (one + r * (half + r * (c3 + r * q)))
         bits[p] = (np.int64(k) + bias) << shift
-    for p in range(BLOCK):
+    for p in range(block):
         gate = one / (one + value[p] * power[p])
         rise = gate * (one - gate)
         value[p] = u[p] * gate
@@ -76,6 +86,7 @@ def _add_product(weight, x, y):  # type: ignore[no-untyped-def]
 @_compiled
 def _inputs(net, x, z, turn, inverse):  # type: ignore[no-untyped-def]
     """Compute inputs z (n_in, block), dρ/dx (n_norms, n_s, block) and 1/ρ (n_norms, block) of x (n_s, block)."""
+    block = x.shape[1]
     n_s, floor = x.shape[0], net.floor[0]
     z[:n_s] = x
     for k in range(net.gram.shape[0]):
@@ -85,23 +96,24 @@ def _inputs(net, x, z, turn, inverse):  # type: ignore[no-untyped-def]
             turn[k, i] = 0.0
             for j in range(n_s):
                 m = net.gram[k, i, j]
-                for p in range(BLOCK):
+                for p in range(block):
                     turn[k, i, p] += m * x[j, p]
-            for p in range(BLOCK):
+            for p in range(block):
                 rho[p] += x[i, p] * turn[k, i, p]
-        for p in range(BLOCK):
+        for p in range(block):
             root = np.sqrt(rho[p])
             inverse[k, p] = net.exponential[6] / root
             rho[p] = root - floor
         for i in range(n_s):
-            for p in range(BLOCK):
+            for p in range(block):
                 turn[k, i, p] *= inverse[k, p]
 
 
 @_compiled
 def _load(net, strain, start, x):  # type: ignore[no-untyped-def]
     """Scale a block of strains and return their number; unused entries of the block are unchanged."""
-    count = min(BLOCK, strain.shape[0] - start)
+    block = x.shape[1]
+    count = min(block, strain.shape[0] - start)
     for p in range(count):
         for i in range(x.shape[0]):
             x[i, p] = strain[start + p, i] * net.inverse_scale[i]
@@ -111,27 +123,28 @@ def _load(net, strain, start, x):  # type: ignore[no-untyped-def]
 @_compiled
 def potential(net, strain, bits, power, answer):  # type: ignore[no-untyped-def]
     """Evaluate all points; rows of `layer` hold the value, then the derivatives by strain component."""
+    block = len(bits)
     n_s, n_norms, (width, n_in) = strain.shape[1], net.gram.shape[0], net.weight_1.shape
     kind, exponential = strain.dtype, (net.exponential, bits, power)
-    x, z, hz = np.zeros((n_s, BLOCK), kind), np.empty((n_in, BLOCK), kind), np.empty((n_in, BLOCK), kind)
-    turn, inverse = np.empty((n_norms, n_s, BLOCK), kind), np.empty((n_norms, BLOCK), kind)
-    layer, out = np.empty((width, (1 + n_s) * BLOCK), kind), np.empty((width, (1 + n_s) * BLOCK), kind)
-    slope, curvature = np.empty((width, BLOCK), kind), np.empty((width, BLOCK), kind)
-    back, pulled = np.empty((width, BLOCK), kind), np.empty((width, BLOCK), kind)
-    towards = np.empty((width, n_s, BLOCK), kind)
-    transposed, row = np.ascontiguousarray(net.weight_2.T), np.empty((2, BLOCK), kind)
-    w, s, c = np.empty(BLOCK, kind), np.empty((n_s, BLOCK), kind), np.empty((n_s, n_s, BLOCK), kind)
-    radial = np.empty((n_norms, BLOCK), kind)
-    for start in range(0, strain.shape[0], BLOCK):
+    x, z, hz = np.zeros((n_s, block), kind), np.empty((n_in, block), kind), np.empty((n_in, block), kind)
+    turn, inverse = np.empty((n_norms, n_s, block), kind), np.empty((n_norms, block), kind)
+    layer, out = np.empty((width, (1 + n_s) * block), kind), np.empty((width, (1 + n_s) * block), kind)
+    slope, curvature = np.empty((width, block), kind), np.empty((width, block), kind)
+    back, pulled = np.empty((width, block), kind), np.empty((width, block), kind)
+    towards = np.empty((width, n_s, block), kind)
+    transposed, row = np.ascontiguousarray(net.weight_2.T), np.empty((2, block), kind)
+    w, s, c = np.empty(block, kind), np.empty((n_s, block), kind), np.empty((n_s, n_s, block), kind)
+    radial = np.empty((n_norms, block), kind)
+    for start in range(0, strain.shape[0], block):
         count = _load(net, strain, start, x)
         _inputs(net, x, z, turn, inverse)
         _first_layer(net, exponential, z, turn, layer, (slope, curvature, towards))
-        _affine(net.weight_2, net.bias_2, BLOCK, layer, out)
+        _affine(net.weight_2, net.bias_2, block, layer, out)
         w[:] = 0.0
         for h in range(width):
-            _swish_row(exponential, out[h, :BLOCK], row[0], back[h], row[1])
+            _swish_row(exponential, out[h, :block], row[0], back[h], row[1])
             last = net.weight_3[0, h]
-            for p in range(BLOCK):
+            for p in range(block):
                 w[p] += last * row[0, p]
                 back[h, p] *= last
                 out[h, p] = last * row[1, p]
@@ -144,25 +157,26 @@ def potential(net, strain, bits, power, answer):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _first_layer(net, exponential, z, turn, layer, kept):  # type: ignore[no-untyped-def]
+    block = z.shape[1]
     slope, curvature, towards = kept
     n_s = towards.shape[1]
-    u = np.empty(BLOCK, z.dtype)
+    u = np.empty(block, z.dtype)
     for h in range(layer.shape[0]):
         u[:] = net.bias_1[h]
         for i in range(z.shape[0]):
             weight = net.weight_1[h, i]
-            for p in range(BLOCK):
+            for p in range(block):
                 u[p] += weight * z[i, p]
-        _swish_row(exponential, u, layer[h, :BLOCK], slope[h], curvature[h])
+        _swish_row(exponential, u, layer[h, :block], slope[h], curvature[h])
         for i in range(n_s):
             along = towards[h, i]
             along[:] = net.weight_1[h, i]
             for k in range(turn.shape[0]):
                 weight = net.weight_1[h, n_s + k]
-                for p in range(BLOCK):
+                for p in range(block):
                     along[p] += weight * turn[k, i, p]
-            target = layer[h, (1 + i) * BLOCK : (2 + i) * BLOCK]
-            for p in range(BLOCK):
+            target = layer[h, (1 + i) * block : (2 + i) * block]
+            for p in range(block):
                 target[p] = slope[h, p] * along[p]
 
 
@@ -171,24 +185,25 @@ def _reduce(net, kept, pulled, out, sums):  # type: ignore[no-untyped-def]
     """Sum over units: gradient, Hessian at fixed dρ/dx (upper triangle) and dN/dρ."""
     slope, curvature, towards = kept
     s, c, radial = sums
+    block = s.shape[1]
     n_s = s.shape[0]
     s[:], c[:], radial[:] = 0.0, 0.0, 0.0
-    first, second = np.empty(BLOCK, s.dtype), np.empty(BLOCK, s.dtype)
+    first, second = np.empty(block, s.dtype), np.empty(block, s.dtype)
     for h in range(slope.shape[0]):
-        for p in range(BLOCK):
+        for p in range(block):
             first[p] = slope[h, p] * pulled[h, p]
             second[p] = curvature[h, p] * pulled[h, p]
         for k in range(radial.shape[0]):
             weight = net.weight_1[h, n_s + k]
-            for p in range(BLOCK):
+            for p in range(block):
                 radial[k, p] += weight * first[p]
         for i in range(n_s):
-            u_i, v_i = towards[h, i], out[h, (1 + i) * BLOCK : (2 + i) * BLOCK]
-            for p in range(BLOCK):
+            u_i, v_i = towards[h, i], out[h, (1 + i) * block : (2 + i) * block]
+            for p in range(block):
                 s[i, p] += first[p] * u_i[p]
             for j in range(i, n_s):
-                u_j, v_j = towards[h, j], out[h, (1 + j) * BLOCK : (2 + j) * BLOCK]
-                for p in range(BLOCK):
+                u_j, v_j = towards[h, j], out[h, (1 + j) * block : (2 + j) * block]
+                for p in range(block):
                     c[i, j, p] += second[p] * u_i[p] * u_j[p] + out[h, p] * v_i[p] * v_j[p]
 
 
@@ -196,32 +211,33 @@ def _reduce(net, kept, pulled, out, sums):  # type: ignore[no-untyped-def]
 def _take_off(net, z, turn, hz, sums):  # type: ignore[no-untyped-def]
     """Subtract the expansion at z = 0 from the network's value, gradient, dN/dρ and Hessian."""
     w, s, c, radial = sums
+    block = len(w)
     n_s, half = s.shape[0], net.exponential[8]
-    tilt, bend = np.empty(BLOCK, w.dtype), np.empty(BLOCK, w.dtype)
+    tilt, bend = np.empty(block, w.dtype), np.empty(block, w.dtype)
     w -= net.value[0]
     for i in range(z.shape[0]):
         hz[i] = 0.0
         for j in range(z.shape[0]):
             m = net.curvature[i, j]
-            for p in range(BLOCK):
+            for p in range(block):
                 hz[i, p] += m * z[j, p]
         slope = net.slope[0, i]
-        for p in range(BLOCK):
+        for p in range(block):
             w[p] -= z[i, p] * (slope + half * hz[i, p])
             hz[i, p] += slope
     for i in range(n_s):
         s[i] -= hz[i]
         for k in range(turn.shape[0]):
-            for p in range(BLOCK):
+            for p in range(block):
                 s[i, p] -= hz[n_s + k, p] * turn[k, i, p]
         for j in range(i, n_s):
             bend[:] = net.curvature[i, j]
             for k in range(turn.shape[0]):
                 tilt[:] = net.curvature[n_s + k, j]
                 for m in range(turn.shape[0]):
-                    for p in range(BLOCK):
+                    for p in range(block):
                         tilt[p] += net.curvature[n_s + k, n_s + m] * turn[m, j, p]
-                for p in range(BLOCK):
+                for p in range(block):
                     bend[p] += turn[k, i, p] * tilt[p] + net.curvature[i, n_s + k] * turn[k, j, p]
             c[i, j] -= bend
     for k in range(turn.shape[0]):
@@ -231,12 +247,13 @@ def _take_off(net, z, turn, hz, sums):  # type: ignore[no-untyped-def]
 @_compiled
 def _bend(net, turn, inverse, radial, c):  # type: ignore[no-untyped-def]
     """Add dN/dρ · d²ρ/dx² with d²ρ/dx² = (AᵀA − dρ/dx ⊗ dρ/dx)/ρ."""
+    block = turn.shape[2]
     n_s = c.shape[0]
     for k in range(turn.shape[0]):
         for i in range(n_s):
             for j in range(i, n_s):
                 m = net.gram[k, i, j]
-                for p in range(BLOCK):
+                for p in range(block):
                     c[i, j, p] += radial[k, p] * inverse[k, p] * (m - turn[k, i, p] * turn[k, j, p])
 
 
@@ -264,12 +281,13 @@ def _store(net, block, start, count, answer):  # type: ignore[no-untyped-def]
 @_compiled
 def coefficients(net, strain, bits, power, values):  # type: ignore[no-untyped-def]
     """Evaluate a coefficient network at all points. Shape of `values`: (n, n_out)."""
+    block = len(bits)
     n_s, n_norms, (width, n_in) = strain.shape[1], net.gram.shape[0], net.weight_1.shape
     kind, exponential = strain.dtype, (net.exponential, bits, power)
-    x, z = np.zeros((n_s, BLOCK), kind), np.empty((n_in, BLOCK), kind)
-    turn, inverse = np.empty((n_norms, n_s, BLOCK), kind), np.empty((n_norms, BLOCK), kind)
-    last, units = np.empty((net.weight_3.shape[0], BLOCK), kind), np.empty((5, width, BLOCK), kind)
-    for start in range(0, strain.shape[0], BLOCK):
+    x, z = np.zeros((n_s, block), kind), np.empty((n_in, block), kind)
+    turn, inverse = np.empty((n_norms, n_s, block), kind), np.empty((n_norms, block), kind)
+    last, units = np.empty((net.weight_3.shape[0], block), kind), np.empty((5, width, block), kind)
+    for start in range(0, strain.shape[0], block):
         count = _load(net, strain, start, x)
         _inputs(net, x, z, turn, inverse)
         for i in range(n_s):
@@ -283,15 +301,16 @@ def coefficients(net, strain, bits, power, values):  # type: ignore[no-untyped-d
 @_compiled
 def _values(net, exponential, macro, z, units, last):  # type: ignore[no-untyped-def]
     """Write coefficients (n_out, block) into `last`, and the slopes of both layers into `units[1]` and `units[3]`."""
+    block = z.shape[1]
     layer, slope_1, out, slope_2, unused = units[0], units[1], units[2], units[3], units[4]
     for h in range(len(layer)):
         out[h] = net.bias_1[h]
         for i in range(z.shape[0]):
             weight = net.weight_1[h, i]
-            for p in range(BLOCK):
+            for p in range(block):
                 out[h, p] += weight * z[i, p]
         _swish_row(exponential, out[h], layer[h], slope_1[h], unused[h])
-    _affine(net.weight_2, net.bias_2, BLOCK, layer, out)
+    _affine(net.weight_2, net.bias_2, block, layer, out)
     for h in range(len(layer)):
         _swish_row(exponential, out[h], layer[h], slope_2[h], unused[h])
     _affine(net.weight_3, net.value, 0, layer, last)
@@ -299,29 +318,30 @@ def _values(net, exponential, macro, z, units, last):  # type: ignore[no-untyped
         last[m] -= net.value[m]
         for i in range(z.shape[0]):
             slope = net.slope[m, i]
-            for p in range(BLOCK):
+            for p in range(block):
                 last[m, p] -= slope * z[i, p]
         last[m] *= net.unit[m]
         for i in range(macro.shape[0]):
             linear = net.linear[m, i]
-            for p in range(BLOCK):
+            for p in range(block):
                 last[m, p] += linear * macro[i, p]
 
 
 @_compiled
 def adjoint(net, model, strain, inside, bits, power, answer):  # type: ignore[no-untyped-def]
     """Evaluate the adjoint-corrected stress of a reduced energy at the network's coefficients, at all points."""
+    block = len(bits)
     stress, decrement = answer
     n_s, n_norms, (width, n_in), tall = strain.shape[1], net.gram.shape[0], net.weight_1.shape, len(net.weight_3)
     kind, exponential = strain.dtype, (net.exponential, bits, power)
-    x, inputs = np.zeros((n_s, BLOCK), kind), np.empty((n_in, BLOCK), kind)
-    turn, inverse = np.empty((n_norms, n_s, BLOCK), kind), np.empty((n_norms, BLOCK), kind)
-    units, pulled = np.empty((5, width, BLOCK), kind), np.empty((n_in, BLOCK), kind)
-    z, force = np.zeros((len(model.quadratic), BLOCK), kind), np.empty((len(model.quadratic), BLOCK), kind)
-    sampled, scaled = np.empty((model.projection.shape[1], BLOCK), kind), np.empty((tall, BLOCK), kind)
-    gap, work = np.empty(BLOCK, kind), np.empty(BLOCK, kind)
+    x, inputs = np.zeros((n_s, block), kind), np.empty((n_in, block), kind)
+    turn, inverse = np.empty((n_norms, n_s, block), kind), np.empty((n_norms, block), kind)
+    units, pulled = np.empty((5, width, block), kind), np.empty((n_in, block), kind)
+    z, force = np.zeros((len(model.quadratic), block), kind), np.empty((len(model.quadratic), block), kind)
+    sampled, scaled = np.empty((model.projection.shape[1], block), kind), np.empty((tall, block), kind)
+    gap, work = np.empty(block, kind), np.empty(block, kind)
     a, macro, residual = z[:tall], z[tall : tall + n_s], force[:tall]
-    for start in range(0, strain.shape[0], BLOCK):
+    for start in range(0, strain.shape[0], block):
         count = _load(net, inside, start, x)
         for p in range(count):
             for i in range(n_s):
@@ -342,7 +362,7 @@ def adjoint(net, model, strain, inside, bits, power, answer):  # type: ignore[no
                 work[p] += along[p] * z[tall + i, p]
         gap[:] = 0.0
         for m in range(tall):
-            for p in range(BLOCK):
+            for p in range(block):
                 gap[p] += scaled[m, p] * scaled[m, p]
         for p in range(count):
             decrement[start + p] = gap[p] / max(work[p], model.smallest[0])
@@ -351,21 +371,22 @@ def adjoint(net, model, strain, inside, bits, power, answer):  # type: ignore[no
 @_compiled
 def _gradient(model, z, sampled, force):  # type: ignore[no-untyped-def]
     """Write the gradient of the reduced energy; `sampled` holds the deviators of one group of cubature points."""
+    block = z.shape[1]
     _affine(model.quadratic, model.quadratic[0], 0, z, force)
     n_d = sampled.shape[0] // model.parameters.shape[1]
-    norm = np.empty(BLOCK, z.dtype)
+    norm = np.empty(block, z.dtype)
     for group in range(len(model.projection)):
         _affine(model.projection[group], z[0], 0, z, sampled)
         for k in range(model.parameters.shape[1]):
             weight, alpha2 = model.parameters[group, k, 0], model.parameters[group, k, 1]
             norm[:] = 0.0
             for row in range(k * n_d, (k + 1) * n_d):
-                for p in range(BLOCK):
+                for p in range(block):
                     norm[p] += sampled[row, p] * sampled[row, p]
-            for p in range(BLOCK):
+            for p in range(block):
                 norm[p] = weight / (alpha2 + np.sqrt(norm[p]))
             for row in range(k * n_d, (k + 1) * n_d):
-                for p in range(BLOCK):
+                for p in range(block):
                     sampled[row, p] *= norm[p]
         _add_product(model.transposed[group], sampled, force)
 
@@ -373,10 +394,11 @@ def _gradient(model, z, sampled, force):  # type: ignore[no-untyped-def]
 @_compiled
 def _pull_back(net, values, turn, units, scaled, pulled):  # type: ignore[no-untyped-def]
     """Write (d network/dE)ᵀ values, without the linear part, into the first rows of `pulled`; overwrites `units`."""
+    block = turn.shape[2]
     slope_1, slope_2, back, transposed = units[1], units[3], units[0], units[2]
     n_s = turn.shape[1]
     for m in range(len(values)):
-        for p in range(BLOCK):
+        for p in range(block):
             scaled[m, p] = net.unit[m] * values[m, p]
     _affine(np.ascontiguousarray(net.weight_3.T), net.bias_2, 0, scaled, back)
     back *= slope_2
@@ -386,14 +408,14 @@ def _pull_back(net, values, turn, units, scaled, pulled):  # type: ignore[no-unt
         pulled[i] = 0.0
         for h in range(len(back)):
             weight = net.weight_1[h, i]
-            for p in range(BLOCK):
+            for p in range(block):
                 pulled[i, p] += weight * transposed[h, p]
         for m in range(len(values)):
             slope = net.slope[m, i]
-            for p in range(BLOCK):
+            for p in range(block):
                 pulled[i, p] -= slope * scaled[m, p]
     for i in range(n_s):
         for k in range(turn.shape[0]):
-            for p in range(BLOCK):
+            for p in range(block):
                 pulled[i, p] += turn[k, i, p] * pulled[n_s + k, p]
         pulled[i] *= net.inverse_scale[i]

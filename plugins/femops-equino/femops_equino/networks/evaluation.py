@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from array_api_compat import array_namespace
 
-from femops_equino.kernels.fused import BLOCK, TILE, coefficients, potential
+from femops_equino.kernels.fused import TILE, coefficients, potential, workspace
 
 Weights = Mapping[str, npt.NDArray[Any]]
 Precision = Literal["float64", "float32"]
@@ -134,7 +134,7 @@ def evaluate_potential(network: Network, strain: npt.NDArray[Any]) -> tuple[Any,
     n, n_s = strain.shape
     kind = network.linear.dtype
     energy, stress, tangent = np.empty(n, kind), np.empty((n, n_s), kind), np.empty((n, n_s, n_s), kind)
-    bits = np.empty(BLOCK, np.int64 if kind == np.float64 else np.int32)
+    bits = workspace(n, kind)
     potential(network, np.ascontiguousarray(strain, dtype=kind), bits, bits.view(kind), (energy, stress, tangent))
     return energy, stress, tangent
 
@@ -152,7 +152,7 @@ def evaluate_coefficients(network: Network, strain: npt.NDArray[Any], n_out: int
     """
     kind = network.linear.dtype
     out = np.empty((len(strain), n_out), kind)
-    bits = np.empty(BLOCK, np.int64 if kind == np.float64 else np.int32)
+    bits = workspace(len(strain), kind)
     coefficients(network, np.ascontiguousarray(strain, dtype=kind), bits, bits.view(kind), out)
     return out
 

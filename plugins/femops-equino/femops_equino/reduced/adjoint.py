@@ -76,7 +76,7 @@ class Adjoint:
         stress = np.empty((len(strain), self._n_e), kind)
         decrement = np.empty(len(strain), kind)
         strain, inside = (np.ascontiguousarray(one, dtype=kind) for one in (strain, inside))
-        bits = np.empty(fused.BLOCK, np.int64 if kind == np.float64 else np.int32)
+        bits = fused.workspace(len(strain), kind)
         fused.adjoint(self._network, self._energy, strain, inside, bits, bits.view(kind), (stress, decrement))
         return response_of(stress.astype(np.float64), decrement.astype(np.float64), self._n_s)
 

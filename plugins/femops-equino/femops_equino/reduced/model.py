@@ -18,12 +18,12 @@ from femops.notation import Array
 from femops.phases.saturating import Saturating
 from femops.surrogate import CheckedArrays
 from femops_equino.kernels import newton
+from femops_equino.kernels.blocks import block_size
 
 if TYPE_CHECKING:
     from femops.rve.spec import RVE
     from femops_equino.reduced.pod import ElasticRVE
 
-_LANES = 128
 # Orthonormal deviators: of (11, 22, 12, 33) in plane strain and of (11, 22, 33, 23, 13, 12) in 3D.
 _R2, _R6 = 2.0**-0.5, 6.0**-0.5
 DEVIATOR = {
@@ -109,7 +109,7 @@ class ReducedModel:
         unfinished, evaluations = np.arange(n), 0
         for _ in range(largest):
             answer = (a, stress, tangent, decrement)
-            newton.newton(macro, unfinished, self._compiled(dtype), _LANES, answer)
+            newton.newton(macro, unfinished, self._compiled(dtype), block_size(len(unfinished)), answer)
             evaluations += len(unfinished)
             unfinished = unfinished[~(decrement[unfinished] <= tolerance)]
             if not len(unfinished):
