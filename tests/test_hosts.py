@@ -355,6 +355,18 @@ def test_hosts_with_a_step_control_cut_back_where_the_law_does_not_converge(plan
         felupe_steps(plane, umat, (1.0,))
 
 
+def test_hosts_with_a_step_control_cut_back_where_an_iterate_leaves_the_range(plane: Patch) -> None:
+    law = Limited(plane.law, valid=0.09)
+    with pytest.raises(Refused):
+        HOSTS["torch-fem"](plane, law, {})
+    plane.compare(HOSTS["torch-fem"](plane, law, {"out_of_range": "nan"}))
+    law.valid = 0.01  # exceeded by the solution
+    with pytest.raises(torchfem.sparse.ConvergenceError):
+        HOSTS["torch-fem"](plane, law, {"out_of_range": "nan"})
+    with pytest.raises(fem.NewtonConvergenceError):
+        HOSTS["felupe"](plane, law, {"out_of_range": "nan"})
+
+
 def test_one_strain_out_of_range_is_enough_and_is_named() -> None:
     law = HostLaw(Limited(load_law(SATURATING), valid=0.01))
     strain = np.array([[0.005, 0.0, 0.0], [0.0, -0.0125, 0.01]])
@@ -366,9 +378,9 @@ def test_one_strain_out_of_range_is_enough_and_is_named() -> None:
 
 def test_unknown_decisions_and_broken_laws_are_refused() -> None:
     law = load_law(SATURATING)
-    with pytest.raises(CaseError, match="out_of_range: 'ignore' given, expected raise or extrapolate"):
+    with pytest.raises(CaseError, match="out_of_range: 'ignore' given, expected raise, nan, extrapolate"):
         HostLaw(law, "ignore")  # type: ignore[arg-type]
-    with pytest.raises(CaseError, match="not_converged: 'zero' given, expected raise or nan"):
+    with pytest.raises(CaseError, match="not_converged: 'zero' given, expected raise, nan"):
         HostLaw(law, not_converged="zero")  # type: ignore[arg-type]
     with pytest.raises(CaseError, match="lacks strain_measure"):
         HostLaw(object())  # type: ignore[arg-type]

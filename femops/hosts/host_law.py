@@ -1,6 +1,6 @@
 """A law as other codes call it: checked, and stopping where its response must not be used."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -10,8 +10,8 @@ from femops.errors import CaseError, NotConverged, Refused
 from femops.law import LawResponse, MaterialLaw
 from femops.notation import Array, n_strain
 
-OutOfRange = Literal["raise", "extrapolate"]
-"""Treatment of responses that the law declares invalid: stop, or use them."""
+OutOfRange = Literal["raise", "nan", "extrapolate"]
+"""Treatment of responses that the law declares invalid: stop, return NaN to the step control of the host, use them."""
 Failure = Literal["raise", "nan"]
 """Treatment of points at which the law does not converge: stop, or return NaN to the step control of the host."""
 
@@ -23,7 +23,8 @@ class HostLaw:
     Args:
         law: The law.
         out_of_range: `raise` stops at the first response that the law declares invalid, also within the iterations of
-            the host. `extrapolate` uses it; `response.valid` and `response.error` tell what was used.
+            the host. `nan` returns NaN in its place, so that no such iterate is accepted and hosts with a step control
+            cut back. `extrapolate` uses it; `response.valid` and `response.error` tell what was used.
         not_converged: `raise` hands on NotConverged, `nan` returns NaN, on which hosts with a step control cut back.
         dt: Length of the increments [time]; rate-dependent laws read it, and the host or its user keeps it up to date.
 
@@ -45,7 +46,7 @@ class HostLaw:
         for name, kind in (("out_of_range", OutOfRange), ("not_converged", Failure)):
             given, known = getattr(self, name), get_args(kind)
             if given not in known:
-                raise CaseError(f"{given!r} given, expected {' or '.join(known)}", key=name)
+                raise CaseError(f"{given!r} given, expected {', '.join(known)}", key=name)
         self._input = np.empty(0), np.empty(0), np.nan
 
     def evaluate(self, strain: Array, state: Array) -> LawResponse:
@@ -70,8 +71,10 @@ class HostLaw:
             if self.not_converged == "raise":
                 raise
             response = self._failed(len(strain))
-        if self.out_of_range == "raise" and response.valid is not None and not response.valid.all():
-            raise Refused(_first_invalid(strain, response))
+        if self.out_of_range != "extrapolate" and response.valid is not None and not response.valid.all():
+            if self.out_of_range == "raise":
+                raise Refused(_first_invalid(strain, response))
+            response = replace(response, stress=np.where(response.valid[:, None], response.stress, np.nan))
         self.response, self._input = response, (strain, state, self.dt)
         return response
 
