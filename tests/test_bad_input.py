@@ -218,8 +218,8 @@ def test_a_wrong_value_over_time_is_refused(refused: Refused, value: Any, messag
         ("rve.laminate.mesh_size", math.nan, "rve.laminate.mesh_size: nan given, expected a finite number"),
         ("rve.laminate.phases", [["a", 0.0], ["b", 1.0]],
          "rve.laminate.phases.0.1: 0.0 given, expected greater than 0"),
-        ("rve.phases.c", ELASTIC, "rve.phases: the RVE mesh has the phases a, b; given: a, c, b"),
-        ("rve.phases.b", MISSING, "rve.phases: the RVE mesh has the phases a, b; given: a"),
+        ("rve.phases.c", ELASTIC, "rve.phases.c: the RVE mesh has no such phase; it has: a, b"),
+        ("rve.phases.b", MISSING, "rve.phases: no law for the phase 'b' of the RVE mesh; given: a"),
         ("rve.phases.a", "elastic", "rve.phases.a: 'elastic' given, expected a law with its parameters"),
         ("rve.phases.a.K", -1, "rve.phases.a.K: -1 given, expected greater than 0"),
         ("rve.phases.a.K", math.inf, "rve.phases.a.K: inf given, expected a finite number"),
@@ -378,7 +378,7 @@ def test_an_rve_mesh_without_matching_faces_or_phases_is_refused(refused: Refuse
     )
     rve["phases"] = {"fibre": ELASTIC}
     assert refused(changed(NESTED, "material.rve", rve)) == (
-        "material.rve.phases: the RVE mesh has the phases domain; given: fibre"
+        "material.rve.phases.fibre: the RVE mesh has no such phase; it has: domain"
     )
 
 

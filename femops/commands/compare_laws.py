@@ -9,10 +9,11 @@ from typing import Any
 import yaml
 from mpi4py import MPI
 
-from femops.commands.run import move_files, resolved
 from femops.errors import CaseError
-from femops.inputs.case import EVERYWHERE, Case, load_case
+from femops.inputs.case import Case, load_case
 from femops.inputs.reading import read_yaml
+from femops.inputs.resolved import move_files, resolved
+from femops.meshing import EVERYWHERE
 from femops.meshing.writing import write_mesh
 from femops.offline.train import trained_model
 from femops.output.folder import writing
@@ -48,14 +49,14 @@ class Chooser:
     comm: MPI.Comm
     training: Progress
 
-    def case_with(self, option: str, text: str, judged: Case | None = None) -> Case:
+    def case_with(self, option: str, text: str, law: Case | None = None) -> Case:
         """Return the case with the law that an option names; collective.
 
         Args:
             option: The option, for messages.
             text: `case` for the law of the case, `nested` for the nested law that its surrogates approximate, a case
                 file whose `material` is used, or a YAML mapping.
-            judged: The case whose surrogates `nested` refers to; by default the case itself.
+            law: The case whose surrogates `nested` refers to; by default the case itself.
 
         Raises:
             CaseError: The case or the law cannot be used; the message names the option if it is at fault.
@@ -64,8 +65,8 @@ class Chooser:
         if text == OWN:
             return own
         if text == NESTED:
-            surrogates = judged or own
-            if not surrogates_of(surrogates) and any(law.law == NESTED for law in own.laws().values()):
+            surrogates = law or own
+            if not surrogates_of(surrogates) and any(one.law == NESTED for one in own.laws().values()):
                 return own
             material = self._nested(option, surrogates)
         elif text.lstrip().startswith("{"):

@@ -101,13 +101,13 @@ def _read_meshio(path: Path) -> meshio.Mesh:
     if path.suffix.lower() not in meshio.extension_to_filetypes:
         known = ", ".join(sorted(meshio.extension_to_filetypes))
         raise CaseError(f"mesh format '{path.suffix}' is not known; known: {known}")
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
         # meshio prints some errors and exits the interpreter.
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             return meshio.read(path)
     except (Exception, SystemExit) as error:  # its readers raise exceptions of many types
-        reason = " ".join(said.getvalue().split()) if isinstance(error, SystemExit) else str(error)
+        reason = " ".join(printed.getvalue().split()) if isinstance(error, SystemExit) else str(error)
         raise CaseError(f"meshio cannot read the file: {reason or type(error).__name__}") from error
 
 

@@ -10,6 +10,9 @@ from femops.notation import Array
 
 Indices = npt.NDArray[np.int64]
 
+EVERYWHERE = "everywhere"
+"""Name of the region that is the whole body, whether the mesh has regions or not."""
+
 
 @dataclass(frozen=True)
 class TaggedMesh:

@@ -89,12 +89,12 @@ def _add(groups: dict[str, list[Indices]], name: str, members: list[Indices]) ->
 def _only(arrays: list[CellArray], dims: Sequence[int], name: str, number: int) -> list[Indices]:
     """Return the cells of each block with the tag `number`; each dimension may have it in one array only."""
     found = [np.empty(0, dtype=np.int64)] * len(dims)
-    holder: dict[int, str] = {}
+    array_of_dim: dict[int, str] = {}
     for array in arrays:
         for block, members in enumerate(array.where(number)):
             if not len(members):
                 continue
-            other = holder.setdefault(dims[block], array.name)
+            other = array_of_dim.setdefault(dims[block], array.name)
             if other != array.name:
                 raise CaseError(
                     f"{number} is a value of '{other}' and of '{array.name}'; expected the array as well, as in "
@@ -102,7 +102,7 @@ def _only(arrays: list[CellArray], dims: Sequence[int], name: str, number: int) 
                     key=f"tags.{name}",
                 )
             found[block] = members
-    if not holder:
+    if not array_of_dim:
         values = np.unique(np.concatenate([block for array in arrays for block in array.values]))
         present = ", ".join(map(str, values[values != UNTAGGED][:20]))
         raise CaseError(f"no cell has the value {number}; the file has {present}", key=f"tags.{name}")

@@ -21,7 +21,7 @@ from femops.output.versions import versions
 from femops.parallel import on_root
 from femops.rve.spec import RVE
 from femops.surrogate.accuracy import Accuracy
-from femops.surrogate.learning.checkpoint import FileCheckpoint, packed_fit, unpacked_fit
+from femops.surrogate.learning.checkpoint import FileCheckpoint, is_packed_fit, packed_fit, unpacked_fit
 from femops.surrogate.registry import SurrogateSpec
 from femops.surrogate.spec import Fit, Progress
 from femops.surrogate.store import STORE_INTERFACE, Origin, checked_arrays, read_manifest
@@ -110,7 +110,8 @@ class Plan(ABC):
     def fitted(self, fit: Callable[[FileCheckpoint], Fit], seconds: dict[str, float]) -> Fit:
         """Fit, or load the finished fit of an interrupted training; the time is stored in `seconds["fit"]` [s]."""
         checkpoint = self.checkpoint()
-        if (packed := checkpoint.load("finished_fit")) is None:
+        packed = checkpoint.load("finished_fit") or {}
+        if not is_packed_fit(packed):
             try:
                 packed = packed_fit(fit(checkpoint))
             except CaseError as error:
@@ -138,6 +139,8 @@ class Plan(ABC):
     ) -> dict[str, Any]:
         """Write plots, metrics and model; the model comes last, as its presence marks the training as finished.
 
+        Plots of an earlier training in the folder are removed.
+
         Args:
             fit: The fit.
             validation: Its validation errors; None without validation.
@@ -160,14 +163,28 @@ class Plan(ABC):
             everything,
         )
         with writing(self.folder, "the model"):
-            for title, curves in fit.curves.items():
-                draw_curves(self.folder, title, curves, fit.over.get(title, "training step"))
-            if validation is not None:
-                _draw(self.folder, validation, self.errors_over)
+            everything["pictures"] = self._draw(fit, validation)
+            for name in _pictures_of(self.folder / "metrics.json") - set(everything["pictures"]):
+                (self.folder / name).unlink(missing_ok=True)
             write_json(self.folder / "metrics.json", everything)
             write_model(self.folder / "model", origin)
             self.checkpoint().clear()
         return everything
+
+    def _draw(self, fit: Fit, validation: Accuracy | None) -> list[str]:
+        """Draw the plots and return their names."""
+        files = [
+            draw_curves(self.folder, title, curves, fit.over.get(title, "training step"))
+            for title, curves in fit.curves.items()
+        ]
+        if validation is not None:
+            errors = {"stress": validation.stress, "tangent": validation.tangent}
+            files.append(draw_errors(self.folder, self.errors_over, validation.over, errors))
+            stated = {"bound": validation.bound, "indicator": validation.indicator}
+            certificates = {name: values for name, values in stated.items() if values is not None}
+            if certificates:
+                files.append(draw_certificates(self.folder, validation.certified, certificates))
+        return [file.name for file in files]
 
 
 def check(spec: SurrogateSpec, rve: RVE, study: Study, limits: tuple[Array, Array], path: Path) -> None:
@@ -216,9 +233,9 @@ def folder_of(folder: Path | None, path: Path, digest: str) -> Path:
     return folder or Path("results") / f"{path.stem}-{digest[:8]}"
 
 
-def _draw(folder: Path, validation: Accuracy, over: str) -> None:
-    draw_errors(folder, over, validation.over, {"stress": validation.stress, "tangent": validation.tangent})
-    stated = {"bound": validation.bound, "indicator": validation.indicator}
-    certificates = {name: values for name, values in stated.items() if values is not None}
-    if certificates:
-        draw_certificates(folder, validation.certified, certificates)
+def _pictures_of(metrics: Path) -> set[str]:
+    """Return the names of the plots of an earlier training; none if its metrics cannot be read."""
+    try:
+        return {Path(name).name for name in json.loads(metrics.read_text(encoding="utf-8"))["pictures"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()

@@ -9,7 +9,7 @@ from dolfinx import fem, mesh
 from mpi4py import MPI
 
 from femops.notation import Array
-from femops.pde.levels import Indices
+from femops.rve.discretisation import Indices
 
 _KINDS = {
     ("triangle", 2): mesh.CellType.triangle,

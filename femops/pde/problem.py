@@ -11,7 +11,8 @@ import ufl
 from dolfinx import fem
 
 from femops.notation import Array
-from femops.pde.levels import Indices, free_nodes, make_hierarchy, measures, scalar_space
+from femops.pde.levels import free_nodes, make_hierarchy, measures, scalar_space
+from femops.rve.discretisation import Indices
 from femops.surrogate.graph import Hierarchy
 
 Inputs = Mapping[str, Array]

@@ -69,7 +69,8 @@ def free_dofs(outline: Outline, boundary: Boundary) -> FreeDofs:
     number[is_free] = np.arange(is_free.sum())
     shared = number.reshape(-1, mesh.dim)[master].ravel()
     if is_free.sum() == 0:
-        raise CaseError(f"the RVE mesh has no free node under {boundary} boundary conditions", key="boundary")
+        problem = f"{boundary!r} given, but the RVE mesh has no free node then; expected a finer mesh"
+        raise CaseError(problem, key="boundary")
     return FreeDofs(shared, int(is_free.sum()), boundary == "static")
 
 

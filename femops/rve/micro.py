@@ -15,7 +15,7 @@ class MicroFields:
     """Fields inside the RVE of one macroscale point.
 
     Attributes:
-        displacement: E · x + fluctuation at the nodes [length]. Shape (n_nodes, dim).
+        displacement: E · (x − centre of the bounding box) + fluctuation at the nodes [length]. Shape (n_nodes, dim).
         fluctuation: Fluctuation with zero mean at the nodes [length]. Shape (n_nodes, dim).
         strain: Mean strain of each cell, Mandel [-]. Shape (n_cells, n_s).
         stress: Mean stress of each cell, Mandel [stress]. Shape (n_cells, n_s).

@@ -168,17 +168,24 @@ def grid_graph(counts: Sequence[int], size: Sequence[float]) -> FEGraph:
         counts: Number of cells (equal to that of nodes) along each axis.
         size: Edge lengths of the grid [length].
     """
-    dim, shape = len(counts), tuple(counts)
-    lower = np.stack(np.unravel_index(np.arange(np.prod(shape)), shape, order="F"), axis=-1)
-    corners = np.stack(np.unravel_index(np.arange(2**dim), (2,) * dim, order="F"), axis=-1)
-    where = (lower[:, None] + corners) % np.array(shape)
-    cells = np.ravel_multi_index(tuple(np.moveaxis(where, -1, 0)), shape, order="F").astype(np.int64)
-    edges = np.array(size) / np.array(shape)
+    dim, corners = len(counts), _lattice((2,) * len(counts))
+    cells = _lattice_number((_lattice(counts)[:, None] + corners) % np.array(counts), counts)
+    edges = np.array(size) / np.array(counts)
     slope = np.where(corners == 1, 1.0, -1.0) / (edges * 2 ** (dim - 1)) * np.prod(edges) ** (1.0 / dim)
     mean = np.full(cells.shape, 0.5**dim)
     gradient = np.tile(slope.T, (len(cells), 1, 1))
     offset = np.tile((corners - 0.5) * edges / np.prod(edges) ** (1.0 / dim), (len(cells), 1, 1))
     return FEGraph(cells, mean, gradient, np.ones(len(cells)), len(cells), offset)
+
+
+def _lattice(counts: Sequence[int] | Indices) -> Indices:
+    """Return the indices along each axis of all nodes of a grid, first axis fastest. Shape (n_nodes, dim)."""
+    return np.stack(np.unravel_index(np.arange(np.prod(counts)), tuple(counts), order="F"), axis=-1)
+
+
+def _lattice_number(index: Indices, counts: Sequence[int] | Indices) -> Indices:
+    """Return the node numbers (...) of indices (..., dim) along each axis; the inverse of `_lattice`."""
+    return np.ravel_multi_index(tuple(np.moveaxis(index, -1, 0)), tuple(counts), order="F").astype(np.int64)
 
 
 def interpolation(points: Array, counts: Indices, box: PeriodicBox) -> sp.csr_array:
@@ -189,16 +196,14 @@ def interpolation(points: Array, counts: Indices, box: PeriodicBox) -> sp.csr_ar
         counts: Number of grid cells along each axis. Shape (dim,).
         box: The box of the grid.
     """
-    dim, shape = len(counts), counts
-    place = (points - box.lower) / box.size * shape
-    cell = np.floor(place + 1e-9)
-    inside = np.clip(place - cell, 0.0, 1.0)
-    corners = np.stack(np.unravel_index(np.arange(2**dim), (2,) * dim, order="F"), axis=-1)
-    value = np.where(corners == 1, inside[:, None], 1.0 - inside[:, None]).prod(axis=-1)
-    where = (cell[:, None].astype(np.int64) + corners) % shape
-    column = np.ravel_multi_index(tuple(np.moveaxis(where, -1, 0)), tuple(counts), order="F")
-    row = np.repeat(np.arange(len(points)), 2**dim)
-    matrix = sp.coo_array((value.ravel(), (row, column.ravel())), shape=(len(points), int(shape.prod()))).tocsr()
+    position = (points - box.lower) / box.size * counts
+    cell = np.floor(position + 1e-9)
+    local = np.clip(position - cell, 0.0, 1.0)
+    corners = _lattice((2,) * len(counts))
+    value = np.where(corners == 1, local[:, None], 1.0 - local[:, None]).prod(axis=-1)
+    column = _lattice_number((cell[:, None].astype(np.int64) + corners) % counts, counts)
+    row = np.repeat(np.arange(len(points)), len(corners))
+    matrix = sp.coo_array((value.ravel(), (row, column.ravel())), shape=(len(points), int(counts.prod()))).tocsr()
     matrix.data[np.abs(matrix.data) < 1e-12] = 0.0
     matrix.eliminate_zeros()
     return matrix
@@ -236,12 +241,10 @@ def periodic_hierarchy(
     for i, count in enumerate(counts):
         if i:
             finer = counts[i - 1]
-            lattice = np.stack(np.unravel_index(np.arange(finer.prod()), finer, order="F"), axis=-1)
-            nodes = box.lower + lattice / finer * box.size
+            nodes = box.lower + _lattice(finer) / finer * box.size
             points = CellPoints((nodes + 0.5 * box.size / finer)[:, None], np.ones((len(nodes), 1)))
         cell = np.floor((points.points - box.lower) / box.size * count).astype(np.int64) % count
-        inside = np.ravel_multi_index(tuple(np.moveaxis(cell, -1, 0)), tuple(count), order="F")
-        pool = pooling(inside, points.weight, int(count.prod()))
+        pool = pooling(_lattice_number(cell, count), points.weight, int(count.prod()))
         coarse = grid_graph(count.tolist(), box.size.tolist())
         levels.append(Level(coarse, interpolation(nodes, count, box), pool))
     return tuple(levels)

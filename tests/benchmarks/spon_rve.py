@@ -64,7 +64,7 @@ REPETITIONS = {1: 10, 64: 3, 1024: 2}
 QUANTILES = {"median": 0.5, "p95": 0.95, "max": 1.0}
 ABLATION_SECONDS, SOLID_SECONDS = 75.0, 180.0
 N_SOLID, N_SOLID_UNSEEN, SOLID_BATCH, MOST_SOLID_STEPS = 48, 16, 4, 6
-VIEWS, RATE, BETAS, WARM_UP, FLOOR = 8, 4e-3, (0.9, 0.98), 30, 1e-5  # those of femops_spon.training
+VIEWS, RATE, BETAS, WARM_UP, FLOOR = 8, 4e-3, (0.9, 0.99), 30, 1e-5  # those of femops_spon.training
 TOLERANCE = 1e-9
 
 Answer = Callable[[LinearFields], Tensor]

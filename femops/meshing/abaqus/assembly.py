@@ -143,8 +143,8 @@ def _sections(placed: Placed) -> dict[tuple[str, str], Indices]:
         for name in (name for scope in piece.scopes for name in scope.sections):
             prefix, _, rest = name.partition(".")
             known = name.lower() in piece.elements.sets or prefix.lower() not in placed.pieces
-            home, own = (piece, name) if known else (placed.pieces[prefix.lower()], rest)
-            found[home.name, own.lower()] = placed.members(home, own, "element")
+            owner, own = (piece, name) if known else (placed.pieces[prefix.lower()], rest)
+            found[owner.name, own.lower()] = placed.members(owner, own, "element")
     return found
 
 

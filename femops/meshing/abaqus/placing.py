@@ -116,10 +116,10 @@ class Placed:
         Raises:
             CaseError: Nothing has that name.
         """
-        home = self._instance(instance) if instance else piece
+        owner = self._instance(instance) if instance else piece
         if word.isdigit():
-            return _of(home, what).find(np.array([word], dtype=np.int64))
-        for one in (home, piece):
+            return _of(owner, what).find(np.array([word], dtype=np.int64))
+        for one in (owner, piece):
             if word.lower() in _of(one, what).sets:
                 return _of(one, what).sets[word.lower()]
         prefix, dot, rest = word.partition(".")

@@ -200,6 +200,25 @@ class LinearFields:
         return fields - torch.einsum("a,nads->nds", share, fields)[:, None]
 
 
+def stress_error_bound(strain: Array, stiffness: Array, bound: Array) -> Array:
+    """Return a bound of the relative error of the stress C̄(W) E, in the norm of the compliance C̄(W)⁻¹.
+
+    For ΔC = C̄(W) − C̄ with 0 ≤ ΔC ≤ Δ, ‖ΔC E‖² ≤ λ E·Δ·E with λ the largest eigenvalue of Δ relative to C̄(W).
+
+    Args:
+        strain: E, Mandel [-]. Shape (n, n_s).
+        stiffness: C̄(W) [stress]. Shape (n_s, n_s).
+        bound: Δ [stress], see `LinearFields.bound`. Shape (n_s, n_s).
+
+    Returns:
+        Shape (n,) [-]; zero at zero strain.
+    """
+    root = np.linalg.inv(np.linalg.cholesky(stiffness))
+    largest = max(float(np.linalg.eigvalsh(root @ bound @ root.T)[-1]), 0.0)
+    excess, energy = (np.einsum("ns,st,nt->n", strain, one, strain) for one in (bound, stiffness))
+    return np.asarray(np.sqrt(largest * np.maximum(excess, 0.0) / np.maximum(energy, np.finfo(float).tiny)))
+
+
 class _Homogenized(torch.autograd.Function):
     """C̄(W) with its derivative computed from the residual."""
 

@@ -5,7 +5,7 @@ import numpy as np
 from femops.law import CertificateKind, LawResponse
 from femops.notation import Array
 from femops.surrogate import TrainedModel, torch_device
-from femops.surrogate.fields.linear import LinearFields
+from femops.surrogate.fields.linear import LinearFields, stress_error_bound
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.families import network_of
 from femops_spon.law import TINY, SPONLaw, in_numpy, quadratic_form
@@ -63,14 +63,13 @@ class LinearSPONLaw(SPONLaw):
         n = len(strain)
         tangent = np.tile(self.stiffness, (n, 1, 1))
         normal = None if self._row_33 is None else strain @ self._row_33
-        return LawResponse(
-            strain @ self.stiffness, tangent, np.empty((n, 0)), normal, self._relative(strain, self._bound)
-        )
+        bound = stress_error_bound(strain, self.stiffness, self._bound)
+        return LawResponse(strain @ self.stiffness, tangent, np.empty((n, 0)), normal, bound)
 
     def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
         """Return the relative error of the stress in the norm of `metric`: a bound, or the change by further steps."""
         if kind == "bound":
-            return self._relative(strain, self._bound)
+            return stress_error_bound(strain, self.stiffness, self._bound)
         if self._indicator is None:
             better = self._problem.improve(self._fields, _INDICATOR_STEPS, self._problem.preconditioner())
             self._indicator = self.stiffness - _first(self._problem.homogenized(better))
@@ -90,16 +89,6 @@ class LinearSPONLaw(SPONLaw):
     def free_fluctuation(self, strain: Array) -> Array:
         """Return the fluctuation at the free dofs of the RVE (n_free,) [length] at a strain (n_s,)."""
         return np.asarray(self.fields @ strain)
-
-    def _relative(self, strain: Array, error: Array) -> Array:
-        """Return the bound of ‖ΔC E‖ / ‖C̄ E‖ for all symmetric ΔC with 0 ≤ ΔC ≤ `error`.
-
-        In the norm of the compliance ‖ΔC E‖² ≤ λ E·ΔC·E, λ the largest eigenvalue of `error` relative to C̄.
-        """
-        root = np.linalg.inv(np.linalg.cholesky(self.stiffness))
-        largest = max(float(np.linalg.eigvalsh(root @ error @ root.T)[-1]), 0.0)
-        work = np.maximum(quadratic_form(strain, self.stiffness), TINY)
-        return np.sqrt(largest * np.maximum(quadratic_form(strain, error), 0.0) / work)
 
 
 def _first(values: Tensor) -> Array:

@@ -15,13 +15,13 @@ import numpy as np
 from femops import notation
 from femops.errors import CaseError
 from femops.notation import Array
+from femops.rve.discretisation import Indices
 from femops.surrogate.fields.linear import LinearFields
 from femops.surrogate.fields.periodic_space import PeriodicSpace
 from femops.surrogate.fields.stiffness import StiffnessBatch
 from femops.surrogate.graph import (
     CellPoints,
     Hierarchy,
-    Indices,
     PeriodicBox,
     disjoint_union,
     fe_graph,

@@ -1,41 +1,41 @@
 """Training of potential and coefficient networks on labels."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from femops.notation import Array
+from femops.surrogate import Checkpoint, Progress
+from femops.surrogate.learning.loop import Schedule, Training
 from femops.surrogate.torch_library import Tensor, torch
 from femops_equino.networks import torch_networks
 from femops_equino.networks.evaluation import expansion
-from femops_equino.networks.minimise import Loss, Schedule, Watch, minimise
 
 _SMALL = 0.1
 
-Weights = dict[str, npt.NDArray[Any]]
+Loss = Callable[[Tensor | slice], Tensor]
+"""Returns the loss at the labels with some indices."""
 
 
 @dataclass(frozen=True)
-class NetworkOptions:
+class TrainingOptions:
     """Options of a network and its training.
 
     Attributes:
+        schedule: See `Schedule`; its seed also draws the initial weights.
         width: Units of both hidden layers.
         n_norms: Number of strain norms among the inputs; their metrics are trained.
-        schedule: See `Schedule`.
+        batch: Labels of a step of Adam.
         derivative_weight: Weight of the tangent or of the sensitivities in the loss.
-        seed: Random seed of initial weights and batches.
         device: Device of the training.
     """
 
+    schedule: Schedule
     width: int = 32
     n_norms: int = 2
-    schedule: Schedule = field(default_factory=Schedule)
+    batch: int = 256
     derivative_weight: float = 0.5
-    seed: int = 0
     device: torch.device | str = "cpu"
 
 
@@ -74,19 +74,26 @@ class CoefficientLabels:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedNetwork:
     """A trained network.
 
     Attributes:
         weights: See `femops_equino.networks.evaluation`.
-        losses: Loss at every step.
+        losses: Loss before each step: of the batch for Adam, of all labels for L-BFGS.
     """
 
-    weights: Weights
+    weights: dict[str, Array]
     losses: Array
 
 
-def train_potential(linear: Array, labels: PotentialLabels, options: NetworkOptions, watch: Watch) -> Trained:
+def train_potential(
+    linear: Array,
+    labels: PotentialLabels,
+    options: TrainingOptions,
+    name: str,
+    checkpoint: Checkpoint,
+    progress: Progress,
+) -> TrainedNetwork:
     """Train a scalar potential on energy, stress and tangent.
 
     The loss is the sum of the mean square errors of energy, stress and tangent relative to their mean squares, stress
@@ -96,21 +103,37 @@ def train_potential(linear: Array, labels: PotentialLabels, options: NetworkOpti
     Args:
         linear: C0, the tangent at zero strain [stress]. Shape (n_s, n_s).
         labels: See `PotentialLabels`.
-        options: See `NetworkOptions`.
-        watch: Checkpoint and progress.
+        options: See `TrainingOptions`.
+        name: Name of the checkpoint and of the reported stage.
+        checkpoint: Stores the state of the training.
+        progress: Progress callback.
     """
     strain = labels.strain
     nonlinear = labels.energy - 0.5 * np.einsum("ni,ij,nj->n", strain, linear, strain)
     unit = max(float(np.abs(nonlinear).mean()), 1e-9 * float(np.abs(labels.energy).mean()))
     start = torch_networks.initial_weights(
-        linear, torch_networks.strain_scale(strain), np.array(unit), options.width, options.n_norms, options.seed
+        linear,
+        torch_networks.strain_scale(strain),
+        np.array(unit),
+        options.width,
+        options.n_norms,
+        options.schedule.seed,
     )
-    fixed = torch_networks.as_tensors(start, options.device)
-    loss = _potential_loss(fixed, _tensors(labels, options.device), options.derivative_weight)
-    return _train(start, fixed, loss, len(strain), options, watch)
+    weights = torch_networks.as_tensors(start, options.device)
+    trained = {one: weights[one].requires_grad_() for one in torch_networks.TRAINED}
+    loss = _potential_loss(weights, _tensors(labels, options.device), options.derivative_weight)
+    training = Training(trained, options.schedule, name, checkpoint, progress)
+    return minimise(training, loss, len(strain), options.batch, weights)
 
 
-def train_coefficients(linear: Array, labels: CoefficientLabels, options: NetworkOptions, watch: Watch) -> Trained:
+def train_coefficients(
+    linear: Array,
+    labels: CoefficientLabels,
+    options: TrainingOptions,
+    name: str,
+    checkpoint: Checkpoint,
+    progress: Progress,
+) -> TrainedNetwork:
     """Train a coefficient network on values and sensitivities.
 
     The loss is the sum of the mean square errors of values and sensitivities in the given metric, relative to their
@@ -119,41 +142,53 @@ def train_coefficients(linear: Array, labels: CoefficientLabels, options: Networ
     Args:
         linear: A0, the sensitivity at zero strain. Shape (n_out, n_s).
         labels: See `CoefficientLabels`.
-        options: See `NetworkOptions`.
-        watch: Checkpoint and progress.
+        options: See `TrainingOptions`.
+        name: Name of the checkpoint and of the reported stage.
+        checkpoint: Stores the state of the training.
+        progress: Progress callback.
     """
     nonlinear = labels.values - labels.strain @ linear.T
     unit = np.sqrt((nonlinear**2).mean(0))
     unit = np.maximum(unit, 1e-6 * max(float(unit.max()), 1e-300))
     scale = torch_networks.strain_scale(labels.strain)
-    start = torch_networks.initial_weights(linear, scale, unit, options.width, options.n_norms, options.seed)
-    fixed = torch_networks.as_tensors(start, options.device)
-    loss = _coefficient_loss(fixed, _tensors(labels, options.device), options.derivative_weight)
-    return _train(start, fixed, loss, len(labels.strain), options, watch)
+    start = torch_networks.initial_weights(linear, scale, unit, options.width, options.n_norms, options.schedule.seed)
+    weights = torch_networks.as_tensors(start, options.device)
+    trained = {one: weights[one].requires_grad_() for one in torch_networks.TRAINED}
+    loss = _coefficient_loss(weights, _tensors(labels, options.device), options.derivative_weight)
+    training = Training(trained, options.schedule, name, checkpoint, progress)
+    return minimise(training, loss, len(labels.strain), options.batch, weights)
 
 
-def _train(
-    start: Weights, fixed: Mapping[str, Tensor], loss: Loss, n_labels: int, options: NetworkOptions, watch: Watch
-) -> Trained:
-    trained = {name: fixed[name] for name in torch_networks.TRAINED}
-    found, losses = minimise(trained, loss, n_labels, options.schedule, options.seed, watch)
-    return Trained({**start, **{name: one.cpu().numpy() for name, one in found.items()}}, losses)
+def minimise(
+    training: Training, loss: Loss, n_labels: int, batch: int, weights: Mapping[str, Tensor]
+) -> TrainedNetwork:
+    """Train by Adam on random batches, then by L-BFGS on all labels.
+
+    Args:
+        training: Training of those weights that require gradients.
+        loss: See `Loss`.
+        n_labels: Number of labels.
+        batch: Labels of a step of Adam.
+        weights: All weights of the network.
+    """
+    training.adam(lambda draw: [loss(torch.from_numpy(draw.integers(n_labels, size=batch)))])
+    training.lbfgs(lambda: loss(slice(None)))
+    found = {name: one.detach().cpu().numpy() for name, one in weights.items()}
+    return TrainedNetwork(found, np.array(training.losses))
 
 
 def _tensors(labels: PotentialLabels | CoefficientLabels, device: torch.device | str) -> dict[str, Tensor]:
     return {name: torch.as_tensor(one, dtype=torch.float64).to(device) for name, one in vars(labels).items()}
 
 
-def _potential_loss(fixed: Mapping[str, Tensor], labels: Mapping[str, Tensor], weight: float) -> Loss:
-    whiten = torch.linalg.inv(torch.linalg.cholesky(fixed["linear"]))
+def _potential_loss(weights: Mapping[str, Tensor], labels: Mapping[str, Tensor], weight: float) -> Loss:
+    whiten = torch.linalg.inv(torch.linalg.cholesky(weights["linear"]))
     energy, stress = labels["energy"], labels["stress"] @ whiten.T
     tangent = whiten @ labels["tangent"] @ whiten.T
     relative = _relative(labels["strain"])
     sizes = (relative**2 * energy**2).mean(), (relative * (stress**2).sum(1)).mean(), (tangent**2).sum((1, 2)).mean()
 
-    def loss(trained: Mapping[str, Tensor], rows: Tensor | None) -> Tensor:
-        part = slice(None) if rows is None else rows
-        weights = {**fixed, **trained}
+    def loss(part: Tensor | slice) -> Tensor:
         found = torch_networks.potential(weights, labels["strain"][part], expansion(weights))
         of_energy = (relative[part] ** 2 * (found[0] - energy[part]) ** 2).mean() / sizes[0]
         of_stress = (relative[part] * ((found[1] @ whiten.T - stress[part]) ** 2).sum(1)).mean() / sizes[1]
@@ -170,15 +205,13 @@ def _relative(strain: Tensor) -> Tensor:
     return 1.0 / (squared + _SMALL**2)
 
 
-def _coefficient_loss(fixed: Mapping[str, Tensor], labels: Mapping[str, Tensor], weight: float) -> Loss:
+def _coefficient_loss(weights: Mapping[str, Tensor], labels: Mapping[str, Tensor], weight: float) -> Loss:
     root = torch.linalg.cholesky(labels["metric"])
     values, sensitivity = labels["values"] @ root, root.T @ labels["sensitivity"]
     relative = _relative(labels["strain"])
     sizes = (relative * (values**2).sum(1)).mean(), (sensitivity**2).sum((1, 2)).mean()
 
-    def loss(trained: Mapping[str, Tensor], rows: Tensor | None) -> Tensor:
-        part = slice(None) if rows is None else rows
-        weights = {**fixed, **trained}
+    def loss(part: Tensor | slice) -> Tensor:
         found = torch_networks.coefficients(weights, labels["strain"][part], expansion(weights))
         of_values = (relative[part] * ((found[0] @ root - values[part]) ** 2).sum(1)).mean() / sizes[0]
         of_sensitivity = ((root.T @ found[1] - sensitivity[part]) ** 2).sum((1, 2)).mean() / sizes[1]

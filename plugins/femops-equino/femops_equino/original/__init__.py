@@ -1,1 +1,1 @@
-"""EquiNO as published (`mode: original`)."""
+"""The original EquiNO as published by its authors (`mode: original`)."""

@@ -1,4 +1,4 @@
-"""The published EquiNO as a surrogate: plain snapshots, modes in L2 norms, two networks, no corrections.
+"""The original EquiNO as a surrogate: plain snapshots, modes in L2 norms, two networks, no corrections.
 
 Modes result from proper orthogonal decompositions of the fluctuations and, separately, of the stresses, with
 quadrature weights. Every mode is a linear combination of snapshots, so that displacements are periodic and stresses in
@@ -15,7 +15,6 @@ bound is that of θ σ with θ < 1 plus the distance (1 − θ) ‖S_σ‖.
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -25,27 +24,29 @@ from femops.law import CertificateKind, LawResponse, StrainMeasure
 from femops.notation import Array
 from femops.phases import HyperelasticPhase, Phase, fenchel_gap
 from femops.phases.saturating import Saturating
-from femops.rve.micro import MicroFields, micro_fields
+from femops.rve.micro import MicroFields
 from femops.rve.sampling import sobol
 from femops.rve.spec import RVE
 from femops.surrogate import CheckedArrays, ExactRVE, Fit, FitTask, TrainedModel, chunks, within
 from femops.surrogate.exact import check_elastic
+from femops_equino.fields import fields_with_stress
 from femops_equino.offline import operators_of
 from femops_equino.options import EquiNOOptions, EquiNOParameters
-from femops_equino.original.modes import PublishedModes, published_modes
+from femops_equino.original.modes import OriginalModes, original_modes
 from femops_equino.original.networks import OriginalResponse, evaluate_original, stored_weights
+from femops_equino.reduced.admissible import CACHE_BYTES
 from femops_equino.reduced.certificate import Gap, relative_error
 from femops_equino.reduced.pod import ElasticRVE
 
 _MODES = 16
 _NETWORKS = "networks."
+_RATE, _SAVE_EVERY = 3e-3, 100
 _FIELDS_AT_ONCE = 12
-_BYTES_AT_ONCE = 32e6  # about the cache size
 _PARTS = (0.98, 0.95, 0.9, 0.8, 0.65, 0.5, 0.25, 0.0)  # θ; zero stress is below the strength of every phase
 
 
 def fit_original(task: FitTask) -> Fit:
-    """Train the published networks; see `EquiNOOptions`, whose `modes` and `stress_modes` are 16 here by default.
+    """Train the original networks; see `EquiNOOptions`, whose `modes` and `stress_modes` are 16 here by default.
 
     Raises:
         CaseError: A phase has internal state.
@@ -54,7 +55,7 @@ def fit_original(task: FitTask) -> Fit:
     options: EquiNOOptions = task.options
     begin = time.perf_counter()
     n_modes = options.modes if "modes" in options.model_fields_set else _MODES
-    found = published_modes(task, n_modes, options.stress_modes or n_modes)
+    found = original_modes(task, n_modes, options.stress_modes or n_modes)
     seconds = {"seconds_reduction": time.perf_counter() - begin}
     operators = operators_of(task)
     weights, losses = _train(task, operators, found)
@@ -72,10 +73,10 @@ def fit_original(task: FitTask) -> Fit:
     return Fit(arrays, settings, metrics, curves, {"Lost by the modes": "number of modes"})
 
 
-def _train(task: FitTask, operators: ElasticRVE, found: PublishedModes) -> tuple[Mapping[str, Array], Array]:
+def _train(task: FitTask, operators: ElasticRVE, found: OriginalModes) -> tuple[Mapping[str, Array], Array]:
     """Return the weights of both networks and their losses."""
     from femops.surrogate import torch_device  # torch takes seconds to import: only for training
-    from femops_equino.networks.minimise import Schedule, Watch
+    from femops.surrogate.learning.loop import Schedule
     from femops_equino.original.training import OriginalOptions, OriginalProblem, train_original
 
     options: EquiNOOptions = task.options
@@ -91,9 +92,10 @@ def _train(task: FitTask, operators: ElasticRVE, found: PublishedModes) -> tuple
         found.displacement_unit,
         found.stress_unit,
     )
-    schedule = Schedule(options.original.adam_steps, options.original.lbfgs_steps, batch=32)
-    settings = OriginalOptions(schedule=schedule, seed=options.seed, device=str(torch_device("auto", 0)))
-    trained = train_original(problem, settings, Watch("mismatch", task.checkpoint, task.progress))
+    block = options.original
+    schedule = Schedule(block.adam_steps, _RATE, _SAVE_EVERY, lbfgs_steps=block.lbfgs_steps, seed=options.seed)
+    settings = OriginalOptions(schedule, device=str(torch_device("auto", 0)))
+    trained = train_original(problem, settings, "mismatch", task.checkpoint, task.progress)
     return trained.weights, trained.losses
 
 
@@ -116,9 +118,12 @@ def _check(parameters: EquiNOParameters) -> None:
     if parameters.corrections not in ("auto", 0):
         problem = f"{parameters.corrections} given, but mode original has no corrections; expected 0 or auto"
         raise CaseError(problem, key="corrections")
-    heeded = {"potential": ("network",), "start": ("auto",), "device": ("auto", "cpu")}
-    for key, expected in heeded.items():
-        given = getattr(parameters, key)
+    heeded = {
+        "potential": (parameters.potential, ("network",)),
+        "start": (parameters.start, ("auto",)),
+        "device": (parameters.device, ("auto", "cpu")),
+    }
+    for key, (given, expected) in heeded.items():
         if given not in expected:
             problem = f"{given!r} given, but mode original has networks on the CPU only"
             raise CaseError(f"{problem}; expected {' or '.join(expected)}", key=key)
@@ -127,7 +132,7 @@ def _check(parameters: EquiNOParameters) -> None:
 
 
 class OriginalLaw:
-    """Law of the published EquiNO, without state and corrections.
+    """Law of the original EquiNO, without state and corrections.
 
     Args:
         model: The trained model.
@@ -206,11 +211,7 @@ class OriginalLaw:
             state: State of the point. Shape (0,).
         """
         fluctuation, stress = self.fields(strain[None])
-        solver, weight = self._exact.solver, self.rve.discretisation.weight
-        virgin = [one[:, :, 0] for one in solver.virgin_state(1)]
-        fields = micro_fields(self.rve, solver, strain, fluctuation[:, 0], virgin)
-        mean = weight / weight.sum(axis=1, keepdims=True)
-        return replace(fields, stress=np.einsum("cq,scq->cs", mean, stress.reshape(len(strain), *weight.shape)))
+        return fields_with_stress(self._exact, strain, fluctuation[:, 0], stress[:, :, 0])
 
     def exact_micro_fields(self, strain: Array, state: Array) -> MicroFields:
         """Return the fields of `solve_exactly` at one point; arguments as in `micro_fields`."""
@@ -229,7 +230,7 @@ class OriginalLaw:
     def _bound(self, strain: Array, stress: Array, found: OriginalResponse, theta: float) -> Array:
         """Return the bound with the stress of the networks scaled by θ. Shape (n,)."""
         n_s, n_points, _ = self._strain_modes.shape
-        parts = chunks(len(strain), 8 * n_s * n_points * _FIELDS_AT_ONCE, _BYTES_AT_ONCE)
+        parts = chunks(len(strain), 8 * n_s * n_points * _FIELDS_AT_ONCE, CACHE_BYTES)
         a, b = found.displacement, theta * found.stress_coefficients
         eta = np.concatenate([np.zeros(0), *(self._gap(strain[one], a[one], b[one]) for one in parts)])
         gap = Gap(eta, theta * found.stress, np.ones(len(strain)), a)

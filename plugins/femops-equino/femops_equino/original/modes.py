@@ -1,4 +1,4 @@
-"""Modes of the published EquiNO: decompositions of plain snapshots in L2 norms by quadrature."""
+"""Modes of the original EquiNO: decompositions of plain snapshots in L2 norms by quadrature."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _DEPENDENT = 1e-10
 
 
 @dataclass(frozen=True)
-class PublishedModes:
+class OriginalModes:
     """Orthonormal modes in the norms √(Σ w |·|²).
 
     Attributes:
@@ -33,7 +33,7 @@ class PublishedModes:
     lost: Mapping[str, Array]
 
 
-def published_modes(task: FitTask, n_displacement: int, n_stress: int) -> PublishedModes:
+def original_modes(task: FitTask, n_displacement: int, n_stress: int) -> OriginalModes:
     """Compute the modes of fluctuations and stresses by proper orthogonal decomposition.
 
     Args:
@@ -48,7 +48,7 @@ def published_modes(task: FitTask, n_displacement: int, n_stress: int) -> Publis
     of_displacement = _decompose(at_points.reshape(-1, len(fluctuation.T)), weight, n_displacement)
     of_stress = _decompose(stress, weight, n_stress)
     planar = task.rve.discretisation.dim == 2
-    return PublishedModes(
+    return OriginalModes(
         fluctuation @ of_displacement[0],
         stress @ of_stress[0],
         np.asarray(task.snapshots["stress_33"]) @ of_stress[0] if planar else np.zeros(0),
@@ -72,6 +72,6 @@ def _decompose(fields: Array, weight: Array, largest: int) -> tuple[Array, Array
     weighted = (fields.reshape(-1, len(weight), n) * np.sqrt(weight)[:, None]).reshape(-1, n)
     _, values, right = np.linalg.svd(weighted, full_matrices=False)
     n_modes = min(largest, int(np.count_nonzero(values > _DEPENDENT * values[0])))
-    rest = np.concatenate([[0.0], np.cumsum(values[::-1] ** 2)])[::-1]
+    tail = np.concatenate([[0.0], np.cumsum(values[::-1] ** 2)])[::-1]
     kept = values[:n_modes]
-    return right[:n_modes].T / kept, kept / np.sqrt(n), np.sqrt(rest / rest[0])
+    return right[:n_modes].T / kept, kept / np.sqrt(n), np.sqrt(tail / tail[0])

@@ -1,4 +1,4 @@
-"""Evaluation of the published networks in numpy: coefficients, stress and tangent."""
+"""Evaluation of the original networks in numpy: coefficients, stress and tangent."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Training of the published EquiNO: two networks for displacement and stress coefficients, without labels.
+"""Training of the original EquiNO: two networks for displacement and stress coefficients, without labels.
 
 Eivazi, Tröger, Wittek, Hartmann, Rausch, J. Comput. Phys. 554 (2026) 114745, arXiv 2504.07976. The fluctuation is
 Φ_u a(E) and the stress Φ_σ b(E), which is in equilibrium for any b; the loss is the constitutive mismatch,
@@ -11,19 +11,19 @@ publication, the networks' values at zero strain are subtracted, so that zero st
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from femops.notation import Array
 from femops.phases import Phase
+from femops.surrogate import Checkpoint, Progress
+from femops.surrogate.learning.loop import Schedule, Training
 from femops.surrogate.torch_library import Tensor, torch
-from femops_equino.networks.evaluation import Weights
-from femops_equino.networks.minimise import Loss, Schedule, Watch, minimise
 from femops_equino.networks.torch_networks import strain_scale
+from femops_equino.networks.training import Loss, TrainedNetwork, minimise
 from femops_equino.original.networks import network_depth
 
 _NETWORKS = ("displacement", "stress")
@@ -61,35 +61,22 @@ class OriginalOptions:
     """Options of the networks and their training.
 
     Attributes:
+        schedule: See `Schedule`; its seed also draws initial weights and points.
         width: Units per hidden layer.
         depth: Number of hidden layers.
         n_points: Points drawn in each nonlinear phase.
+        batch: Strains of a step of Adam.
         norm: Norm of the mismatch: `energy` (elastic compliance) or `plain`.
-        schedule: See `Schedule`.
-        seed: Random seed of initial weights, points and batches.
         device: Device of the training.
     """
 
+    schedule: Schedule
     width: int = 64
     depth: int = 4
     n_points: int = 300
+    batch: int = 32
     norm: Literal["energy", "plain"] = "energy"
-    schedule: Schedule = field(default_factory=lambda: Schedule(adam_steps=10000, lbfgs_steps=800, batch=32))
-    seed: int = 0
     device: torch.device | str = "cpu"
-
-
-@dataclass(frozen=True)
-class OriginalTrained:
-    """Trained networks.
-
-    Attributes:
-        weights: Weights for `evaluate_original`.
-        losses: Loss at every step; 1 is the square of the elastic stress.
-    """
-
-    weights: dict[str, npt.NDArray[Any]]
-    losses: Array
 
 
 class _Part(NamedTuple):
@@ -117,36 +104,35 @@ class _Stress(torch.autograd.Function):
         return (tangent * gradient[:, None]).sum(0), None
 
 
-def train_original(problem: OriginalProblem, options: OriginalOptions, watch: Watch) -> OriginalTrained:
-    """Train both networks on the constitutive mismatch.
+def train_original(
+    problem: OriginalProblem, options: OriginalOptions, name: str, checkpoint: Checkpoint, progress: Progress
+) -> TrainedNetwork:
+    """Train both networks on the constitutive mismatch; a loss of 1 is the square of the elastic stress.
 
     Args:
         problem: See `OriginalProblem`.
         options: See `OriginalOptions`.
-        watch: Checkpoint and progress.
+        name: Name of the checkpoint and of the reported stage.
+        checkpoint: Stores the state of the training.
+        progress: Progress callback.
     """
-    rng = np.random.default_rng(options.seed)
-    fixed: dict[str, npt.NDArray[Any]] = {
+    rng = np.random.default_rng(options.schedule.seed)
+    fixed: dict[str, Array] = {
         "scale": strain_scale(problem.strain),
         "displacement/unit": problem.displacement_unit,
         "stress/unit": problem.stress_unit,
         "mean_stress_modes": np.einsum("g,sgm->sm", problem.weight, problem.stress_modes) / problem.volume,
     }
     start = {
-        f"{name}/{key}": one
-        for name in _NETWORKS
-        for key, one in _initial(rng, len(fixed["scale"]), len(fixed[f"{name}/unit"]), options).items()
+        f"{network}/{key}": one
+        for network in _NETWORKS
+        for key, one in _initial(rng, len(fixed["scale"]), len(fixed[f"{network}/unit"]), options).items()
     }
-    loss = _mismatch(problem, options, rng, fixed)
-    trained, losses = minimise(
-        {name: torch.as_tensor(one).to(options.device) for name, one in start.items()},
-        loss,
-        len(problem.strain),
-        options.schedule,
-        options.seed,
-        watch,
-    )
-    return OriginalTrained({**fixed, **{name: one.cpu().numpy() for name, one in trained.items()}}, losses)
+    weights = {key: torch.as_tensor(one).to(options.device) for key, one in (fixed | start).items()}
+    trained = {key: weights[key].requires_grad_() for key in start}
+    loss = _mismatch(problem, options, rng, weights)
+    training = Training(trained, options.schedule, name, checkpoint, progress)
+    return minimise(training, loss, len(problem.strain), options.batch, weights)
 
 
 def _initial(rng: np.random.Generator, n_in: int, n_out: int, options: OriginalOptions) -> dict[str, Array]:
@@ -167,8 +153,10 @@ def _values(weights: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
     return (x[:-1] - x[-1]) * weights[f"{name}/unit"]
 
 
-def _mismatch(problem: OriginalProblem, options: OriginalOptions, rng: np.random.Generator, fixed: Weights) -> Loss:
-    n_s, size = problem.strain.shape[1], sum(len(fixed[f"{name}/unit"]) for name in _NETWORKS)
+def _mismatch(
+    problem: OriginalProblem, options: OriginalOptions, rng: np.random.Generator, weights: Mapping[str, Tensor]
+) -> Loss:
+    n_s, size = problem.strain.shape[1], sum(len(weights[f"{name}/unit"]) for name in _NETWORKS)
     quadratic, parts, elastic = np.zeros((n_s + size, n_s + size)), [], 0.0
     for phase, points in zip(problem.phases, problem.points_of_phase, strict=True):
         tangent = np.asarray(phase.evaluate(np.zeros((n_s, 1)), np.zeros((0, 1))).tangent)[:, :, 0]
@@ -179,13 +167,11 @@ def _mismatch(problem: OriginalProblem, options: OriginalOptions, rng: np.random
             quadratic += _quadratic(problem, points, tangent, root)
         else:
             parts.append(_drawn(problem, points, phase, (tangent, root), options, rng))
-    constants = {name: torch.as_tensor(one).to(options.device) for name, one in fixed.items()}
     form, strains = (torch.as_tensor(one).to(options.device) for one in (quadratic, problem.strain))
 
-    def loss(trained: Mapping[str, Tensor], rows: Tensor | None) -> Tensor:
-        weights = {**constants, **trained}
-        strain = strains if rows is None else strains[rows]
-        a, b = (_values(weights, name, strain / constants["scale"]) for name in _NETWORKS)
+    def loss(rows: Tensor | slice) -> Tensor:
+        strain = strains[rows]
+        a, b = (_values(weights, name, strain / weights["scale"]) for name in _NETWORKS)
         every = torch.cat([strain, a, b], dim=1)
         total = ((every @ form) * every).sum()
         for part in parts:

@@ -30,7 +30,8 @@ _ENOUGH = 1e-2  # relative change of the gap in a step that ends the iteration
 _BORNE = (0.999, 0.97)  # fractions of α₁ that |dev σ| is limited to; ψ* is steep near α₁
 _RIDGE = 1e-14
 _TINY = np.finfo(np.float64).tiny
-_BYTES_AT_ONCE = 32e6  # about the cache size
+CACHE_BYTES = 32e6
+"""Memory of the fields that are computed at once, about the size of the cache."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def least_gap(dual: Dual) -> tuple[Array, Array]:
     """Return b (n, n_b) that approximately minimises the gap, and the gap (n,), which is finite."""
     n = len(dual.constant)
     b, value = np.zeros((n, dual.modes.shape[2])), np.full(n, np.inf)
-    for part in chunks(n, dual.bytes_of_one, _BYTES_AT_ONCE):
+    for part in chunks(n, dual.bytes_of_one, CACHE_BYTES):
         here, going = dual.some(part), np.arange(n)[part]
         stress, last = _of_the_strain(here), np.full(len(going), np.inf)
         for _ in range(_STEPS):

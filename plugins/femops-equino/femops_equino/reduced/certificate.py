@@ -21,6 +21,7 @@ gap and the error of the stress are both of second order in the error of the fie
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,20 +29,21 @@ import numpy.typing as npt
 from femops.law import CertificateKind
 from femops.notation import Array
 from femops.phases.saturating import Saturating
-from femops.rve.spec import RVE
 from femops.surrogate import CheckedArrays, chunks
-from femops_equino.reduced.admissible import Dual, least_gap
+from femops_equino.reduced.admissible import CACHE_BYTES, Dual, least_gap
 from femops_equino.reduced.model import ReducedModel
 
+if TYPE_CHECKING:
+    from femops.rve.spec import RVE
+
 _FIELDS_AT_ONCE = 12
-_BYTES_AT_ONCE = 32e6  # about the cache size
 _POOR = 1e-2  # of the energy: above this gap a better stress is computed
 _NO_STRAIN = 1e-30  # up to which a law may answer round-off
 _ROUND_OFF = 1e-15  # of the energy: cancellation error in the gap of linear phases
 
 
 @dataclass(frozen=True)
-class Points:
+class CertificatePoints:
     """Points of the nonlinear phases at which the certificate is evaluated.
 
     Attributes:
@@ -58,31 +60,33 @@ class Points:
     phases: tuple[tuple[slice, Saturating], ...]
     model: ReducedModel
 
-    def sampled(self, points: npt.NDArray[np.int64], factor: Array) -> "Points":
+    def sampled(self, points: npt.NDArray[np.int64], factor: Array) -> "CertificatePoints":
         """Return a subset of the points, in ascending order, with weights multiplied by a factor."""
         cuts = [np.searchsorted(points, (part.start, part.stop)) for part, _ in self.phases]
         phases = tuple((slice(int(a), int(b)), phase) for (a, b), (_, phase) in zip(cuts, self.phases, strict=True))
         arrays = (self.strain[:, points], self.stress[:, points], self.projection[:, points])
         strain, stress, projection = (np.ascontiguousarray(one) for one in arrays)
-        return Points(strain, stress, projection, phases, self.model.sampled(points, factor))
+        return CertificatePoints(strain, stress, projection, phases, self.model.sampled(points, factor))
 
-    def to_arrays(self) -> dict[str, Array]:
+    def to_arrays(self) -> dict[str, Any]:
         """Return the arrays to store."""
         stops = np.array([part.stop for part, _ in self.phases], dtype=np.int64)
-        arrays = {f"points.{name}": getattr(self, name) for name in ("strain", "stress", "projection")}
-        return {**arrays, "points.stops": stops, **self.model.to_arrays("points.model")}
+        return {
+            "points.strain": self.strain,
+            "points.stress": self.stress,
+            "points.projection": self.projection,
+            "points.stops": stops,
+            **self.model.to_arrays("points.model"),
+        }
 
     @staticmethod
-    def from_arrays(arrays: CheckedArrays, rve: RVE) -> "Points":
+    def from_arrays(arrays: CheckedArrays, rve: "RVE") -> "CertificatePoints":
         """Return the stored points of an RVE."""
         nonlinear = [phase for phase in rve.phases if isinstance(phase, Saturating)]
-        strain = arrays.take("points.strain", "n_s", "P", "m")
-        stress = arrays.take("points.stress", "n_s", "P", "n_b")
-        projection = arrays.take("points.projection", "n_b", "P", "n_d")
+        strain, stress, projection, model = stored_points(arrays)
         stops = arrays.stops("points.stops", len(nonlinear), last=strain.shape[1])
         ranges = [slice(a, b) for a, b in pairwise([0, *stops])]
-        phases = tuple(zip(ranges, nonlinear, strict=True))
-        return Points(strain, stress, projection, phases, ReducedModel.from_arrays("points.model", arrays, "P"))
+        return CertificatePoints(strain, stress, projection, tuple(zip(ranges, nonlinear, strict=True)), model)
 
     @property
     def bytes_of_one(self) -> int:
@@ -90,8 +94,15 @@ class Points:
         return 8 * self.strain.shape[0] * self.strain.shape[1] * _FIELDS_AT_ONCE
 
 
-@dataclass(frozen=True)
-class Quadratics:
+def stored_points(arrays: CheckedArrays) -> tuple[Array, Array, Array, ReducedModel]:
+    """Return the stored arrays of `CertificatePoints`: strain, stress, projection and model."""
+    strain = arrays.take("points.strain", "n_s", "P", "m")
+    stress = arrays.take("points.stress", "n_s", "P", "n_b")
+    projection = arrays.take("points.projection", "n_b", "P", "n_d")
+    return strain, stress, projection, ReducedModel.from_arrays("points.model", arrays, "P")
+
+
+class Quadratics(NamedTuple):
     """Exact contributions of linear phases and bulk parts.
 
     Attributes:
@@ -108,7 +119,7 @@ class Quadratics:
 
     def to_arrays(self) -> dict[str, Array]:
         """Return the arrays to store."""
-        return {f"quadratics.{name}": getattr(self, name) for name in ("projection", "gap", "elastic", "metric")}
+        return {f"quadratics.{name}": values for name, values in self._asdict().items()}
 
     @staticmethod
     def from_arrays(arrays: CheckedArrays) -> "Quadratics":
@@ -122,8 +133,7 @@ class Quadratics:
         )
 
 
-@dataclass(frozen=True)
-class Gap:
+class Gap(NamedTuple):
     """Energy gap of the two admissible fields of a prediction, with the terms of its stress bound.
 
     Attributes:
@@ -161,25 +171,26 @@ def relative_error(strain: Array, stress: Array, gap: Gap, metric: Array, kind: 
     return np.where(np.isnan(error), np.inf, error)
 
 
-def energy_gap(points: Points, exact: Quadratics, solver: ReducedModel, strain: Array, coefficients: Array) -> Gap:
+def energy_gap(
+    points: CertificatePoints, quadratics: Quadratics, solver: ReducedModel, strain: Array, coefficients: Array
+) -> Gap:
     """Return the energy gap of predictions after one Newton step with the stiffness of `solver`.
 
     Args:
-        points: Points over which energies are summed.
-        exact: Exact contributions of linear phases and bulk parts.
+        points: CertificatePoints over which energies are summed.
+        quadratics: Exact contributions of linear phases and bulk parts.
         solver: Reduced model for stiffness and sensitivities.
         strain: E. Shape (n, n_s).
         coefficients: a. Shape (n, r).
     """
-    parts = [
-        _gap(points, exact, solver, strain[part], coefficients[part])
-        for part in chunks(len(strain), points.bytes_of_one, _BYTES_AT_ONCE)
-    ] or [_gap(points, exact, solver, strain, coefficients)]
-    names = ("energy", "stress", "stiffening", "coefficients")
-    return Gap(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    slices = list(chunks(len(strain), points.bytes_of_one, CACHE_BYTES)) or [slice(0, 0)]
+    parts = (_gap(points, quadratics, solver, strain[part], coefficients[part]) for part in slices)
+    return Gap(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 
-def _gap(points: Points, exact: Quadratics, solver: ReducedModel, strain: Array, coefficients: Array) -> Gap:
+def _gap(
+    points: CertificatePoints, quadratics: Quadratics, solver: ReducedModel, strain: Array, coefficients: Array
+) -> Gap:
     n, n_s = strain.shape
     n_e = solver.n_e
     z = solver.extended(strain, coefficients)
@@ -191,30 +202,32 @@ def _gap(points: Points, exact: Quadratics, solver: ReducedModel, strain: Array,
     z[:, n_e:] -= solution[:, :, -1]
     gradient, force = _derivative(points, z)
     total = gradient[:, :n_s] + np.einsum("nrs,nr->ns", sensitivity, gradient[:, n_e:])
-    b = z @ exact.projection.T + np.tensordot(force, points.projection, axes=([0, 1], [1, 2]))
-    dual = _dual(points, exact, z)
+    b = z @ quadratics.projection.T + np.tensordot(force, points.projection, axes=([0, 1], [1, 2]))
+    dual = _dual(points, quadratics, z)
     eta = dual.value(b)
     poor = ~(eta <= _POOR * 0.5 * np.abs(np.einsum("ns,ns->n", total, strain)))
     if poor.any():
         eta[poor] = np.fmin(eta[poor], least_gap(dual.some(poor))[1])
     lift = np.concatenate([np.broadcast_to(np.eye(n_s), (n, n_s, n_s)), sensitivity], axis=1)
-    rows = np.r_[:n_s, n_e : len(exact.elastic)]
-    stiffness = np.einsum("nis,ij,njt->nst", lift, exact.elastic[np.ix_(rows, rows)], lift, optimize=True)
-    root = np.linalg.cholesky(exact.metric)
+    rows = np.r_[:n_s, n_e : len(quadratics.elastic)]
+    stiffness = np.einsum("nis,ij,njt->nst", lift, quadratics.elastic[np.ix_(rows, rows)], lift, optimize=True)
+    root = np.linalg.cholesky(quadratics.metric)
     stiffening = np.linalg.eigvalsh(root.T @ stiffness @ root)[:, -1]
     return Gap(eta, total, np.maximum(stiffening, 1.0), z[:, n_e:])
 
 
-def _dual(points: Points, exact: Quadratics, z: Array) -> Dual:
+def _dual(points: CertificatePoints, quadratics: Quadratics, z: Array) -> Dual:
     """Return the gap as a function of the admissible stress at some z (n, m)."""
     m = z.shape[1]
     local = np.tensordot(points.strain, z, axes=([2], [1]))
-    constant = 0.5 * np.einsum("ni,ij,nj->n", z, exact.gap[:m, :m], z, optimize=True)
+    constant = 0.5 * np.einsum("ni,ij,nj->n", z, quadratics.gap[:m, :m], z, optimize=True)
     weight = points.model.parameters[:, 0]
-    return Dual(points.stress, points.phases, weight, local, exact.gap[m:, m:], z @ exact.gap[:m, m:], constant)
+    return Dual(
+        points.stress, points.phases, weight, local, quadratics.gap[m:, m:], z @ quadratics.gap[:m, m:], constant
+    )
 
 
-def _derivative(points: Points, z: Array) -> tuple[Array, Array]:
+def _derivative(points: CertificatePoints, z: Array) -> tuple[Array, Array]:
     """Return the gradient (n, m) of the energy and the weighted deviatoric stress (C, n_d, n) at the points."""
     model = points.model
     weight, alpha1, alpha2 = model.parameters.T[:, :, None]

@@ -269,7 +269,3 @@ def build_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         return OperatorNetwork(operators, scales, options)
-
-
-def _part(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:
-    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}

@@ -1,7 +1,7 @@
 """Training of the solution operator of a problem on finite-element solutions."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from femops.pde.find import make_problem
 from femops.pde.problem import PDEProblem
 from femops.pde.solver import PDESolver, Samples, draw_inputs
 from femops.surrogate import Checkpoint, Fit, ProblemTask, Progress
-from femops.surrogate.learning.adam import TrainingState
+from femops.surrogate.learning.loop import Schedule, Training
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.options import SPONOptions
 from femops_spon.pde.network import OperatorNetwork
@@ -32,7 +32,7 @@ from femops_spon.pde.operator import (
 )
 from femops_spon.processor import SparseMap
 
-_SAVE_EVERY, _SHOW_EVERY, _WARM_UP, _CLIP, _TINY, _EPSILON = 100, 20, 50, 1.0, 1e-12, 1e-8
+_SHOW_EVERY, _WARM_UP, _LARGEST_GRADIENT, _TINY = 20, 50, 1.0, 1e-12
 
 
 def fit_problem(task: ProblemTask) -> Fit:
@@ -61,7 +61,11 @@ def fit_problem(task: ProblemTask) -> Fit:
     scales = scales_of(solver, train)
     network = build_network(solver, reference, scales, options)
     begin = time.perf_counter()
-    losses = _trained(network, solver, train, options, checkpoint, progress)
+    schedule = Schedule(
+        options.steps, options.learning_rate, _SHOW_EVERY, _WARM_UP, _LARGEST_GRADIENT, seed=options.seed
+    )
+    training = Training(dict(network.named_parameters()), schedule, "training", checkpoint, progress)
+    training.adam(_Loss(network, solver, train, options.batch))
     seconds["seconds_training"] = time.perf_counter() - begin
     arrays = {WEIGHTS + name: one.detach().numpy().copy() for name, one in network.state_dict().items()}
     arrays |= {SCALES + name: values for name, values in scales.items()}
@@ -70,7 +74,7 @@ def fit_problem(task: ProblemTask) -> Fit:
     settings = {"problem": block.model_dump(mode="json"), "surrogate": options.model_dump(mode="json")}
     operator = Operator(arrays, settings, problem)
     metrics = {**errors(operator, test), **seconds, "weights": float(operator.n_weights)}
-    return Fit(arrays, settings, metrics, {"loss": {"training": losses}})
+    return Fit(arrays, settings, metrics, {"loss": {"training": training.losses}})
 
 
 def stored_samples(problem: PDEProblem, solved: Samples, seed: int) -> dict[str, Array]:
@@ -144,67 +148,25 @@ def free_values(problem: PDEProblem, samples: Samples) -> Array:
 
 
 class _Loss:
-    """Mean over samples of the relative error of the free values in a norm."""
+    """Mean over a batch of the relative error of the free values in the H1 seminorm."""
 
-    def __init__(self, network: OperatorNetwork, solver: PDESolver, samples: Samples, norm: str) -> None:
+    def __init__(self, network: OperatorNetwork, solver: PDESolver, samples: Samples, batch: int) -> None:
         problem = solver.problem
-        self.network, self.solver, self.samples = network, solver, samples
+        self.network, self.solver, self.samples, self.batch = network, solver, samples, batch
         self.load, self.features = network_inputs(samples, problem.n_components)
         answer = free_values(problem, samples)
-        metric = sp.csr_array(problem.free.T @ problem.norms[norm] @ problem.free)
+        metric = sp.csr_array(problem.free.T @ problem.norms["h1"] @ problem.free)
         size = np.einsum("ni,in->n", answer, metric @ answer.T)
         self.answer = torch.from_numpy(answer).float()
         self.size = torch.from_numpy(np.maximum(size, 1e-6 * size.mean())).float()
         self.metric = SparseMap(metric)
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        found = self.network(
-            self.load[rows], self.features[rows], assembled_residual(self.solver, self.samples, rows.numpy())
-        )
+    def __call__(self, draw: np.random.Generator) -> Iterator[Tensor]:
+        rows = draw.integers(len(self.answer), size=self.batch)
+        found = self.network(self.load[rows], self.features[rows], assembled_residual(self.solver, self.samples, rows))
         error = (found.reshape(len(rows), -1) - self.answer[rows])[..., None]
-        squared: Tensor = (error * self.metric(error)).sum((1, 2))
-        return (squared / self.size[rows] + _TINY).sqrt().mean()
-
-
-def _trained(
-    network: OperatorNetwork,
-    solver: PDESolver,
-    samples: Samples,
-    options: SPONOptions,
-    checkpoint: Checkpoint,
-    progress: Progress,
-) -> Array:
-    """Train a network in place and return the loss at each step."""
-    loss = _Loss(network, solver, samples, "h1")
-    start = torch.nn.utils.parameters_to_vector(network.parameters()).detach().clone()
-    state = TrainingState.restored(start, options.seed, checkpoint.load("network"))
-    while state.step < options.steps:
-        stop = min(state.step + _SAVE_EVERY, options.steps)
-        for step in range(state.step, stop):
-            _adam_step(network, loss, state, options)
-            if (step + 1) % _SHOW_EVERY == 0:
-                progress("training", step + 1, options.steps, f"error {state.losses[-1]:.2e}")
-        checkpoint.save("network", state.arrays())
-    _set_weights(network, state.weights)
-    return np.array(state.losses)
-
-
-def _adam_step(network: OperatorNetwork, loss: _Loss, state: TrainingState, options: SPONOptions) -> None:
-    """Take one step of Adam, with linear warm-up and cosine decay of the learning rate."""
-    _set_weights(network, state.weights)
-    rows = torch.randint(len(loss.answer), (options.batch,), generator=state.draws)
-    value = loss(rows)
-    parts = torch.autograd.grad(value, list(network.parameters()), allow_unused=True, materialize_grads=True)
-    gradient = torch.cat([one.reshape(-1) for one in parts])
-    gradient = gradient * min(1.0, _CLIP / (float(gradient.norm()) + 1e-12))
-    rising = min(1.0, (state.step + 1) / _WARM_UP)
-    rate = 0.5 * options.learning_rate * (1.0 + np.cos(np.pi * state.step / options.steps)) * rising
-    state.adam_step(float(value.detach()), gradient, rate, _EPSILON)
-
-
-def _set_weights(network: OperatorNetwork, vector: Tensor) -> None:
-    with torch.no_grad():
-        torch.nn.utils.vector_to_parameters(vector, network.parameters())
+        squared = (error * self.metric(error)).sum((1, 2))
+        yield (squared / self.size[rows] + _TINY).sqrt().mean()
 
 
 def errors(operator: Operator, test: Samples) -> dict[str, float]:
