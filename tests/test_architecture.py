@@ -19,7 +19,7 @@ FLOORS = [
     {"rve"},
     {"surrogate"},
     {"pde"},
-    {"builtin", "loading"},
+    {"builtin", "loading", "hosts"},
     {"macro"},
     {"inputs"},
     {"offline"},
@@ -29,10 +29,13 @@ FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
 # Packages that only some rooms may know.
 RESERVED = {
-    "dolfinx": {"macro", "pde", "commands"},
+    "dolfinx": {"macro", "pde", "commands", "hosts/dolfinx.py"},
     "petsc4py": {"macro", "pde", "rve/linear.py"},
     "mpi4py": {"macro", "pde", "commands"},
     "torch": {"surrogate"},
+    "dolfinx_external_operator": {"hosts/dolfinx.py"},
+    "skfem": {"hosts/scikit_fem.py"},
+    "torchfem": {"hosts/torch_fem.py"},
 }
 
 

@@ -11,6 +11,7 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
     *sorted(ROOT.glob("cases/*.md")),
+    *sorted(ROOT.glob("femops/**/*.md")),
     *sorted(ROOT.glob("plugins/*.md")),
     *sorted(ROOT.glob("plugins/*/*.md")),
     *sorted(ROOT.glob("tests/benchmarks/*.md")),

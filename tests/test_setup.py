@@ -23,7 +23,7 @@ def test_every_requirement_has_an_exact_version() -> None:
     ]
     pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     wanted = {_name(one) for project in projects for one in project["project"]["dependencies"]}
-    wanted |= {_name(one) for one in projects[0]["dependency-groups"]["dev"]}
+    wanted |= {_name(one) for group in projects[0]["dependency-groups"].values() for one in group}
     assert wanted - {project["project"]["name"] for project in projects} <= pinned
 
 
