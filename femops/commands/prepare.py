@@ -6,7 +6,6 @@ from pathlib import Path
 
 from mpi4py import MPI
 
-from femops.commands.analysis import analysis_of
 from femops.commands.results import remarks
 from femops.errors import CaseError
 from femops.inputs.case import Case
@@ -61,7 +60,7 @@ def prepare(case: Case, path: Path, comm: MPI.Comm, mesh: MacroMesh | None = Non
                 mesh = macro_mesh(lambda: macro_tagged_mesh(case, path.parent), case.dim, comm)
             laws = _laws(case, path.parent, comm, training)
             _check_reactions(case, mesh)
-            problem = MacroProblem(analysis_of(case), mesh, laws, timers)
+            problem = MacroProblem(case.analysis(), mesh, laws, timers)
             _check_output(case, problem)
             _check_points(case, problem)
     except CaseError as error:
@@ -104,7 +103,7 @@ def _check_reactions(case: Case, mesh: MacroMesh) -> None:
     Raises:
         CaseError: A boundary is unknown, or nothing is prescribed on it along the axis of the reaction.
     """
-    prescribed = analysis_of(case).prescribed()
+    prescribed = case.analysis().prescribed()
     for name, quantity in case.quantities.items():
         if quantity.reaction is None:
             continue
