@@ -31,6 +31,8 @@ class LawResponse:
         valid: False where the response must not be used, shape (n_qp,); None means valid everywhere.
         solver_residual: Relative residual of the law's local iteration, shape (n_qp,); None if the law does not
             iterate or report it. It is not an error estimate: the error of the response can be far larger.
+        tangent_33: In plane strain, the row d stress_33 / d strain of the tangent, Mandel [stress], shape (n_qp, n_s);
+            None in 3D or if the law does not provide it. femops itself does not need it, other codes may.
     """
 
     stress: Array
@@ -40,6 +42,7 @@ class LawResponse:
     error: Array | None = None
     valid: Any = None
     solver_residual: Array | None = None
+    tangent_33: Array | None = None
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 # Rooms from the ground up: a module imports its own floor and those below it.
 FLOORS = [
     {"errors", "notation", "parallel", "stack", "validation"},
-    {"law", "hookspecs", "contract", "checks"},
+    {"conversions", "law", "hookspecs", "contract", "checks"},
     {"plugins"},
     {"meshing", "phases"},
     {"output"},

@@ -99,6 +99,16 @@ def test_the_stress_normal_to_the_plane_belongs_to_plane_strain() -> None:
     assert told(given, 3) == "stress_33 is given, expected None in 3D"
 
 
+def test_the_tangent_of_the_stress_normal_to_the_plane_may_be_missing() -> None:
+    without = Stranger(2, lambda r: replace(r, tangent_33=None))
+    check_law(without)
+    problem_of(without).solve(1.0, 1.0)
+    short = Stranger(2, lambda r: replace(r, tangent_33=r.tangent_33[:, :2]))
+    assert told(short) == "tangent_33 has the shape (n, 2), expected (n, 3)"
+    given = Stranger(3, lambda r: replace(r, tangent_33=r.stress))
+    assert told(given, 3) == "tangent_33 is given, expected None in 3D"
+
+
 class Finite(Enum):
     GREEN_LAGRANGE = "green_lagrange"
 

@@ -33,14 +33,21 @@ STIFF = Elastic(43452.381, 29918.033)
 NAMES = ("matrix", "fibre")
 
 
-def grid_rve(seed: int, cells: int = 8, cell: str = "quad", phases: Sequence[Phase] | None = None) -> RVE:
+def grid_rve(
+    seed: int,
+    cells: int = 8,
+    cell: str = "quad",
+    phases: Sequence[Phase] | None = None,
+    size: Sequence[float] | None = None,
+) -> RVE:
     """A periodic grid whose cells are fibre where they are in one of three random balls."""
     dim = 3 if cell in ("tetra", "hexahedron") else 2
     mesh = grid([np.linspace(-0.5, 0.5, cells + 1)] * dim, cell)
     away = mesh.points[mesh.cells].mean(1)[:, None] - np.random.default_rng(seed).uniform(-0.5, 0.5, (3, dim))
     inside = (np.linalg.norm(away - np.rint(away), axis=2) < 0.25).any(1)
     regions = {"matrix": np.flatnonzero(~inside), "fibre": np.flatnonzero(inside)}
-    mesh = replace(mesh, regions=regions, boundaries={})
+    points = mesh.points if size is None else mesh.points * np.array(size)
+    mesh = replace(mesh, points=points, regions=regions, boundaries={})
     return RVE(discretise(mesh, NAMES), tuple(phases or (MATRIX, Elastic(400.0, 200.0))), "periodic")
 
 
@@ -57,6 +64,7 @@ def laminate_rve() -> RVE:
 
 RVES = {
     "quad": lambda: grid_rve(0),
+    "wide quad": lambda: grid_rve(0, size=(3.0, 1.0)),
     "triangle6": circle_rve,
     "hexahedron": lambda: grid_rve(1, 4, "hexahedron"),
     "tetra": laminate_rve,
@@ -214,7 +222,7 @@ def test_the_bound_holds_for_a_batch_of_different_softest_phases() -> None:
 
 
 @pytest.mark.parametrize("cell", ["quad", "triangle", "hexahedron", "tetra"])
-def test_nested_grids_reproduce_the_coarse_finite_elements(cell: str) -> None:
+def test_prolongations_reproduce_the_coarse_finite_elements(cell: str) -> None:
     dim = 3 if cell in ("hexahedron", "tetra") else 2
     fine, coarse = (PeriodicSpace(grid_homogeneous(dim, [4 * n, 6 * n, 4 * n][:dim], cell)) for n in (2, 1))
     prolongation = grid_prolongations(fine)[0]
@@ -234,7 +242,12 @@ def grid_homogeneous(dim: int, cells: list[int], cell: str) -> RVE:
     return RVE(discretise(mesh, ("matrix",)), (MATRIX,), "periodic")
 
 
-def test_meshes_that_are_no_grid_have_no_nested_ones() -> None:
+def test_grids_are_halved_until_an_axis_has_fewer_than_eight_cells() -> None:
+    space = PeriodicSpace(grid_homogeneous(2, [16, 24], "quad"))
+    assert [one.shape for one in grid_prolongations(space)] == [(16 * 24, 8 * 12), (8 * 12, 4 * 6)]
+
+
+def test_meshes_that_are_no_grid_have_no_coarser_ones() -> None:
     mesh = generate(Homogeneous(cells=8, cell="quad"))
     moved = replace(mesh, points=mesh.points + 0.01 * (np.abs(mesh.points) < 0.2).all(1)[:, None])
     for one in (moved, generate(Homogeneous(cells=8, cell="quad8")), generate(Homogeneous(cells=7))):
@@ -310,6 +323,7 @@ def energy(problem: LinearFields, fields: Tensor) -> Tensor:
 
 NONLINEAR = {
     "quad": lambda: grid_rve(0, phases=(STIFF, SOFTENING)),
+    "wide quad": lambda: grid_rve(0, phases=(STIFF, SOFTENING), size=(3.0, 1.0)),
     "triangle6": lambda: circle_rve((STIFF, SOFTENING), NAMES[::-1]),
     "hexahedron": lambda: grid_rve(1, 8, "hexahedron", (STIFF, SOFTENING)),
 }
@@ -380,6 +394,28 @@ def test_the_gap_tells_the_error_of_the_energy_of_linear_phases() -> None:
     found = problem.evaluate(strain, fluctuation, sensitivity)
     truth = 0.5 * torch.einsum("ns,st,nt->n", strain, torch.as_tensor(tangent), strain)
     torch.testing.assert_close(found.gap, 1.0 - truth / found.energy, rtol=1e-8, atol=0.0)
+
+
+def test_a_line_search_shortens_a_step_that_is_too_long_and_rejects_one_uphill() -> None:
+    problem = HyperelasticFields(grid_rve(0, phases=(STIFF, SOFTENING)))
+    strain = torch.as_tensor(strains(3, 3))
+    start, _ = problem.zero_fields(strain)
+    energy = problem.energy(strain, start)
+    downhill = -problem.elastic_inverse(problem.residual(strain, start)[..., None])[..., 0]
+    too_long = 16.0 * downhill
+    assert (problem.energy(strain, start + too_long) > energy).all()
+    assert (problem.energy(strain, problem.line_search(strain, start, too_long, energy)) < 0.99 * energy).all()
+    torch.testing.assert_close(problem.line_search(strain, start, -downhill, energy), start, rtol=0, atol=0)
+
+
+def test_a_linearised_problem_has_the_means_of_the_phase_tangents_over_cells_of_any_size() -> None:
+    rve = circle_rve()
+    problem = HyperelasticFields(rve)
+    strain = torch.as_tensor(strains(2, 3))
+    found = problem.linearised(strain, problem.zero_fields(strain)[0]).tangent.numpy()
+    for phase, part in zip(rve.phases, rve.discretisation.cells_of_phase, strict=True):
+        tangent = phase.evaluate(np.eye(3), np.zeros((0, 3))).tangent[:, :, 0]
+        np.testing.assert_allclose(found[:, part], np.broadcast_to(tangent, found[:, part].shape), rtol=1e-12)
 
 
 def test_the_energy_can_be_trained_on() -> None:

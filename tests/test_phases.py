@@ -59,6 +59,9 @@ def test_plane_strain_is_3d_without_strain_out_of_the_plane(name: str) -> None:
         np.testing.assert_allclose(two.stress_33, three.stress[:, 2], rtol=0.0, atol=1e-13 * size)
         block = three.tangent[:, IN_PLANE][:, :, IN_PLANE]
         np.testing.assert_allclose(two.tangent, block, rtol=0.0, atol=1e-12 * stiffness)
+        row = three.tangent[:, 2][:, IN_PLANE]
+        np.testing.assert_allclose(two.tangent_33, row, rtol=0.0, atol=1e-12 * stiffness)
+        assert three.tangent_33 is None
         state_2, state_3 = two.state, three.state
     for field, part in plane.state_fields.items():
         whole = state_3[:, solid.state_fields[field]]
@@ -207,6 +210,9 @@ def remembering() -> Callable[[Array, Array, LawResponse], LawResponse]:
         (lambda e, s, r: replace(r, stress=r.stress.astype(np.float32)), "float32"),
         (lambda e, s, r: replace(r, tangent=r.tangent[0]), "shape"),
         (lambda e, s, r: replace(r, stress_33=None), "stress_33"),
+        (lambda e, s, r: replace(r, tangent_33=1.0001 * r.tangent_33), "the tangent_33 of point . .* differs"),
+        (lambda e, s, r: replace(r, tangent_33=r.tangent_33[:, ::-1].copy()), "the tangent_33 of point . .* differs"),
+        (lambda e, s, r: replace(r, tangent_33=r.tangent_33[:, :2]), "tangent_33 .* has the shape"),
         (lambda e, s, r: replace(r, state=s), "view of the input state"),
         (lambda e, s, r: replace(r, error=np.full(len(e), np.nan)), "not finite"),
         (lambda e, s, r: replace(r, valid=np.ones(len(e))), "float64, expected bool"),

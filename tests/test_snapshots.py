@@ -11,6 +11,7 @@ from mpi4py import MPI
 from small_studies import CIRCLE, J2, PATHS, PLASTIC, SOBOL, SPHERE, STUDY, fields_of, sampled
 
 from femops import load_law, notation
+from femops.conversions import ABAQUS
 from femops.inputs.study import load_study
 from femops.offline.sample import sample
 from femops.rve.sampling import Sampling, load_paths
@@ -30,7 +31,7 @@ def test_strains_are_reproducible_and_in_range(method: str, dim: int) -> None:
     assert paths.shape == (50, steps.get("steps", 1), notation.n_strain(dim))
     np.testing.assert_array_equal(paths, load_paths(Sampling.model_validate(block), dim))
     assert not np.array_equal(paths, load_paths(Sampling.model_validate({**block, "seed": 6}), dim))
-    engineering = notation.strain_to_abaqus(paths).reshape(-1, paths.shape[2])
+    engineering = ABAQUS.strain_from_mandel(paths).reshape(-1, paths.shape[2])
     names = {2: ("11", "22", "12"), 3: ("11", "22", "33", "12", "13", "23")}[dim]
     for values, name in zip(engineering.T, names, strict=True):
         low, high = limits.get(name, [0.0, 0.0])

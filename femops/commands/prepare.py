@@ -59,8 +59,8 @@ def prepare(case: Case, path: Path, comm: MPI.Comm, mesh: MacroMesh | None = Non
             if mesh is None:
                 mesh = macro_mesh(lambda: macro_tagged_mesh(case, path.parent), case.dim, comm)
             laws = _laws(case, path.parent, comm, training)
-            _check_reactions(case, mesh)
             problem = MacroProblem(case.analysis(), mesh, laws, timers)
+            _check_reactions(case, problem)
             _check_output(case, problem)
             _check_points(case, problem)
     except CaseError as error:
@@ -97,17 +97,17 @@ def _with_model(parameters: LawParameters, base: Path, comm: MPI.Comm, training:
     return parameters.model_copy(update={"model": model.absolute(), "study": None})
 
 
-def _check_reactions(case: Case, mesh: MacroMesh) -> None:
+def _check_reactions(case: Case, problem: MacroProblem) -> None:
     """Check that the reactions among the quantities exist.
 
     Raises:
         CaseError: A boundary is unknown, or nothing is prescribed on it along the axis of the reaction.
     """
-    prescribed = case.analysis().prescribed()
+    prescribed = problem.analysis.prescribed()
     for name, quantity in case.quantities.items():
         if quantity.reaction is None:
             continue
-        check_boundary(quantity.reaction, mesh, f"quantities.{name}.reaction")
+        check_boundary(quantity.reaction, problem.mesh, f"quantities.{name}.reaction")
         if quantity.axis not in prescribed.get(quantity.reaction, ()):
             raise CaseError(
                 f"{quantity.reaction!r} has no reaction along {'xyz'[quantity.axis]}: nothing is prescribed there",

@@ -270,7 +270,8 @@ def _taken(response: LawResponse, own: Any, error: Array) -> LawResponse:
     """Return the response at some points as read-only arrays."""
     part = slice(None) if len(own) == len(error) else own
     arrays = {name: read_only(values[part]) for name, values in _arrays(response).items()}
-    return replace(response, **arrays, error=read_only(error[part]), valid=None, solver_residual=None)
+    response = replace(response, valid=None, solver_residual=None, tangent_33=None)
+    return replace(response, **arrays, error=read_only(error[part]))
 
 
 def _merged(parts: list[tuple[Any, LawResponse]], error: Array) -> LawResponse:

@@ -72,6 +72,10 @@ class Elastic:
         tangent = isotropic.tangent(self.K + zero, 2.0 * self.G + zero, zero, xp.zeros_like(dev))
         return PhaseResponse(stress, tangent, state, None if dev_33 is None else pressure + 2.0 * self.G * dev_33)
 
+    def tangent_33(self, tangent: Any) -> Any:
+        """See `PlaneStrainPhase.tangent_33`."""
+        return isotropic.tangent_33(self.K, tangent)
+
     def energy(self, strain: Any, state: Any) -> Any:
         """Return ψ = K/2 tr(ε)² + G |dev ε|² [stress]."""
         dev, dev_33 = isotropic.deviator(strain)

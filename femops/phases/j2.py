@@ -83,6 +83,10 @@ class J2:
         stress_33 = None if trial_33 is None else pressure + scale * trial_33
         return PhaseResponse(stress, tangent, new_state, stress_33)
 
+    def tangent_33(self, tangent: Any) -> Any:
+        """See `PlaneStrainPhase.tangent_33`."""
+        return isotropic.tangent_33(self.K, tangent)
+
 
 def _phase(parameters: J2Parameters) -> J2:
     return J2(*parameters.bulk_and_shear(), parameters.yield_stress, parameters.hardening)

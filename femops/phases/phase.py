@@ -74,6 +74,15 @@ class HyperelasticPhase(Phase, Protocol):
         ...
 
 
+@runtime_checkable
+class PlaneStrainPhase(Phase, Protocol):
+    """A phase whose tangent is known in the direction normal to the plane too."""
+
+    def tangent_33(self, tangent: Any) -> Any:
+        """Return d stress_33 / d strain in plane strain, shape (n_s, ...), from the in-plane tangent of a response."""
+        ...
+
+
 def fenchel_gap(phase: HyperelasticPhase, strain: Any, stress: Any) -> Any:
     """Return the Fenchel gap ψ(ε) + ψ*(σ) − σ : ε ≥ 0, which is zero where σ = dψ/dε [stress].
 
@@ -116,9 +125,12 @@ class PhaseLaw:
                 f"strain has {strain.shape[-1]} components, expected {notation.n_strain(self.dim)} in {self.dim}D"
             )
         response = self.phase.evaluate(np.ascontiguousarray(strain.T), np.ascontiguousarray(state.T))
+        phase = self.phase
+        row = phase.tangent_33(response.tangent) if self.dim == 2 and isinstance(phase, PlaneStrainPhase) else None
         return LawResponse(
             stress=np.ascontiguousarray(response.stress.T),
             tangent=np.ascontiguousarray(response.tangent.transpose(2, 0, 1)),
             state=np.ascontiguousarray(response.state.T),
             stress_33=response.stress_33,
+            tangent_33=None if row is None else np.ascontiguousarray(row.T),
         )

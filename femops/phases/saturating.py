@@ -82,6 +82,10 @@ class Saturating:
         tangent = isotropic.tangent(self.K, secant, along, dev)
         return PhaseResponse(stress, tangent, state, None if dev_33 is None else pressure + secant * dev_33)
 
+    def tangent_33(self, tangent: Any) -> Any:
+        """See `PlaneStrainPhase.tangent_33`."""
+        return isotropic.tangent_33(self.K, tangent)
+
     def energy(self, strain: Any, state: Any) -> Any:
         """Return ψ = K/2 tr(ε)² + α1 (n − α2 ln(1 + n/α2)) [stress]."""
         n = isotropic.norm(*isotropic.deviator(strain))

@@ -5,6 +5,7 @@ wide, where both extrapolate.
 """
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from femops.notation import Array
 from femops.rve.law import NestedLaw
 from femops_equino.law import EquiNOLaw
 from femops_equino.networks import spline
-from femops_equino.offline import solved
+from femops_equino.offline import converged
 from femops_equino.options import EquiNOOptions, EquiNOParameters
 
 _NODES = 17
@@ -31,7 +32,7 @@ def _run(name: str) -> dict[str, Any]:
     model, metrics = models.fitted(nested, given, EquiNOOptions(spline=_NODES))
     reduced = EquiNOLaw(model, EquiNOParameters(study="-", device="cpu", tolerance=1e-12))
     begin = time.perf_counter()
-    spline.interpolate(reduced.model, lambda e: solved(reduced.model, reduced.basis, e), model.low, model.high, _NODES)
+    spline.interpolate(reduced.model, partial(converged, reduced.model, reduced.basis), model.low, model.high, _NODES)
     result = {"network_training_s": metrics["seconds_networks"], "spline_training_s": time.perf_counter() - begin}
     laws = {
         "reduced": reduced,

@@ -10,14 +10,16 @@ import numpy as np
 from femops.errors import CaseError
 from femops.law import CertificateKind, LawResponse, StrainMeasure
 from femops.notation import Array
-from femops.rve.micro import MicroFields, micro_fields
+from femops.rve.micro import MicroFields
 from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import SolverOptions
 from femops.rve.spec import RVE
 from femops.surrogate import CheckedArrays, ExactRVE, FitTask, TrainedModel, within
+from femops.surrogate.learning.checkpoint import MemoryCheckpoint
+from femops_equino.fields import fields_with_stress
 from femops_equino.kernels.accelerator import accelerator
 from femops_equino.networks import spline, trained
-from femops_equino.offline import extended
+from femops_equino.offline import enriched
 from femops_equino.options import EquiNOOptions, EquiNOParameters
 from femops_equino.reduced.adjoint import Adjoint
 from femops_equino.reduced.basis import Basis
@@ -29,16 +31,6 @@ from femops_equino.reduced.pod import ElasticRVE
 _MOST_CORRECTIONS = 12
 _CONVERGED = 1e-14
 _SNAPSHOT_RTOL = 1e-10
-
-
-class _Forgetful:
-    """A checkpoint that stores nothing."""
-
-    def load(self, name: str) -> None:
-        """Return None."""
-
-    def save(self, name: str, arrays: Mapping[str, Any]) -> None:
-        """Discard the arrays."""
 
 
 def _checked(model: TrainedModel, n_free: int) -> CheckedArrays:
@@ -96,12 +88,14 @@ class EquiNOLaw:
         if self.parameters.corrections == 0:
             return self._uncorrected(strain, valid)
         if self.parameters.corrections == "adjoint":
-            return self._adjusted(strain, valid)
-        found = self._solve(strain, state)
+            return self._adjoint_response(strain, valid)
+        solution = self._solve(strain, state)
         largest = self.parameters.tolerance if self.parameters.corrections == "auto" else np.finfo(np.float64).max
-        valid &= found.decrement <= largest  # a response that has not converged is not valid
-        state = self._state(strain, found.coefficients)
-        return LawResponse(found.stress, found.tangent, state, found.stress_33, None, valid, found.decrement)
+        valid &= solution.decrement <= largest  # a response that has not converged is not valid
+        state = self._state(strain, solution.coefficients)
+        return LawResponse(
+            solution.stress, solution.tangent, state, solution.stress_33, None, valid, solution.decrement
+        )
 
     def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
         """Return the bound or indicator of the relative error of the stresses, in the norm of `metric`."""
@@ -133,9 +127,9 @@ class EquiNOLaw:
         low, high = np.minimum(self.low, strain.min(axis=0)), np.maximum(self.high, strain.max(axis=0))
         options = EquiNOOptions.model_validate(self.trained.settings["options"])
         solver = SnapshotSolver(self.rve, SolverOptions(rtol=_SNAPSHOT_RTOL))
-        task = FitTask({}, self.rve, solver, options, low, high, _Forgetful(), lambda *_: None)
-        found = extended(task, self.basis, self._states, strain)
-        arrays = {**self.trained.arrays, **found.to_arrays()}
+        task = FitTask({}, self.rve, solver, options, low, high, MemoryCheckpoint(), lambda *_: None)
+        reduced = enriched(task, self.basis, self._states, strain)
+        arrays = {**self.trained.arrays, **reduced.to_arrays()}
         return EquiNOLaw(replace(self.trained, arrays=arrays, low=low, high=high), self.parameters)
 
     def micro_fields(self, strain: Array, state: Array) -> MicroFields:
@@ -146,12 +140,7 @@ class EquiNOLaw:
             state: State of the point. Shape (n_state,).
         """
         fluctuation, stress = self.fields(strain[None])
-        solver = self._exact.solver
-        virgin = [one[:, :, 0] for one in solver.virgin_state(1)]
-        fields = micro_fields(self.rve, solver, strain, fluctuation[:, 0], virgin)
-        weight = self.rve.discretisation.weight
-        of_cells = stress[:, :, 0].reshape(len(stress), *weight.shape)
-        return replace(fields, stress=np.einsum("cq,scq->cs", weight / weight.sum(axis=1, keepdims=True), of_cells))
+        return fields_with_stress(self._exact, strain, fluctuation[:, 0], stress[:, :, 0])
 
     def exact_micro_fields(self, strain: Array, state: Array) -> MicroFields:
         """Return the fields of `solve_exactly` at one point; arguments as in `micro_fields`."""
@@ -257,9 +246,9 @@ class EquiNOLaw:
         if self._networks and self.parameters.start in ("auto", "network"):
             inside = np.clip(strain, self.low, self.high)  # the network is evaluated in its training range only
             guess = self._networks["coefficients"](inside)
-            rest = elastic - inside @ self.basis.elastic.T
+            beyond = elastic - inside @ self.basis.elastic.T
             n_learned = guess.shape[1]
-            elastic[:, :n_learned] = guess + rest[:, :n_learned]  # modes added after training start from elasticity
+            elastic[:, :n_learned] = guess + beyond[:, :n_learned]  # modes added after training start from elasticity
             return elastic
         forgets = self.parameters.start == "zero" or not self.n_state
         return elastic if forgets else self._coefficients(strain, state)
@@ -271,13 +260,13 @@ class EquiNOLaw:
     def _state(self, strain: Array, coefficients: Array) -> Array:
         return (coefficients - strain @ self.basis.elastic.T)[:, : self.n_state]
 
-    def _adjusted(self, strain: Array, valid: Any) -> LawResponse:
+    def _adjoint_response(self, strain: Array, valid: Any) -> LawResponse:
         """Return the adjoint-corrected stress of the reduced model, with the tangent of the potential."""
-        found = self._adjoint.evaluate(strain, np.clip(strain, self.low, self.high))
+        response = self._adjoint.evaluate(strain, np.clip(strain, self.low, self.high))
         tangent = self._networks["potential"](strain)[2].astype(np.float64)
         state = np.zeros((len(strain), 0))
-        valid &= np.isfinite(found.decrement)
-        return LawResponse(found.stress, tangent, state, found.stress_33, None, valid, found.decrement)
+        valid &= np.isfinite(response.decrement)
+        return LawResponse(response.stress, tangent, state, response.stress_33, None, valid, response.decrement)
 
     def _uncorrected(self, strain: Array, valid: Any) -> LawResponse:
         stress_33 = None

@@ -1,6 +1,7 @@
 """EquiNO as a surrogate: training and the law of a trained model."""
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from femops.rve.spec import RVE
 from femops.surrogate import Fit, FitTask, TrainedModel
 from femops_equino.law import EquiNOLaw
 from femops_equino.networks import spline, trained
-from femops_equino.offline import offline
+from femops_equino.offline import converged, offline
 from femops_equino.options import EquiNOOptions, EquiNOParameters
 from femops_equino.reduced.model import check_phases
 
@@ -32,28 +33,28 @@ def fit(task: FitTask) -> Fit:
 
         return fit_original(task)
     begin = time.perf_counter()
-    found = offline(task)
+    reduced = offline(task)
     seconds = {"seconds_reduction": time.perf_counter() - begin}
     weights: dict[str, Any] = {}
     losses: dict[str, Any] = {}
     if options.networks is not None:
-        weights, losses = trained.train(task, found)
+        weights, losses = trained.train(task, reduced)
         seconds["seconds_networks"] = time.perf_counter() - begin - seconds["seconds_reduction"]
-    arrays = {
-        **found.to_arrays(),
-        **weights,
-    }
+    arrays = {**reduced.to_arrays(), **weights}
+    if options.spline is not None:
+        coefficients = partial(converged, reduced.model, reduced.basis)
+        arrays |= spline.interpolate(reduced.model, coefficients, task.low, task.high, options.spline)
     metrics = {
-        "displacement_modes": found.basis.displacement.shape[1],
-        "stress_modes": found.basis.stress.shape[1],
-        "cubature_points": len(found.model.projection),
-        "indicator_points": len(found.points.model.projection),
-        "cubature_stress_error": min(found.errors.values(), default=0.0),
+        "displacement_modes": reduced.basis.displacement.shape[1],
+        "stress_modes": reduced.basis.stress.shape[1],
+        "cubature_points": len(reduced.model.projection),
+        "indicator_points": len(reduced.points.model.projection),
+        "cubature_stress_error": min(reduced.errors.values(), default=0.0),
         **seconds,
     }
     curves = {
-        "Lost by the modes": found.lost,
-        "Stress error of the cubature": {"median": list(found.errors.values())},
+        "Lost by the modes": reduced.lost,
+        "Stress error of the cubature": {"median": list(reduced.errors.values())},
         **({"Loss": losses} if losses else {}),
     }
     over = {"Lost by the modes": "number of modes", "Stress error of the cubature": "trial number of points"}

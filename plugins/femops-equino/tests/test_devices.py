@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_rves import RANGE
+from equino_cases import RANGE, random_model
 
 from femops import CaseError, load_law
 from femops.surrogate.torch_library import torch
@@ -17,7 +17,7 @@ from femops_equino.kernels.torch_newton import TorchNewton
 from femops_equino.networks import trained
 from femops_equino.networks.torch_networks import initial_weights
 from femops_equino.reduced.adjoint import Adjoint
-from femops_equino.reduced.model import DEVIATOR, TRACE, ReducedModel
+from femops_equino.reduced.model import ReducedModel
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -25,16 +25,6 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 def needs(device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no accelerator")
-
-
-def random_model(dim: int) -> ReducedModel:
-    rng, r, n_c = np.random.default_rng(3), 7, 13
-    m = len(TRACE[dim]) + r
-    root = rng.standard_normal((m, m))
-    projection = rng.standard_normal((n_c, len(DEVIATOR[dim]), m))
-    weight = rng.uniform(0.5, 1.5, n_c) / n_c
-    parameters = np.stack([weight, rng.uniform(30.0, 60.0, n_c), rng.uniform(0.03, 0.1, n_c)], axis=1)
-    return ReducedModel(20.0 * root @ root.T, projection, parameters)
 
 
 def strains(n: int, dim: int = 2) -> Any:

@@ -17,6 +17,7 @@ from femops.surrogate.graph import (
     grid_graph,
     interpolation,
     periodic_hierarchy,
+    pooling,
     rotated,
 )
 from femops.surrogate.torch_library import torch
@@ -52,6 +53,26 @@ def test_cells_see_mean_and_gradient_of_linear_functions_exactly(cell):
     assert np.allclose(seen[:, 1:], length[:, None] * slope)
     if kind.degree == 1:
         assert np.allclose(seen[:, 0], corners.mean(axis=1) @ slope)
+    integral = graph.node_volume @ (mesh.points @ slope) / graph.n_cells
+    assert integral == pytest.approx(0.5 * slope.sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize("counts", [(4, 6), (3, 4, 5)])
+def test_the_graph_of_a_periodic_grid_is_that_of_its_mesh(counts):
+    size = np.array([1.0, 2.0, 0.5])[: len(counts)]
+    cell = "quad" if len(counts) == 2 else "hexahedron"
+    mesh = grid([np.linspace(0.0, edge, n + 1) for edge, n in zip(size, counts, strict=True)], cell)
+    index = np.rint(mesh.points / size * counts).astype(int) % counts
+    nodes = np.ravel_multi_index(tuple(index.T), counts, order="F")
+    expected, found = fe_graph(mesh.points, mesh.cells, CELLS[cell], nodes, np.prod(counts)), grid_graph(counts, size)
+    assert np.allclose(cell_operator(found).toarray(), cell_operator(expected).toarray())
+    assert np.allclose(found.volume, expected.volume)
+    assert np.allclose(_offsets_by_node(found), _offsets_by_node(expected))
+
+
+def _offsets_by_node(graph):
+    """Offsets of the nodes of each cell, sorted by node."""
+    return np.take_along_axis(graph.offset, np.argsort(graph.cells, axis=1)[..., None], axis=1)
 
 
 def test_answers_go_back_by_the_transpose():
@@ -77,6 +98,11 @@ def test_coarse_functions_are_interpolated_exactly_and_constants_survive_all_tra
         assert torch.allclose(maps.pool(on_fine), maps.to_cells(values)[..., :1])
 
 
+def test_pooling_weights_the_points_of_the_fine_cells_in_a_coarse_one():
+    matrix = pooling(np.array([[0, 1], [1, 1]]), np.array([[3.0, 1.0], [2.0, 2.0]]), 3)
+    assert np.allclose(matrix.toarray(), [[1.0, 0.0], [0.2, 0.8], [0.0, 0.0]])
+
+
 def test_interpolation_takes_any_points():
     points = np.random.default_rng(0).random((20, 2)) * 0.75
     matrix = interpolation(points, np.array([4, 4]), PeriodicBox(np.zeros(2), np.ones(2)))
@@ -91,6 +117,13 @@ def test_graph_of_matrices_is_the_graph_they_came_from():
     again = graph_of_matrices(parts[0], sp.vstack(parts[1:], format="csr"), np.full(24, 0.1))
     assert np.allclose(cell_operator(again).toarray(), cell_operator(graph).toarray())
     assert np.allclose(again.volume, graph.volume)
+
+
+def test_cells_of_a_graph_may_have_different_numbers_of_nodes():
+    mean, slopes = np.array([[0.2, 0.3, 0.5], [0.4, 0.6, 0.0]]), np.array([[-1.0, 1.0, 0.0], [-2.0, 2.0, 0.0]])
+    graph = graph_of_matrices(sp.csr_array(mean), sp.csr_array(np.vstack([slopes, 3.0 * slopes])), np.ones(2))
+    seen = cell_operator(graph).toarray().reshape(2, 3, 3)
+    assert np.allclose(seen, np.stack([mean, slopes, 3.0 * slopes], axis=1))
 
 
 def _network(kind, options=SMALL, levels=3, seed=0):
@@ -152,6 +185,18 @@ def test_turned_graphs_have_turned_gradients():
     plain, other = (cell_operator(one[0].graph).toarray().reshape(64, 3, 64) for one in (levels, rotated(levels, turn)))
     assert np.allclose(other[:, 0], plain[:, 0])
     assert np.allclose(other[:, 1:], np.einsum("ij,cjn->cin", turn, plain[:, 1:]))
+
+
+def test_a_rotated_graph_is_that_of_the_rotated_mesh():
+    mesh = grid([np.array([0.0, 0.3, 1.0]), np.array([0.0, 0.4, 0.5])], "triangle")
+    turn = np.array([[0.8, -0.6], [0.6, 0.8]])
+    plain, expected = (
+        fe_graph(points, mesh.cells, CELLS["triangle"], np.arange(len(points)), len(points))
+        for points in (mesh.points, mesh.points @ turn.T)
+    )
+    found = rotated((Level(plain),), turn)[0].graph
+    assert np.allclose(found.gradient, expected.gradient)
+    assert np.allclose(found.offset, expected.offset)
 
 
 def test_products_have_exact_derivatives_of_both_orders():

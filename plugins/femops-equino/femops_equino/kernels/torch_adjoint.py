@@ -7,7 +7,7 @@ from femops.surrogate.torch_library import Tensor, torch
 from femops_equino.kernels.torch_newton import TorchNewton
 from femops_equino.networks import torch_networks
 from femops_equino.networks.evaluation import Precision, Weights
-from femops_equino.reduced.adjoint import AdjointAnswer, answer_of, elasticity
+from femops_equino.reduced.adjoint import AdjointResponse, elasticity, response_of
 from femops_equino.reduced.model import ReducedModel
 
 _CHUNK = 16384
@@ -35,14 +35,14 @@ class TorchAdjoint:
             torch.as_tensor(one).to(like.device, like.dtype) for one in (elastic.sensitivity, elastic.factor)
         )
 
-    def evaluate(self, strain: Array, inside: Array) -> AdjointAnswer:
+    def evaluate(self, strain: Array, inside: Array) -> AdjointResponse:
         """Evaluate at strains (n, n_s); see `Adjoint.evaluate`."""
         like = self._weights["linear"]
         both = (torch.as_tensor(one).to(like.device, like.dtype).split(_CHUNK) for one in (strain, inside))
         with torch.no_grad():
             parts = [self._part(*part) for part in zip(*both, strict=True)]
         stress, decrement = (torch.cat(one).cpu().numpy().astype(np.float64) for one in zip(*parts, strict=True))
-        return answer_of(stress, decrement, strain.shape[1])
+        return response_of(stress, decrement, strain.shape[1])
 
     def _part(self, strain: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
         """Return stresses (n, n_e) and relative decrements (n,)."""

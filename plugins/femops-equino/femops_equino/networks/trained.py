@@ -10,16 +10,15 @@ import numpy as np
 from femops.notation import Array
 from femops.surrogate import CheckedArrays, FitTask
 from femops_equino.networks import evaluation
-from femops_equino.offline import Offline, solved, strains_to_learn
+from femops_equino.offline import Offline, converged, strains_to_learn
 from femops_equino.options import NetworkBlock
 from femops_equino.reduced.model import ReducedModel
 
-Weights = Mapping[str, Any]
 _RATE, _SAVE_EVERY = 3e-3, 100
 _NAMES = ("potential", "coefficients", "normal")
 
 
-def train(task: FitTask, found: Offline) -> tuple[dict[str, Array], dict[str, Array]]:
+def train(task: FitTask, reduced: Offline) -> tuple[dict[str, Array], dict[str, Array]]:
     """Train all networks; return their weights by `network.weight`, and their losses by network.
 
     potential      W(E), for `corrections` 0
@@ -41,15 +40,15 @@ def train(task: FitTask, found: Offline) -> tuple[dict[str, Array], dict[str, Ar
     schedule = Schedule(block.adam_steps, _RATE, _SAVE_EVERY, lbfgs_steps=block.lbfgs_steps, seed=task.options.seed)
     options = TrainingOptions(schedule, block.width, device=device)
     strain = strains_to_learn(task, block.labels, task.options.seed + 3)
-    labels = _labels(found.model, strain, solved(found.model, found.basis, strain))
-    zero = _labels(found.model, np.zeros((1, strain.shape[1])), np.zeros((1, found.model.n_modes)))
+    labels = _labels(reduced.model, strain, converged(reduced.model, reduced.basis, strain))
+    zero = _labels(reduced.model, np.zeros((1, strain.shape[1])), np.zeros((1, reduced.model.n_modes)))
 
     reported = task.checkpoint, task.progress
     of_potential = PotentialLabels(strain, labels["energy"], labels["stress"], labels["tangent"])
-    of_coefficients = CoefficientLabels(strain, labels["a"], labels["sensitivity"], np.eye(found.model.n_modes))
+    of_coefficients = CoefficientLabels(strain, labels["a"], labels["sensitivity"], np.eye(reduced.model.n_modes))
     trained = {
         "potential": train_potential(zero["tangent"][0], of_potential, options, "potential", *reported),
-        "coefficients": train_coefficients(found.basis.elastic, of_coefficients, options, "coefficients", *reported),
+        "coefficients": train_coefficients(reduced.basis.elastic, of_coefficients, options, "coefficients", *reported),
     }
     if "normal" in labels:
         of_normal = CoefficientLabels(strain, labels["normal"], labels["normal_slope"], np.eye(1))
@@ -102,7 +101,9 @@ def stored_weights(arrays: Mapping[str, Array] | CheckedArrays, name: str) -> di
     return weights | {key: own.take(key, *shape) for key, shape in shapes.items()}
 
 
-def _on_device(name: str, weights: Weights, precision: evaluation.Precision, device: Any) -> Callable[[Array], Any]:
+def _on_device(
+    name: str, weights: evaluation.Weights, precision: evaluation.Precision, device: Any
+) -> Callable[[Array], Any]:
     if device is not None:
         from femops_equino.networks import torch_networks  # imports torch
 

@@ -15,7 +15,6 @@ bound is that of θ σ with θ < 1 plus the distance (1 − θ) ‖S_σ‖.
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -25,11 +24,12 @@ from femops.law import CertificateKind, LawResponse, StrainMeasure
 from femops.notation import Array
 from femops.phases import HyperelasticPhase, Phase, fenchel_gap
 from femops.phases.saturating import Saturating
-from femops.rve.micro import MicroFields, micro_fields
+from femops.rve.micro import MicroFields
 from femops.rve.sampling import sobol
 from femops.rve.spec import RVE
 from femops.surrogate import CheckedArrays, ExactRVE, Fit, FitTask, TrainedModel, chunks, within
 from femops.surrogate.exact import check_elastic
+from femops_equino.fields import fields_with_stress
 from femops_equino.offline import operators_of
 from femops_equino.options import EquiNOOptions, EquiNOParameters
 from femops_equino.original.modes import OriginalModes, original_modes
@@ -118,9 +118,12 @@ def _check(parameters: EquiNOParameters) -> None:
     if parameters.corrections not in ("auto", 0):
         problem = f"{parameters.corrections} given, but mode original has no corrections; expected 0 or auto"
         raise CaseError(problem, key="corrections")
-    heeded = {"potential": ("network",), "start": ("auto",), "device": ("auto", "cpu")}
-    for key, expected in heeded.items():
-        given = getattr(parameters, key)
+    heeded = {
+        "potential": (parameters.potential, ("network",)),
+        "start": (parameters.start, ("auto",)),
+        "device": (parameters.device, ("auto", "cpu")),
+    }
+    for key, (given, expected) in heeded.items():
         if given not in expected:
             problem = f"{given!r} given, but mode original has networks on the CPU only"
             raise CaseError(f"{problem}; expected {' or '.join(expected)}", key=key)
@@ -208,11 +211,7 @@ class OriginalLaw:
             state: State of the point. Shape (0,).
         """
         fluctuation, stress = self.fields(strain[None])
-        solver, weight = self._exact.solver, self.rve.discretisation.weight
-        virgin = [one[:, :, 0] for one in solver.virgin_state(1)]
-        fields = micro_fields(self.rve, solver, strain, fluctuation[:, 0], virgin)
-        mean = weight / weight.sum(axis=1, keepdims=True)
-        return replace(fields, stress=np.einsum("cq,scq->cs", mean, stress.reshape(len(strain), *weight.shape)))
+        return fields_with_stress(self._exact, strain, fluctuation[:, 0], stress[:, :, 0])
 
     def exact_micro_fields(self, strain: Array, state: Array) -> MicroFields:
         """Return the fields of `solve_exactly` at one point; arguments as in `micro_fields`."""

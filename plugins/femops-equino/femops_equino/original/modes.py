@@ -72,6 +72,6 @@ def _decompose(fields: Array, weight: Array, largest: int) -> tuple[Array, Array
     weighted = (fields.reshape(-1, len(weight), n) * np.sqrt(weight)[:, None]).reshape(-1, n)
     _, values, right = np.linalg.svd(weighted, full_matrices=False)
     n_modes = min(largest, int(np.count_nonzero(values > _DEPENDENT * values[0])))
-    rest = np.concatenate([[0.0], np.cumsum(values[::-1] ** 2)])[::-1]
+    tail = np.concatenate([[0.0], np.cumsum(values[::-1] ** 2)])[::-1]
     kept = values[:n_modes]
-    return right[:n_modes].T / kept, kept / np.sqrt(n), np.sqrt(rest / rest[0])
+    return right[:n_modes].T / kept, kept / np.sqrt(n), np.sqrt(tail / tail[0])

@@ -24,7 +24,7 @@ from femops_equino.reduced.model import ReducedModel
 _SMALLEST = 1e-4  # fraction of the training range; at smaller strains the decrement is round-off of the network
 
 
-class AdjointAnswer(NamedTuple):
+class AdjointResponse(NamedTuple):
     """Response of the adjoint path.
 
     Attributes:
@@ -65,7 +65,7 @@ class Adjoint:
         self._n_s, self._n_e = len(weights["scale"]), model.n_e
         self._energy = _energy(model, weights, precision)
 
-    def evaluate(self, strain: Array, inside: Array) -> AdjointAnswer:
+    def evaluate(self, strain: Array, inside: Array) -> AdjointResponse:
         """Evaluate at strains (n, n_s).
 
         Args:
@@ -78,13 +78,13 @@ class Adjoint:
         strain, inside = (np.ascontiguousarray(one, dtype=kind) for one in (strain, inside))
         bits = np.empty(fused.BLOCK, np.int64 if kind == np.float64 else np.int32)
         fused.adjoint(self._network, self._energy, strain, inside, bits, bits.view(kind), (stress, decrement))
-        return answer_of(stress.astype(np.float64), decrement.astype(np.float64), self._n_s)
+        return response_of(stress.astype(np.float64), decrement.astype(np.float64), self._n_s)
 
 
-def answer_of(stress: Array, decrement: Array, n_s: int) -> AdjointAnswer:
+def response_of(stress: Array, decrement: Array, n_s: int) -> AdjointResponse:
     """Split stresses (n, n_e) into the first n_s components and the stress normal to the plane."""
     normal = stress[:, n_s].copy() if stress.shape[1] > n_s else None
-    return AdjointAnswer(np.ascontiguousarray(stress[:, :n_s]), normal, decrement)
+    return AdjointResponse(np.ascontiguousarray(stress[:, :n_s]), normal, decrement)
 
 
 class Elasticity(NamedTuple):

@@ -20,7 +20,7 @@ import scipy.linalg
 from femops.notation import Array
 from femops_equino.reduced.model import ReducedModel
 
-_ROUND_OFF = 1e-13  # of the total: what is left then cannot be fitted
+_ROUND_OFF = 1e-13  # of the total: a smaller residual cannot be fitted
 _CHECK_EVERY = 4
 _VOLUME_WEIGHT = 1e-2
 _SKETCH_PER_POINT = 4
@@ -40,7 +40,7 @@ class Rows:
 
 
 def rows(
-    full: ReducedModel, metric: Array, z: Array, alpha: float, count: int, seed: int, extra: Array | None = None
+    full: ReducedModel, metric: Array, z: Array, alpha: float, largest: int, seed: int, extra: Array | None = None
 ) -> Rows:
     """Return a random sketch of the points' contributions to the energy gradient at training states.
 
@@ -52,7 +52,7 @@ def rows(
         metric: The norm of stresses [1/stress]. Shape (n_s, n_s).
         z: Training states, minima of the energy of `full`. Shape (T, m).
         alpha: Weight of ∂W/∂a relative to the total derivative with respect to E.
-        count: Number of rows, without the row that fits the volume.
+        largest: Maximum number of points that the rows are for.
         seed: Random seed of the sketch.
         extra: Further linear functionals of the deviatoric stress to fit. Shape (k, n_points, n_d).
     """
@@ -62,6 +62,7 @@ def rows(
     root[: len(metric), : len(metric)] = np.linalg.cholesky(metric)
     root[len(metric) :, len(metric) :] = np.sqrt(metric.diagonal().mean())  # the stress normal to the plane
     rng = np.random.default_rng(seed)
+    count = _SKETCH_PER_POINT * largest + 64
     matrix = np.zeros((count, n_points))
     weight, alpha1, alpha2 = full.parameters.T
     for one, slope, curvature in zip(z, gradient, hessian, strict=True):
@@ -104,21 +105,21 @@ def choose(
     norm[norm == 0.0] = 1.0
     chosen: list[int] = []
     factor = np.zeros(0)
-    rest = rows.total.copy()
+    residual = rows.total.copy()
     refused = np.zeros(len(norm), dtype=bool)
     checked = 0
-    left, round_off = np.linalg.norm(rest), _ROUND_OFF * np.linalg.norm(rows.total)
-    while len(chosen) < min(largest, len(norm)) and left > round_off:
-        score = (rest @ rows.matrix) / norm
+    size, round_off = np.linalg.norm(residual), _ROUND_OFF * np.linalg.norm(rows.total)
+    while len(chosen) < min(largest, len(norm)) and size > round_off:
+        score = (residual @ rows.matrix) / norm
         score[refused] = score[chosen] = -np.inf
         best = int(score.argmax())
         if score[best] <= 0.0:
             break
         before = len(chosen)
         chosen, factor = _fit(rows, [*chosen, best], np.append(factor, 0.0))
-        rest, last = rows.total - rows.matrix[:, chosen] @ factor, left
-        left = np.linalg.norm(rest)
-        if best not in chosen or not left < last:  # nothing gained: it must not come again and again
+        residual, last = rows.total - rows.matrix[:, chosen] @ factor, size
+        size = np.linalg.norm(residual)
+        if best not in chosen or not size < last:  # nothing gained: it must not come again and again
             refused[best] = True
         elif len(chosen) > before:
             refused[:] = False
@@ -146,8 +147,3 @@ def _fit(rows: Rows, chosen: list[int], factor: Array) -> tuple[list[int], Array
         chosen, factor = [one for one, kept in zip(chosen, keep, strict=True) if kept], factor[keep]
         if not chosen:
             return chosen, factor
-
-
-def n_rows(largest: int) -> int:
-    """Return the number of sketch rows for a maximum number of points."""
-    return _SKETCH_PER_POINT * largest + 64

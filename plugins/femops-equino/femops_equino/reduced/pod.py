@@ -95,18 +95,18 @@ def decompose(
     """
     first = _independent(elastic, gram) if before is None else before
     coefficients = gram(first, fields)
-    rest = fields - first @ coefficients
-    matrix = gram(rest, rest)
+    orthogonal = fields - first @ coefficients
+    matrix = gram(orthogonal, orthogonal)
     values, vectors = np.linalg.eigh(0.5 * (matrix + matrix.T))
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
     whole = max(values.sum() + (coefficients**2).sum(), np.finfo(float).tiny)
-    left = np.maximum(values.sum() - np.concatenate([[0.0], np.cumsum(values)]), 0.0) / whole
-    lost = np.concatenate([[1.0] * first.shape[1], left])
+    truncated = np.maximum(values.sum() - np.concatenate([[0.0], np.cumsum(values)]), 0.0) / whole
+    lost = np.concatenate([[1.0] * first.shape[1], truncated])
     wanted = min(int(np.count_nonzero(lost > tolerance**2)), largest) - first.shape[1]
     n_added = min(max(wanted, 0), int(np.count_nonzero(values > _DEPENDENT**2 * whole)))
     if not n_added:
         return Modes(first, lost)
-    added = rest @ (vectors[:, :n_added] / np.sqrt(values[:n_added]))
+    added = orthogonal @ (vectors[:, :n_added] / np.sqrt(values[:n_added]))
     added -= first @ gram(first, added)
     return Modes(np.concatenate([first, _orthonormal(added, gram)], axis=1), lost)
 
