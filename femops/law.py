@@ -6,10 +6,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from femops.notation import Array
-from femops.validation import check_types, is_class
+from femops.validation import check_types, first_error, is_class
 
 
 class StrainMeasure(Enum):
@@ -214,6 +214,17 @@ class LawSpec:
     build: Callable[[Any, LawContext], MaterialLaw]
     phase: Callable[[Any], Any] | None = None
 
+    def read(self, mapping: Mapping[str, Any]) -> LawParameters:
+        """Validate a law block of a case file.
+
+        Raises:
+            CaseError: A parameter is unknown, missing or out of range.
+        """
+        try:
+            return self.parameters.model_validate(dict(mapping))
+        except ValidationError as error:
+            raise first_error(error) from error
+
     def validate(self) -> None:
         """Check the types of the attributes.
 
@@ -235,11 +246,6 @@ class LawSpec:
 @runtime_checkable
 class TrainableSpec(Protocol):
     """What the registry needs to know of a `femops.surrogate.SurrogateSpec`."""
-
-    @property
-    def parameters(self) -> type[LawParameters]:
-        """Pydantic model of the law in a case."""
-        ...
 
     def law(self) -> LawSpec:
         """Return the law that a trained model becomes in a case."""

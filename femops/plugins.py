@@ -7,12 +7,11 @@ from functools import cache
 from typing import Any
 
 import pluggy
-from pydantic import ValidationError
 
 from femops import hookspecs
 from femops.errors import CaseError
 from femops.law import LawContext, LawParameters, LawSpec, MaterialLaw, TrainableSpec
-from femops.validation import first_error, shown
+from femops.validation import shown
 
 _GROUP = "femops"
 """Group of the entry points."""
@@ -99,13 +98,13 @@ def installed() -> Installed:
     return Installed(dict(sorted(laws.items())), dict(sorted(trainable.items())), dict(sorted(broken.items())))
 
 
-def lone_surrogate(name: str) -> TrainableSpec | None:
+def lone_surrogate(name: object) -> LawSpec | None:
     """Return the surrogate of the plugin whose entry point has the same name, without loading the others.
 
     Returns:
         None if all plugins are loaded already, if there is no such plugin, or if it is faulty.
     """
-    entries = importlib.metadata.entry_points(group=_GROUP, name=name)
+    entries = importlib.metadata.entry_points(group=_GROUP, name=name) if isinstance(name, str) else ()
     if _loaded.cache_info().currsize or len(entries) != 1:
         return None
     plugins, broken = _registered(entries)
@@ -113,7 +112,7 @@ def lone_surrogate(name: str) -> TrainableSpec | None:
         provided = [one for plugin in plugins.get_plugins() for one in _provided(plugins, plugin)]
     except Exception:  # noqa: BLE001 - the registry of all plugins tells what is wrong
         return None
-    found = [spec for law, spec in provided if law.name == name and isinstance(spec, TrainableSpec)]
+    found = [law for law, spec in provided if law.name == name and isinstance(spec, TrainableSpec)]
     return found[0] if not broken and len(found) == 1 else None
 
 
@@ -185,11 +184,7 @@ def law_parameters(mapping: Mapping[str, Any]) -> LawParameters:
     """
     if "law" not in mapping:
         raise CaseError(f"missing; {available('expected one of', installed_laws())}", key="law")
-    spec = law_spec(mapping["law"])
-    try:
-        return spec.parameters.model_validate(dict(mapping))
-    except ValidationError as error:
-        raise first_error(error) from error
+    return law_spec(mapping["law"]).read(mapping)
 
 
 def get_law(parameters: LawParameters, context: LawContext) -> MaterialLaw:

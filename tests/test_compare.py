@@ -98,13 +98,16 @@ def test_a_comparison_prints_a_line_for_every_step_of_both_runs(
 def test_a_quantity_of_the_law_that_is_not_as_expected_ends_the_comparison_with_code_4(
     compare: Compare, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The body of the law moves half as far as that of the reference, for which nothing is expected."""
+    """The body of the case moves twice as far as that of the reference, for which nothing is expected."""
     corner = {"displacement": "ux", "at": [2.0, 1.0]}
-    both = compare(SHEAR | {"quantities": {"corner": corner}}, "--law", json.dumps(STIFFER), "--reference", "case")
+    options = ("--law", "case", "--reference", json.dumps(STIFFER))
+    both = compare(SHEAR | {"quantities": {"corner": corner}}, *options)
     of_law, of_reference = (both["quantities"][side]["corner"] for side in ("law", "reference"))
-    assert of_law == pytest.approx(of_reference / 2, rel=1e-9) and both["expected"] == {}
+    assert of_law == pytest.approx(2 * of_reference, rel=1e-9) and both["expected"] == {}
     capsys.readouterr()
-    options = ("--law", json.dumps(STIFFER), "--reference", "case")
+    foreign = ("--law", json.dumps(STIFFER), "--reference", "case")  # what is expected, is expected of the case's law
+    assert compare(SHEAR | {"quantities": {"corner": corner | {"expected": of_law}}}, *foreign)["expected"] == {}
+    capsys.readouterr()
     met = compare(SHEAR | {"quantities": {"corner": corner | {"expected": of_law}}}, *options)
     assert met["expected"]["corner"]["missed"] is False and "MISSED" not in capsys.readouterr().out
     Path("case.yaml").write_text(
@@ -119,7 +122,7 @@ def test_a_quantity_of_the_law_that_is_not_as_expected_ends_the_comparison_with_
     )
     assert printed.err.count("\n") == printed.out.count("MISSED") == 1
     report = json.loads(Path("results/case_compare/compare.json").read_text())
-    assert report["expected"]["corner"]["difference"] == pytest.approx(0.5, rel=1e-9)
+    assert report["expected"]["corner"]["difference"] == pytest.approx(1.0, rel=1e-9)
 
 
 def test_the_law_of_another_case_is_taken_with_its_files(compare: Compare, tmp_path: Path) -> None:

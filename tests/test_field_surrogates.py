@@ -274,8 +274,8 @@ def test_a_homogeneous_stiffness_is_inverted(kind: str) -> None:
     columns = fields.permute(1, 2, 0, 3).reshape(space.n_dofs, 6).numpy()
     force = torch.as_tensor(homogeneous_stiffness(space, tangent) @ columns)
     force = force.reshape(space.n_nodes, dim, 2, 3).permute(2, 0, 1, 3)
-    rest = homogeneous_solver(space, tangent)(force) - fields
-    torch.testing.assert_close(rest, rest[:, :1].expand_as(rest), rtol=0, atol=1e-10)
+    error = homogeneous_solver(space, tangent)(force) - fields
+    torch.testing.assert_close(error, error[:, :1].expand_as(error), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(("cell", "cells"), [("quad", 16), ("triangle", 16), ("hexahedron", 8)])
@@ -392,8 +392,8 @@ def test_the_gap_tells_the_error_of_the_energy_of_linear_phases() -> None:
     sensitivity = exact + 1e-3 * random_fields(exact.expand(2, -1, -1, -1))
     fluctuation = torch.einsum("nads,ns->nad", sensitivity, strain)
     found = problem.evaluate(strain, fluctuation, sensitivity)
-    truth = 0.5 * torch.einsum("ns,st,nt->n", strain, torch.as_tensor(tangent), strain)
-    torch.testing.assert_close(found.gap, 1.0 - truth / found.energy, rtol=1e-8, atol=0.0)
+    exact_energy = 0.5 * torch.einsum("ns,st,nt->n", strain, torch.as_tensor(tangent), strain)
+    torch.testing.assert_close(found.gap, 1.0 - exact_energy / found.energy, rtol=1e-8, atol=0.0)
 
 
 def test_a_line_search_shortens_a_step_that_is_too_long_and_rejects_one_uphill() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -24,6 +25,21 @@ def test_ctrl_c_waits_for_the_end_of_a_shielded_block() -> None:
                 reached.append("inner")
             reached.append("outer")
     assert reached == ["inner", "outer"] and signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_content_is_on_disk_before_it_replaces_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, int]] = []
+    replace = os.replace
+
+    def replaced(old: Path, new: Path) -> None:
+        calls.append(("replace", os.stat(old).st_ino))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", lambda handle: calls.append(("fsync", os.fstat(handle).st_ino)))
+    monkeypatch.setattr(os, "replace", replaced)
+    write_text(tmp_path / "a.txt", "text")
+    inode = (tmp_path / "a.txt").stat().st_ino
+    assert calls == [("fsync", inode), ("replace", inode)]
 
 
 def test_failed_write_leaves_no_trace(tmp_path: Path) -> None:

@@ -43,6 +43,23 @@ def test_axes_of_all_pictures_name_quantity_and_unit(tmp_path: Path, monkeypatch
     assert names == AXES
 
 
+def test_curves_of_a_comparison_carry_the_name_of_their_law(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, np.ndarray] = {}
+
+    def noted(self: Figure, path: Path, **options: object) -> None:
+        drawn.update({str(line.get_label()): line.get_xydata().T for axes in self.axes for line in axes.lines})
+        path.touch()
+
+    monkeypatch.setattr(Figure, "savefig", noted)
+    law, reference = np.array([[0.0, 1.0], [0.0, 2.0]]), np.array([[0.0, 1.5], [0.0, 3.0]])
+    curve = Curve("right, x", "reaction [force]", law, reference)
+    draw_comparison(tmp_path / "compare.png", [curve], {"stress": [0.1, 0.2]}, ("spon", "nested"))
+    assert set(drawn) == {"right, x, spon", "right, x, nested", "stress"}
+    np.testing.assert_array_equal(drawn["right, x, spon"], law)
+    np.testing.assert_array_equal(drawn["right, x, nested"], reference)
+    np.testing.assert_array_equal(drawn["stress"], [[1, 2], [0.1, 0.2]])
+
+
 @pytest.mark.parametrize("kind", ["quad", "tetra10"])
 def test_picture_shows_the_body_without_warnings(tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: str) -> None:
     grid = two_cells(kind)

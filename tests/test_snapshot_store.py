@@ -109,6 +109,15 @@ def test_a_changed_number_is_found_in_every_field(tmp_path: Path, field: str) ->
     assert SnapshotStore(report.file.parent, rve).sound_count() == 4
 
 
+def test_a_changed_number_is_found_before_the_batches_are_merged(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path, "rve")
+    for first in (0, 2):
+        store.append({"strain": np.full((2, 3), first), "tangent": np.ones((2, 3, 3))})
+    with h5py.File(tmp_path / "snapshots-000000002.h5", "r+") as file:
+        file["strain"][1, 2] = 1.0
+    assert SnapshotStore(tmp_path, "rve").sound_count() == 3
+
+
 def test_rows_in_another_order_are_unsound(tmp_path: Path) -> None:
     store = SnapshotStore(tmp_path, "rve")
     store.append({"strain": np.arange(12.0).reshape(4, 3), "tangent": np.ones((4, 3, 3))})

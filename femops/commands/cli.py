@@ -368,9 +368,9 @@ def _abort(error: Exception, arguments: list[str]) -> int:
 
     comm = MPI.COMM_WORLD
     rank = comm.rank if comm.size > 1 else None
-    file, said = of_files(error), "femops: " if rank is None else f"femops: rank {rank}: "
+    file, prefix = of_files(error), "femops: " if rank is None else f"femops: rank {rank}: "
     errors.quiet = False
-    code = _fail(said + (file or noted(error, arguments, rank)), INPUT_ERROR if file else UNKNOWN_FAULT)
+    code = _fail(prefix + (file or noted(error, arguments, rank)), INPUT_ERROR if file else UNKNOWN_FAULT)
     if comm.size > 1:
         time.sleep(_FORWARDING)
         comm.Abort(code)

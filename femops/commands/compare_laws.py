@@ -49,14 +49,14 @@ class Chooser:
     comm: MPI.Comm
     training: Progress
 
-    def case_with(self, option: str, text: str, judged: Case | None = None) -> Case:
+    def case_with(self, option: str, text: str, law: Case | None = None) -> Case:
         """Return the case with the law that an option names; collective.
 
         Args:
             option: The option, for messages.
             text: `case` for the law of the case, `nested` for the nested law that its surrogates approximate, a case
                 file whose `material` is used, or a YAML mapping.
-            judged: The case whose surrogates `nested` refers to; by default the case itself.
+            law: The case whose surrogates `nested` refers to; by default the case itself.
 
         Raises:
             CaseError: The case or the law cannot be used; the message names the option if it is at fault.
@@ -65,8 +65,8 @@ class Chooser:
         if text == OWN:
             return own
         if text == NESTED:
-            surrogates = judged or own
-            if not surrogates_of(surrogates) and any(law.law == NESTED for law in own.laws().values()):
+            surrogates = law or own
+            if not surrogates_of(surrogates) and any(one.law == NESTED for one in own.laws().values()):
                 return own
             material = self._nested(option, surrogates)
         elif text.lstrip().startswith("{"):

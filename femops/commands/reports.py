@@ -101,15 +101,15 @@ def report_trust(console: Console, statistics: dict[str, Any]) -> None:
 
 def _report_error(console: Console, statistics: dict[str, Any]) -> None:
     """Print the largest error of the accepted responses, and the number of points where it is unknown."""
-    infinite, judged = statistics["points_infinite"], statistics["points_judged"]
+    infinite, certified = statistics["points_infinite"], statistics["points_judged"]
     kind = statistics["certificate"] or "as stated by the law"
-    beyond = f"infinite at {infinite} of {judged} points" if infinite else ""
+    beyond = f"infinite at {infinite} of {certified} points" if infinite else ""
     if statistics["largest_error"]:  # zero if all points were solved exactly
         largest = f"{statistics['largest_error']:.1e} ({kind})"
         console.print(f"Largest error of the answers used: {largest}{beyond and ', '}{beyond}.", soft_wrap=True)
     elif beyond:
         console.print(f"Error of the answers used ({kind}): {beyond}.", soft_wrap=True)
-    elif statistics["can_certify"] and not judged:
+    elif statistics["can_certify"] and not certified:
         how = "trust: {on_violation: warn} in the case does that"
         console.print(f"No error of the answers was estimated; {how}.", soft_wrap=True)
 

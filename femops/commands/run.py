@@ -168,7 +168,7 @@ class _Record:
     def close(self) -> None:
         """Move the written results to the results folder, also after a failure; not collective."""
         if self.problem.comm.rank == 0 and (self.steps or self.failure):
-            with suppress(OSError):  # another error is raised already
+            with suppress(OSError, CaseError):  # another error is raised already
                 self._close()
 
     def _close(self) -> None:

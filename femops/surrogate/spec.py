@@ -177,6 +177,7 @@ class TrainedModel:
             that builds it.
         low: Lower corner of the training range, Mandel [-]. Shape (n_s,).
         high: Upper corner. Shape (n_s,).
+        folder: The model folder, if it was read from one.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -184,6 +185,7 @@ class TrainedModel:
     rve_or_builder: RVE | Callable[[], RVE]
     low: Array
     high: Array
+    folder: Path | None = None
 
     @cached_property
     def rve(self) -> RVE:

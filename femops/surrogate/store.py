@@ -241,15 +241,17 @@ def model_of(fit: Fit, rve: "RVE | Callable[[], RVE]", folder: Path, manifest: M
     if not finite_range(manifest.low, manifest.high, n_s):
         problem = f"{manifest.low} to {manifest.high} is no range of {n_s} strains"
         raise CaseError(f"{problem}; train the model again", file=present(folder) / MANIFEST, key="low")
-    return TrainedModel(fit.arrays, fit.settings, rve, np.array(manifest.low), np.array(manifest.high))
+    return TrainedModel(fit.arrays, fit.settings, rve, np.array(manifest.low), np.array(manifest.high), folder)
 
 
 @contextmanager
-def of_arrays(folder: Path) -> Iterator[None]:
-    """Context manager that adds the array file to any `StoredArrayError`."""
+def of_arrays(folder: Path | None) -> Iterator[None]:
+    """Context manager that adds the array file of a model folder, if there is one, to any `StoredArrayError`."""
     try:
         yield
     except StoredArrayError as error:
+        if folder is None:
+            raise
         raise error.within(file=present(folder) / ARRAYS) from error
 
 

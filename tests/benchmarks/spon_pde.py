@@ -2,7 +2,7 @@
 
 Relative errors are ‖found − exact‖ / ‖exact‖ in L2 (`l2`) and of the gradient (`h1`), over 100 test samples; exact is
 the finite-element solution on the same mesh, and on a much finer one in `convergence`. `free` is the error of the part
-beyond the lifting of the Dirichlet values. SPON sees four times what load is left, assembled exactly by finite
+beyond the lifting of the Dirichlet values. SPON sees the residual load four times, assembled exactly by finite
 elements; `one_pass_*` never does: the network alone, once. `fno_*` is the Fourier neural operator (arXiv 2010.08895: 4
 layers, 12 modes along each axis, width 32, padded) on the same data, trained for as long as SPON was on the same core;
 its batch and learning rate are the best of four pairs tried for 40 s.
@@ -84,7 +84,7 @@ def beam(options: Mapping[str, str]) -> dict[str, Any]:
 def convergence(options: Mapping[str, str]) -> dict[str, Any]:
     """Poisson's equation on finer and finer meshes, against a solution on a fine mesh of second order."""
     fine = PDESolver(make_problem(problem_block({**POISSON, "cells": FINE, "order": 2, "length": LENGTH})))
-    truth = fine.solve(draw_inputs(fine.problem, N_REFERENCE, 3))
+    reference = fine.solve(draw_inputs(fine.problem, N_REFERENCE, 3))
     result: dict[str, Any] = {}
     mass, fine_points = fine.problem.norms["l2"], fine.problem.space.tabulate_dof_coordinates()
     for n in MESHES:
@@ -94,11 +94,11 @@ def convergence(options: Mapping[str, str]) -> dict[str, Any]:
             operator = Operator(fit.arrays, fit.settings)
             own = operator.solver.solve(draw_inputs(operator.problem, N_REFERENCE, 3))
             found, onto = operator.predict(own), interpolation(operator.problem.space, fine_points)
-            result[f"{name}_{n}"] = _median(mass, found @ onto.T - truth.solution, truth.solution)
+            result[f"{name}_{n}"] = _median(mass, found @ onto.T - reference.solution, reference.solution)
             own_mass = operator.problem.norms["l2"]
             result[f"{name}_network_{n}"] = _median(own_mass, found - own.solution, own.solution)
             result[f"{name}_seconds_training_{n}"] = fit.metrics["seconds_training"]
-        result[f"fe_{n}"] = _median(mass, own.solution @ onto.T - truth.solution, truth.solution)
+        result[f"fe_{n}"] = _median(mass, own.solution @ onto.T - reference.solution, reference.solution)
     for name in ("fe", "spon", "one_pass"):
         values = [result[f"{name}_{n}"] for n in MESHES]
         result[f"rate_{name}"] = float(-np.polyfit(np.log(MESHES), np.log(values), 1)[0])

@@ -14,7 +14,7 @@ from femops_equino import law
 from femops_equino.kernels import accelerator
 from femops_equino.kernels.torch_adjoint import TorchAdjoint
 from femops_equino.kernels.torch_newton import TorchNewton
-from femops_equino.networks import trained
+from femops_equino.networks.stored import stored
 from femops_equino.networks.torch_networks import initial_weights
 from femops_equino.reduced.adjoint import Adjoint
 from femops_equino.reduced.model import ReducedModel
@@ -105,8 +105,8 @@ def test_the_law_on_a_device_is_the_law_of_the_kernels(plane, monkeypatch, devic
 
 def test_networks_on_a_device_are_those_of_the_kernels(plane):
     arrays, strain = load_law(plane.model).trained.arrays, strains(20)
-    kernels = trained.stored(arrays, "float64")
-    in_torch = trained.stored(arrays, "float64", torch.device("cpu"))
+    kernels = stored(arrays, "float64")
+    in_torch = stored(arrays, "float64", torch.device("cpu"))
     assert set(kernels) == set(in_torch) == {"potential", "coefficients", "normal"}
     for name in ("coefficients", "normal"):
         expected = kernels[name](strain)

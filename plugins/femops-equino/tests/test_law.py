@@ -59,10 +59,9 @@ def test_networks_without_corrections_come_close_and_are_symmetric(plane, refere
 def test_the_elastic_limit_is_that_of_the_nested_solve(law, reference):
     tiny = 1e-10 * np.eye(3)
     exact = reference.nested.evaluate(tiny, np.zeros((3, reference.nested.n_state)), 1.0)
-    z = law.full.model.extended(tiny, tiny @ law.basis.elastic.T)
-    assert (
-        relative(law.full.model.solve(tiny, z[:, law.full.model.n_e :], 3, 1e-14).tangent, exact.tangent).max() < 1e-8
-    )
+    full = law.microscale.full.model
+    start = full.extended(tiny, tiny @ law.basis.elastic.T)[:, full.n_e :]
+    assert relative(full.solve(tiny, start, 3, 1e-14).tangent, exact.tangent).max() < 1e-8
     assert relative(answer_of(law, tiny).tangent, exact.tangent).max() < 2e-4  # what the cubature leaves
 
 
@@ -139,7 +138,7 @@ def test_a_law_learns_from_exact_solutions_and_its_old_states_stay_good(plane, r
     errors = [relative(answer_of(one, new).stress, exact) for one in (law, learned)]
     assert errors[1].max() < 0.3 * errors[0].max()
     errors = [
-        relative(one.full.model.solve(new, new @ one.basis.elastic.T, 12, 1e-14).stress, exact)
+        relative(one.microscale.full.model.solve(new, new @ one.basis.elastic.T, 12, 1e-14).stress, exact)
         for one in (law, learned)
     ]
     assert (errors[1] < 0.5 * errors[0]).all()  # without the cubature, of every strain
@@ -164,12 +163,12 @@ def test_fields_inside_the_rve_are_those_of_the_nested_solve(law, reference):
 
 
 def test_modes_are_orthonormal_in_energy_and_hold_elasticity_first(law):
-    basis, operators = law.basis, law.operators
+    basis, operators = law.basis, law.microscale.operators
     np.testing.assert_allclose(
         operators.displacement_gram(basis.displacement, basis.displacement), np.eye(12), rtol=0, atol=1e-10
     )
     np.testing.assert_allclose(operators.stress_gram(basis.stress, basis.stress), np.eye(18), rtol=0, atol=1e-10)
-    elastic = law._exact.solver.elastic_sensitivity
+    elastic = law.microscale.exact.solver.elastic_sensitivity
     size = np.abs(basis.elastic).max()
     assert np.abs(basis.elastic[3:]).max() < 1e-9 * size and np.linalg.matrix_rank(basis.elastic[:3]) == 3
     np.testing.assert_allclose(basis.displacement @ basis.elastic, elastic, rtol=0, atol=1e-9 * np.abs(elastic).max())
@@ -177,11 +176,11 @@ def test_modes_are_orthonormal_in_energy_and_hold_elasticity_first(law):
 
 @pytest.mark.parametrize("model", ["model", "indicator"])
 def test_weights_of_the_cubature_are_positive_and_fill_the_matrix(law, model):
-    found = law.model if model == "model" else law.indicator_points.model
+    found = law.model if model == "model" else law.microscale.indicator_points.model
     weight = found.parameters[:, 0]
     assert (weight > 0.0).all()
-    assert weight.sum() == pytest.approx(law.full.model.parameters[:, 0].sum(), rel=0.05)
-    assert len(weight) < len(law.full.model.parameters) / 10
+    assert weight.sum() == pytest.approx(law.microscale.full.model.parameters[:, 0].sum(), rel=0.05)
+    assert len(weight) < len(law.microscale.full.model.parameters) / 10
 
 
 def test_a_law_in_3d_keeps_contract_and_bound(solid, solid_reference):
@@ -214,6 +213,28 @@ def test_a_trained_law_runs_without_torch(plane):
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
+HEAVY = {
+    *("mpi4py", "petsc4py", "dolfinx", "ufl", "basix", "gmsh", "h5py", "meshio", "torch", "matplotlib", "pyvista"),
+    *("scipy.stats", "scipy.sparse", "scipy.spatial", "femops_spon", "femops.rve.spec", "femops.builtin"),
+}
+
+
+@pytest.mark.parametrize("more", [{}, {"corrections": 1}, {"corrections": "adjoint"}, {"corrections": 0}], ids=str)
+def test_a_trained_law_is_evaluated_without_the_libraries_of_the_host(plane, more):
+    """Neither MPI nor meshes are loaded until they are needed, and of the plugins only the one that is named."""
+    given = {"law": "equino", "model": str(plane.model), "device": "cpu", **more} if more else str(plane.model)
+    code = (
+        "import sys, numpy, femops\n"
+        f"law = femops.load_law({given!r})\n"
+        "answer = law.evaluate(numpy.full((2, 3), 0.01), numpy.zeros((2, law.n_state)), 1.0)\n"
+        f"print(sorted({HEAVY!r} & set(sys.modules)), len(sys.modules))\n"
+        "assert law.certify(numpy.full((2, 3), 0.01), answer, 'bound').max() < 1.0 and 'dolfinx' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True)
+    loaded, _, count = done.stdout.strip().rpartition(" ")
+    assert loaded == "[]" and int(count) < 1000
+
+
 def test_single_precision_is_close_to_double(plane, law, reference):
     strain = reference.strain[reference.inside]
     ours = answer_of(loaded(plane, precision="float32", tolerance=1e-6), strain)
@@ -231,9 +252,10 @@ def test_a_tolerance_below_the_round_off_of_single_precision_is_refused():
 @pytest.mark.parametrize("kind", ["plane", "solid"])
 def test_a_model_with_a_wrong_array_is_refused_before_a_kernel_sees_it(kind, request, monkeypatch):
     law = load_law(request.getfixturevalue(kind).model)
-    monkeypatch.setattr("femops_equino.law.ExactRVE", lambda rve: law._exact)  # the same for all, and slow to make
-    stored = law.trained
-    load = lambda arrays: EquiNOLaw(replace(stored, arrays=arrays), law.parameters)  # noqa: E731
+    exact = law.microscale.exact
+    monkeypatch.setattr("femops_equino.microscale.ExactRVE", lambda rve: exact)  # the same for all, and slow to make
+    stored = replace(law.trained, rve_or_builder=law.rve)
+    load = lambda arrays: EquiNOLaw(replace(stored, arrays=arrays), law.parameters).microscale  # noqa: E731
     check_arrays(stored.arrays, load, any_length=["states"])
 
 
@@ -250,7 +272,7 @@ def test_numbers_that_no_model_has_are_refused(plane, law, name, index, value, w
     changed = np.array(law.trained.arrays[name])
     changed[index] = value
     with pytest.raises(CaseError, match=words):
-        EquiNOLaw(replace(law.trained, arrays={**law.trained.arrays, name: changed}), law.parameters)
+        assert EquiNOLaw(replace(law.trained, arrays={**law.trained.arrays, name: changed}), law.parameters).microscale
 
 
 def test_a_wrong_array_is_told_with_its_file(plane, tmp_path):

@@ -48,6 +48,8 @@ def test_training_judges_at_microstructures_that_it_has_not_seen(linear):
     assert validation["count"] == STUDY["family"]["validation"]
     assert validation["bound"]["violations"] == 0
     assert validation["tangent"]["max"] < 1e-2
+    seconds = linear.metrics["seconds_per_rve"]
+    assert seconds["ratio"] == pytest.approx(seconds["nested"] / seconds["law"])
     curve = json.loads((linear.model.parent / "metrics.json").read_text())
     assert curve["validation"] == validation
 

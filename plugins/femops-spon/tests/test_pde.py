@@ -22,6 +22,7 @@ from femops.pde.levels import free_nodes, interpolation, make_hierarchy
 from femops.pde.meshes import Box, at_points, boundary, periodic_images, side
 from femops.pde.options import OwnBlock, Problem, problem_block
 from femops.pde.problem import PDEProblem
+from femops.pde.random_fields import gaussian_field
 from femops.pde.residual import residual_load
 from femops.pde.solver import PDESolver, draw_inputs
 from femops.surrogate import ProblemTask
@@ -96,6 +97,13 @@ def diffusion(options):
     return PDEProblem(residual, u, {"conductivity": conductivity}, sample, pinned, image_of=images, coarse=coarse)
 
 
+def advection():
+    """Diffusion with a flow along x, whose stiffness is not symmetric."""
+    problem = diffusion({})
+    (v,) = problem.residual.arguments()
+    return replace(problem, residual=problem.residual + 5.0 * problem.solution.dx(0) * v * ufl.dx)
+
+
 def wild(problem):
     """An operator with random weights, and samples for it."""
     solver = PDESolver(problem)
@@ -143,14 +151,14 @@ def test_an_unstructured_mesh_of_three_dimensions_has_levels_too():
     assert np.allclose(levels[1].prolongation @ np.ones(levels[1].graph.n_nodes), 1.0)
 
 
-def test_spaces_that_are_not_nested_are_refused():
+def test_spaces_that_are_no_subspaces_are_refused():
     spaces = [Box((1.0, 1.0), (n, n), "quadrilateral").spaces(1)[0] for n in (8, 3)]
     with pytest.raises(ValueError, match="expected a subspace of it"):
         make_hierarchy(free_nodes(spaces[0], np.zeros(81, dtype=bool), np.arange(81)), spaces[1:])
 
 
 @pytest.mark.parametrize("order", [1, 2])
-def test_the_truth_of_a_neumann_problem_converges_as_theory_says(order):
+def test_the_solution_of_a_neumann_problem_converges_as_theory_says(order):
     errors = []
     for cells in (8, 16):
         problem = neumann({"cells": cells, "order": order})
@@ -162,8 +170,43 @@ def test_the_truth_of_a_neumann_problem_converges_as_theory_says(order):
     assert np.log2(errors[0] / errors[1]) > order + 0.9
 
 
+def test_prescribed_nodes_are_in_no_level():
+    levels = make_problem(problem_block(POISSON)).levels
+    assert [one.graph.n_nodes for one in levels] == [49, 9, 1]
+
+
+def test_features_are_the_means_over_each_cell():
+    problem = diffusion({})
+    conductivity = np.arange(1.0, 65.0)
+    assert np.allclose(problem.features({"conductivity": conductivity}), conductivity[None])
+    beam = make_problem(problem_block(BEAM))
+    modulus = np.arange(1.0, 1.0 + beam.shape_of("modulus")[0])
+    found = beam.features({"modulus": modulus, "shortening": np.array(0.25)})
+    assert np.allclose(found[0], modulus)
+    gradient = [-0.25, 0.0, 0.0, 0.0]  # of the lifting
+    assert np.allclose(found[1:], np.array([0.25, *gradient])[:, None])
+
+
+def test_the_stress_of_the_beam_is_the_neo_hookean_one():
+    problem = make_problem(problem_block({**BEAM, "poisson_ratio": 0.25}))
+    problem.set_inputs({"modulus": np.full(problem.shape_of("modulus"), 2.0), "shortening": np.array(0.0)})
+    points, deformation = problem.space.tabulate_dof_coordinates()[:, :2], np.array([[0.9, 0.2], [-0.1, 1.2]])
+    problem.solution.x.array[:] = (points @ (deformation - np.eye(2)).T).ravel()
+    forces = fem.assemble_vector(fem.form(problem.residual)).array.reshape(-1, 2)
+    inverse, shear, lame = np.linalg.inv(deformation).T, 0.8, 0.8  # of E = 2, ν = 1/4
+    stress = shear * (deformation - inverse) + lame * np.log(np.linalg.det(deformation)) * inverse
+    assert np.allclose(forces[side(points, 0, 5.0)].sum(axis=0), stress[:, 0], rtol=1e-12)  # the height is 1
+
+
+def test_random_fields_have_the_covariance_that_they_state():
+    rng, points = np.random.default_rng(0), np.array([[0.0, 0.0], [0.3, 0.0], [0.3, 0.4]])
+    values = np.array([gaussian_field(rng, 2, 0.3)(points) for _ in range(4000)])
+    distance = np.linalg.norm(points[:, None] - points, axis=2)
+    assert np.allclose(values.T @ values / len(values), np.exp(-0.5 * (distance / 0.3) ** 2), atol=0.06)
+
+
 def test_newton_ends_in_equilibrium_with_the_ends_where_they_belong():
-    problem = make_problem(problem_block(BEAM))
+    problem = make_problem(problem_block({**BEAM, "load_steps": 7}))  # sevenths are not exact
     solver = PDESolver(problem)
     samples = solver.solve(draw_inputs(problem, 2, 1))
     problem.set_inputs({name: values[1] for name, values in samples.inputs.items()})
@@ -204,8 +247,10 @@ def test_a_linear_operator_is_linear_in_its_load():
     assert torch.allclose(2.0 * parts[:1] - 3.0 * parts[1:2], together, rtol=1e-4, atol=1e-5 * float(parts.std()))
 
 
-@pytest.mark.parametrize("make", [lambda: make_problem(problem_block(BEAM)), lambda: diffusion({})])
-def test_the_remainder_vanishes_at_the_solution_and_has_the_derivative_that_it_says(make):
+@pytest.mark.parametrize(
+    "make", [lambda: make_problem(problem_block(BEAM)), lambda: diffusion({}), lambda: advection()]
+)
+def test_the_residual_load_vanishes_at_the_solution_and_has_the_derivative_that_it_says(make):
     problem = make()
     solver = PDESolver(problem)
     samples = solver.solve(draw_inputs(problem, 2, 1))
@@ -408,3 +453,14 @@ def test_functions_that_make_no_problem_are_told(pde, words):
 def test_boundary_finds_all_sides():
     points = Box((2.0, 1.0), (4, 2), "triangle").spaces(1)[0].tabulate_dof_coordinates()
     assert len(boundary(Box((2.0, 1.0), (4, 2), "triangle"), points)) == 12
+    assert [len(side(points, *one)) for one in ((0, 2.0), (1, 1.0))] == [3, 5]
+
+
+def test_periodic_images_are_a_period_apart_along_every_axis():
+    box = Box((2.0, 1.0), (4, 2), "triangle")
+    points = box.spaces(1)[0].tabulate_dof_coordinates()
+    images = periodic_images(box, points, (0, 1))
+    assert len(np.unique(images)) == 4 * 2
+    periods = (points - points[images])[:, :2] / box.size
+    assert np.allclose(periods, np.rint(periods))
+    assert len(np.unique(periodic_images(box, points, (0,)))) == 4 * 3

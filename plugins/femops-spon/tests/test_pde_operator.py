@@ -248,6 +248,12 @@ def test_the_numbers_of_a_distribution_are_those_of_its_definition():
     assert found.contains(np.ones((1, 5))).all() and not found.contains((1.0 + 0.01 * off)[None]).any()
 
 
+def test_few_samples_in_many_dimensions_do_not_make_the_others_unusual():
+    draws = np.random.default_rng(0)
+    found = Distribution.of(draws.standard_normal((40, 200)))
+    assert found.contains(draws.standard_normal((200, 200))).mean() > 0.95
+
+
 def test_an_operator_with_a_wrong_array_is_refused(poisson):
     problem = poisson.problem
     settings = {"surrogate": {**NETWORK, "passes": 2}}

@@ -1,7 +1,7 @@
-"""Fused numba kernels of `potential` and `adjoint`, vectorised over blocks of points.
+"""Fused numba kernels of `networks.evaluation` and `reduced.adjoint`, vectorised over blocks of points.
 
 Points are the last axis of all block arrays. BLOCK is a compile-time constant, so that numba vectorises the innermost
-loops. Names are those of `potential.Network` and `adjoint.Energy`.
+loops. Names are those of `evaluation.Network` and `adjoint.Energy`.
 """
 
 import numba

@@ -1,4 +1,4 @@
-"""The adjoint path of `adjoint` in batched torch, for an accelerator."""
+"""The adjoint path of `reduced.adjoint` in batched torch, for an accelerator."""
 
 import numpy as np
 
@@ -14,10 +14,10 @@ _CHUNK = 16384
 
 
 class TorchAdjoint:
-    """Adjoint path on a device; see `adjoint.Adjoint`.
+    """Adjoint path on a device; see `reduced.adjoint.Adjoint`.
 
     Args:
-        weights: Weights of the coefficient network, see `potential`.
+        weights: Weights of the coefficient network, see `networks.evaluation`.
         model: Reduced model of these coefficients.
         device: A torch device.
         precision: Precision of the computation.

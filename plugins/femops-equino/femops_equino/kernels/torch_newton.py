@@ -1,6 +1,6 @@
 """Newton's method on the reduced energy in batched torch, for an accelerator.
 
-The equations are those of `kernels`: with d = P z, its norm n and the secant modulus h = α₁/(α₂ + n),
+The equations are those of `kernels.newton`: with d = P z, its norm n and the secant modulus h = α₁/(α₂ + n),
 
     gradient   Q z + Σ_c ω h P_cᵀ d_c
     Hessian    Q + Σ_c Σ_ab ω (h δ_ab + (h'/n) d_a d_b) P_caᵀ P_cb
@@ -21,7 +21,7 @@ from femops_equino.networks.evaluation import Precision
 from femops_equino.reduced.model import ReducedModel, ReducedSolution
 
 _BUDGET = 1e9  # bytes: fills an accelerator, but leaves memory to other ranks on it
-_SMALLEST = 1e-30  # as in `kernels`
+_SMALLEST = 1e-30  # as in `kernels.newton`
 
 
 class _Step(NamedTuple):

@@ -55,7 +55,7 @@ class Adjoint:
     """Adjoint path, evaluated by the fused kernel.
 
     Args:
-        weights: Weights of the coefficient network, see `potential`.
+        weights: Weights of the coefficient network, see `networks.evaluation`.
         model: Reduced model of these coefficients.
         precision: Precision of the computation.
     """

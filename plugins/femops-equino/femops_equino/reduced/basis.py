@@ -1,13 +1,16 @@
 """Modes of displacement and stress, and the fields of snapshots that they are computed from."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from femops.notation import Array
 from femops.surrogate import CheckedArrays
 from femops.surrogate.spec import Arrays
-from femops_equino.reduced.pod import ElasticRVE
+
+if TYPE_CHECKING:
+    from femops_equino.reduced.pod import ElasticRVE
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Basis:
         """Return the stored modes; binds r, n_b and m = n_e + r."""
         displacement = arrays.take("modes.displacement", "n_free", "r")
         arrays.sizes["m"] = arrays.sizes["n_e"] + arrays.sizes["r"]
-        stress = arrays.take("modes.stress", arrays.sizes["n_s"] * arrays.sizes["n_points"], "n_b")
+        stress = arrays.take("modes.stress", "n_s · n_points", "n_b")
         return Basis(displacement, stress, arrays.take("modes.elastic", "r", "n_s"))
 
 
@@ -47,7 +50,9 @@ def displacement_candidates(sensitivity: Array, snapshots: Arrays, half: Array) 
     return sensitivity, np.concatenate([fields, changes.transpose(1, 0, 2).reshape(len(fields), -1)], axis=1)
 
 
-def stress_candidates(operators: ElasticRVE, sensitivity: Array, snapshots: Arrays, half: Array) -> tuple[Array, Array]:
+def stress_candidates(
+    operators: "ElasticRVE", sensitivity: Array, snapshots: Arrays, half: Array
+) -> tuple[Array, Array]:
     """Return the elastic stresses of the unit strains, and the nonlinear parts of snapshots and sensitivities.
 
     Arguments as in `displacement_candidates`; `phase_stress` and `phase_stress_sensitivity` are used.

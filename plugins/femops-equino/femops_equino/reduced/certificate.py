@@ -21,7 +21,7 @@ gap and the error of the stress are both of second order in the error of the fie
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +29,12 @@ import numpy.typing as npt
 from femops.law import CertificateKind
 from femops.notation import Array
 from femops.phases.saturating import Saturating
-from femops.rve.spec import RVE
 from femops.surrogate import CheckedArrays, chunks
 from femops_equino.reduced.admissible import CACHE_BYTES, Dual, least_gap
 from femops_equino.reduced.model import ReducedModel
+
+if TYPE_CHECKING:
+    from femops.rve.spec import RVE
 
 _FIELDS_AT_ONCE = 12
 _POOR = 1e-2  # of the energy: above this gap a better stress is computed
@@ -42,7 +44,7 @@ _ROUND_OFF = 1e-15  # of the energy: cancellation error in the gap of linear pha
 
 @dataclass(frozen=True)
 class CertificatePoints:
-    """CertificatePoints of the nonlinear phases at which the certificate is evaluated.
+    """Points of the nonlinear phases at which the certificate is evaluated.
 
     Attributes:
         strain: Strain as a map of z. Shape (n_s, C, m).
@@ -78,23 +80,26 @@ class CertificatePoints:
         }
 
     @staticmethod
-    def from_arrays(arrays: CheckedArrays, rve: RVE) -> "CertificatePoints":
+    def from_arrays(arrays: CheckedArrays, rve: "RVE") -> "CertificatePoints":
         """Return the stored points of an RVE."""
         nonlinear = [phase for phase in rve.phases if isinstance(phase, Saturating)]
-        strain = arrays.take("points.strain", "n_s", "P", "m")
-        stress = arrays.take("points.stress", "n_s", "P", "n_b")
-        projection = arrays.take("points.projection", "n_b", "P", "n_d")
+        strain, stress, projection, model = stored_points(arrays)
         stops = arrays.stops("points.stops", len(nonlinear), last=strain.shape[1])
         ranges = [slice(a, b) for a, b in pairwise([0, *stops])]
-        phases = tuple(zip(ranges, nonlinear, strict=True))
-        return CertificatePoints(
-            strain, stress, projection, phases, ReducedModel.from_arrays("points.model", arrays, "P")
-        )
+        return CertificatePoints(strain, stress, projection, tuple(zip(ranges, nonlinear, strict=True)), model)
 
     @property
     def bytes_of_one(self) -> int:
         """Memory of one prediction."""
         return 8 * self.strain.shape[0] * self.strain.shape[1] * _FIELDS_AT_ONCE
+
+
+def stored_points(arrays: CheckedArrays) -> tuple[Array, Array, Array, ReducedModel]:
+    """Return the stored arrays of `CertificatePoints`: strain, stress, projection and model."""
+    strain = arrays.take("points.strain", "n_s", "P", "m")
+    stress = arrays.take("points.stress", "n_s", "P", "n_b")
+    projection = arrays.take("points.projection", "n_b", "P", "n_d")
+    return strain, stress, projection, ReducedModel.from_arrays("points.model", arrays, "P")
 
 
 class Quadratics(NamedTuple):

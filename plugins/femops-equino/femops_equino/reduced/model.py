@@ -8,6 +8,7 @@ the plane.
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +16,12 @@ import numpy.typing as npt
 from femops.errors import CaseError
 from femops.notation import Array
 from femops.phases.saturating import Saturating
-from femops.rve.spec import RVE
 from femops.surrogate import CheckedArrays
 from femops_equino.kernels import newton
-from femops_equino.reduced.pod import ElasticRVE
+
+if TYPE_CHECKING:
+    from femops.rve.spec import RVE
+    from femops_equino.reduced.pod import ElasticRVE
 
 _LANES = 128
 # Orthonormal deviators: of (11, 22, 12, 33) in plane strain and of (11, 22, 33, 23, 13, 12) in 3D.
@@ -184,7 +187,7 @@ class ReducedModel:
         return tuple(one.astype(np.float32) for one in self._double)  # type: ignore[return-value]
 
 
-def assemble(rve: RVE, elastic: ElasticRVE, modes: Array) -> tuple[ReducedModel, Array]:
+def assemble(rve: "RVE", elastic: "ElasticRVE", modes: Array) -> tuple[ReducedModel, Array]:
     """Return the reduced model with all points, and the strain at all points as a map of z.
 
     Args:
@@ -224,7 +227,7 @@ def assemble(rve: RVE, elastic: ElasticRVE, modes: Array) -> tuple[ReducedModel,
     return model, maps
 
 
-def check_phases(rve: RVE) -> None:
+def check_phases(rve: "RVE") -> None:
     """Refuse phases whose energy a reduced model cannot represent.
 
     Raises:

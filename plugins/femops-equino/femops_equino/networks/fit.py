@@ -1,25 +1,20 @@
-"""Networks of the certified mode: training on labels of the reduced model, and evaluation."""
+"""Training of the networks of the certified mode on labels of the reduced model."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
-from typing import Any
 
 import numpy as np
 
 from femops.notation import Array
-from femops.surrogate import CheckedArrays, FitTask
-from femops_equino.networks import evaluation
+from femops.surrogate import FitTask
 from femops_equino.offline import Offline, converged, strains_to_learn
 from femops_equino.options import NetworkBlock
 from femops_equino.reduced.model import ReducedModel
 
 _RATE, _SAVE_EVERY = 3e-3, 100
-_NAMES = ("potential", "coefficients", "normal")
 
 
 def train(task: FitTask, reduced: Offline) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Train all networks; return their weights by `network.weight`, and their losses by network.
+    """Train all networks; return their weights under `network.weight`, and their losses by network.
 
     potential      W(E), for `corrections` 0
     coefficients   a(E), the initial guess of the corrections
@@ -56,65 +51,6 @@ def train(task: FitTask, reduced: Offline) -> tuple[dict[str, Array], dict[str, 
         trained["normal"] = train_coefficients(zero["normal_slope"][0], of_normal, half, "normal", *reported)
     weights = {f"{name}.{part}": one for name, net in trained.items() for part, one in net.weights.items()}
     return weights, {name: net.losses for name, net in trained.items()}
-
-
-def stored(
-    arrays: Mapping[str, Array] | CheckedArrays, precision: evaluation.Precision, device: Any = None
-) -> dict[str, Callable[[Array], Any]]:
-    """Return the networks of a trained model as functions of strains (n, n_s).
-
-    `potential` returns energy, stress and tangent, the others their outputs (n, n_out), all in the given precision.
-
-    Args:
-        arrays: Arrays of the trained model.
-        precision: Precision of the evaluation.
-        device: A torch device; None selects the CPU kernels.
-    """
-    networks: dict[str, Callable[[Array], Any]] = {}
-    for name in _NAMES:
-        weights = stored_weights(arrays, name)
-        if weights:
-            networks[name] = _on_device(name, weights, precision, device)
-    return networks
-
-
-def stored_weights(arrays: Mapping[str, Array] | CheckedArrays, name: str) -> dict[str, Array]:
-    """Return the weights of one network of a trained model, see `potential`; empty if it was not trained."""
-    own = CheckedArrays(arrays).part(f"{name}.")
-    if not own.names():
-        return {}
-    scalar = name == "potential"
-    weights = {"scale": own.take("scale", "n_s", positive=True), "metric": own.take("metric", "n_norms", "n_s", "n_s")}
-    n_in = own.sizes["n_s"] + own.sizes["n_norms"]
-    weights["weight_3"] = own.take("weight_3", 1 if name != "coefficients" else "n_out", "width")
-    n_out = len(weights["weight_3"])
-    own.check("weight_3", 0 < n_out <= own.sizes.get("r", n_out), "as many outputs as there are modes, or fewer")
-    shapes: dict[str, tuple[int | str, ...]] = {
-        "weight_1": ("width", n_in),
-        "bias_1": ("width",),
-        "weight_2": ("width", "width"),
-        "bias_2": ("width",),
-        "linear": ("n_s" if scalar else n_out, "n_s"),
-        "unit": () if scalar else (n_out,),
-    }
-    own.no_others([*weights, *shapes])
-    return weights | {key: own.take(key, *shape) for key, shape in shapes.items()}
-
-
-def _on_device(
-    name: str, weights: evaluation.Weights, precision: evaluation.Precision, device: Any
-) -> Callable[[Array], Any]:
-    if device is not None:
-        from femops_equino.networks import torch_networks  # imports torch
-
-        there = torch_networks.on_device(weights, device, precision)
-        if name == "potential":
-            return partial(torch_networks.evaluate_potential, *there)
-        return partial(torch_networks.evaluate_coefficients, *there)
-    ready = evaluation.prepare(weights, precision)
-    if name == "potential":
-        return partial(evaluation.evaluate_potential, ready)
-    return partial(evaluation.evaluate_coefficients, ready, n_out=len(weights["weight_3"]))
 
 
 def _labels(model: ReducedModel, strain: Array, a: Array) -> dict[str, Array]:
