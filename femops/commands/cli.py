@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -41,6 +41,7 @@ app = typer.Typer(
 console = Console(highlight=False, markup=False, emoji=False)
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
+Kind = Literal["c", "mgis", "umat"]
 CaseFile = Annotated[Path, typer.Argument(metavar="CASE", help="The case file (YAML).")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the case; may be repeated.")
@@ -246,6 +247,33 @@ def compare(
         report = compare_laws(case, tuple(overrides or ()), (law, reference), folder, comm, display)
     report_comparison(console, report)
     console.print(f"Report: {folder / REPORT}; picture: {folder / PICTURE}", soft_wrap=True)
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, or a law: '{law: spon, model: ...}'.")],
+    to: Annotated[Kind, typer.Option(help="c: the law alone; mgis, umat: with the interface of MFront or Abaqus.")],
+    corrections: Annotated[str | None, typer.Option(help="The law's parameter: auto, 0, 1, ..., adjoint.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the source, which names its functions; default results/LAW_KIND.")
+    ] = None,
+) -> None:
+    """Write a trained law as C source for other finite-element codes."""
+    import yaml
+    from mpi4py import MPI
+
+    from femops.export.model import export_model, law_mapping
+
+    def write() -> Path:
+        mapping = law_mapping(model)
+        if corrections is not None:
+            mapping["corrections"] = yaml.safe_load(corrections)
+        folder = output or Path("results") / f"{mapping.get('law')}_{to}"
+        export_model(mapping, to, folder)
+        return folder
+
+    folder = on_root(MPI.COMM_WORLD, write)
+    console.print(f"Source in {folder}; build it with: make -C {folder}", soft_wrap=True)
 
 
 @app.callback(invoke_without_command=True)

@@ -25,7 +25,7 @@ from femops_equino.options import EquiNOOptions, EquiNOParameters
 from femops_equino.pod import ElasticRVE
 from femops_equino.reduced import DEVIATOR, ReducedModel, ReducedSolution
 
-_MOST_CORRECTIONS = 12
+MOST_CORRECTIONS = 12
 _CONVERGED = 1e-14
 _SNAPSHOT_RTOL = 1e-10
 
@@ -170,7 +170,7 @@ class EquiNOLaw:
             Fluctuation at the free dofs [length], shape (n_free, n), and stress at the quadrature points [stress],
             shape (n_s, n_points, n).
         """
-        a = self.full.model.solve(strain, strain @ self.basis.elastic.T, _MOST_CORRECTIONS, _CONVERGED).coefficients
+        a = self.full.model.solve(strain, strain @ self.basis.elastic.T, MOST_CORRECTIONS, _CONVERGED).coefficients
         fluctuation = self.basis.displacement @ a.T
         local = (self.operators.gradient @ fluctuation).reshape(strain.shape[1], -1, len(strain)) + strain.T[:, None]
         stress = np.empty_like(local)
@@ -229,7 +229,7 @@ class EquiNOLaw:
         """Apply Newton corrections to the initial guess."""
         corrections = self.parameters.corrections
         counted = isinstance(corrections, int) and corrections > 0
-        largest = int(corrections) if counted else _MOST_CORRECTIONS
+        largest = int(corrections) if counted else MOST_CORRECTIONS
         tolerance = 0.0 if counted else self.parameters.tolerance
         start = self._start(strain, state)
         if self._device is not None:
