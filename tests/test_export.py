@@ -142,6 +142,8 @@ def test_a_law_without_c_source_is_refused(model: Path, sources: list[Any], caps
     assert "corrections" in _refusal(capsys, "export", model, "--to", "c", "--corrections", "1")
     message = _refusal(capsys, "export", "{law: elastic, E: 1.0, nu: 0.3}", "--to", "c")
     assert "law: 'elastic' is not trained" in message
+    law = f"{{law: toy, model: {model}, precision: float32}}"
+    assert "precision: float32 given, expected float64" in _refusal(capsys, "export", law, "--to", "c")
     assert "is no mapping" in _refusal(capsys, "export", "{law: [", "--to", "c")
 
 

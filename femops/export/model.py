@@ -46,6 +46,8 @@ def export_model(law: Mapping[str, Any], kind: Kind, output: Path) -> None:
     parameters = law_parameters(law)
     if not isinstance(parameters, SurrogateParameters):
         raise CaseError(f"{parameters.law!r} is not trained, expected the law of a trained surrogate", key="law")
+    if parameters.in_single_precision:
+        raise CaseError(f"{parameters.precision} given, expected float64 for C", key="precision")
     folder = model_folder(parameters, LawContext(2))
     manifest = read_manifest(folder)
     built = get_law(parameters, LawContext(manifest.dim))
@@ -137,7 +139,7 @@ def _values(
         "UNITS": string(manifest.units),
         "MODEL": manifest.sha256,
         "LICENCE": _LICENCE,
-        "NTENS": {2: "3 or 4", 3: "6"}[law.dim],
+        "NTENS": {2: "3, 4 or 6", 3: "6"}[law.dim],
         "SOURCES": " ".join(f"{one}.c" for one in (name, *wrappers)),
     }
 

@@ -41,7 +41,7 @@ typedef struct femops_law_info {
 /* Evaluate a law at n points.
  *
  * Neither allocates memory nor has a state, so that threads may call it at the same time. Outputs that are not wanted
- * may be null. Uses up to about one megabyte of the stack.
+ * may be null. Uses some hundred kilobytes of the stack.
  *
  *   strain      total strain at the end of the increment [-], (n, n_s)
  *   state       state at the start of the increment, (n, n_state); null if n_state is 0

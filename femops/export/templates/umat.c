@@ -18,10 +18,16 @@ enum { N_S = DIM == 2 ? 3 : 6, MOST = 6 };
 
 static const double SQRT2 = 1.4142135623730951;
 
-/* Positions of the host's components among those of the law; in plane strain 33 comes last. */
+/* Positions of the host's components among those of the law. In plane strain 33 comes next, and then the shears out of
+ * the plane, which a host has if it solves plane strain by solid elements, as CalculiX does. */
 #if DIM == 2
 static const int of_3[MOST] = {0, 1, 2};    /* 11, 22, 12 */
 static const int of_4[MOST] = {0, 1, 3, 2}; /* 11, 22, 33, 12 */
+#if defined(SHEAR_12_23_13)
+static const int of_6[MOST] = {0, 1, 3, 2, 5, 4};
+#else
+static const int of_6[MOST] = {0, 1, 3, 2, 4, 5};
+#endif
 #elif defined(SHEAR_12_23_13)
 static const int of_6[MOST] = {0, 1, 2, 5, 3, 4};
 #else
@@ -31,7 +37,7 @@ static const int of_6[MOST] = {0, 1, 2, 5, 4, 3};
 /* Return the positions for NTENS, or null. */
 static const int *positions(int n) {
 #if DIM == 2
-  return n == 3 ? of_3 : n == 4 ? of_4 : 0;
+  return n == 3 ? of_3 : n == 4 ? of_4 : n == 6 ? of_6 : 0;
 #else
   return n == 6 ? of_6 : 0;
 #endif
@@ -39,6 +45,16 @@ static const int *positions(int n) {
 
 /* Factor of the law's component over the host's: sqrt(2) for shear stresses. */
 static double scale(int position) { return position >= DIM && position < N_S ? SQRT2 : 1.0; }
+
+/* Entry of DDSDDE at two positions. Those out of the plane, of which only the row and the column of 33 are known, have
+ * no effect in plane strain; they keep the matrix regular. */
+static double entry(int a, int b, const double *tangent, const double *tangent_33) {
+  if (a < N_S && b < N_S) return tangent[a * N_S + b] / (scale(a) * scale(b));
+  if (a == N_S && b < N_S) return tangent_33[b] / scale(b);
+  if (b == N_S && a < N_S) return tangent_33[a] / scale(a);
+  if (a != b) return 0.0;
+  return a == N_S ? 0.5 * (tangent[0] + tangent[N_S + 1]) : 0.5 * tangent[N_S * N_S - 1];
+}
 
 /* Report a failure. */
 static void refuse(const char *why, int n, double *stress, double *ddsdde, double *pnewdt, const int *noel,
@@ -58,7 +74,7 @@ static void respond(double *stress, double *statev, double *ddsdde, const double
   const int n = ntens ? *ntens : 0, n_props = props && nprops ? *nprops : 0, *at = positions(n);
   const int extrapolates = n_props > 0 && props[0] == 1.0;
   const double tolerance = n_props > 1 ? props[1] : 0.0;
-  double strain[N_S] = {0.0}, own[N_S + 1] = {0.0}, tangent[N_S * N_S], tangent_33[N_S], error = 0.0;
+  double strain[N_S] = {0.0}, own[MOST] = {0.0}, tangent[N_S * N_S], tangent_33[N_S], error = 0.0;
   int status;
   if (!at || !stran || !stress || !ddsdde) {
     refuse("expected STRESS, DDSDDE, STRAN and NTENS @NTENS@", n, stress, ddsdde, pnewdt, noel, npt);
@@ -69,21 +85,14 @@ static void respond(double *stress, double *statev, double *ddsdde, const double
     if (at[i] < N_S)
       strain[at[i]] = total / scale(at[i]); /* engineering shears are twice the tensor's */
     else if (fabs(total) > 1e-12) {
-      refuse("the strain 33 is not zero, but the law is of plane strain", n, stress, ddsdde, pnewdt, noel, npt);
+      refuse("a strain out of the plane is not zero, but the law is of plane strain", n, stress, ddsdde, pnewdt, noel, npt);
       return;
     }
   }
   status = @NAME@_evaluate(1, strain, 0, dtime ? *dtime : 1.0, own, tangent, own + N_S, tangent_33, &error, 0);
   for (int i = 0; i < n; i++) {
     stress[i] = own[at[i]] / scale(at[i]);
-    for (int j = 0; j < n; j++) { /* DDSDDE is stored by columns */
-      double value = 0.5 * (tangent[0] + tangent[N_S + 1]); /* 33, 33: never used; keeps the matrix regular */
-      if (at[i] < N_S && at[j] < N_S)
-        value = tangent[at[i] * N_S + at[j]] / (scale(at[i]) * scale(at[j]));
-      else if (at[i] < N_S || at[j] < N_S)
-        value = tangent_33[at[i] < N_S ? at[i] : at[j]] / (scale(at[i]) * scale(at[j]));
-      ddsdde[i + n * j] = value;
-    }
+    for (int j = 0; j < n; j++) ddsdde[i + n * j] = entry(at[i], at[j], tangent, tangent_33); /* by columns */
   }
   if (statev && nstatv && *nstatv > 0) statev[0] = error;
   if (statev && nstatv && *nstatv > 1) statev[1] = status == FEMOPS_OUT_OF_RANGE;

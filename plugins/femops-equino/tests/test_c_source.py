@@ -1,8 +1,10 @@
 """The law as C source: equal to femops', from anisotropic RVEs, so that exchanged shears cannot hide."""
 
+import copy
 import ctypes
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,8 +13,9 @@ import yaml
 from compiled import STRICT, CLaw, exported, ran
 from small_rves import HOSTILE, RANGE
 
-from femops import load_law
+from femops import CaseError, load_law
 from femops.rve.sampling import sobol
+from femops_equino.export import c_source
 
 PATHS = ["auto", 0, 1, 4, "adjoint"]
 EVERY_FUNCTION = ["auto", "adjoint"]  # paths that use them together
@@ -186,3 +189,29 @@ def test_without_networks_the_corrections_start_from_elasticity(solid, tmp_path)
     mine, theirs = CLaw(exported(solid.model, tmp_path / "bare"))(strain), _evaluate(law, strain)
     np.testing.assert_allclose(mine.stress, theirs.stress, rtol=0, atol=1e-12 * np.abs(theirs.stress).max())
     np.testing.assert_array_equal(mine.status == 0, theirs.valid)
+
+
+def test_the_example_of_the_page_compiles_and_runs(anisotropic, tmp_path):
+    page = (Path(__file__).parents[1] / "EXPORT.md").read_text()
+    include, *lines = page.partition("## C\n")[2].strip().splitlines()[:4]
+    folder = exported(anisotropic[2], tmp_path / "rve3")
+    printed = 'printf("%.17g %d", stress[0], status);'
+    program = ["#include <stdio.h>", include.strip(), "int main(void) {", *lines, printed, "return 0;", "}"]
+    (folder / "example.c").write_text("\n".join(program))
+    ran("cc", "-std=c99", "-o", "example", "example.c", "rve3.c", "-lm", cwd=folder)
+    stress, status = ran("./example", cwd=folder).split()
+    expected = _evaluate(load_law(anisotropic[2]), np.array([[0.01, -0.004, 0.007]]))
+    assert float(stress) == pytest.approx(expected.stress[0, 0], rel=1e-12) and status == "0"
+
+
+def test_what_has_no_c_source_is_refused(anisotropic, solid, tmp_path):
+    with pytest.raises(CaseError, match="mode original, expected a model of mode certified"):
+        c_source(SimpleNamespace())
+    law = copy.copy(load_law(anisotropic[2]))
+    law.parameters = law.parameters.model_copy(update={"corrections": 0, "potential": "spline"})
+    with pytest.raises(CaseError, match="potential: spline given, expected network"):
+        c_source(law)
+    for corrections in (0, "adjoint"):
+        with pytest.raises(CaseError, match="the model has no networks"):
+            exported(solid.model, tmp_path / "bare", corrections=corrections)
+    assert list(tmp_path.iterdir()) == []
