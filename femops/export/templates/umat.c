@@ -1,7 +1,7 @@
 /* @MARK@: the law as a user material of Abaqus/Standard (UMAT), also read by CalculiX and Kratos.
  *
- * NTENS @NTENS@. Shears are engineering shears in Abaqus' order 12, 13, 23; compile with -DSHEAR_12_23_13 for hosts with
- * Kratos' order. PROPS(1): 0 refuses strains outside the range of the training, 1 extrapolates. PROPS(2): tolerance of
+ * NTENS @NTENS@. Shears are engineering shears in Abaqus' order 12, 13, 23, or with -DSHEAR_12_23_13 in that of Kratos.
+ * PROPS(1): 0 refuses strains outside the range of the training, 1 extrapolates. PROPS(2): tolerance of
  * the error, 0 for none. Without PROPS: 0, 0. STATEV(1) is the error, STATEV(2) is 1 outside the range.
  *
  * Where there is no response, or a refused one, a message says so, PNEWDT is half of the step, and if the host gives
@@ -85,7 +85,7 @@ static void respond(double *stress, double *statev, double *ddsdde, const double
     if (at[i] < N_S)
       strain[at[i]] = total / scale(at[i]); /* engineering shears are twice the tensor's */
     else if (fabs(total) > 1e-12) {
-      refuse("a strain out of the plane is not zero, but the law is of plane strain", n, stress, ddsdde, pnewdt, noel, npt);
+      refuse("a strain out of the plane is not zero", n, stress, ddsdde, pnewdt, noel, npt);
       return;
     }
   }

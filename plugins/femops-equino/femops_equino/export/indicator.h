@@ -43,7 +43,8 @@ static void OF(add_fenchel_gap)(const double *point, const double *restrict e, c
   for (int i = 0; i < N_S; i++)
     FOR_LANES {
       const double third = i < DIM ? 1.0 / 3.0 : 0.0;
-      const double turned = (s[i * LANES + p] - third * total[p]) * n[p] - (e[i * LANES + p] - third * dilation[p]) * size[p];
+      const double of_stress = s[i * LANES + p] - third * total[p], of_strain = e[i * LANES + p] - third * dilation[p];
+      const double turned = of_stress * n[p] - of_strain * size[p];
       across[p] += turned * turned;
     }
   double apart[LANES];

@@ -1,41 +1,46 @@
 /* Newton's method on the reduced energy. Symmetric matrices are stored as their lower triangles, row by row. */
 
+/* Sample a group of cubature points at z: v = P.P z (GROUP, PADDED_M, LANES), secant w h (GROUP, LANES) and
+ * scaled w h'/n v (M, GROUP, LANES), with the secant modulus h of n = |P z|. */
+static void OF(sample)(int group, const double *restrict z, double *restrict v, double *restrict secant,
+                       double *restrict scaled) {
+  double d[GROUP * N_D * LANES];
+  OF(fill)(GROUP * N_D, 0, d);
+  OF(add_product)(GROUP * N_D, M, cubature.sample + group * M * GROUP * N_D, z, d);
+  OF(fill)(GROUP * PADDED_M, 0, v);
+  for (int k = 0; k < GROUP; k++) {
+    const double *point = cubature.points + (group * GROUP + k) * 3; /* weight, alpha1, alpha2 */
+    double scale[LANES];
+    double *restrict here = v + k * PADDED_M * LANES;
+    FOR_LANES scale[p] = 1e-30; /* keeps the norm away from zero, where h'/n times the dyad vanishes */
+    for (int i = k * N_D; i < (k + 1) * N_D; i++)
+      FOR_LANES scale[p] += d[i * LANES + p] * d[i * LANES + p];
+    FOR_LANES {
+      const double norm = sqrt(scale[p]), modulus = point[1] / (point[2] + norm);
+      secant[k * LANES + p] = point[0] * modulus;
+      scale[p] = -point[0] * modulus * modulus / (point[1] * norm);
+    }
+    OF(add_product)(PADDED_M, N_D, cubature.spread + (group * GROUP + k) * N_D * PADDED_M, d + k * N_D * LANES, here);
+    for (int i = 0; i < M; i++)
+      FOR_LANES scaled[(i * GROUP + k) * LANES + p] = scale[p] * here[i * LANES + p];
+  }
+}
+
 /* Gradient (PADDED_M, LANES) and Hessian (PAIRS, LANES) of the cubature's energy at z (PADDED_M, LANES). */
 static void OF(derivatives)(const double *restrict z, double *restrict gradient, double *restrict hessian) {
-  double v[GROUP * PADDED_M * LANES], scaled[GROUP * M * LANES], secant[GROUP * LANES], d[GROUP * N_D * LANES];
+  double v[GROUP * PADDED_M * LANES], scaled[GROUP * M * LANES], secant[GROUP * LANES];
   OF(fill)(PADDED_M, 0, gradient);
   OF(add_product)(PADDED_M, M, cubature.quadratic, z, gradient);
   for (int i = 0; i < M; i++)
     for (int j = 0; j <= i; j++)
-      FOR_LANES hessian[(AT(i, 0) + j) * LANES + p] = cubature.quadratic[i * PADDED_M + j];
+      FOR_LANES hessian[AT(i, j) * LANES + p] = cubature.quadratic[i * PADDED_M + j];
   for (int group = 0; group < cubature.n_groups; group++) {
-    OF(fill)(GROUP * N_D, 0, d);
-    OF(add_product)(GROUP * N_D, M, cubature.sample + group * M * GROUP * N_D, z, d);
-    OF(fill)(GROUP * PADDED_M, 0, v);
-    for (int k = 0; k < GROUP; k++) {
-      const int point = group * GROUP + k;
-      const double weight = cubature.points[point * 3], alpha1 = cubature.points[point * 3 + 1],
-                   alpha2 = cubature.points[point * 3 + 2];
-      double scale[LANES];
-      double *restrict here = v + k * PADDED_M * LANES, *restrict h = secant + k * LANES;
-      FOR_LANES scale[p] = 1e-30; /* keeps the norm away from zero, where h'/n times the dyad vanishes */
-      for (int i = k * N_D; i < (k + 1) * N_D; i++)
-        FOR_LANES scale[p] += d[i * LANES + p] * d[i * LANES + p];
-      FOR_LANES {
-        const double norm = sqrt(scale[p]), modulus = alpha1 / (alpha2 + norm);
-        h[p] = weight * modulus;
-        scale[p] = -weight * modulus * modulus / (alpha1 * norm);
-      }
-      OF(add_product)(PADDED_M, N_D, cubature.spread + point * N_D * PADDED_M, d + k * N_D * LANES, here);
+    OF(sample)(group, z, v, secant, scaled);
+    for (int k = 0; k < GROUP; k++)
       for (int i = 0; i < M; i++)
-        FOR_LANES {
-          gradient[i * LANES + p] += h[p] * here[i * LANES + p];
-          scaled[(i * GROUP + k) * LANES + p] = scale[p] * here[i * LANES + p];
-        }
-    }
-    const double *square = squares + group * GROUP * PAIRS;
+        FOR_LANES gradient[i * LANES + p] += secant[k * LANES + p] * v[(k * PADDED_M + i) * LANES + p];
     for (int i = 0; i < M; i++) {
-      const double *row = square + AT(i, 0), *s = scaled + i * GROUP * LANES;
+      const double *row = squares + group * GROUP * PAIRS + AT(i, 0), *s = scaled + i * GROUP * LANES;
       double *restrict h = hessian + AT(i, 0) * LANES;
       for (int j = 0; j <= i; j++) {
         const double p0 = row[j], p1 = row[j + PAIRS], p2 = row[j + 2 * PAIRS], p3 = row[j + 3 * PAIRS];
