@@ -19,7 +19,7 @@ from femops.notation import Array
 
 _DT = 1.0
 _OTHER_DT = (1e-3, 10.0)
-_PARTS = ("stress", "tangent", "state", "stress_33", "error", "valid")
+_PARTS = ("stress", "tangent", "state", "stress_33", "tangent_33", "error", "valid")
 _DIFFERENCE_STEP = 1e-5  # of the strain scale: round-off and truncation both stay below 1e-8
 
 
@@ -213,6 +213,7 @@ def _check_tangent(batch: _Batch, response: LawResponse, rtol: float, step: floa
     Where the stress is smooth, doubling the step leaves the central difference unchanged and doubles the gap between
     the forward and the backward difference. The deviation from this bounds the error of the central difference.
     """
+    tangent = _with_33(response.tangent, response.tangent_33, response)
     forward, backward = _differences(batch, response, step)
     far_forward, far_backward = _differences(batch, response, 2.0 * step)
     central = 0.5 * (forward + backward)
@@ -223,20 +224,35 @@ def _check_tangent(batch: _Batch, response: LawResponse, rtol: float, step: floa
     smooth = doubt <= 0.5 * rtol * size
     n_qp, where = len(batch.strain), batch.where
     assert 2 * smooth.sum() >= n_qp, f"the stress is not smooth at {n_qp - smooth.sum()} of {n_qp} points {where}"
-    error = np.where(smooth, np.linalg.norm(response.tangent - central, axis=(1, 2)) / size, 0.0)
-    worst = int(error.argmax())
-    assert error[worst] <= rtol, (
-        f"the tangent of point {worst} {where} differs from central differences by {error[worst]:.3g} of its norm, "
-        f"allowed {rtol:.3g}; strain {batch.strain[worst]}"
-    )
+    n_s = batch.strain.shape[1]
+    for name, rows in (("tangent", slice(n_s)), ("tangent_33", slice(n_s, None))):
+        deviation = np.linalg.norm((tangent - central)[:, rows], axis=(1, 2))
+        error = np.where(smooth, deviation / size, 0.0)
+        worst = int(error.argmax())
+        assert error[worst] <= rtol, (
+            f"the {name} of point {worst} {where} differs from central differences by {error[worst]:.3g} of the "
+            f"tangent's norm, allowed {rtol:.3g}; strain {batch.strain[worst]}"
+        )
+
+
+def _with_33(values: Array, of_33: Array | None, response: LawResponse) -> Array:
+    """Append a row of the direction 33 to stresses or tangents if the response has its tangent."""
+    if of_33 is None or response.tangent_33 is None:
+        return values
+    return np.concatenate([values, of_33[:, None]], axis=1)
 
 
 def _differences(batch: _Batch, response: LawResponse, step: float) -> tuple[Array, Array]:
-    """Return the forward and backward differences of the stress. Shape (n_qp, n_s, n_s) each."""
+    """Return the forward and backward differences of the stress, with 33 if its tangent is known.
+
+    Shape (n_qp, n_s or n_s + 1, n_s) each.
+    """
     n_qp, n_s = batch.strain.shape
     moves = np.concatenate([step * np.eye(n_s), -step * np.eye(n_s)])
     moved = (batch.strain[:, None, :] + moves).reshape(-1, n_s)
     states = np.repeat(batch.state, 2 * n_s, axis=0)
-    stress = replace(batch, strain=moved, state=states).response().stress.reshape(n_qp, 2 * n_s, n_s)
-    change = (stress - response.stress[:, None, :]).transpose(0, 2, 1) / step
+    answer = replace(batch, strain=moved, state=states).response()
+    base = _with_33(response.stress, response.stress_33, response)
+    stress = _with_33(answer.stress, answer.stress_33, response).reshape(n_qp, 2 * n_s, -1)
+    change = (stress - base[:, None, :]).transpose(0, 2, 1) / step
     return change[:, :, :n_s], -change[:, :, n_s:]

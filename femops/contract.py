@@ -78,7 +78,10 @@ def check_response(
     shapes = {"stress": (n_qp, n_s), "tangent": (n_qp, n_s, n_s), "state": (n_qp, law.n_state)}
     for name, shape in {**shapes, "stress_33": (n_qp,)}.items() if plane else shapes.items():
         check_array(getattr(response, name), name, shape, at)
-    _demand(plane or response.stress_33 is None, f"stress_33{at} is given, expected None in 3D")
+    if plane and response.tangent_33 is not None:
+        check_array(response.tangent_33, "tangent_33", (n_qp, n_s), at)
+    for name in ("stress_33", "tangent_33"):
+        _demand(plane or getattr(response, name) is None, f"{name}{at} is given, expected None in 3D")
     for name in ("error", "solver_residual"):
         if getattr(response, name) is not None:
             check_error(getattr(response, name), name, n_qp, at)

@@ -6,10 +6,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from femops.notation import Array
-from femops.validation import check_types, is_class
+from femops.validation import check_types, first_error, is_class
 
 
 class StrainMeasure(Enum):
@@ -31,6 +31,8 @@ class LawResponse:
         valid: False where the response must not be used, shape (n_qp,); None means valid everywhere.
         solver_residual: Relative residual of the law's local iteration, shape (n_qp,); None if the law does not
             iterate or report it. It is not an error estimate: the error of the response can be far larger.
+        tangent_33: In plane strain, the row d stress_33 / d strain of the tangent, Mandel [stress], shape (n_qp, n_s);
+            None in 3D or if the law does not provide it. femops itself does not need it, other codes may.
     """
 
     stress: Array
@@ -40,6 +42,7 @@ class LawResponse:
     error: Array | None = None
     valid: Any = None
     solver_residual: Array | None = None
+    tangent_33: Array | None = None
 
 
 @runtime_checkable
@@ -210,6 +213,17 @@ class LawSpec:
     parameters: type[LawParameters]
     build: Callable[[Any, LawContext], MaterialLaw]
     phase: Callable[[Any], Any] | None = None
+
+    def read(self, mapping: Mapping[str, Any]) -> LawParameters:
+        """Validate a law block of a case file.
+
+        Raises:
+            CaseError: A parameter is unknown, missing or out of range.
+        """
+        try:
+            return self.parameters.model_validate(dict(mapping))
+        except ValidationError as error:
+            raise first_error(error) from error
 
     def validate(self) -> None:
         """Check the types of the attributes.

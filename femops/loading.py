@@ -6,7 +6,7 @@ from typing import Any
 
 from femops.errors import CaseError
 from femops.law import LawContext, MaterialLaw
-from femops.plugins import get_law, law_parameters
+from femops.plugins import get_law, law_parameters, lone_surrogate
 from femops.surrogate.registry import surrogate_spec
 from femops.surrogate.store import read_manifest
 
@@ -29,11 +29,14 @@ def load_law(
     if dim not in (None, 2, 3):
         raise CaseError(f"{dim!r} given, expected 2 (plane strain) or 3", key="dim")
     if isinstance(law, Mapping):
-        return get_law(law_parameters(law), LawContext(dim=dim or 2, base=Path(base), comm=comm))
+        context = LawContext(dim or 2, Path(base), comm)
+        spec = lone_surrogate(law.get("law"))
+        return get_law(law_parameters(law), context) if spec is None else spec.build(spec.read(law), context)
     folder = Path(base) / law
     manifest = read_manifest(folder)
     try:
-        parameters = law_parameters({"law": surrogate_spec(manifest.law).name, "model": str(law)})
+        spec = lone_surrogate(manifest.law) or surrogate_spec(manifest.law).law()
+        parameters = spec.read({"law": manifest.law, "model": str(law)})
     except CaseError as error:
         raise error.within(file=folder) from error
-    return get_law(parameters, LawContext(dim=dim or manifest.dim, base=Path(base), comm=comm))
+    return spec.build(parameters, LawContext(dim or manifest.dim, Path(base), comm))

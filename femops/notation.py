@@ -1,4 +1,4 @@
-"""Mandel notation and conversions to and from full tensors, Abaqus vectors and UFL.
+"""Mandel notation and conversions to and from second-order tensors and UFL; other codes: `femops.conversions`.
 
 Order [11, 22, 33, √2·23, √2·13, √2·12] in 3D and [11, 22, √2·12] in plane strain. In this notation the double
 contraction of two symmetric tensors is the scalar product of their vectors, and a tangent is an ordinary matrix.
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import ufl
 
 Array = npt.NDArray[np.float64]
 
@@ -18,10 +17,9 @@ PAIRS: dict[int, tuple[tuple[int, int], ...]] = {
     2: ((0, 0), (1, 1), (0, 1)),
     3: ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)),
 }
+PAIRS_OF_SIZE = {3: PAIRS[2], 4: ((0, 0), (1, 1), (2, 2), (0, 1)), 6: PAIRS[3]}
+"""Tensor indices of the components of vectors; of size 4 in plane strain with the 33 component."""
 NAMES: dict[int, tuple[str, ...]] = {dim: tuple(f"{i + 1}{j + 1}" for i, j in pairs) for dim, pairs in PAIRS.items()}
-
-# Mandel index of each Abaqus component; Abaqus orders 11, 22, 33, 12, 13, 23.
-_ABAQUS = {2: (0, 1, 2), 3: (0, 1, 2, 5, 4, 3)}
 
 
 def n_strain(dim: int) -> int:
@@ -52,66 +50,28 @@ def from_tensor(tensor: npt.ArrayLike) -> Array:
     return 0.5 * (full[..., rows, columns] + full[..., columns, rows]) * weights(dim)
 
 
+def basis(size: int) -> Array:
+    """Return the orthonormal symmetric tensors whose coefficients are the Mandel components. Shape (size, dim, dim)."""
+    dim = 2 if size == 3 else 3
+    tensors = np.zeros((size, dim, dim))
+    for tensor, (i, j) in zip(tensors, PAIRS_OF_SIZE[size], strict=True):
+        tensor[i, j] = tensor[j, i] = 1.0 if i == j else 1.0 / SQRT2
+    return tensors
+
+
 def to_tensor(mandel: npt.ArrayLike) -> Array:
-    """Convert Mandel vectors, shape (..., n_s), to symmetric tensors, shape (..., dim, dim)."""
-    vector = np.asarray(mandel, dtype=np.float64)
-    dim = dimension(vector.shape[-1])
-    full = np.empty((*vector.shape[:-1], dim, dim))
-    rows, columns = np.array(PAIRS[dim]).T
-    values = vector / weights(dim)
-    full[..., rows, columns] = values
-    full[..., columns, rows] = values
-    return full
+    """Convert Mandel vectors to symmetric tensors.
 
-
-def strain_from_abaqus(strain: npt.ArrayLike) -> Array:
-    """Convert Abaqus strains (11, 22, 33, then engineering shears 12, 13, 23) to Mandel. Shape (..., n_s).
-
-    In plane strain the vector is (11, 22, γ12).
+    Shape (..., 2, 2) for vectors of shape (..., 3), and (..., 3, 3) for (..., 4), plane strain with 33, and (..., 6).
     """
-    return _from_abaqus(strain, 2.0)
-
-
-def strain_to_abaqus(strain: npt.ArrayLike) -> Array:
-    """Convert Mandel strains to Abaqus order with engineering shears. Shape (..., n_s)."""
-    return _to_abaqus(strain, 2.0)
-
-
-def stress_from_abaqus(stress: npt.ArrayLike) -> Array:
-    """Convert Abaqus stresses (11, 22, 33, 12, 13, 23) to Mandel. Shape (..., n_s)."""
-    return _from_abaqus(stress, 1.0)
-
-
-def stress_to_abaqus(stress: npt.ArrayLike) -> Array:
-    """Convert Mandel stresses to Abaqus order. Shape (..., n_s)."""
-    return _to_abaqus(stress, 1.0)
-
-
-def tangent_to_abaqus(tangent: npt.ArrayLike) -> Array:
-    """Convert Mandel tangents to Abaqus DDSDDE (stress against engineering strain). Shape (..., n_s, n_s)."""
-    matrix = np.asarray(tangent, dtype=np.float64)
-    dim = dimension(matrix.shape[-1])
-    order = np.array(_ABAQUS[dim])
-    scale = weights(dim)[order]
-    return matrix[..., order[:, None], order[None, :]] / np.outer(scale, scale)
-
-
-def _from_abaqus(values: npt.ArrayLike, shear: float) -> Array:
-    vector = np.asarray(values, dtype=np.float64)
-    dim = dimension(vector.shape[-1])
-    scale = np.where(weights(dim) > 1.0, SQRT2 / shear, 1.0)
-    return vector[..., list(_ABAQUS[dim])] * scale
-
-
-def _to_abaqus(values: npt.ArrayLike, shear: float) -> Array:
-    vector = np.asarray(values, dtype=np.float64)
-    dim = dimension(vector.shape[-1])
-    scale = np.where(weights(dim) > 1.0, shear / SQRT2, 1.0)
-    return (vector * scale)[..., list(_ABAQUS[dim])]
+    vector = np.asarray(mandel, dtype=np.float64)
+    return np.tensordot(vector, basis(vector.shape[-1]), 1)
 
 
 def ufl_strain(displacement: Any, dim: int) -> Any:
     """Return the Mandel strain of a UFL displacement: the symmetric gradient. Shape (n_s,)."""
+    import ufl  # a program that only evaluates laws does not have it
+
     gradient = ufl.sym(ufl.grad(displacement))
     return ufl.as_vector([gradient[i, j] * (1.0 if i == j else SQRT2) for i, j in PAIRS[dim]])
 

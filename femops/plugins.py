@@ -7,13 +7,14 @@ from functools import cache
 from typing import Any
 
 import pluggy
-from pydantic import ValidationError
 
 from femops import hookspecs
 from femops.errors import CaseError
 from femops.law import LawContext, LawParameters, LawSpec, MaterialLaw, TrainableSpec
-from femops.validation import first_error, shown
+from femops.validation import shown
 
+_GROUP = "femops"
+"""Group of the entry points."""
 _OWN = "femops"
 """The package whose laws take precedence."""
 _HOOKS: dict[str, tuple[type, str]] = {
@@ -26,9 +27,14 @@ _HOOKS: dict[str, tuple[type, str]] = {
 @cache
 def _loaded() -> tuple[pluggy.PluginManager, dict[str, str]]:
     """Return the plugin manager with every loadable plugin, and the faults of the others by name."""
+    return _registered(importlib.metadata.entry_points(group=_GROUP))
+
+
+def _registered(entries: Iterable[importlib.metadata.EntryPoint]) -> tuple[pluggy.PluginManager, dict[str, str]]:
+    """Return a plugin manager with the plugins of entry points, and the faults of those that cannot be loaded."""
     plugins, broken = pluggy.PluginManager("femops"), {}
     plugins.add_hookspecs(hookspecs)
-    for entry in importlib.metadata.entry_points(group="femops"):
+    for entry in entries:
         package = entry.dist.name if entry.dist else entry.value
         name = package if not plugins.has_plugin(package) else f"{package} ({entry.name})"
         plugin = None
@@ -72,7 +78,7 @@ def installed() -> Installed:
     broken, provided = dict(_loaded()[1]), {}
     for name, plugin in manager().list_name_plugin():
         try:
-            provided[name] = _provided(plugin)
+            provided[name] = _provided(manager(), plugin)
         except Exception as error:  # noqa: BLE001 - what a stranger's hook raises, it is left out
             broken[name] = _in_a_line(error)
     owners: dict[str, list[str]] = {}
@@ -92,7 +98,25 @@ def installed() -> Installed:
     return Installed(dict(sorted(laws.items())), dict(sorted(trainable.items())), dict(sorted(broken.items())))
 
 
-def _provided(plugin: Any) -> list[tuple[LawSpec, LawSpec | TrainableSpec]]:
+def lone_surrogate(name: object) -> LawSpec | None:
+    """Return the surrogate of the plugin whose entry point has the same name, without loading the others.
+
+    Returns:
+        None if all plugins are loaded already, if there is no such plugin, or if it is faulty.
+    """
+    entries = importlib.metadata.entry_points(group=_GROUP, name=name) if isinstance(name, str) else ()
+    if _loaded.cache_info().currsize or len(entries) != 1:
+        return None
+    plugins, broken = _registered(entries)
+    try:
+        provided = [one for plugin in plugins.get_plugins() for one in _provided(plugins, plugin)]
+    except Exception:  # noqa: BLE001 - the registry of all plugins tells what is wrong
+        return None
+    found = [law for law, spec in provided if law.name == name and isinstance(spec, TrainableSpec)]
+    return found[0] if not broken and len(found) == 1 else None
+
+
+def _provided(plugins: pluggy.PluginManager, plugin: Any) -> list[tuple[LawSpec, LawSpec | TrainableSpec]]:
     """Return the laws of a plugin, each with what its hook returned.
 
     Raises:
@@ -100,7 +124,7 @@ def _provided(plugin: Any) -> list[tuple[LawSpec, LawSpec | TrainableSpec]]:
         Exception: Raised by its hooks.
     """
     found: list[tuple[LawSpec, LawSpec | TrainableSpec]] = []
-    for hook in manager().get_hookcallers(plugin) or ():
+    for hook in plugins.get_hookcallers(plugin) or ():
         expected = _HOOKS.get(hook.name)
         for implementation in (one for one in hook.get_hookimpls() if one.plugin is plugin):
             if expected is None:
@@ -160,11 +184,7 @@ def law_parameters(mapping: Mapping[str, Any]) -> LawParameters:
     """
     if "law" not in mapping:
         raise CaseError(f"missing; {available('expected one of', installed_laws())}", key="law")
-    spec = law_spec(mapping["law"])
-    try:
-        return spec.parameters.model_validate(dict(mapping))
-    except ValidationError as error:
-        raise first_error(error) from error
+    return law_spec(mapping["law"]).read(mapping)
 
 
 def get_law(parameters: LawParameters, context: LawContext) -> MaterialLaw:

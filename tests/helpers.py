@@ -7,7 +7,7 @@ from typing import Any
 
 from mpi4py import MPI
 
-from femops.commands.run import prepare
+from femops.commands.prepare import prepare
 from femops.inputs.case import Case
 from femops.macro.problem import MacroProblem
 

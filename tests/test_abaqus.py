@@ -97,9 +97,9 @@ def test_three_instances_of_two_parts_are_translated_first_and_rotated_then(tmp_
     np.testing.assert_allclose(corners(mesh, "One.Tip")[:, 0], 1.0)
     assert len(mesh.boundaries["Tip"]) == 2
     assert mesh.notes[0] == (
-        "sets of several instances are united under one name: Tip; the boundaries of one instance: One.Tip, Two.Tip"
+        "sets of the same name in several instances are merged: Tip; those of one instance: One.Tip, Two.Tip"
     )
-    assert "the mesh falls into 3 parts that share no node (instance One: 1 cell of Cube.Bulk" in mesh.notes[1]
+    assert "the mesh consists of 3 disconnected parts (instance One: 1 cell of Cube.Bulk" in mesh.notes[1]
 
 
 def test_one_name_for_sets_of_cells_and_of_facets_is_a_region_and_a_boundary(tmp_path: Path) -> None:
@@ -126,16 +126,16 @@ def test_an_instance_may_hold_its_own_mesh(tmp_path: Path) -> None:
     np.testing.assert_allclose(corners(mesh, "Base")[:, 1], 4.0)
 
 
-def test_sets_of_one_part_in_two_instances_are_united_and_those_of_the_assembly_keep_their_names(
+def test_sets_of_one_part_in_two_instances_are_merged_and_those_of_the_assembly_keep_their_names(
     tmp_path: Path,
 ) -> None:
     more = "*Instance, name=Bar-2, part=Bar\n5., 0.\n*End Instance\n"
     mesh = read(tmp_path, BAR.format(placed="", assembly=more))
     assert {name: len(cells) for name, cells in mesh.regions.items()} == {"Steel": 2}
-    assert mesh.notes[0] == "sets of several instances are united under one name: Steel"
+    assert mesh.notes[0] == "sets of the same name in several instances are merged: Steel"
     assert np.ptp(corners(mesh, "LeftEnd")[:, 0]) == 0.0
     with pytest.raises(
-        CaseError, match=r"2 parts that share no node, and one of them can move .*: instance Bar-2: 1 cell"
+        CaseError, match=r"2 disconnected parts, and one of them has a free rigid-body .*: instance Bar-2: 1 cell"
     ):
         box_problem(
             "quadrilateral", tmp_path, **STRETCHED,
@@ -149,8 +149,8 @@ def test_reference_points_may_have_the_number_of_a_node(point: str, tmp_path: Pa
     more += "*Element, type=MASS, elset=M\n77, 1\n*Mass, elset=M\n1.\n"
     mesh = read(tmp_path, BAR.format(placed="", assembly=more))
     np.testing.assert_allclose(mesh.bounds, [[0, 0], [2, 1]])
-    assert mesh.bare_sets == {"RP": "holds 1 node and no whole facet of the surface"}
-    assert mesh.notes == ("elements without volume are left out: 1 of type MASS",)
+    assert mesh.sets_without_facets == {"RP": "contains 1 node but no complete facet of the surface"}
+    assert mesh.notes == ("elements without volume are ignored: 1 of type MASS",)
     problem = box_problem(
         "quadrilateral", tmp_path, **STRETCHED,
         supports={"LeftEnd": {"ux": 0.0}, "Floor": {"uy": 0.0}}, loads={"RightEnd": {"displacement": {"ux": 0.02}}},
@@ -159,9 +159,9 @@ def test_reference_points_may_have_the_number_of_a_node(point: str, tmp_path: Pa
     assert problem.reaction_on("RightEnd")[0] == pytest.approx(10.0, rel=1e-10)
 
 
-def test_a_support_on_a_set_of_one_node_says_that_it_holds_no_facet(tmp_path: Path) -> None:
+def test_a_support_on_a_set_of_one_node_reports_that_it_contains_no_facet(tmp_path: Path) -> None:
     (tmp_path / "m.inp").write_text(BAR.format(placed="", assembly="*Nset, nset=Corner, instance=Bar-1\n1\n"))
-    with pytest.raises(CaseError, match=r"supports.Corner: the set 'Corner' holds 1 node and no whole facet"):
+    with pytest.raises(CaseError, match=r"supports.Corner: the set 'Corner' contains 1 node but no complete facet"):
         box_problem("quadrilateral", tmp_path, **STRETCHED, supports={"Corner": {"ux": 0.0, "uy": 0.0}})
 
 
@@ -202,6 +202,15 @@ def test_surfaces_are_the_faces_that_abaqus_numbers(element: str, tmp_path: Path
     np.testing.assert_array_equal(np.sort(mesh.boundaries["Again"]), np.sort(mesh.boundaries["FS2"]))
 
 
+def test_a_surface_without_a_face_has_the_exterior_facets_of_its_elements_alone(tmp_path: Path) -> None:
+    """Two squares behind a bar element: the surface of the right square has no shared edge and none of the left."""
+    points = np.array([[0, 0], [1, 0], [2, 0], [0, 1], [1, 1], [2, 1]])
+    text = nodes(points) + "*Element, type=T2D2, elset=Bar\n1, 3, 6\n"
+    text += "*Element, type=CPE4\n2, 1, 2, 5, 4\n3, 2, 3, 6, 5\n*Surface, name=Right\n3,\n"
+    mesh = read(tmp_path, text)
+    assert sorted(map(sorted, mesh.boundaries["Right"].tolist())) == [[1, 2], [2, 5], [4, 5]]
+
+
 def test_a_pressure_on_a_surface_stretches_the_bar(tmp_path: Path) -> None:
     more = "*Elset, elset=_Press_S2, internal, instance=Bar-1\n1,\n*Surface, type=ELEMENT, name=Press\n_Press_S2, S2\n"
     (tmp_path / "m.inp").write_text(BAR.format(placed="", assembly=more))
@@ -223,8 +232,8 @@ def test_skins_and_node_surfaces_of_a_solid_are_boundaries(tmp_path: Path) -> No
     for name, height in (("Skin", 1.0), ("Top", 1.0), ("Bottom", 0.0), ("Low", 0.0)):
         np.testing.assert_allclose(mesh.points[mesh.boundaries[name]][..., 2], height)
     assert set(mesh.boundaries) == {"Skin", "Top", "Bottom", "Low"}
-    assert mesh.bare_sets == {"Tool": "is a surface of type REVOLUTION without a facet of the mesh"}
-    assert mesh.notes == ("the elements of section set 'Skin' only name facets, without stiffness",)
+    assert mesh.sets_without_facets == {"Tool": "is a surface of type REVOLUTION without a facet of the mesh"}
+    assert mesh.notes == ("the elements of section set 'Skin' define a boundary only, without stiffness",)
 
 
 @pytest.mark.parametrize(
@@ -233,8 +242,8 @@ def test_skins_and_node_surfaces_of_a_solid_are_boundaries(tmp_path: Path) -> No
         ("*Assembly", "*Part, name=Bar\n*End Part\n*Assembly", "part 'Bar' is defined twice"),
         ("part=Bar\n", "part=Beam\n", "instance 'Bar-1' is of part 'Beam', which is not defined before it"),
         ("part=Bar\n", "part=Bar, instance=Old\n", "instance 'Bar-1' comes from an earlier analysis"),
-        ("part=Bar\n", "part=Bar\n0., 0.\n1., 2.\n", "instance 'Bar-1' is placed by '0., 0. / 1., 2.'; expected 3"),
-        ("part=Bar\n", "part=Bar\n0.\n1., 0., 0., 1., 0., 0., 9.\n", "'Bar-1' is rotated about an axis of no length"),
+        ("part=Bar\n", "part=Bar\n0., 0.\n1., 2.\n", "instance 'Bar-1' has the data lines '0., 0. / 1., 2.'; expected"),
+        ("part=Bar\n", "part=Bar\n0.\n1., 0., 0., 1., 0., 0., 9.\n", "'Bar-1' is rotated about an axis of zero length"),
         ("instance=Bar-1\n1, 4", "instance=Bar-2\n1, 4", "instance 'Bar-2' is used but not defined"),
         ("instance=Bar-1\n1, 4", "instance=Bar-1\n1, 5", "node 5 is used but not defined"),
         ("Bar-1.1, Bar-1.2", "Bar-1.Base", "node set 'Base' is not defined before it is used"),
@@ -243,7 +252,7 @@ def test_skins_and_node_surfaces_of_a_solid_are_boundaries(tmp_path: Path) -> No
         ("*Elset, elset=Steel\n1", "*Elset, elset=Steel\n1, 2", "element 2 is used but not defined"),
         ("3, 2., 1.\n", "3, 2., 1.\n3, 2., 3.\n", "node 3 is defined twice, at different points of instance 'Bar-1'"),
         ("1, 1, 2, 3, 4\n", "1, 1, 2, 3, 4\n1, 1, 2, 3, 4\n", "element 1 is defined twice in instance 'Bar-1'"),
-        ("*End Part", "*Surface, name=S\nSteel, S5\n*End Part", "surface 'S' names face S5 of CPE4 elements"),
+        ("*End Part", "*Surface, name=S\nSteel, S5\n*End Part", "refers to face S5, which CPE4 elements do not have"),
         ("*Assembly", "*Part, name=Other\n*End Part\n*Assembly", None),
         ("*End Assembly", "*Tie, name=T\na, b\n*End Assembly", None),
         ("*Heading", "*Include, input=m.inp\n", "the file m.inp includes itself"),
@@ -259,12 +268,8 @@ def test_what_shapes_the_mesh_and_cannot_be_read_is_named(
             read(tmp_path, text.replace(old, new, 1))
         return
     notes = read(tmp_path, text.replace(old, new, 1)).notes
-    parts = "parts without an instance are left out: Other"
-    assert notes == (
-        (parts,)
-        if "Other" in new
-        else ("*TIE not read: parts are joined by the nodes that they share, and by nothing else",)
-    )
+    parts = "parts without an instance are ignored: Other"
+    assert notes == ((parts,) if "Other" in new else ("*TIE ignored: parts are connected by shared nodes only",))
 
 
 def test_parts_without_an_assembly_are_refused_if_there_are_several(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -79,6 +80,49 @@ def test_a_body_twice_as_stiff_bears_twice_as_much_where_it_is_held(compare: Com
     corner = 0.5 * (1 - 1 / np.sqrt(3))  # the Gauss points of the corner cells, of width and height 1/2
     assert worst["at"][0] == pytest.approx(0.5 * corner) or worst["at"][0] == pytest.approx(2 - 0.5 * corner)
     assert [step["stress_rel_l2"] for step in report["steps"]] == pytest.approx([1.0, 1.0])
+
+
+def test_a_comparison_prints_a_line_for_every_step_of_both_runs(
+    compare: Compare, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = compare(HELD | {"material": SATURATING}, "--law", json.dumps(ELASTIC), "--reference", "case")
+    lines = capsys.readouterr().out.splitlines()
+    iterations = report["iterations"]
+    assert lines[:6:3] == ["solving with the reference", "solving with the law"]
+    for start, side in ((1, "reference"), (4, "law")):
+        steps = [re.fullmatch(r"step (\d)/2: t = (\S+), (\d+) iterations?", line) for line in lines[start : start + 2]]
+        assert [(one[1], one[2]) for one in steps if one] == [("1", "0.5"), ("2", "1")]
+        assert sum(int(one[3]) for one in steps if one) == iterations[side]
+
+
+def test_a_quantity_of_the_law_that_is_not_as_expected_ends_the_comparison_with_code_4(
+    compare: Compare, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The body of the case moves twice as far as that of the reference, for which nothing is expected."""
+    corner = {"displacement": "ux", "at": [2.0, 1.0]}
+    options = ("--law", "case", "--reference", json.dumps(STIFFER))
+    both = compare(SHEAR | {"quantities": {"corner": corner}}, *options)
+    of_law, of_reference = (both["quantities"][side]["corner"] for side in ("law", "reference"))
+    assert of_law == pytest.approx(2 * of_reference, rel=1e-9) and both["expected"] == {}
+    capsys.readouterr()
+    foreign = ("--law", json.dumps(STIFFER), "--reference", "case")  # what is expected, is expected of the case's law
+    assert compare(SHEAR | {"quantities": {"corner": corner | {"expected": of_law}}}, *foreign)["expected"] == {}
+    capsys.readouterr()
+    met = compare(SHEAR | {"quantities": {"corner": corner | {"expected": of_law}}}, *options)
+    assert met["expected"]["corner"]["missed"] is False and "MISSED" not in capsys.readouterr().out
+    Path("case.yaml").write_text(
+        yaml.safe_dump(SHEAR | {"quantities": {"corner": corner | {"expected": of_reference}}})
+    )
+    with pytest.raises(SystemExit) as leave:
+        cli.main(["compare", "case.yaml", *options])
+    printed = capsys.readouterr()
+    assert leave.value.code == cli.NOT_AS_EXPECTED
+    assert printed.err.startswith(
+        f"femops: case.yaml: quantities.corner: {of_law:.8g}, expected {of_reference:.8g} (rel"
+    )
+    assert printed.err.count("\n") == printed.out.count("MISSED") == 1
+    report = json.loads(Path("results/case_compare/compare.json").read_text())
+    assert report["expected"]["corner"]["difference"] == pytest.approx(1.0, rel=1e-9)
 
 
 def test_the_law_of_another_case_is_taken_with_its_files(compare: Compare, tmp_path: Path) -> None:

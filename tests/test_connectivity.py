@@ -23,7 +23,7 @@ from femops.meshing.reading import read_mesh
 from femops.meshing.writing import write_mesh
 from femops.rve.boundary import FreeDofs
 from femops.rve.discretisation import discretise
-from femops.rve.loose import check_parts
+from femops.rve.rigid_motions import check_rigid_motions
 
 ELASTIC = {"law": "elastic", "E": 1000.0, "nu": 0.0}
 CELL = {2: "quad", 3: "hexahedron"}
@@ -82,13 +82,15 @@ def test_parts_that_share_no_node_are_noted_and_refused_where_one_is_loose(
     mesh = unmerged(dim, MIDDLE)
     centre = f"({', '.join(['0.5'] * dim)})"
     assert mesh.notes == (
-        f"the mesh falls into 2 parts that share no node ({4**dim - 2**dim} cells of matrix around {centre}; "
-        f"{2**dim} cells of fibre around {centre}); {count} nodes lie on nodes of another part: "
+        f"the mesh consists of 2 disconnected parts ({4**dim - 2**dim} cells of matrix around {centre}; "
+        f"{2**dim} cells of fibre around {centre}); {count} nodes coincide with nodes of another part: "
         "merge them if the parts are bonded",
     )
     write_mesh(mesh, tmp_path / "m.msh")
     assert read_mesh(tmp_path / "m.msh").notes == mesh.notes
-    with pytest.raises(CaseError, match=rf"one of them can move along x: {2**dim} cells of fibre around") as caught:
+    with pytest.raises(
+        CaseError, match=rf"one of them has a free rigid-body translation along x: {2**dim} cells of fibre around"
+    ) as caught:
         box_problem("quadrilateral" if dim == 2 else "hexahedron", tmp_path, **held(dim))
     assert (caught.value.key, str(caught.value).count("\n")) == ("supports", 0)
 
@@ -97,7 +99,7 @@ def test_parts_that_share_no_node_are_noted_and_refused_where_one_is_loose(
 @pytest.mark.parametrize("dim", [2, 3])
 def test_nodes_that_nearly_coincide_are_noted_and_a_gap_is_none_of_that(dim: int, gap: float, touching: bool) -> None:
     (note,) = unmerged(dim, MIDDLE, gap).notes
-    assert ("lie on nodes of another part" in note) == touching
+    assert ("coincide with nodes of another part" in note) == touching
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -105,7 +107,9 @@ def test_a_loose_half_is_refused_and_two_held_halves_carry_as_two_bars(dim: int,
     cell = "quadrilateral" if dim == 2 else "hexahedron"
     write_mesh(unmerged(dim, HALF), tmp_path / "m.msh")
     # Both halves slide on the lower faces, but nothing holds the right one against x.
-    with pytest.raises(CaseError, match=r"of them can move along x: \d+ cells of fibre around \(0.75, 0.5"):
+    with pytest.raises(
+        CaseError, match=r"of them has a free rigid-body translation along x: \d+ cells of fibre around \(0.75, 0.5"
+    ):
         box_problem(cell, tmp_path, **held(dim, loads={"x1": {"traction": [1.0] * dim}}))
     # Two halves side by side along y, with a slit between them: both are pulled.
     write_mesh(unmerged(dim, lambda x: x[:, 1] > 0.5), tmp_path / "m.msh")
@@ -129,7 +133,7 @@ def test_a_loose_part_is_refused_on_two_ranks(tmp_path: Path) -> None:
     )
     assert done.returncode == 2, done
     assert done.stderr.count("femops: ") == 1
-    assert "one of them can move along x: 4 cells of fibre around (0.5, 0.5)" in done.stderr
+    assert "one of them has a free rigid-body translation along x: 4 cells of fibre around (0.5, 0.5)" in done.stderr
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -143,7 +147,9 @@ def test_a_crack_is_noted_and_solved(dim: int, tmp_path: Path) -> None:
     connectivity = np.where(right[:, None], renumber[whole.cells], whole.cells)
     mesh = build(RawMesh(np.vstack([whole.points, whole.points[on]]), [(CELL[dim], connectivity)], [dim]))
     assert len(mesh.notes) == 1
-    assert mesh.notes[0].startswith(f"{2 * len(on)} nodes lie on another node of the same part, for example at (0.5, ")
+    assert mesh.notes[0].startswith(
+        f"{2 * len(on)} nodes coincide with another node of the same part, for example at (0.5, "
+    )
     sides = {f"{'xyz'[axis]}{side}": _side(mesh, axis, side) for axis in range(dim) for side in (0, 1)}
     write_mesh(replace(mesh, boundaries=sides), tmp_path / "m.msh")
     problem = box_problem("quadrilateral" if dim == 2 else "hexahedron", tmp_path, **held(dim))
@@ -160,7 +166,10 @@ def test_a_loose_part_of_an_rve_is_named(dim: int, boundary: str, tmp_path: Path
         "boundary": boundary,
         "phases": dict.fromkeys(("matrix", "fibre"), ELASTIC),
     }
-    with pytest.raises(CaseError, match=r"of the RVE shares no node with the rest and can move along x: .* of fibre"):
+    with pytest.raises(
+        CaseError,
+        match=r"of the RVE is disconnected from the rest and has a free rigid-body translation along x: .* of fibre",
+    ):
         load_law({"law": "nested", "rve": rve}, dim=dim)
 
 
@@ -197,20 +206,26 @@ def test_an_rve_is_refused_where_its_stiffness_is_singular(dim: int, inside: Ins
     eigenvalues = np.linalg.eigvalsh((strain.T @ weights @ strain).toarray())
     singular = eigenvalues[0] < 1e-10 * eigenvalues[-1]
     if singular:
-        with pytest.raises(CaseError, match="shares no node with the rest and can"):
-            check_parts(rve.mesh, free)
+        with pytest.raises(CaseError, match="is disconnected from the rest and has a free rigid-body"):
+            check_rigid_motions(rve.mesh, free)
     else:
-        check_parts(rve.mesh, free)
+        check_rigid_motions(rve.mesh, free)
 
 
 SQUARES = np.array([[0.0, 0], [1, 0], [2, 0], [0, 1], [1, 1], [2, 1], [0.2, 0.2], [0.5, 0], [2, 2]])
 PAIR = [[0, 1, 4, 3], [1, 2, 5, 4]]
 CUBES = np.vstack([np.column_stack([SQUARES, np.full(len(SQUARES), z)]) for z in (0.0, 1.0)])
 BAD = {
-    "twice": ([[1, 2, 5, 4], [2, 5, 4, 1]], r"2 cells are there twice, for example at \(1.5, 0.5"),
-    "node twice": ([[1, 2, 5, 5]], r"1 cell names a node twice, for example at \(1.75, 0.5"),
-    "flat": ([[0, 7, 1, 2]], r"1 cells are degenerate or folded, for example at \(0.875, 0"),
-    "concave": ([[0, 1, 6, 3]], r"1 cells are degenerate or folded, for example at \(0.3, 0.3"),
+    "twice": ([[1, 2, 5, 4], [2, 5, 4, 1]], r"2 duplicate cells, for example at \(1.5, 0.5"),
+    "node twice": ([[1, 2, 5, 5]], r"1 cell has a repeated node, for example at \(1.75, 0.5"),
+    "flat": (
+        [[0, 7, 1, 2]],
+        r"1 cell has no volume or a Jacobian determinant that changes sign, for example at \(0.875, 0",
+    ),
+    "concave": (
+        [[0, 1, 6, 3]],
+        r"1 cell has no volume or a Jacobian determinant that changes sign, for example at \(0.3, 0.3",
+    ),
 }
 
 
@@ -242,12 +257,12 @@ def test_quadratic_cells_that_fold_are_noted_or_refused(cell: str, middle: float
     points[kind.dim + 1, 0] = middle  # on the edge between the first two corners
     raw = RawMesh(points, [(cell, np.arange(kind.n_nodes)[None])], [kind.dim])
     if answer == "refused":
-        with pytest.raises(CaseError, match="1 cells are degenerate or folded"):
+        with pytest.raises(CaseError, match="1 cell has no volume or a Jacobian determinant that changes sign"):
             build(raw)
         return
     notes = build(raw).notes
     assert len(notes) == (answer == "noted")
-    assert all(note.startswith("1 cells are so curved that they fold at a node") for note in notes)
+    assert all(note.startswith("1 cell has a Jacobian determinant of the wrong sign at a node") for note in notes)
 
 
 def test_facets_given_twice_count_once_and_those_of_no_cell_are_refused(tmp_path: Path) -> None:
@@ -255,7 +270,7 @@ def test_facets_given_twice_count_once_and_those_of_no_cell_are_refused(tmp_path
     quads, number = ("quad", np.array(PAIR)), [np.array([1, 1]), np.array([2, 2])]
     for lines, message in (
         ([[0, 1], [1, 0]], None),
-        ([[0, 1], [0, 4]], "boundary 'base' has 1 facets that are of no cell"),
+        ([[0, 1], [0, 4]], "boundary 'base' has 1 facets that belong to no cell"),
     ):
         mesh = meshio.Mesh(points, [quads, ("line", np.array(lines))], cell_data={"tag": number})
         mesh.write(tmp_path / "m.vtu")

@@ -14,6 +14,7 @@ from mpi4py import MPI
 
 from femops import CaseError, load_law, notation
 from femops.checks import check_law
+from femops.commands.analysis import analysis_of
 from femops.contract import RESULT_FIELDS
 from femops.inputs.case import FieldName, MeshBlock
 from femops.law import CertificateKind, LawContext, LawResponse, StrainMeasure
@@ -50,7 +51,7 @@ class Stranger:
 
 def problem_of(law: Any, dim: int = 2, **changes: Any) -> MacroProblem:
     mesh = macro_mesh(lambda: box([1.0] * dim, [1] * dim, "quad" if dim == 2 else "hexahedron"), dim, MPI.COMM_WORLD)
-    return MacroProblem(box_case(BOXES[dim][1], **changes), mesh, {"everywhere": law}, Timers())
+    return MacroProblem(analysis_of(box_case(BOXES[dim][1], **changes)), mesh, {"everywhere": law}, Timers())
 
 
 def told(law: Any, dim: int = 2) -> str:
@@ -99,6 +100,16 @@ def test_the_stress_normal_to_the_plane_belongs_to_plane_strain() -> None:
     assert told(given, 3) == "stress_33 is given, expected None in 3D"
 
 
+def test_the_tangent_of_the_stress_normal_to_the_plane_may_be_missing() -> None:
+    without = Stranger(2, lambda r: replace(r, tangent_33=None))
+    check_law(without)
+    problem_of(without).solve(1.0, 1.0)
+    short = Stranger(2, lambda r: replace(r, tangent_33=r.tangent_33[:, :2]))
+    assert told(short) == "tangent_33 has the shape (n, 2), expected (n, 3)"
+    given = Stranger(3, lambda r: replace(r, tangent_33=r.stress))
+    assert told(given, 3) == "tangent_33 is given, expected None in 3D"
+
+
 class Finite(Enum):
     GREEN_LAGRANGE = "green_lagrange"
 
@@ -140,7 +151,9 @@ def test_one_field_of_two_laws_has_one_size() -> None:
     laws = {"a": Stranger(), "b": Stranger(n_state=2, state_fields={"count": slice(0, 2)})}
     problem = r"material\.b: the state field 'count' has 2 components, but 1 in 'a'; expected as many"
     with pytest.raises(CaseError, match=problem):
-        MacroProblem(box_case("quadrilateral", material={"a": ELASTIC, "b": ELASTIC}), mesh, laws, Timers())
+        MacroProblem(
+            analysis_of(box_case("quadrilateral", material={"a": ELASTIC, "b": ELASTIC})), mesh, laws, Timers()
+        )
 
 
 class Writer(Stranger):

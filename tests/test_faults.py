@@ -128,9 +128,9 @@ def test_a_full_disk_is_told_as_what_the_user_can_mend(
 def test_a_rank_that_fails_says_which_it_is_and_leaves_no_other_waiting(tmp_path: Path) -> None:
     (tmp_path / "case.yaml").write_text(yaml.safe_dump({**CASE, "material": {"law": "elastic", "K": 1.0, "G": 1.0}}))
     script = (
-        "import femops.commands.run; from mpi4py import MPI; from femops.commands.cli import main\n"
-        "def one_sided(problem): 1 / (MPI.COMM_WORLD.rank - 1)\n"
-        "femops.commands.run.check_points = one_sided; main(['check', 'case.yaml'])\n"
+        "import femops.commands.prepare; from mpi4py import MPI; from femops.commands.cli import main\n"
+        "def one_sided(case, problem): 1 / (MPI.COMM_WORLD.rank - 1)\n"
+        "femops.commands.prepare._check_points = one_sided; main(['check', 'case.yaml'])\n"
     )
     command = [str(Path(sys.executable).parent / "mpirun"), "-n", "2", sys.executable, "-c", script]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)

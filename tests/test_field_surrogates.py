@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import scipy.linalg
 
 from femops import CaseError
 from femops.meshing.box import grid
@@ -19,11 +20,11 @@ from femops.rve.geometry.generators import Circle, Circles, Homogeneous, Laminat
 from femops.rve.solver import RVESolver
 from femops.rve.spec import RVE
 from femops.surrogate.exact import ExactRVE
+from femops.surrogate.fields.homogeneous import homogeneous_solver, homogeneous_stiffness
 from femops.surrogate.fields.hyperelastic import HyperelasticFields
-from femops.surrogate.fields.linear import LinearFields
-from femops.surrogate.fields.multigrid import Multigrid, galerkin, nested, periodic_grid
+from femops.surrogate.fields.linear import LinearFields, stress_error_bound
+from femops.surrogate.fields.multigrid import Multigrid, galerkin, grid_prolongations, periodic_grid
 from femops.surrogate.fields.periodic_space import PeriodicSpace
-from femops.surrogate.fields.reference import homogeneous_solver, homogeneous_stiffness
 from femops.surrogate.torch_library import Tensor, torch
 
 MATRIX = Elastic(4.0, 2.0)
@@ -32,14 +33,21 @@ STIFF = Elastic(43452.381, 29918.033)
 NAMES = ("matrix", "fibre")
 
 
-def grid_rve(seed: int, cells: int = 8, cell: str = "quad", phases: Sequence[Phase] | None = None) -> RVE:
+def grid_rve(
+    seed: int,
+    cells: int = 8,
+    cell: str = "quad",
+    phases: Sequence[Phase] | None = None,
+    size: Sequence[float] | None = None,
+) -> RVE:
     """A periodic grid whose cells are fibre where they are in one of three random balls."""
     dim = 3 if cell in ("tetra", "hexahedron") else 2
     mesh = grid([np.linspace(-0.5, 0.5, cells + 1)] * dim, cell)
     away = mesh.points[mesh.cells].mean(1)[:, None] - np.random.default_rng(seed).uniform(-0.5, 0.5, (3, dim))
     inside = (np.linalg.norm(away - np.rint(away), axis=2) < 0.25).any(1)
     regions = {"matrix": np.flatnonzero(~inside), "fibre": np.flatnonzero(inside)}
-    mesh = replace(mesh, regions=regions, boundaries={})
+    points = mesh.points if size is None else mesh.points * np.array(size)
+    mesh = replace(mesh, points=points, regions=regions, boundaries={})
     return RVE(discretise(mesh, NAMES), tuple(phases or (MATRIX, Elastic(400.0, 200.0))), "periodic")
 
 
@@ -56,6 +64,7 @@ def laminate_rve() -> RVE:
 
 RVES = {
     "quad": lambda: grid_rve(0),
+    "wide quad": lambda: grid_rve(0, size=(3.0, 1.0)),
     "triangle6": circle_rve,
     "hexahedron": lambda: grid_rve(1, 4, "hexahedron"),
     "tetra": laminate_rve,
@@ -66,7 +75,7 @@ def solved(rve: RVE, space: PeriodicSpace) -> tuple[Tensor, Array, Array | None]
     """The exact fields, homogenized tangent and row of stress_33 of an RVE of linear phases."""
     solver = RVESolver(rve.discretisation, rve.phases)
     unit = np.eye(rve.discretisation.n_s)
-    solution = solver.solve(unit, solver.virgin_history(len(unit)))
+    solution = solver.solve(unit, solver.virgin_state(len(unit)))
     fields = space.from_free(solution.fluctuation)
     return as_fields(space, fields), solution.stress, solution.stress_33
 
@@ -172,6 +181,26 @@ def test_the_error_of_any_fields_is_positive_and_bounded(kind: str) -> None:
         assert scale == 0.0 or bound.trace() < 200.0 * error.trace()  # the contrast at most, about
 
 
+def test_the_bound_of_the_stress_error_is_attained_in_the_worst_strain_and_never_exceeded() -> None:
+    rng = np.random.default_rng(0)
+    roots = rng.normal(size=(2, 3, 3))
+    bound, exact = roots[0] @ roots[0].T, roots[1] @ roots[1].T + np.eye(3)
+    stiffness = exact + bound
+    values, vectors = scipy.linalg.eigh(bound, stiffness)
+
+    def norm(stress: Array) -> Array:
+        return np.asarray(np.sqrt(np.einsum("ns,st,nt->n", stress, np.linalg.inv(stiffness), stress)))
+
+    worst = vectors[:, -1:].T
+    assert stress_error_bound(worst, stiffness, bound)[0] == pytest.approx(values[-1], rel=1e-10)
+    assert (norm(worst @ bound) / norm(worst @ stiffness))[0] == pytest.approx(values[-1], rel=1e-10)
+    strain = rng.normal(size=(200, 3))
+    for root in (roots[0], roots[0] * [1.0, 0.0, 0.0]):  # 0 ≤ ΔC ≤ Δ
+        error = norm(strain @ (root @ root.T)) / norm(strain @ stiffness)
+        assert (stress_error_bound(strain, stiffness, bound) >= error * (1.0 - 1e-12)).all()
+    assert stress_error_bound(np.zeros((1, 3)), stiffness, bound)[0] == 0.0
+
+
 @pytest.mark.parametrize("cell", ["quad", "hexahedron"])
 def test_the_bound_of_a_homogeneous_rve_is_the_error_itself(cell: str) -> None:
     """There K₀ = K, so that nothing is lost between the residual and the error."""
@@ -193,10 +222,10 @@ def test_the_bound_holds_for_a_batch_of_different_softest_phases() -> None:
 
 
 @pytest.mark.parametrize("cell", ["quad", "triangle", "hexahedron", "tetra"])
-def test_nested_grids_reproduce_the_coarse_finite_elements(cell: str) -> None:
+def test_prolongations_reproduce_the_coarse_finite_elements(cell: str) -> None:
     dim = 3 if cell in ("hexahedron", "tetra") else 2
     fine, coarse = (PeriodicSpace(grid_homogeneous(dim, [4 * n, 6 * n, 4 * n][:dim], cell)) for n in (2, 1))
-    prolongation = nested(fine)[0]
+    prolongation = grid_prolongations(fine)[0]
     np.testing.assert_allclose(prolongation.sum(axis=1), 1.0, atol=1e-15)
     tangent = MATRIX.evaluate(np.eye(fine.discretisation.n_s), None).tangent[:, :, 0]
     grid_of_coarse = periodic_grid(coarse)
@@ -213,17 +242,22 @@ def grid_homogeneous(dim: int, cells: list[int], cell: str) -> RVE:
     return RVE(discretise(mesh, ("matrix",)), (MATRIX,), "periodic")
 
 
-def test_meshes_that_are_no_grid_have_no_nested_ones() -> None:
+def test_grids_are_halved_until_an_axis_has_fewer_than_eight_cells() -> None:
+    space = PeriodicSpace(grid_homogeneous(2, [16, 24], "quad"))
+    assert [one.shape for one in grid_prolongations(space)] == [(16 * 24, 8 * 12), (8 * 12, 4 * 6)]
+
+
+def test_meshes_that_are_no_grid_have_no_coarser_ones() -> None:
     mesh = generate(Homogeneous(cells=8, cell="quad"))
     moved = replace(mesh, points=mesh.points + 0.01 * (np.abs(mesh.points) < 0.2).all(1)[:, None])
     for one in (moved, generate(Homogeneous(cells=8, cell="quad8")), generate(Homogeneous(cells=7))):
-        assert nested(PeriodicSpace(RVE(discretise(one, ("matrix",)), (MATRIX,), "periodic"))) == []
+        assert grid_prolongations(PeriodicSpace(RVE(discretise(one, ("matrix",)), (MATRIX,), "periodic"))) == []
 
 
 @pytest.mark.parametrize("cell", ["quad", "triangle", "tetra"])
 def test_galerkin_products_of_a_batch_are_those_of_each_matrix(cell: str) -> None:
     problem = LinearFields.of([grid_rve(seed, 8, cell) for seed in range(2)])
-    (prolongation,) = nested(problem.space)
+    (prolongation,) = grid_prolongations(problem.space)
     wide = torch.as_tensor(np.kron(prolongation.toarray(), np.eye(problem.space.discretisation.dim)))
     expected = wide.T @ problem.stiffness.dense() @ wide
     coarse = galerkin(problem.stiffness, prolongation)
@@ -240,8 +274,8 @@ def test_a_homogeneous_stiffness_is_inverted(kind: str) -> None:
     columns = fields.permute(1, 2, 0, 3).reshape(space.n_dofs, 6).numpy()
     force = torch.as_tensor(homogeneous_stiffness(space, tangent) @ columns)
     force = force.reshape(space.n_nodes, dim, 2, 3).permute(2, 0, 1, 3)
-    rest = homogeneous_solver(space, tangent)(force) - fields
-    torch.testing.assert_close(rest, rest[:, :1].expand_as(rest), rtol=0, atol=1e-10)
+    error = homogeneous_solver(space, tangent)(force) - fields
+    torch.testing.assert_close(error, error[:, :1].expand_as(error), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(("cell", "cells"), [("quad", 16), ("triangle", 16), ("hexahedron", 8)])
@@ -289,6 +323,7 @@ def energy(problem: LinearFields, fields: Tensor) -> Tensor:
 
 NONLINEAR = {
     "quad": lambda: grid_rve(0, phases=(STIFF, SOFTENING)),
+    "wide quad": lambda: grid_rve(0, phases=(STIFF, SOFTENING), size=(3.0, 1.0)),
     "triangle6": lambda: circle_rve((STIFF, SOFTENING), NAMES[::-1]),
     "hexahedron": lambda: grid_rve(1, 8, "hexahedron", (STIFF, SOFTENING)),
 }
@@ -357,8 +392,30 @@ def test_the_gap_tells_the_error_of_the_energy_of_linear_phases() -> None:
     sensitivity = exact + 1e-3 * random_fields(exact.expand(2, -1, -1, -1))
     fluctuation = torch.einsum("nads,ns->nad", sensitivity, strain)
     found = problem.evaluate(strain, fluctuation, sensitivity)
-    truth = 0.5 * torch.einsum("ns,st,nt->n", strain, torch.as_tensor(tangent), strain)
-    torch.testing.assert_close(found.gap, 1.0 - truth / found.energy, rtol=1e-8, atol=0.0)
+    exact_energy = 0.5 * torch.einsum("ns,st,nt->n", strain, torch.as_tensor(tangent), strain)
+    torch.testing.assert_close(found.gap, 1.0 - exact_energy / found.energy, rtol=1e-8, atol=0.0)
+
+
+def test_a_line_search_shortens_a_step_that_is_too_long_and_rejects_one_uphill() -> None:
+    problem = HyperelasticFields(grid_rve(0, phases=(STIFF, SOFTENING)))
+    strain = torch.as_tensor(strains(3, 3))
+    start, _ = problem.zero_fields(strain)
+    energy = problem.energy(strain, start)
+    downhill = -problem.elastic_inverse(problem.residual(strain, start)[..., None])[..., 0]
+    too_long = 16.0 * downhill
+    assert (problem.energy(strain, start + too_long) > energy).all()
+    assert (problem.energy(strain, problem.line_search(strain, start, too_long, energy)) < 0.99 * energy).all()
+    torch.testing.assert_close(problem.line_search(strain, start, -downhill, energy), start, rtol=0, atol=0)
+
+
+def test_a_linearised_problem_has_the_means_of_the_phase_tangents_over_cells_of_any_size() -> None:
+    rve = circle_rve()
+    problem = HyperelasticFields(rve)
+    strain = torch.as_tensor(strains(2, 3))
+    found = problem.linearised(strain, problem.zero_fields(strain)[0]).tangent.numpy()
+    for phase, part in zip(rve.phases, rve.discretisation.cells_of_phase, strict=True):
+        tangent = phase.evaluate(np.eye(3), np.zeros((0, 3))).tangent[:, :, 0]
+        np.testing.assert_allclose(found[:, part], np.broadcast_to(tangent, found[:, part].shape), rtol=1e-12)
 
 
 def test_the_energy_can_be_trained_on() -> None:

@@ -1,6 +1,6 @@
 """The invariants of homogenization hold for the nested law in 2D and 3D."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -134,6 +134,23 @@ def test_hill_mandel_and_the_mean_stress(geometry: str, matrix: str, boundary: s
         np.testing.assert_allclose(work, response.stress[0] @ strain, rtol=1e-9)
         if law.dim == 2:
             np.testing.assert_allclose(response.stress_33[0], points.mean(points.stress_33), rtol=0, atol=1e-9 * scale)
+
+
+@BOTH_DIMS
+@MATRIX
+def test_fields_have_the_homogenized_stress_and_do_not_depend_on_the_origin(geometry: str, matrix: str) -> None:
+    law = nested(geometry, matrix)
+    rve, strain, state = law.rve.discretisation, strains(law.dim)[0], np.zeros(law.n_state)
+    fields, response = law.micro_fields(strain, state), law.evaluate(strain[None], virgin(law, 1), 1.0)
+    weight, tolerance = rve.weight.sum(axis=1) / rve.volume, 1e-9 * np.abs(response.stress).max()
+    np.testing.assert_allclose(weight @ fields.stress, response.stress[0], rtol=0.0, atol=tolerance)
+    if law.dim == 2:
+        np.testing.assert_allclose(weight @ fields.stress_33, response.stress_33[0], rtol=0.0, atol=tolerance)
+    mesh = replace(rve.mesh, points=rve.mesh.points + 5.0, periods=np.eye(law.dim))
+    moved = NestedLaw(RVE(discretise(mesh, rve.phases), law.rve.phases, "periodic"), law.solver.options)
+    again = moved.micro_fields(strain, np.zeros(moved.n_state))
+    np.testing.assert_allclose(again.displacement, fields.displacement, rtol=0.0, atol=1e-9)
+    assert np.ptp(fields.displacement - fields.fluctuation, axis=0).max() > 1e-2
 
 
 # -- tangents and bounds ------------------------------------------------------------------------------------------
@@ -424,8 +441,13 @@ def test_an_rve_that_does_not_converge_is_counted() -> None:
     assert len(caught.value.residuals) == 2
 
 
-def test_static_conditions_refuse_voids_on_the_faces() -> None:
-    hole = {"circles": [{"center": [0.5, 0.0], "radius": 0.2, "phase": "void"}], "mesh_size": 0.1, "cell": "triangle"}
+@pytest.mark.parametrize("radius", [0.2, 0.01])
+def test_static_conditions_refuse_voids_on_the_faces(radius: float) -> None:
+    hole = {
+        "circles": [{"center": [0.5, 0.0], "radius": radius, "phase": "void"}],
+        "mesh_size": 0.1,
+        "cell": "triangle",
+    }
     phases = {"matrix": {"law": "elastic", "E": 1.0, "nu": 0.3}}
     with pytest.raises(CaseError, match=r"rve\.boundary: 'static' given, but voids reach the faces"):
         load_law({"law": "nested", "rve": {"circles": hole, "boundary": "static", "phases": phases}})

@@ -13,23 +13,23 @@ from femops.inputs.reading import read_yaml
 from femops.inputs.study import load_study
 
 TEXTS = {
-    "no date": ("title: 2026-02-30", "line 1: '2026-02-30' is no valid timestamp"),
-    "no time": ("a: 1\nb: 2001-01-01 25:00:00", "line 2: '2001-01-01 25:00:00' is no valid timestamp"),
-    "no integer": ("a: !!int abc", "line 1: 'abc' is no valid int"),
-    "empty integer": ("a: !!int ''", "line 1: '' is no valid int"),
-    "no float": ("a: [1, !!float x]", "line 1: 'x' is no valid float"),
-    "no boolean": ("a: !!bool perhaps", "line 1: 'perhaps' is no valid bool"),
+    "no date": ("title: 2026-02-30", "line 1: '2026-02-30' is not a valid timestamp"),
+    "no time": ("a: 1\nb: 2001-01-01 25:00:00", "line 2: '2001-01-01 25:00:00' is not a valid timestamp"),
+    "no integer": ("a: !!int abc", "line 1: 'abc' is not a valid int"),
+    "empty integer": ("a: !!int ''", "line 1: '' is not a valid int"),
+    "no float": ("a: [1, !!float x]", "line 1: 'x' is not a valid float"),
+    "no boolean": ("a: !!bool perhaps", "line 1: 'perhaps' is not a valid bool"),
     "list as mapping": ("a: !!map [b]", "line 1: expected a mapping node"),
     "list as set": ("a: !!set [b]", "line 1: expected a mapping node"),
-    "deep lists": ("a: " + 65 * "[" + 65 * "]", "more than 64 blocks and lists inside each other"),
+    "deep lists": ("a: " + 65 * "[" + 65 * "]", "blocks and lists nested deeper than 64 levels"),
     "deep blocks": (
         "\n".join(" " * level + "a:" for level in range(2000)),
-        "more than 64 blocks and lists inside each other",
+        "blocks and lists nested deeper than 64 levels",
     ),
     "long integer": ("a: " + 309 * "9", "line 1: a number of 309 digits"),
-    "longer integer": ("a: -" + 5000 * "9", "is no valid int"),
-    "list of itself": ("a: &a [1, *a]", "line 1: an alias stands inside the block that it names"),
-    "merged with itself": ("a: &a {<<: *a}", "line 1: an alias stands inside the block that it names"),
+    "longer integer": ("a: -" + 5000 * "9", "is not a valid int"),
+    "list of itself": ("a: &a [1, *a]", "line 1: an alias refers to a block that contains it"),
+    "merged with itself": ("a: &a {<<: *a}", "line 1: an alias refers to a block that contains it"),
     "key with aliases": (
         "a: &a [x,x,x,x]\nb: &b [*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b]\n? [*c]\n: 1",
         "found unhashable key",
@@ -54,7 +54,7 @@ def test_aliases_count_as_what_they_stand_for(item: str, tmp_path: Path) -> None
     first = "x0: &x0 {a: 1, b: 2}" if "<<" in item else "x0: &x0 [a, b]"
     lines = [f"x{k}: &x{k} {item.format(', '.join([f'*x{k - 1}'] * 9))}" for k in range(1, 9)]
     (tmp_path / "bomb.yaml").write_text("\n".join([first, *lines]))
-    with pytest.raises(CaseError, match="more than 1000000 values, those of aliases counted every time"):
+    with pytest.raises(CaseError, match="more than 1000000 values, counting those of every alias"):
         read_yaml(tmp_path / "bomb.yaml")
     (tmp_path / "few.yaml").write_text("\n".join([first, *lines[:3]]))
     assert set(read_yaml(tmp_path / "few.yaml")) == {"x0", "x1", "x2", "x3"}

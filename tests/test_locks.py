@@ -31,7 +31,7 @@ from femops.output import locks
 locks._POLL = 0.01
 file = Path(sys.argv[1]) / "count"
 for _ in range(5):
-    with locks.locked(file.parent, None, wait=True, say=lambda _: None):
+    with locks.locked(file.parent, None, wait=True, notify=lambda _: None):
         count = int(file.read_text()) if file.exists() else 0
         time.sleep(0.01)
         file.write_text(str(count + 1))
@@ -136,7 +136,7 @@ def test_who_waits_says_for_whom_and_goes_on(tmp_path: Path, monkeypatch: pytest
             said.append(text)
             child.communicate()
 
-        with locked(tmp_path, None, wait=True, say=say):
+        with locked(tmp_path, None, wait=True, notify=say):
             assert len(said) == 1 and f"waiting for another femops that works in {tmp_path}" in said[0]
             assert f"pid {child.pid}" in said[0]
 

@@ -14,6 +14,8 @@ from helpers import BOXES, ELASTIC, SATURATING, box_case, box_problem
 from mpi4py import MPI
 
 from femops import CaseError, NotConverged, load_law, notation
+from femops.commands.analysis import analysis_of
+from femops.commands.run import run_case
 from femops.law import LawResponse
 from femops.macro.mesh import macro_mesh
 from femops.macro.problem import MacroProblem
@@ -91,7 +93,7 @@ def test_law_in_quadrature_spaces_equals_the_same_law_in_ufl(cell: str) -> None:
     u, v = problem.displacement, ufl.TestFunction(problem.displacement.function_space)
     u.x.array[:] = np.random.default_rng(1).uniform(-0.02, 0.02, len(u.x.array))
     problem.evaluate(1.0)
-    dim = problem.case.dim
+    dim = problem.dim
     strain = ufl.variable(ufl.sym(ufl.grad(u)))
     squared = ufl.inner(strain, strain) - ufl.tr(strain) ** 2 / 3
     n = ufl.sqrt(squared)
@@ -195,7 +197,7 @@ class _Brittle:
 def _brittle_problem(limit: float, **changes: object) -> MacroProblem:
     case = box_case("quadrilateral", **changes)
     mesh = macro_mesh(lambda: box([1.0, 1.0], [2, 2], "quad"), 2, MPI.COMM_WORLD)
-    return MacroProblem(case, mesh, {"everywhere": _Brittle(limit)}, Timers())
+    return MacroProblem(analysis_of(case), mesh, {"everywhere": _Brittle(limit)}, Timers())
 
 
 def test_steps_are_cut_back_and_grow_again() -> None:
@@ -221,7 +223,7 @@ class _Stiffening(_Brittle):
 def test_increments_grow_by_half_after_each_that_was_easy() -> None:
     case = box_case("quadrilateral", steps={"count": 1, "end": 1.0})
     mesh = macro_mesh(lambda: box([1.0, 1.0], [2, 2], "quad"), 2, MPI.COMM_WORLD)
-    problem = MacroProblem(case, mesh, {"everywhere": _Stiffening(0.001)}, Timers())  # a step of 0.01
+    problem = MacroProblem(analysis_of(case), mesh, {"everywhere": _Stiffening(0.001)}, Timers())  # a step of 0.01
     reports, times = [], []
     run_steps(problem, reports.append, lambda number, t, iteration, residual: times.append(t))
     length = 1.0 / 16  # the first half of a half that is short enough
@@ -253,7 +255,7 @@ class _Doubtful:
 def _trusting(law: _Doubtful, on_violation: str) -> MacroProblem:
     case = box_case("quadrilateral", trust={"tolerance": 1e-3, "on_violation": on_violation})
     mesh = macro_mesh(lambda: box([1.0, 1.0], [2, 2], "quad"), 2, MPI.COMM_WORLD)
-    return MacroProblem(case, mesh, {"everywhere": law}, Timers())
+    return MacroProblem(analysis_of(case), mesh, {"everywhere": law}, Timers())
 
 
 def test_an_error_above_the_tolerance_stops_the_step() -> None:
@@ -295,7 +297,7 @@ def test_a_law_of_another_dimension_is_refused() -> None:
     mesh = macro_mesh(lambda: box([1.0, 1.0], [2, 2], "quad"), 2, MPI.COMM_WORLD)
     law = {"everywhere": load_law(ELASTIC, dim=3)}
     with pytest.raises(CaseError, match="the law is 3D, expected 2D"):
-        MacroProblem(box_case("quadrilateral"), mesh, law, Timers())
+        MacroProblem(analysis_of(box_case("quadrilateral")), mesh, law, Timers())
 
 
 RVE = {
@@ -314,7 +316,7 @@ def test_a_step_without_load_is_solved_though_the_law_answers_round_off_to_no_st
     loads = {"right": {"displacement": {"ux": [[0.0, 0.0], [0.5, 0.0], [1.0, 0.01]]}}}
     case = box_case("quadrilateral", steps={"count": 2, "end": 1.0}, loads=loads)
     mesh = macro_mesh(lambda: box([1.0, 1.0], [2, 2], "quad"), 2, MPI.COMM_WORLD)
-    problem = MacroProblem(case, mesh, {"everywhere": Rounding(1.0)}, Timers())
+    problem = MacroProblem(analysis_of(case), mesh, {"everywhere": Rounding(1.0)}, Timers())
     reports = []
     run_steps(problem, reports.append)
     assert [report.cutbacks for report in reports] == [0, 0]
@@ -394,3 +396,24 @@ def test_a_singular_stiffness_is_cut_back_and_named(tmp_path: Path) -> None:
     problem = box_problem("tetrahedron", cells=2, loads={"right": {"traction": [1.0, 0.0, 0.0]}}, **changes)
     with pytest.raises(NotConverged, match="step 1 stopped at t = 0"):
         run_steps(problem, lambda report: None)
+
+
+def test_a_run_that_cannot_begin_leaves_the_earlier_results_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, path, folder = (
+        box_case("quadrilateral", output={"picture": None}),
+        tmp_path / "box.yaml",
+        tmp_path / "results",
+    )
+    path.touch()
+    run_case(case, path, folder, MPI.COMM_WORLD)
+    before = {one.name for one in folder.iterdir()}
+
+    def broken(*_: object) -> None:
+        raise CaseError("no room")
+
+    monkeypatch.setattr("femops.commands.run.Results", broken)
+    with pytest.raises(CaseError, match="no room"):
+        run_case(case, path, folder, MPI.COMM_WORLD)
+    assert {one.name for one in folder.iterdir()} == before

@@ -93,10 +93,16 @@ def test_a_body_of_dolfinx_is_solved_with_tags_that_cells_and_facets_share(tmp_p
 @pytest.mark.parametrize(
     ("tags", "cell_array", "message"),
     [
-        ({"left": 1}, None, r"left: 1 is a value of 'sides' and of 'others'; .* tags: {sides: {left: 1}}"),
-        ({"faces": {"left": 1}}, None, "tags: 'faces' is no integer cell array; the file has phases, sides, others"),
-        ({"soft": 7}, None, "tags: soft: 7 is the value of no cell; the file has 1, 2, 3"),
-        ({"soft": 1}, "faces", "cell_array: 'faces' is no grid of tags; the file has phases, sides, others"),
+        ({"left": 1}, None, r"tags.left: 1 is a value of 'sides' and of 'others'; .* tags: {sides: {left: 1}}"),
+        (
+            {"faces": {"left": 1}},
+            None,
+            "tags: 'faces' is not an integer cell array; the file has phases, sides, others",
+        ),
+        ({"soft": 7}, None, "tags.soft: no cell has the value 7; the file has 1, 2, 3"),
+        ({"soft": 1, "sides": {"left": 1}}, None, "tags: 'soft' has a number and 'sides' is a block of tags; expected"),
+        ({"sides": {"left": 1}}, "phases", "cell_array: 'phases' given, but tags name the cell arrays"),
+        ({"soft": 1}, "faces", "cell_array: 'faces' is not a grid of tags; the file has phases, sides, others"),
     ],
 )
 def test_tags_that_mean_nothing_or_two_things_are_refused(tags, cell_array, message, tmp_path: Path) -> None:
@@ -111,7 +117,7 @@ def test_xdmf_files_that_miss_a_part_are_refused_by_name(tmp_path: Path) -> None
     path = dolfinx_file(tmp_path / "m.xdmf", "quad")
     text = path.read_text()
     for old, new, message in (
-        ("m.h5:/Mesh", "n.h5:/Mesh", "the file n.h5, which holds its numbers, does not exist"),
+        ("m.h5:/Mesh", "n.h5:/Mesh", "the HDF5 file n.h5 does not exist"),
         ("m.h5:/Mesh/mesh/topology", "m.h5:/Mesh/lost", "not a readable XDMF file of a mesh with tags"),
         ("<Geometry ", "<Other ", "the file has 0 grids with nodes .none.; expected one mesh"),
         ('TopologyType="Quadrilateral"', 'TopologyType="Mixed"', "grid 'mesh' has cells 'Mixed' with 4 nodes"),
@@ -139,7 +145,7 @@ def test_whole_numbers_of_any_type_are_tags(dtype: type, tmp_path: Path) -> None
     mesh = read_mesh(path, {"soft": 1, "hard": 2, "left": 3, "right": 4, "pin": 5})
     assert {name: cells.tolist() for name, cells in mesh.regions.items()} == {"soft": [0], "hard": [1]}
     assert {name: facets.tolist() for name, facets in mesh.boundaries.items()} == {"left": [[0, 3]], "right": [[4, 5]]}
-    assert mesh.bare_sets == {"pin": "holds cells of kind vertex and no facets"}
+    assert mesh.sets_without_facets == {"pin": "contains cells of kind vertex but no facets"}
 
 
 def test_integers_come_before_whole_floating_point_numbers_and_arrays_can_be_named(tmp_path: Path) -> None:
@@ -149,5 +155,5 @@ def test_integers_come_before_whole_floating_point_numbers_and_arrays_can_be_nam
     path = vtu(tmp_path / "n.vtu", ones=[[1, 1], [0, 0], [0]], tag=[[1, 2], [3, 4], [5]])
     mesh = read_mesh(path, {"ones": {"all": 1}, "tag": {"left": 3}})
     assert (list(mesh.regions), list(mesh.boundaries)) == (["all"], ["left"])
-    with pytest.raises(CaseError, match="name one with cell_array: the file has ones, tag"):
+    with pytest.raises(CaseError, match=r"tags: expected one integer cell array, .*; the file has ones, tag"):
         read_mesh(path, {"all": 1})

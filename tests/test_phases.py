@@ -12,6 +12,7 @@ from femops import LawResponse, load_law, notation
 from femops.checks import check_law
 from femops.notation import Array
 from femops.phases import fenchel_gap
+from femops.phases.j2 import J2
 
 PHASES: dict[str, dict[str, Any]] = {
     "elastic": {"law": "elastic", "K": 43452.381, "G": 29918.033},
@@ -58,12 +59,32 @@ def test_plane_strain_is_3d_without_strain_out_of_the_plane(name: str) -> None:
         np.testing.assert_allclose(two.stress_33, three.stress[:, 2], rtol=0.0, atol=1e-13 * size)
         block = three.tangent[:, IN_PLANE][:, :, IN_PLANE]
         np.testing.assert_allclose(two.tangent, block, rtol=0.0, atol=1e-12 * stiffness)
+        row = three.tangent[:, 2][:, IN_PLANE]
+        np.testing.assert_allclose(two.tangent_33, row, rtol=0.0, atol=1e-12 * stiffness)
+        assert three.tangent_33 is None
         state_2, state_3 = two.state, three.state
     for field, part in plane.state_fields.items():
         whole = state_3[:, solid.state_fields[field]]
         expected = whole[:, IN_PLANE] if whole.shape[1] == 6 else whole
         assert np.abs(expected).max() > 1e-3
         np.testing.assert_allclose(state_2[:, part], expected, rtol=0.0, atol=1e-15)
+
+
+def energy_of(phase: Any, strain: Array, state: Array) -> Array:
+    """Return ψ(ε); of J2 the incremental energy: elastic energy, hardening energy and plastic work of the step."""
+    if not isinstance(phase, J2):
+        return phase.energy(strain.T, state.T)
+    n_s = strain.shape[1]
+    tensor, plastic = notation.to_tensor(strain), notation.to_tensor(state[:, :n_s])
+    elastic = np.zeros((len(strain), 3, 3))
+    elastic[:, : len(tensor[0]), : len(tensor[0])] = tensor - plastic
+    elastic[:, 2, 2] += np.trace(plastic, axis1=1, axis2=2)  # zero in 3D
+    trace = np.trace(elastic, axis1=1, axis2=2)
+    dev = elastic - trace[:, None, None] / 3.0 * np.eye(3)
+    q, p = 6.0**0.5 * phase.G * np.linalg.norm(dev, axis=(1, 2)), state[:, n_s]
+    increment = np.maximum(q - phase.yield_stress - phase.hardening * p, 0.0) / (3.0 * phase.G + phase.hardening)
+    stored = 0.5 * phase.K * trace**2 + (q - 3.0 * phase.G * increment) ** 2 / (6.0 * phase.G)
+    return stored + phase.yield_stress * increment + 0.5 * phase.hardening * (p + increment) ** 2
 
 
 @EVERY
@@ -75,7 +96,7 @@ def test_the_stress_is_the_derivative_of_the_energy(name: str, dim: int) -> None
         response = law.evaluate(strain, state, 1.0)
         step = 1e-6
         for i, unit in enumerate(step * np.eye(strain.shape[1])):
-            up, down = (law.phase.energy((strain + sign * unit).T, state.T) for sign in (1.0, -1.0))
+            up, down = (energy_of(law.phase, strain + sign * unit, state) for sign in (1.0, -1.0))
             expected = (up - down) / (2.0 * step)
             scale = np.abs(response.stress).max() + step * np.abs(response.tangent).max()
             np.testing.assert_allclose(response.stress[:, i], expected, rtol=0.0, atol=1e-6 * scale)
@@ -189,6 +210,9 @@ def remembering() -> Callable[[Array, Array, LawResponse], LawResponse]:
         (lambda e, s, r: replace(r, stress=r.stress.astype(np.float32)), "float32"),
         (lambda e, s, r: replace(r, tangent=r.tangent[0]), "shape"),
         (lambda e, s, r: replace(r, stress_33=None), "stress_33"),
+        (lambda e, s, r: replace(r, tangent_33=1.0001 * r.tangent_33), "the tangent_33 of point . .* differs"),
+        (lambda e, s, r: replace(r, tangent_33=r.tangent_33[:, ::-1].copy()), "the tangent_33 of point . .* differs"),
+        (lambda e, s, r: replace(r, tangent_33=r.tangent_33[:, :2]), "tangent_33 .* has the shape"),
         (lambda e, s, r: replace(r, state=s), "view of the input state"),
         (lambda e, s, r: replace(r, error=np.full(len(e), np.nan)), "not finite"),
         (lambda e, s, r: replace(r, valid=np.ones(len(e))), "float64, expected bool"),

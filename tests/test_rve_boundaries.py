@@ -21,8 +21,8 @@ from femops.rve.snapshots import content_hash
 from femops.rve.spec import RVE, RVEParameters
 from femops.surrogate import TrainedModel
 from femops.surrogate.fields.periodic_space import PeriodicSpace
-from femops.surrogate.law import model_rve
 from femops.surrogate.store import Origin, write_model
+from femops.surrogate.stored_rve import model_rve
 
 SOFT = {"law": "elastic", "K": 600.0, "G": 300.0}
 STIFF = {"law": "elastic", "K": 43452.0, "G": 29918.0}
@@ -208,7 +208,7 @@ def test_a_homogeneous_rve_of_any_shape_is_its_phase(dim: int, shape: str, bound
 @pytest.mark.parametrize("shape", ["round", "stretched round", "L"])
 def test_periodic_conditions_refuse_what_is_no_parallelepiped(dim: int, shape: str) -> None:
     with pytest.raises(
-        CaseError, match=r"^boundary: 'periodic' given, but the RVE mesh is no parallelepiped; expected"
+        CaseError, match=r"^boundary: 'periodic' given, but the RVE mesh is not a parallelepiped; expected"
     ):
         nested(SHAPES[shape](dim), "periodic", SATURATING)
 
@@ -254,7 +254,7 @@ def test_a_void_in_a_round_body_is_free_and_counts_as_volume(dim: int) -> None:
 @DIMS
 def test_bodies_that_touch_nothing_are_refused_unless_periods_are_given(dim: int) -> None:
     apart = without(round_body(dim, 8), lambda x: np.abs(x[:, 0]) < 0.2)
-    with pytest.raises(CaseError, match="has 2 parts that touch nothing"):
+    with pytest.raises(CaseError, match="consists of 2 separate bodies"):
         nested(apart, "kinematic", SOFT)
 
 
@@ -349,7 +349,7 @@ def assert_unaffected_by_tension_along_the_crack(mesh: TaggedMesh, boundary: str
 @pytest.mark.parametrize("boundary", ["static", "periodic"])
 @pytest.mark.parametrize("start", [1, 4])
 def test_tension_along_a_crack_does_not_feel_it(dim: int, boundary: str, start: int) -> None:
-    """Inside and across a face; the walls of the crack must not count as surface that carries traction."""
+    """Inside and across a face; the faces of the crack must not count as surface that carries traction."""
     assert_unaffected_by_tension_along_the_crack(slit(dim, 6, start, 4), boundary)
 
 
@@ -365,7 +365,9 @@ def test_nodes_on_a_face_whose_images_no_facet_tells_are_refused() -> None:
             cells[cell][cells[cell] == node] = len(points)
             cells[cell] = np.where(mesh.cells[cell] == node, len(points), cells[cell])
             points = np.vstack([points, points[node]])
-    with pytest.raises(CaseError, match=r"several nodes at \([01], 0.5\) on a face, but no facet tells"):
+    with pytest.raises(
+        CaseError, match=r"several nodes at \([01], 0.5\) on a face, and their periodic images are ambiguous"
+    ):
         nested(replace(mesh, points=points, cells=cells), "periodic", SOFT)
 
 
@@ -392,7 +394,7 @@ def test_voids_in_the_corners_are_the_void_in_the_centre(dim: int, linear: Any, 
     if linear is np.eye:
         law = from_file(corners, tmp_path, "periodic")
         assert law.rve.discretisation.mesh.notes == (
-            "voids reach the faces of the cell; they count as volume, and their walls are free",
+            "voids reach the faces of the cell; the volume includes them, and their surfaces are free",
         )
         again = law.evaluate(STRAIN[dim], np.zeros((1, law.n_state)), 1.0).tangent[0]
         np.testing.assert_array_equal(again, found)
@@ -406,9 +408,11 @@ def octagon() -> TaggedMesh:
     return without(grid(2, 6, "triangle"), lambda x: np.abs(x - 0.5).sum(1) > 0.84)
 
 
-def test_walls_of_voids_in_the_corners_are_free_where_periods_tell_that_they_are_voids(tmp_path: Path) -> None:
+def test_surfaces_of_voids_in_the_corners_are_free_where_periods_are_given(tmp_path: Path) -> None:
     body, cell = (from_file(octagon(), tmp_path, "kinematic", **k) for k in ({}, {"periods": [[1, 0], [0, 1]]}))
-    assert body.rve.discretisation.mesh.notes[0].startswith("no parallelepiped; kinematic conditions act on its whole")
+    assert body.rve.discretisation.mesh.notes[0].startswith(
+        "not a parallelepiped; kinematic conditions act on its whole"
+    )
     assert_is_its_phase(body)
     strain = STRAIN[2]
     stiff, soft = (law.evaluate(strain, np.zeros((1, law.n_state)), 1.0).stress[0] @ strain[0] for law in (body, cell))
@@ -441,9 +445,9 @@ def test_rves_that_differ_in_shape_alone_have_other_hashes() -> None:
     parameters = RVEParameters.model_construct(phases={"a": ElasticParameters(**SOFT)})
     body, cell = (content_hash(law.rve, parameters) for law in laws)
     assert body != cell
-    told = [law.rve.discretisation.outline.told_periods for law in laws]
-    assert told[0] is None
-    np.testing.assert_array_equal(told[1], np.eye(2))
+    given = [law.rve.discretisation.outline.given_periods for law in laws]
+    assert given[0] is None
+    np.testing.assert_array_equal(given[1], np.eye(2))
 
 
 def test_a_stored_rve_keeps_the_periods_that_its_nodes_do_not_tell(tmp_path: Path) -> None:
@@ -481,14 +485,14 @@ def test_faces_that_differ_match_within_a_tolerance(dim: int, linear: Any, acros
     else:
         assert across
         assert "its faces are uneven" in problem
-    told = float(problem.split("`tolerance: ")[1].split("`")[0])
-    assert told <= 1e-3
-    law = from_file(bent, tmp_path, "periodic", tolerance=told)
+    given = float(problem.split("`tolerance: ")[1].split("`")[0])
+    assert given <= 1e-3
+    law = from_file(bent, tmp_path, "periodic", tolerance=given)
     assert_is_its_phase(law)
     (note,) = law.rve.discretisation.mesh.notes
     assert note.startswith("faces were uneven or differed by up to 0.000")
     if across:
-        other = from_file(bent, tmp_path, "kinematic", tolerance=told, periods=linear(dim).T.tolist())
+        other = from_file(bent, tmp_path, "kinematic", tolerance=given, periods=linear(dim).T.tolist())
         assert_is_its_phase(other)
         assert other.rve.discretisation.volume == pytest.approx(1.0, rel=1e-12)
 

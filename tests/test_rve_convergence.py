@@ -96,14 +96,14 @@ def test_an_rve_that_fails_fails_alone_and_is_named() -> None:
     """With few iterations: those that need more fail, and the others have the answers that they have alone."""
     law, strain = plane(7), strains(2, 16)
     solver = law.solver
-    solution = solver.attempt(strain.T.copy(), solver.virgin_history(16))
+    solution = solver.attempt(strain.T.copy(), solver.virgin_state(16))
     failed = sorted(solution.failures)
     others = np.setdiff1d(np.arange(16), failed)
     assert 1 <= len(failed) <= 12
     assert np.isnan(solution.stress[:, failed]).all()
     assert np.isnan(solution.tangent[..., failed]).all()
     for i in others[:4]:
-        alone = solver.solve(strain[i : i + 1].T.copy(), solver.virgin_history(1))
+        alone = solver.solve(strain[i : i + 1].T.copy(), solver.virgin_state(1))
         np.testing.assert_allclose(solution.stress[:, i], alone.stress[:, 0], rtol=1e-9)
         np.testing.assert_allclose(solution.tangent[..., i], alone.tangent[..., 0], rtol=1e-6, atol=1e-3)
     worst = max(failed, key=lambda i: np.abs(strain[i]).max())
@@ -145,8 +145,8 @@ def test_a_stiffness_that_cannot_be_factorised_gets_elastic_parts(
 def test_an_rve_whose_stiffness_never_factorises_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     law, strain = plane(30), strains(2, 2)
     solver: Any = law.solver._linear_solver.solver
-    solve, history = solver.solve, law.solver.virgin_history(2)
-    expected = law.solver.solve(strain.T.copy(), history)
+    solve, state = solver.solve, law.solver.virgin_state(2)
+    expected = law.solver.solve(strain.T.copy(), state)
 
     def failing(values: Array, rhs: Array, slots: Any = None) -> tuple[Array, Any]:
         solution, success = solve(values, rhs, slots)
@@ -155,6 +155,6 @@ def test_an_rve_whose_stiffness_never_factorises_fails_alone(monkeypatch: pytest
         return solution, success
 
     monkeypatch.setattr(solver, "solve", failing)
-    found = law.solver.attempt(strain.T.copy(), history)
+    found = law.solver.attempt(strain.T.copy(), state)
     assert found.failures == {1: "its stiffness is not positive definite"}
     np.testing.assert_allclose(found.stress[:, 0], expected.stress[:, 0], rtol=1e-9)

@@ -1,6 +1,7 @@
 """Stored surrogates are loaded unchanged or refused in one line; parts common to all surrogates."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import subprocess
@@ -24,9 +25,9 @@ from femops.rve.snapshots import content_hash
 from femops.rve.spec import RVEParameters
 from femops.surrogate import ExactRVE, TrainedModel, chunks, torch_device
 from femops.surrogate.devices import local_rank
-from femops.surrogate.law import model_rve
 from femops.surrogate.learning.checkpoint import FileCheckpoint
 from femops.surrogate.store import Manifest, Origin, read_manifest, write_model
+from femops.surrogate.stored_rve import model_rve
 
 CIRCLE = {"circles": {"circles": [{"center": [0.1, 0.05], "radius": 0.3}], "mesh_size": 0.25, "cell": "triangle"}}
 RVE = {**CIRCLE, "phases": {"matrix": SATURATING, "fibre": ELASTIC}}
@@ -249,7 +250,7 @@ def test_a_kill_while_a_model_is_written_leaves_the_old_or_the_new_one(
     folder: Path, model: TrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The power goes off at each file operation in turn."""
-    newer = TrainedModel({"weights": 2.0 * model.arrays["weights"]}, *list(vars(model).values())[1:])
+    newer = dataclasses.replace(model, arrays={"weights": 2.0 * model.arrays["weights"]})
     old, new = (float(one.arrays["weights"][0, 0]) for one in (model, newer))
     seen, replace = set(), os.replace
     for allowed in range(6):

@@ -2,89 +2,33 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
-import yaml
+from command_line import Femops, ended
 from helpers import ELASTIC, SATURATING
 from mpi4py import MPI
 from rich.console import Console
-from toy_surrogate import ToyLaw, ToyTraining, installed_toy
+from toy_studies import BIN, STUDY, arrays_of, study_file, trained
+from toy_surrogate import ToyLaw, ToyTraining
 
 from femops import CaseError, load_law, notation
-from femops.commands import cli
 from femops.commands.reports import report_training
-from femops.inputs.case import load_case
 from femops.inputs.study import load_study, study_schema
 from femops.offline.sample import sample
-from femops.offline.train import TrainReport, default_validation, train, trained_model
+from femops.offline.train import default_validation
 from femops.output import training_plots
 from femops.rve.sampling import bounds
-from femops.rve.snapshots import SnapshotSolver
 from femops.surrogate.accuracy import Accuracy
+from femops.surrogate.learning.checkpoint import FileCheckpoint
 
-BIN = Path(sys.executable).parent
-J2 = {"law": "j2", "E": 4000.0, "nu": 0.35, "yield_stress": 30.0, "hardening": 200.0}
-CIRCLE = {"circles": {"circles": [{"center": [0.1, 0.05], "radius": 0.3}], "mesh_size": 0.25, "cell": "triangle"}}
-STUDY: dict[str, Any] = {
-    "units": "mm, N, MPa",
-    "kinematics": "plane_strain",
-    "rve": {**CIRCLE, "phases": {"matrix": SATURATING, "fibre": ELASTIC}},
-    "sampling": {"method": "sobol", "count": 32, "seed": 3, "range": 0.01},
-    "surrogate": {"law": "toy", "seed": 1},
-    "validation": {"method": "sobol", "count": 12, "seed": 4, "range": 0.01},
-}
-CASE: dict[str, Any] = {
-    "kinematics": "plane_strain",
-    "mesh": {"box": {"size": [1.0, 1.0], "cells": [2, 2], "cell": "quadrilateral"}},
-    "material": {"law": "toy", "study": "study.yaml"},
-    "supports": {"left": {"ux": 0.0, "uy": 0.0}},
-    "loads": {"right": {"displacement": {"ux": 0.002}}},
-    "output": {"picture": None},
-}
-
-
-@pytest.fixture(autouse=True)
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ToyTraining]:
-    monkeypatch.chdir(tmp_path)
-    with installed_toy() as training:
-        yield training
-
-
-@pytest.fixture
-def solved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count the snapshots that are solved."""
-    counts: list[int] = []
-    solve = SnapshotSolver.solve
-
-    def counting(self: SnapshotSolver, strain: Any, *rest: Any) -> Any:
-        counts.append(len(strain))
-        return solve(self, strain, *rest)
-
-    monkeypatch.setattr(SnapshotSolver, "solve", counting)
-    return counts
-
-
-def study_file(changes: dict[str, Any] | None = None) -> Path:
-    data = {**STUDY, **(changes or {})}
-    Path("study.yaml").write_text(yaml.safe_dump({key: value for key, value in data.items() if value is not None}))
-    return Path("study.yaml")
-
-
-def trained(folder: str | None = "out", **changes: Any) -> TrainReport:
-    path = study_file(changes)
-    return train(load_study(path), path, None if folder is None else Path(folder), MPI.COMM_SELF)
-
-
-def arrays_of(report: TrainReport) -> bytes:
-    return (report.model / "model.safetensors").read_bytes()
+pytestmark = pytest.mark.usefixtures("toy")
 
 
 def test_a_damaged_model_is_trained_again_instead_of_found(toy: ToyTraining) -> None:
@@ -170,6 +114,16 @@ def test_what_is_interrupted_after_the_fit_is_not_fitted_again(
     assert report.metrics["offline_seconds"] > 0.0
 
 
+def test_a_finished_fit_that_another_version_saved_is_not_used(
+    toy: ToyTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = arrays_of(trained("whole"))
+    saved = {"finished_fit": {"rest": np.zeros(1)}}
+    monkeypatch.setattr(FileCheckpoint, "load", lambda self, name: saved.get(name))
+    assert arrays_of(trained()) == expected
+    assert toy.begun == 2
+
+
 def test_a_checkpoint_of_another_study_is_not_used(toy: ToyTraining) -> None:
     toy.interrupt_at = 5
     with pytest.raises(KeyboardInterrupt):
@@ -201,11 +155,17 @@ def test_a_finished_model_is_found_by_the_content_of_its_study(toy: ToyTraining,
 def test_another_surrogate_in_the_same_folder_uses_its_snapshots_and_replaces_the_model(solved: list[int]) -> None:
     first = trained()
     before = arrays_of(first)
+    metrics = first.folder / "metrics.json"  # as if the first one had drawn another plot
+    metrics.write_text(metrics.read_text().replace('"loss.png"', '"loss.png", "old_loss.png"'))
+    for name in ("old_loss.png", "mine.png"):
+        (first.folder / name).touch()
     solved.clear()
     second = trained(surrogate={"law": "toy", "degree": 2})
     assert not second.found and second.folder == first.folder
     assert solved == []
     assert arrays_of(second) != before
+    assert (second.folder / "loss.png").exists() and (second.folder / "mine.png").exists()
+    assert not (second.folder / "old_loss.png").exists()
     assert load_law(second.model).evaluate(np.zeros((1, 3)), np.zeros((1, 0)), 1.0).stress.shape == (1, 3)
 
 
@@ -221,33 +181,6 @@ def test_the_validation_is_another_seed_of_the_same_range_and_never_seen_before(
         trained("other", validation=STUDY["sampling"])
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"surrogate": {"law": "toy", "degre": 3}},
-            r"study\.yaml: surrogate\.degre: unknown key; did you mean 'degree'",
-        ),
-        ({"surrogate": {"law": "toy", "degree": 0}}, r"surrogate\.degree: 0 given, expected greater than 0"),
-        ({"surrogate": {"law": "elastic"}}, r"surrogate\.law: 'elastic' is no installed surrogate; installed:.* toy"),
-        ({"surrogate": {"degree": 2}}, r"surrogate\.law: missing; expected one of .*toy"),
-        ({"surrogate": 3}, "surrogate: 3 given, expected a surrogate with its options"),
-        ({"validation": {"method": "sobol", "count": 3}}, "validation: range missing"),
-        ({"validation": {"method": "sobol", "count": 3, "range": {33: [0, 1]}}}, r"validation\.range: component 33"),
-        ({"validation": {"method": "run", "run": "nowhere"}}, r"nowhere/points\.vtp: does not exist|nowhere"),
-        ({"surrogate": None}, r"study\.yaml: surrogate: missing, expected the surrogate to train"),
-        (
-            {"rve": {**CIRCLE, "phases": {"matrix": J2, "fibre": ELASTIC}}},
-            r"study\.yaml: rve\.phases\.matrix: has a memory",
-        ),
-    ],
-)
-def test_a_study_that_cannot_be_trained_is_refused_in_one_line(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(CaseError, match=message) as caught:
-        trained(**changes)
-    assert "\n" not in str(caught.value)
-
-
 def test_a_study_to_train_can_be_sampled_and_its_snapshots_are_used(solved: list[int]) -> None:
     path = study_file()
     sample(load_study(path), path, Path("out"), MPI.COMM_SELF)
@@ -257,98 +190,32 @@ def test_a_study_to_train_can_be_sampled_and_its_snapshots_are_used(solved: list
     assert report.metrics["seconds"]["sampling"] is None
 
 
-OTHER = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-from mpi4py import MPI
-from toy_surrogate import ToyTraining, installed_toy
-from femops.inputs.study import load_study
-from femops.offline.train import train
-fit = ToyTraining.fit
-def slow(self, task):
-    print("fitting", flush=True)
-    sys.stdin.read()
-    return fit(self, task)
-ToyTraining.fit = slow
-with installed_toy():
-    train(load_study(Path("study.yaml")), Path("study.yaml"), None, MPI.COMM_SELF)
-"""
-
-
-@pytest.mark.parametrize("killed", [False, True])
-def test_a_case_waits_for_the_training_of_another_process_and_finds_its_model(
-    toy: ToyTraining, solved: list[int], capsys: pytest.CaptureFixture[str], killed: bool
-) -> None:
-    path, said = study_file(), []
-    command = [sys.executable, "-c", OTHER, str(Path(__file__).parent)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None and child.stdin is not None and child.stdout.readline() == "fitting\n"
-        threading.Timer(1.0, child.kill if killed else child.stdin.close).start()
-        model = trained_model(path, "toy", MPI.COMM_SELF, say=said.append)
-    assert f"pid {child.pid}, since 2" in capsys.readouterr().err
-    assert load_law(model).dim == 2
-    # What the other one had finished is used: its model, or, where it was killed, its snapshots.
-    assert (bool(toy.parts), sum(solved), len(said)) == ((True, 12, 1) if killed else (False, 0, 0))
-    assert not list(model.parent.glob(".*"))
-
-
-def test_a_case_trains_its_surrogate_once(toy: ToyTraining, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_that_sample_suggests_trains_on_its_snapshots(run: Femops, solved: list[int]) -> None:
     study_file()
-    Path("case.yaml").write_text(yaml.safe_dump(CASE))
-    assert command("run", "case.yaml", "--output", "results/case") == 0
-    shown, told = capsys.readouterr()
-    assert told.startswith("training toy from study.yaml first; the model goes to results/study-")
-    assert all(stage in shown for stage in ("sampling", "fitting", "validation", "step 1/1"))
-    assert told.count("\n") == 1
-    (model,) = Path("results").glob("study-*/model")
-    assert str(model) in told
-    toy.parts.clear()
-    assert command("run", "results/case/case.yaml", "--output", "results/again") == 0
-    assert toy.parts == []
-    shown, told = capsys.readouterr()
-    assert told == "" and "sampling" not in shown
-    summaries = [json.loads(Path(f"results/{name}/summary.json").read_text()) for name in ("case", "again")]
-    assert summaries[0]["steps"][0]["iterations"] == summaries[1]["steps"][0]["iterations"]
-
-
-def test_a_case_refuses_the_study_of_another_surrogate_before_anything_is_trained(toy: ToyTraining) -> None:
-    with pytest.raises(CaseError, match=r"study\.yaml: surrogate\.law: 'toy' given, the case wants 'other'"):
-        trained_model(study_file(), "other", MPI.COMM_SELF)
-    assert toy.parts == []
-
-
-def command(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(list(arguments))
-    return int(ended.value.code or 0)
+    fewer = ("--set", "sampling.count=16")
+    suggested = re.search(r"Train on them with: femops (.*) and the same --set\n", run("sample", "study.yaml", *fewer))
+    assert suggested and sum(solved) == 16
+    run(*suggested[1].split(), *fewer)
+    assert sum(solved) == 16 + 12
 
 
 def test_the_command_trains_and_tells_what_came_out(capsys: pytest.CaptureFixture[str]) -> None:
     study_file()
-    assert command("train", "study.yaml", "--set", "surrogate.degree=2") == 0
+    assert ended("train", "study.yaml", "--set", "surrogate.degree=2") == 0
     printed = capsys.readouterr().out
     for text in ("sampling", "fitting", "validation", "at 12 unseen strains", "bound / error of stress", "ratio"):
         assert text in printed
-    assert command("train", "study.yaml", "--set", "surrogate.degree=2") == 0
+    assert ended("train", "study.yaml", "--set", "surrogate.degree=2") == 0
     assert "Already trained: results/study-" in capsys.readouterr().out
-    assert command("train", "study.yaml", "--set", "surrogate.deg=2") == 2
+    assert ended("train", "study.yaml", "--set", "surrogate.deg=2") == 2
     assert "surrogate.deg: unknown key; did you mean 'degree'?" in capsys.readouterr().err
-    assert command("schema", "--study") == 0
+    assert ended("schema", "--study") == 0
     assert json.loads(capsys.readouterr().out) == study_schema()
-
-
-def test_the_schema_of_studies_knows_the_options_of_surrogates() -> None:
-    jsonschema = pytest.importorskip("jsonschema")
-    validator = jsonschema.Draft202012Validator(study_schema())
-    assert not list(validator.iter_errors(STUDY))
-    for bad in ({"law": "toy", "degre": 1}, {"degree": 1}, {"law": "toy", "degree": "two"}):
-        assert list(validator.iter_errors({**STUDY, "surrogate": bad})), bad
 
 
 def test_training_on_the_strains_of_a_run_takes_their_range(monkeypatch: pytest.MonkeyPatch) -> None:
     strain = 0.01 * np.random.default_rng(5).uniform(-1, 0.5, (40, 3))
-    monkeypatch.setattr("femops.offline.sample.strains_of_run", lambda *_: strain)
+    monkeypatch.setattr("femops.offline.strains.strains_of_run", lambda *_: strain)
     report = trained(sampling={"method": "run", "run": "somewhere"}, validation=None)
     manifest = json.loads((report.model / "manifest.json").read_text())
     np.testing.assert_array_equal(manifest["low"], strain.min(0))
@@ -377,28 +244,6 @@ def test_two_ranks_train_the_model_of_one(tmp_path: Path) -> None:
     one = safetensors.numpy.load(arrays_of(trained("one")))
     two = safetensors.numpy.load(Path("two/model/model.safetensors").read_bytes())
     np.testing.assert_allclose(two["model/weights"], one["model/weights"], rtol=1e-6, atol=1e-6)
-
-
-def test_a_study_is_told_from_a_case() -> None:
-    cases = Path(__file__).parents[1] / "cases"
-    with pytest.raises(CaseError, match="is a study; use it with: femops train STUDY"):
-        load_case(cases / "studies" / "rve3_equino.yaml")
-    with pytest.raises(CaseError, match="is a case; use it with: femops run CASE"):
-        load_study(cases / "cook_nested.yaml")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"rve": None}, "expected exactly one of rve, family, problem; given: none"),
-        ({"problem": {}}, "problem: given, but 'toy' brings no problems along; expected rve"),
-        ({"sampling": None}, "sampling: missing, expected the strains to solve the RVE at"),
-        ({"kinematics": None}, "kinematics: missing"),
-    ],
-)
-def test_a_study_has_one_subject_and_all_that_belongs_to_it(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(CaseError, match=message):
-        load_study(study_file(changes))
 
 
 def test_infinite_certificates_are_counted_wherever_they_are_reported(

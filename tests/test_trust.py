@@ -15,6 +15,7 @@ from mpi4py import MPI
 from rich.console import Console
 
 from femops import CaseError, NotConverged, load_law
+from femops.commands.analysis import analysis_of
 from femops.commands.reports import report_trust
 from femops.errors import Refused
 from femops.law import CertificateKind, CertifiedLaw, LawResponse
@@ -81,7 +82,7 @@ def problem_of(law: Any, trust: dict[str, Any] | None, **changes: Any) -> MacroP
     given = {"supports": FIXED, "loads": BENDING, "solver": {"rtol": 1e-10}, **changes}
     case = box_case("quadrilateral", **given, **({} if trust is None else {"trust": trust}))
     mesh = macro_mesh(lambda: box([1.0, 1.0], [2, 2], "quad"), 2, MPI.COMM_WORLD)
-    return MacroProblem(case, mesh, {"everywhere": law}, Timers())
+    return MacroProblem(analysis_of(case), mesh, {"everywhere": law}, Timers())
 
 
 def solving(tolerance: float, **more: Any) -> dict[str, Any]:

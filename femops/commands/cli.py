@@ -8,8 +8,10 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal
@@ -20,10 +22,11 @@ from rich.table import Table
 
 import femops
 from femops.commands.faults import noted, of_files
-from femops.commands.progress import Steps, bars, stages
-from femops.commands.reports import missed, report_comparison, report_training, report_trust
+from femops.commands.progress import StepProgress, bars, stages
+from femops.commands.reports import missed, report_comparison, report_notes, report_run, report_training
 from femops.errors import CaseError, NotConverged, Refused
 from femops.inputs.case import Case, case_schema, load_case
+from femops.output.folder import writing
 from femops.output.locks import locked
 from femops.parallel import on_root
 from femops.plugins import installed
@@ -39,12 +42,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console(highlight=False, markup=False, emoji=False)
+_FORWARDING = 0.5  # [s] in which mpirun passes on what a rank wrote; it drops the rest when a rank aborts
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 Kind = Literal["c", "mgis", "umat"]
 CaseFile = Annotated[Path, typer.Argument(metavar="CASE", help="The case file (YAML).")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the case; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a value of the file, e.g. solver.rtol=1e-6; may be repeated."
+    ),
 ]
 
 
@@ -54,7 +61,7 @@ def run(
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the results; default results/CASE.")] = None,
 ) -> None:
-    """Solve a case; works under mpirun as well."""
+    """Solve a case and write its results. Runs in parallel under mpirun."""
     from mpi4py import MPI
 
     from femops.commands.run import run_case
@@ -63,16 +70,13 @@ def run(
     loaded = load_case(case, tuple(overrides or ()))
     folder = output or Path("results") / case.stem
     with locked(folder, comm):
-        with bars(console, comm) as shown:
-            steps = Steps(shown, loaded)
-            summary = run_case(loaded, case, folder, comm, steps, stages(shown), steps.accepted)
+        with bars(console, comm) as display:
+            steps = StepProgress(display, loaded)
+            summary = run_case(loaded, case, folder, comm, steps, stages(display), steps.accepted)
         if comm.rank == 0:
             picture = _draw(loaded, case, folder)
-            _report(summary, folder, picture)
-    if lines := missed(summary):
-        for line in lines:
-            errors.print(f"femops: {line}")
-        raise typer.Exit(NOT_AS_EXPECTED)
+            report_run(console, summary, folder, picture)
+    _exit_if_missed(summary["case"], summary["quantities"], summary["expected"])
 
 
 @app.command()
@@ -80,15 +84,15 @@ def check(case: CaseFile, overrides: Overrides = None) -> None:
     """Validate a case and build its meshes and laws without solving it."""
     from mpi4py import MPI
 
-    from femops.commands.run import prepare
+    from femops.commands.prepare import prepare
 
     comm = MPI.COMM_WORLD
     loaded = load_case(case, tuple(overrides or ()))
-    with bars(console, comm, transient=True) as shown:
-        ready = prepare(loaded, case, comm, training=stages(shown))
+    with bars(console, comm, transient=True) as display:
+        ready = prepare(loaded, case, comm, training=stages(display))
     n_qp = comm.allreduce(ready.problem.quadrature.n_points)
     laws = ", ".join(parameters.law for parameters in loaded.laws().values())
-    _print_notes(ready.notes)
+    report_notes(console, ready.notes)
     console.print(
         f"{case}: valid. {ready.problem.n_dofs} dofs, {n_qp} quadrature points, "
         f"{len(loaded.steps.ends())} steps, law: {laws}. Run it with: femops run {case}",
@@ -97,7 +101,7 @@ def check(case: CaseFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def schema(study: Annotated[bool, typer.Option("--study", help="That of study files.")] = False) -> None:
+def schema(study: Annotated[bool, typer.Option("--study", help="The schema of study files.")] = False) -> None:
     """Print the JSON Schema of case files or study files, for editors."""
     from femops.inputs.study import study_schema
 
@@ -107,8 +111,8 @@ def schema(study: Annotated[bool, typer.Option("--study", help="That of study fi
 
 @app.command()
 def plugins() -> None:
-    """List the laws that are installed, and the plugins that could not be loaded."""
-    table, found = Table("law", "as RVE phase", "what it is"), installed()
+    """List the installed laws, and the plugins that could not be loaded."""
+    table, found = Table("law", "as RVE phase", "description"), installed()
     for spec in found.laws.values():
         table.add_row(spec.name, "yes" if spec.phase else "", spec.summary)
     console.print(table)
@@ -127,7 +131,9 @@ def view(
 
     from femops.output.picture import view as draw
 
-    for path in on_root(MPI.COMM_WORLD, lambda: draw(results, field, step)):
+    with console.status("drawing"):
+        pictures = on_root(MPI.COMM_WORLD, lambda: draw(results, field, step))
+    for path in pictures:
         console.print(str(path), soft_wrap=True)
 
 
@@ -137,7 +143,7 @@ def mesh(
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the meshes; default results/CASE.")] = None,
 ) -> None:
-    """Write the meshes of a case, the RVE's among them, and tell what is in them."""
+    """Write the meshes of a case and of its RVEs, and list their regions and boundaries."""
     from mpi4py import MPI
 
     from femops.inputs.meshes import case_meshes, describe
@@ -150,24 +156,25 @@ def mesh(
         notes: list[str] = []
         for name, one in case_meshes(load_case(case, tuple(overrides or ())), case.parent).items():
             notes.extend(f"{name}: {note}" for note in one.notes)
-            notes.extend(f"{name}: the set '{bare}' {why}" for bare, why in one.bare_sets.items())
+            notes.extend(
+                f"{name}: the set '{without_facets}' {why}" for without_facets, why in one.sets_without_facets.items()
+            )
             folder.mkdir(parents=True, exist_ok=True)
             write_mesh(one, folder / f"{name}.msh")
             rows.append((name, *describe(one), str(folder / f"{name}.msh")))
         return rows, notes
 
     try:
-        with console.status("building meshes"):
+        with console.status("building meshes"), writing(folder, "meshes"):
             rows, notes = on_root(MPI.COMM_WORLD, write)
     except CaseError as error:
         raise error.within(file=case) from error
-    except OSError as error:
-        raise CaseError(f"meshes cannot be written there ({error.strerror})", file=folder) from error
     table = Table("mesh", "cells", "nodes", "regions (fraction of the volume)", "boundaries", "file")
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    _print_notes(notes)
+    report_notes(console, notes)
+    console.print("A case uses one by mesh: {file: PATH}, with PATH relative to the case.", soft_wrap=True)
 
 
 @app.command()
@@ -176,7 +183,10 @@ def sample(
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the snapshots; default results/STUDY.")] = None,
 ) -> None:
-    """Solve the RVE or the family of a study and store that; goes on where it was stopped, also under mpirun."""
+    """Solve the RVE or the family of a study and store the snapshots.
+
+    Resumes after an interruption. Runs in parallel under mpirun.
+    """
     from mpi4py import MPI
 
     from femops.inputs.study import load_study
@@ -184,26 +194,29 @@ def sample(
 
     comm = MPI.COMM_WORLD
     loaded = load_study(study, tuple(overrides or ()))
-    with bars(console, comm) as shown:
-        stage = stages(shown)
-
-        def watch(done: int, total: int) -> None:
-            stage("snapshots", done, total, f"{done}/{total}")
-
-        report = sample_study(loaded, study, output or Path("results") / study.stem, comm, watch)
-    console.print(
-        f"{report.solved} snapshots solved in {report.seconds:.1f} s, {report.found} found; they are in {report.file}",
-        soft_wrap=True,
-    )
+    stage = "microstructures" if loaded.family else "snapshots"
+    with bars(console, comm) as display:
+        progress = partial(stages(display), stage)
+        report = sample_study(loaded, study, output or Path("results") / study.stem, comm, progress)
+    solved = f"{report.solved} {stage} solved in {report.seconds:.1f} s, {report.found} found"
+    console.print(f"{solved}; they are in {report.file}", soft_wrap=True)
+    if loaded.surrogate is not None:
+        same = " and the same --set" if overrides else ""
+        console.print(f"Train on them with: femops train {study} --output {report.file.parent}{same}", soft_wrap=True)
 
 
 @app.command()
 def train(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file (YAML), with a surrogate block.")],
     overrides: Overrides = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of everything; default results/STUDY-HASH.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of model, metrics and snapshots; default results/STUDY-HASH.")
+    ] = None,
 ) -> None:
-    """Train the surrogate of a study: snapshots, fit, validation; goes on where it was stopped, also under mpirun."""
+    """Sample, train and validate the surrogate of a study.
+
+    Resumes after an interruption. Runs in parallel under mpirun.
+    """
     from mpi4py import MPI
 
     from femops.inputs.study import load_study
@@ -211,8 +224,8 @@ def train(
 
     comm = MPI.COMM_WORLD
     loaded = load_study(study, tuple(overrides or ()))
-    with bars(console, comm) as shown:
-        report = train_study(loaded, study, output, comm, stages(shown))
+    with bars(console, comm) as display:
+        report = train_study(loaded, study, output, comm, stages(display))
     if report.found:
         console.print(f"Already trained: {report.model}", soft_wrap=True)
     report_training(console, report.metrics)
@@ -224,29 +237,25 @@ def train(
 @app.command()
 def compare(
     case: CaseFile,
-    law: Annotated[str, typer.Option(help="The law to judge: case, nested, a case file, or a mapping.")] = "case",
-    reference: Annotated[str, typer.Option(help="The law that is right; nested: the RVE of a surrogate.")] = "nested",
+    law: Annotated[str, typer.Option(help="The law to assess: case, nested, a case file, or a YAML mapping.")] = "case",
+    reference: Annotated[
+        str, typer.Option(help="The reference law; nested: the RVE that the surrogate was trained on.")
+    ] = "nested",
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the results; default results/CASE_compare.")] = None,
 ) -> None:
-    """Solve a case with two laws and tell how far apart they end and how long they take; also under mpirun."""
+    """Solve a case with two laws, and compare the solutions and their times. Runs in parallel under mpirun."""
     from mpi4py import MPI
 
-    from femops.commands.compare import PICTURE, REPORT, Display
+    from femops.commands.compare import PICTURE, REPORT
     from femops.commands.compare import compare as compare_laws
 
     folder, comm = output or Path("results") / f"{case.stem}_compare", MPI.COMM_WORLD
-
-    with bars(console, comm) as shown:
-
-        def steps(side: str, loaded: Case) -> Steps:
-            shown.console.print(f"solving with the {side}")
-            return Steps(shown, loaded)
-
-        display = Display(stages(shown), steps)
+    with bars(console, comm) as display:
         report = compare_laws(case, tuple(overrides or ()), (law, reference), folder, comm, display)
     report_comparison(console, report)
     console.print(f"Report: {folder / REPORT}; picture: {folder / PICTURE}", soft_wrap=True)
+    _exit_if_missed(report["case"], report["quantities"]["law"], report["expected"])
 
 
 @app.command()
@@ -298,39 +307,13 @@ def _draw(case: Case, path: Path, folder: Path) -> Path | None:
     return target
 
 
-def _print_notes(notes: Iterable[str]) -> None:
-    """Print the notes of a run, one line each."""
-    for note in notes:
-        console.print(f"Note: {note}", soft_wrap=True)
-
-
-def _report(summary: dict[str, Any], folder: Path, picture: Path | None) -> None:
-    """Print the timings, quantities, notes and result files of a run."""
-    seconds = dict(summary["seconds"])
-    total = seconds.pop("total")
-    seconds["other"] = max(total - sum(seconds.values()), 0.0)
-    table = Table("part", "seconds", "share", title=f"{summary['n_qp']} points, {summary['dofs']} dofs")
-    for name, value in sorted(seconds.items(), key=lambda item: -item[1]):
-        table.add_row(name, f"{value:.2f}", f"{value / total:.0%}")
-    table.add_row("total", f"{total:.2f}", "")
-    console.print(table)
-    if summary["quantities"]:
-        quantities = Table("quantity", "value", "expected")
-        for name, value in summary["quantities"].items():
-            wanted = summary["expected"].get(name)
-            expected = "" if wanted is None else f"{wanted['expected']:.8g}{'  MISSED' if wanted['missed'] else ''}"
-            quantities.add_row(name, f"{value:.8g}", expected)
-        console.print(quantities)
-    _print_notes(summary["notes"])
-    iterations = sum(step["iterations"] for step in summary["steps"])
-    cutbacks = sum(step["cutbacks"] for step in summary["steps"])
-    console.print(f"{len(summary['steps'])} steps, {iterations} iterations, {cutbacks} cutbacks.")
-    statistics = summary["law_statistics"]
-    report_trust(console, statistics)
-    fields = folder / f"{Path(summary['case']).stem}.vtkhdf"
-    console.print(f"Results in {folder}; open {fields} in ParaView.", soft_wrap=True)
-    if picture is not None:
-        console.print(f"Picture: {picture}", soft_wrap=True)
+def _exit_if_missed(case: str, quantities: dict[str, float], expected: dict[str, dict[str, Any]]) -> None:
+    """Print the quantities that differ from their expected values; if there are any, exit with that code."""
+    lines = missed(case, quantities, expected)
+    for line in lines:
+        errors.print(f"femops: {line}")
+    if lines:
+        raise typer.Exit(NOT_AS_EXPECTED)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -413,10 +396,11 @@ def _abort(error: Exception, arguments: list[str]) -> int:
 
     comm = MPI.COMM_WORLD
     rank = comm.rank if comm.size > 1 else None
-    file, said = of_files(error), "femops: " if rank is None else f"femops: rank {rank}: "
+    file, prefix = of_files(error), "femops: " if rank is None else f"femops: rank {rank}: "
     errors.quiet = False
-    code = _fail(said + (file or noted(error, arguments, rank)), INPUT_ERROR if file else UNKNOWN_FAULT)
+    code = _fail(prefix + (file or noted(error, arguments, rank)), INPUT_ERROR if file else UNKNOWN_FAULT)
     if comm.size > 1:
+        time.sleep(_FORWARDING)
         comm.Abort(code)
     return code
 

@@ -1,6 +1,5 @@
 """Implementation of `femops compare`: solve a case with two laws and compare the solutions."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,19 +7,20 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from femops.commands.compare_laws import Chooser, blamed, surrogates_of
-from femops.commands.run import Run, Watch, prepare, solve
+from femops.commands.compare_laws import OWN, Chooser, blamed, surrogates_of
+from femops.commands.prepare import Run, prepare
+from femops.commands.progress import Display, StepProgress, stages
+from femops.commands.run import solve
 from femops.errors import CaseError, NotConverged
-from femops.inputs.case import Case
 from femops.macro.difference import Comparer, Difference, Observation, boundary_differences, observe
 from femops.macro.problem import MacroProblem
 from femops.macro.stepping import StepReport
 from femops.notation import Array
 from femops.output.comparison import Curve, draw_comparison
+from femops.output.folder import writing
 from femops.output.locks import locked
 from femops.output.tables import write_json
 from femops.parallel import on_root
-from femops.surrogate.spec import Progress
 from femops.surrogate.store import read_manifest
 
 REPORT, PICTURE = "compare.json", "compare.png"
@@ -32,19 +32,6 @@ _TIMING = (
     "speedup_law compares law, certificate and exact solves, speedup_total all but set-up and output"
 )
 _MOST_CURVES = 3
-
-
-@dataclass(frozen=True)
-class Display:
-    """Progress callbacks.
-
-    Attributes:
-        training: Called while a missing surrogate is trained.
-        steps: Returns the callback for the iterations of one side, `law` or `reference`.
-    """
-
-    training: Progress
-    steps: Callable[[str, Case], Watch]
 
 
 @dataclass
@@ -65,10 +52,6 @@ class _Side:
     summary: dict[str, Any] = field(default_factory=dict)
     observations: list[Observation] = field(default_factory=list)
 
-    def observe(self, problem: MacroProblem, report: StepReport) -> None:
-        """Store the solution at the end of a step."""
-        self.observations.append(observe(problem, report))
-
     def seconds(self, *, only: tuple[str, ...] = (), without: tuple[str, ...] = ()) -> float:
         """Return the time of the selected parts [s]; by default of all parts."""
         parts = {name: value for name, value in self.summary["seconds"].items() if name != "total"}
@@ -86,7 +69,7 @@ def compare(
         laws: The law to assess and the reference law, see `Chooser.case_with`.
         folder: Folder for `compare.json`, `compare.png` and the results of both runs.
         comm: The ranks that share the work.
-        display: Progress callbacks.
+        display: Progress display.
 
     Returns:
         The content of `compare.json`; its fields are documented in cases/README.md.
@@ -96,27 +79,38 @@ def compare(
         NotConverged: A step failed with one of the laws.
     """
     with locked(folder, comm), locked(folder / "law", comm), locked(folder / "reference", comm):
-        return _compare(Chooser(path, overrides, folder, comm, display.training), laws, display)
+        return _compare(Chooser(path, overrides, folder, comm, stages(display)), laws, display)
 
 
 def _compare(chooser: Chooser, laws: tuple[str, str], display: Display) -> dict[str, Any]:
     path, folder, comm = chooser.path, chooser.folder, chooser.comm
-    judged, right = _prepared(chooser, laws)
+    law, reference = _prepared(chooser, laws)
     on_root(comm, lambda: _remove_reports(folder))  # of an earlier comparison, whose results are replaced now
-    for side in (right, judged):
+    for side in (reference, law):
         side.run.timers.skip()  # time of the other side
-        watch = display.steps(side.name, side.run.case)
         try:
-            side.summary = solve(side.run, path, folder / side.name, watch, side.observe)
+            _solve(side, path, folder / side.name, display)
         except NotConverged as error:
             raise type(error)(f"--{side.name} {side.given}: {error.what}", error.residuals) from error
-    comparer = Comparer(judged.run.problem)
-    differences = [comparer(*pair) for pair in zip(judged.observations, right.observations, strict=True)]
-    trained = {chooser.model_folder(one) for one in surrogates_of(judged.run.case).values()}
+    comparer = Comparer(law.run.problem)
+    differences = [comparer(*pair) for pair in zip(law.observations, reference.observations, strict=True)]
+    trained = {chooser.model_folder(one) for one in surrogates_of(law.run.case).values()}
     offline = on_root(comm, lambda: sum(_offline_seconds(model) for model in trained))
-    report = _report(judged, right, differences) | {"offline_seconds": offline}
-    on_root(comm, lambda: _write(folder, report, judged, right, differences))
+    report = _report(law, reference, differences) | {"offline_seconds": offline}
+    on_root(comm, lambda: _write(folder, report, law, reference, differences))
     return report
+
+
+def _solve(side: _Side, path: Path, folder: Path, display: Display) -> None:
+    """Solve one side, and store its summary and the solution at the end of every step."""
+    display.console.print(f"solving with the {side.name}")
+    steps = StepProgress(display, side.run.case)
+
+    def accepted(problem: MacroProblem, report: StepReport) -> None:
+        side.observations.append(observe(problem, report))
+        steps.accepted(problem, report)
+
+    side.summary = solve(side.run, path, folder, steps, accepted)
 
 
 def _remove_reports(folder: Path) -> None:
@@ -148,14 +142,14 @@ def _offline_seconds(model: Path) -> float:
     return float(read_manifest(model).metrics.get("offline_seconds") or 0.0)
 
 
-def _report(judged: _Side, right: _Side, differences: list[Difference]) -> dict[str, Any]:
+def _report(law: _Side, reference: _Side, differences: list[Difference]) -> dict[str, Any]:
     """Return the report without the training time."""
-    both, last = (judged, right), differences[-1]
+    both, last = (law, reference), differences[-1]
     worst = {name: max(differences, key=lambda one, name=name: getattr(one, name)) for name in _NORMS}  # type: ignore[misc]
-    moved, force = (boundary_differences(judged.observations, right.observations, of) for of in ("moved", "force"))
-    certified = judged.summary["law_statistics"]
+    moved, force = (boundary_differences(law.observations, reference.observations, of) for of in ("moved", "force"))
+    certified = law.summary["law_statistics"]
     return {
-        **{key: judged.summary[key] for key in ("case", "title", "versions", "ranks", "n_qp", "dofs")},
+        **{key: law.summary[key] for key in ("case", "title", "versions", "ranks", "n_qp", "dofs")},
         "given": {side.name: side.given for side in both},
         "laws": {side.name: side.summary["law"] for side in both},
         **{name: getattr(last, name) for name in _NORMS},
@@ -164,10 +158,12 @@ def _report(judged: _Side, right: _Side, differences: list[Difference]) -> dict[
         "reaction_rel": max(force.values(), default=0.0),
         "boundaries": {"displacement_rel": moved, "reaction_rel": force},
         "steps": [asdict(one) for one in differences],
+        "quantities": {side.name: side.summary["quantities"] for side in both},
+        "expected": law.summary["expected"] if law.given == OWN else {},  # known of the law of the case only
         "iterations": {side.name: sum(step["iterations"] for step in side.summary["steps"]) for side in both},
-        "seconds": {side.name: side.summary["seconds"] for side in both} | {"ratio": _ratios(judged, right)},
-        "speedup_law": _over(right.seconds(only=_LAW_PARTS), judged.seconds(only=_LAW_PARTS)),
-        "speedup_total": _over(right.seconds(without=_NOT_SOLUTION), judged.seconds(without=_NOT_SOLUTION)),
+        "seconds": {side.name: side.summary["seconds"] for side in both} | {"ratio": _ratios(law, reference)},
+        "speedup_law": _over(reference.seconds(only=_LAW_PARTS), law.seconds(only=_LAW_PARTS)),
+        "speedup_total": _over(reference.seconds(without=_NOT_SOLUTION), law.seconds(without=_NOT_SOLUTION)),
         "timing": _TIMING,
         "certified": {
             "kind": certified["certificate"],
@@ -179,41 +175,40 @@ def _report(judged: _Side, right: _Side, differences: list[Difference]) -> dict[
     }
 
 
-def _ratios(judged: _Side, right: _Side) -> dict[str, float | None]:
+def _ratios(law: _Side, reference: _Side) -> dict[str, float | None]:
     """Return the time of the reference divided by that of the law, for each part."""
-    of_right = right.summary["seconds"]
-    return {part: _over(of_right[part], value) for part, value in judged.summary["seconds"].items() if part in of_right}
+    ours, theirs = law.summary["seconds"], reference.summary["seconds"]
+    return {part: _over(theirs[part], value) for part, value in ours.items() if part in theirs}
 
 
 def _over(a: float, b: float | None) -> float | None:
     return a / b if b else None
 
 
-def _write(folder: Path, report: dict[str, Any], judged: _Side, right: _Side, differences: list[Difference]) -> None:
+def _write(folder: Path, report: dict[str, Any], law: _Side, reference: _Side, differences: list[Difference]) -> None:
     errors = {
         "displacement (L2)": [one.displacement_rel_l2 for one in differences],
         "stress (L2)": [one.stress_rel_l2 for one in differences],
         "stress (largest)": [one.stress_rel_max for one in differences],
     }
-    try:
-        draw_comparison(folder / PICTURE, _curves(judged, right), errors, ("law", "reference"))
+    with writing(folder):
+        draw_comparison(folder / PICTURE, _curves(law, reference), errors, ("law", "reference"))
         write_json(folder / REPORT, report)
-    except OSError as error:
-        raise CaseError(f"results cannot be written there ({error.strerror})", file=folder) from error
 
 
-def _curves(judged: _Side, right: _Side) -> list[Curve]:
+def _curves(law: _Side, reference: _Side) -> list[Curve]:
     """Return force-displacement curves of the boundaries that move most; time-displacement without reactions."""
-    moved = {name: np.array([one.moved[name] for one in right.observations]) for name in right.observations[0].moved}
+    observed = reference.observations
+    moved = {name: np.array([one.moved[name] for one in observed]) for name in observed[0].moved}
     axis_of = {name: int(np.abs(values).max(axis=0).argmax()) for name, values in moved.items()}
-    prescribed = judged.run.case.prescribed()
-    loaded = [name for name in judged.run.case.loads if name in moved] or list(moved)
+    prescribed = law.run.problem.analysis.prescribed()
+    loaded = [name for name in law.run.case.loads if name in moved] or list(moved)
     held = [name for name in loaded if axis_of[name] in prescribed.get(name, ())]
     chosen = sorted(held or loaded, key=lambda name: -float(np.abs(moved[name]).max()))[:_MOST_CURVES]
     force = "reaction [force]" if held else "time [time]"
     curves = []
     for name in chosen:
-        points = (_points(side, name, axis_of[name], timed=not held) for side in (judged, right))
+        points = (_points(side, name, axis_of[name], timed=not held) for side in (law, reference))
         curves.append(Curve(f"{name}, {'xyz'[axis_of[name]]}", force, *points))
     return curves
 

@@ -9,16 +9,19 @@ from typing import Any
 import yaml
 from mpi4py import MPI
 
-from femops.commands.run import move_files, resolved
 from femops.errors import CaseError
-from femops.inputs.case import EVERYWHERE, Case, load_case
+from femops.inputs.case import Case, load_case
 from femops.inputs.reading import read_yaml
+from femops.inputs.resolved import move_files, resolved
+from femops.meshing import EVERYWHERE
 from femops.meshing.writing import write_mesh
 from femops.offline.train import trained_model
+from femops.output.folder import writing
 from femops.parallel import on_root
-from femops.surrogate.law import model_rve
-from femops.surrogate.spec import FamilyParameters, Progress, SurrogateParameters
+from femops.surrogate.family import FamilyParameters
+from femops.surrogate.spec import Progress, SurrogateParameters
 from femops.surrogate.store import read_manifest
+from femops.surrogate.stored_rve import model_rve
 
 OWN, NESTED = "case", "nested"
 
@@ -46,14 +49,14 @@ class Chooser:
     comm: MPI.Comm
     training: Progress
 
-    def case_with(self, option: str, text: str, judged: Case | None = None) -> Case:
+    def case_with(self, option: str, text: str, law: Case | None = None) -> Case:
         """Return the case with the law that an option names; collective.
 
         Args:
             option: The option, for messages.
             text: `case` for the law of the case, `nested` for the nested law that its surrogates approximate, a case
                 file whose `material` is used, or a YAML mapping.
-            judged: The case whose surrogates `nested` refers to; by default the case itself.
+            law: The case whose surrogates `nested` refers to; by default the case itself.
 
         Raises:
             CaseError: The case or the law cannot be used; the message names the option if it is at fault.
@@ -62,8 +65,8 @@ class Chooser:
         if text == OWN:
             return own
         if text == NESTED:
-            surrogates = judged or own
-            if not surrogates_of(surrogates) and any(law.law == NESTED for law in own.laws().values()):
+            surrogates = law or own
+            if not surrogates_of(surrogates) and any(one.law == NESTED for one in own.laws().values()):
                 return own
             material = self._nested(option, surrogates)
         elif text.lstrip().startswith("{"):
@@ -130,13 +133,11 @@ def _nested_law(model: Path, mesh: Path, path: Path) -> dict[str, Any]:
     rve = model_rve(model)
     stored = read_manifest(model).rve
     assert stored is not None
-    try:
+    with writing(mesh.parent):
         mesh.parent.mkdir(parents=True, exist_ok=True)
         write_mesh(rve.discretisation.mesh, mesh)
-    except OSError as error:
-        raise CaseError(f"results cannot be written there ({error.strerror})", file=mesh.parent) from error
     file = os.path.relpath(mesh, path.parent)
     source: dict[str, Any] = {"file": file}
-    if (periods := rve.discretisation.outline.told_periods) is not None:
+    if (periods := rve.discretisation.outline.given_periods) is not None:
         source["periods"] = periods.tolist()
     return {"law": "nested", "rve": {"mesh": source, "boundary": stored.boundary, "phases": stored.phases}}

@@ -61,11 +61,11 @@ def noted(error: BaseException, arguments: list[str], rank: int | None) -> str:
             "".join(traceback.format_exception(error)),
         ]
     )
-    said = " ".join(f"{type(error).__name__}: {error}".split())
+    message = " ".join(f"{type(error).__name__}: {error}".split())
     for folder in (Path(), Path(tempfile.gettempdir())):
         try:
             (folder / name).write_text(text, encoding="utf-8")
         except OSError:
             continue
-        return f"unexpected {said}; the details are in {folder / name}"
-    return f"unexpected {said}; the details cannot be written to {name}"
+        return f"unexpected {message}; the details are in {folder / name}"
+    return f"unexpected {message}; the details cannot be written to {name}"

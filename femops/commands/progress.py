@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _WIDEST_BAR, _BESIDE_THE_BAR = 40, 70  # name, time and a typical note; longer notes are wrapped
 
 
-class Shown:
+class Display:
     """Stacked progress bars or, without a terminal, one plain line per completed stage.
 
     Args:
@@ -39,11 +39,11 @@ class Shown:
         if self.plain:
             self.console.print(text, soft_wrap=True)
 
-    def tell(self, stage: str, done: int, total: int, note: str) -> None:
+    def update(self, stage: str, done: int, total: int, note: str) -> None:
         """Record the progress of a stage, and print a line when it ends."""
         if stage != self._stage:
             self.end_stage()
-        self._stage, self._line = stage, f"{stage} {note or f'{done}/{total}'}"
+        self._stage, self._line = stage, f"{stage} {note}"
         if done >= total:
             self.end_stage()
 
@@ -55,7 +55,7 @@ class Shown:
 
 
 @contextmanager
-def bars(console: Console, comm: Any, *, transient: bool = False) -> Iterator[Shown]:
+def bars(console: Console, comm: Any, *, transient: bool = False) -> Iterator[Display]:
     """Show progress bars on rank 0, preceded by a set-up message.
 
     Without a terminal only completed stages are reported, one line each.
@@ -73,23 +73,23 @@ def bars(console: Console, comm: Any, *, transient: bool = False) -> Iterator[Sh
     settings: dict[str, Any] = {"disable": not (first and terminal), "transient": transient}
     with Progress(*columns, console=console, speed_estimate_period=3600.0, **settings) as progress:
         progress.add_task("setting up", total=None, note="")
-        shown = Shown(progress, plain=first and not terminal and not transient)
+        display = Display(progress, plain=first and not terminal and not transient)
         try:
-            yield shown
+            yield display
         finally:
-            shown.end_stage()
+            display.end_stage()
 
 
-class Steps:
+class StepProgress:
     """Shows the load steps of a run.
 
     Args:
-        shown: The progress display.
+        display: The progress display.
         case: The case.
     """
 
-    def __init__(self, shown: Shown, case: Case) -> None:
-        self._shown, self._rtol = shown, case.solver.rtol
+    def __init__(self, display: Display, case: Case) -> None:
+        self._display, self._rtol = display, case.solver.rtol
         self._ends = [0.0, *case.steps.ends()]
         self._task: TaskID | None = None
 
@@ -97,32 +97,33 @@ class Steps:
         """Show an iteration; see `femops.commands.run.Watch`."""
         count = len(self._ends) - 1
         if self._task is None:
-            self._task = self._shown.begin(f"step 1/{count}", count)
+            self._task = self._display.begin(f"step 1/{count}", count)
         part = (t - self._ends[step - 1]) / (self._ends[step] - self._ends[step - 1])
         done = step - 1 + (part if residual <= self._rtol else 0.0)
         now = f"t = {t:.4g}, iteration {iteration}, residual {residual:.1e}"
-        self._shown.progress.update(self._task, description=f"step {step}/{count}", completed=done, note=now)
+        self._display.progress.update(self._task, description=f"step {step}/{count}", completed=done, note=now)
 
     def accepted(self, _: object, report: "StepReport") -> None:
         """Show an accepted step; see `femops.commands.run.Observe`."""
         cutbacks = f", {_counted(report.cutbacks, 'cutback')}" if report.cutbacks else ""
         what = f"t = {report.t:.4g}, {_counted(report.iterations, 'iteration')}{cutbacks}"
-        self._shown.line(f"step {report.number}/{len(self._ends) - 1}: {what}")
+        self._display.line(f"step {report.number}/{len(self._ends) - 1}: {what}")
 
 
-def stages(shown: Shown) -> StageProgress:
+def stages(display: Display) -> StageProgress:
     """Return a callback that shows the stages of a training.
 
     Args:
-        shown: The progress display.
+        display: The progress display.
     """
     tasks: dict[str, TaskID] = {}
 
     def watch(stage: str, done: int, total: int, note: str = "") -> None:
+        note = note or f"{done}/{total}"
         if stage not in tasks:
-            tasks[stage] = shown.begin(stage, total)
-        shown.progress.update(tasks[stage], completed=done, total=total, note=note)
-        shown.tell(stage, done, total, note)
+            tasks[stage] = display.begin(stage, total)
+        display.progress.update(tasks[stage], completed=done, total=total, note=note)
+        display.update(stage, done, total, note)
 
     return watch
 

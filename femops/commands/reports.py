@@ -1,24 +1,81 @@
 """Printed reports of runs, comparisons and trainings."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 
-def missed(summary: dict[str, Any]) -> list[str]:
+def missed(case: str, quantities: Mapping[str, float], expected: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return a line for each quantity of a run that differs from its expected value.
 
     Args:
-        summary: The summary of the run.
+        case: The case file.
+        quantities: Values by name.
+        expected: As returned by `femops.commands.run.expectations`.
     """
     return [
-        f"{summary['case']}: quantities.{name}: {summary['quantities'][name]:.8g}, expected {one['expected']:.8g} "
+        f"{case}: quantities.{name}: {quantities[name]:.8g}, expected {one['expected']:.8g} "
         f"({'relative ' if one['expected'] else ''}difference {one['difference']:.1e}, rtol {one['rtol']:.1e})"
-        for name, one in summary["expected"].items()
+        for name, one in expected.items()
         if one["missed"]
     ]
+
+
+def report_quantities(
+    console: Console, columns: Mapping[str, Mapping[str, float]], expected: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Print the quantities of one or two runs and the expected values of the first; nothing if there are none.
+
+    Args:
+        console: The console.
+        columns: Values by name, for each column of the table.
+        expected: As returned by `femops.commands.run.expectations`.
+    """
+    table = Table("quantity", *columns, "expected")
+    for name in next(iter(columns.values())):
+        known = expected.get(name)
+        last = "" if known is None else f"{known['expected']:.8g}{'  MISSED' if known['missed'] else ''}"
+        table.add_row(name, *(f"{values[name]:.8g}" for values in columns.values()), last)
+    if table.row_count:
+        console.print(table)
+
+
+def report_notes(console: Console, notes: Iterable[str]) -> None:
+    """Print the notes of a run, one line each."""
+    for note in notes:
+        console.print(f"Note: {note}", soft_wrap=True)
+
+
+def report_run(console: Console, summary: dict[str, Any], folder: Path, picture: Path | None) -> None:
+    """Print the timings, quantities, notes and result files of a run.
+
+    Args:
+        console: The console.
+        summary: The summary of the run.
+        folder: The results folder.
+        picture: The picture of the last step, if one was drawn.
+    """
+    seconds = dict(summary["seconds"])
+    total = seconds.pop("total")
+    seconds["other"] = max(total - sum(seconds.values()), 0.0)
+    table = Table("part", "seconds", "share", title=f"{summary['n_qp']} points, {summary['dofs']} dofs")
+    for name, value in sorted(seconds.items(), key=lambda item: -item[1]):
+        table.add_row(name, f"{value:.2f}", f"{value / total:.0%}")
+    table.add_row("total", f"{total:.2f}", "")
+    console.print(table)
+    report_quantities(console, {"value": summary["quantities"]}, summary["expected"])
+    report_notes(console, summary["notes"])
+    iterations = sum(step["iterations"] for step in summary["steps"])
+    cutbacks = sum(step["cutbacks"] for step in summary["steps"])
+    console.print(f"{len(summary['steps'])} steps, {iterations} iterations, {cutbacks} cutbacks.")
+    report_trust(console, summary["law_statistics"])
+    fields = folder / f"{Path(summary['case']).stem}.vtkhdf"
+    console.print(f"Results in {folder}; open {fields} in ParaView.", soft_wrap=True)
+    if picture is not None:
+        console.print(f"Picture: {picture}", soft_wrap=True)
 
 
 def report_trust(console: Console, statistics: dict[str, Any]) -> None:
@@ -34,7 +91,7 @@ def report_trust(console: Console, statistics: dict[str, Any]) -> None:
         why = ", ".join(f"{count} for {name}" for name, count in reasons.items())
         console.print(f"{solved} of {evaluated} evaluations of a point were solved exactly: {why}.", soft_wrap=True)
     elif doubtful := statistics["points_above_tolerance"] + statistics["points_invalid"]:
-        console.print(f"Warning: at {doubtful} of {evaluated} points a law doubted its own answer.")
+        console.print(f"Warning: {doubtful} of {evaluated} evaluations are above the tolerance or not valid.")
     for one in statistics["enrichments"]:
         console.print(f"After step {one['step']} the law of {one['region']} learned {one['snapshots']} snapshots.")
     _report_error(console, statistics)
@@ -44,15 +101,15 @@ def report_trust(console: Console, statistics: dict[str, Any]) -> None:
 
 def _report_error(console: Console, statistics: dict[str, Any]) -> None:
     """Print the largest error of the accepted responses, and the number of points where it is unknown."""
-    infinite, judged = statistics["points_infinite"], statistics["points_judged"]
+    infinite, certified = statistics["points_infinite"], statistics["points_judged"]
     kind = statistics["certificate"] or "as stated by the law"
-    beyond = f"infinite at {infinite} of {judged} points" if infinite else ""
+    beyond = f"infinite at {infinite} of {certified} points" if infinite else ""
     if statistics["largest_error"]:  # zero if all points were solved exactly
         largest = f"{statistics['largest_error']:.1e} ({kind})"
         console.print(f"Largest error of the answers used: {largest}{beyond and ', '}{beyond}.", soft_wrap=True)
     elif beyond:
         console.print(f"Error of the answers used ({kind}): {beyond}.", soft_wrap=True)
-    elif statistics["can_certify"] and not judged:
+    elif statistics["can_certify"] and not certified:
         how = "trust: {on_violation: warn} in the case does that"
         console.print(f"No error of the answers was estimated; {how}.", soft_wrap=True)
 
@@ -70,16 +127,17 @@ def report_comparison(console: Console, report: dict[str, Any]) -> None:
         table.add_row(name, _number(report[name]), f"{_number(worst['value'])} (step {worst['step']})")
     table.add_row("reaction_rel", "", _number(report["reaction_rel"]))
     console.print(table)
+    report_quantities(console, report["quantities"], report["expected"])
     console.print(_times(report["seconds"], report["iterations"]))
     worst = report["stress_worst"]
     place = ", ".join(f"{x:.4g}" for x in worst["at"])
-    sizes = f"{_number(worst['difference'])}, where it is {_number(worst['reference'])}"
-    console.print(f"Largest difference of the stress: {sizes}, at ({place}).", soft_wrap=True)
+    sizes = f"{_number(worst['difference'])} at ({place}), where the reference is {_number(worst['reference'])}"
+    console.print(f"Largest difference of the stress: {sizes}.", soft_wrap=True)
     law, total = (_number(report[key]) for key in ("speedup_law", "speedup_total"))
-    faster = f"Time of the reference over that of the law: {law} in the laws, {total} in the whole solution"
-    console.print(f"{faster}; set-up and output not counted.", soft_wrap=True)
+    faster = f"Speed-up: {law} in the laws, {total} in the whole solution without set-up and output"
+    console.print(f"{faster}.", soft_wrap=True)
     if report["offline_seconds"]:
-        console.print(f"Before that, training took {report['offline_seconds']:.1f} s.")
+        console.print(f"Sampling and training before that: {report['offline_seconds']:.1f} s.")
 
 
 def _times(seconds: dict[str, Any], iterations: dict[str, int]) -> Table:
@@ -105,40 +163,37 @@ def report_training(console: Console, metrics: Mapping[str, Any]) -> None:
     if "validation" in metrics:
         _report_validation(console, metrics)
     elif metrics["fit"]:
-        table = Table("figure", "value", title="what the fit says of itself")
+        table = Table("metric", "value", title="metrics of the fit")
         for name, value in metrics["fit"].items():
             table.add_row(name.replace("_", " "), _number(value))
         console.print(table)
     spent = ", ".join(f"{name} {_number(value)} s" for name, value in metrics["seconds"].items() if value is not None)
     snapshots = f"; {metrics['snapshots']} snapshots" if "snapshots" in metrics else ""
-    console.print(f"Time of the training: {spent}{snapshots}.", soft_wrap=True)
+    console.print(f"Training time: {spent}{snapshots}.", soft_wrap=True)
     if metrics["fit"] and "validation" in metrics:
         fit = ", ".join(f"{name} {_number(value)}" for name, value in metrics["fit"].items())
         console.print(f"Fit: {fit}.", soft_wrap=True)
 
 
-def _judged(judged: Mapping[str, Any], figures: Mapping[str, Any]) -> int:
-    """Return the number of validated certificates."""
-    return int(figures.get("of", judged["count"]))
-
-
 def _report_validation(console: Console, metrics: Mapping[str, Any]) -> None:
-    judged = metrics["validation"]
-    unseen = f"at {judged['count']} unseen {metrics.get('unseen', 'strains')}"
-    table = Table("relative error", "median", "95 %", "largest", title=unseen)
-    rows = {name: judged[name] for name in ("stress", "tangent")}
-    said = {name: judged[name] for name in ("bound", "indicator") if name in judged}
-    for name, figures in said.items():
-        infinite = f", infinite at {figures['infinite']} of {_judged(judged, figures)}" if figures["infinite"] else ""
+    validation = metrics["validation"]
+    unseen = f"{validation['count']} unseen {metrics.get('unseen', 'strains')}"
+    table = Table("relative error", "median", "95 %", "largest", title=f"errors at {unseen}")
+    rows = {name: validation[name] for name in ("stress", "tangent")}
+    certificates = {name: validation[name] for name in ("bound", "indicator") if name in validation}
+    counts = {name: int(figures.get("of", validation["count"])) for name, figures in certificates.items()}
+    for name, figures in certificates.items():
+        infinite = f", infinite at {figures['infinite']} of {counts[name]}" if figures["infinite"] else ""
         rows[f"{name} / error of stress{infinite}"] = figures["effectivity"]
     for name, spread in rows.items():
         numbers = ("infinite" if spread[part] is None else _number(spread[part]) for part in ("median", "p95", "max"))
         table.add_row(name, *numbers)
     console.print(table)
-    if "bound" in said and said["bound"]["infinite"] < _judged(judged, said["bound"]):
-        console.print(f"The bound is violated at {judged['bound']['violations']} of them.")
+    if "bound" in certificates and certificates["bound"]["infinite"] < counts["bound"]:
+        violations = certificates["bound"]["violations"]
+        console.print(f"The bound is below the error at {violations} of {counts['bound']}.")
     for name, what in (("seconds_per_point", "a point"), ("seconds_per_rve", "an RVE, from its mesh to its stiffness")):
         if name in metrics:
             time = metrics[name]
             law, nested = (f"{1e6 * time[side]:.3g} µs" for side in ("law", "nested"))
-            console.print(f"Time of {what}: {law}, nested {nested}, ratio {time['ratio']:.3g}.", soft_wrap=True)
+            console.print(f"Time of {what}: law {law}, nested {nested}, ratio {time['ratio']:.3g}.", soft_wrap=True)

@@ -8,7 +8,7 @@ from dolfinx.io import VTXWriter
 from mpi4py import MPI
 
 from femops import notation
-from femops.errors import CaseError
+from femops.inputs.case import Case
 from femops.law import ExactMicroscaleLaw, MicroscaleLaw
 from femops.macro.gather import Gatherer
 from femops.macro.problem import MacroProblem
@@ -41,20 +41,21 @@ class Results:
     Curves are written at every step, fields at every `output.every`-th step and at the last accepted one.
 
     Args:
-        problem: The macroscale problem.
+        case: The case.
+        problem: Its macroscale problem.
         folder: Initial folder of the files; see `settle`.
         name: Stem of the field file.
     """
 
-    def __init__(self, problem: MacroProblem, folder: Path, name: str) -> None:
-        self.problem, self.folder, self._name = problem, folder, name
+    def __init__(self, case: Case, problem: MacroProblem, folder: Path, name: str) -> None:
+        self.case, self.problem, self.folder, self._name = case, problem, folder, name
         self._gatherer = Gatherer(problem)
         self._states_error = problem.material.states_error
-        self._last, self._every = len(problem.case.steps.ends()), problem.case.output.every
+        self._last, self._every = len(problem.analysis.steps.ends), case.output.every
         self._series = None
         if self._gatherer.grid is not None:
             room = -(-self._last // self._every)
-            self._series = VtkHdfSeries(folder / f"{name}.vtkhdf", self._gatherer.grid, room, remarks(problem))
+            self._series = VtkHdfSeries(folder / f"{name}.vtkhdf", self._gatherer.grid, room, remarks(case, problem))
         self._waiting: tuple[float, dict[str, Any], dict[str, Any]] | None = None
         self._begun = False
         self._vtx: VTXWriter | None = None
@@ -85,7 +86,7 @@ class Results:
         self.folder = folder
         if self._series is not None:
             self._series.path = folder / f"{self._name}.vtkhdf"
-        if self.problem.case.output.vtx:
+        if self.case.output.vtx:
             # ADIOS2 reopens its path, which therefore must not be moved.
             self._vtx = VTXWriter(
                 self.problem.comm, folder / f"{self._name}.bp", [self.problem.displacement], engine="BP4"
@@ -106,7 +107,7 @@ class Results:
             CaseError: A file cannot be written.
         """
         self.close()
-        if self.problem.case.output.points:
+        if self.case.output.points:
             self._write_points()
         chosen = self._micro_points()
         mine = on_every_rank(self.problem.comm, lambda: self._write_all_micro(chosen))
@@ -132,7 +133,7 @@ class Results:
 
     def _nodal(self) -> dict[str, Any]:
         functions = {"displacement": self.problem.displacement, "reaction": self.problem.reaction}
-        wanted = self.problem.case.output.fields
+        wanted = self.case.output.fields
         return {name: self._gatherer.nodes(function) for name, function in functions.items() if name in wanted}
 
     def _cells(self) -> dict[str, Any]:
@@ -141,8 +142,8 @@ class Results:
     def _point_fields(self) -> dict[str, Any]:
         """Return the requested fields at the quadrature points of this rank."""
         problem = self.problem
-        material, wanted = problem.material, problem.case.output.fields
-        stress_33 = material.stress_33 if problem.case.dim == 2 else None
+        material, wanted = problem.material, self.case.output.fields
+        stress_33 = material.stress_33 if problem.dim == 2 else None
         fields: dict[str, Any] = {}
         if "strain" in wanted:
             fields["strain"] = tensor_components(problem.quadrature.strain())
@@ -159,12 +160,12 @@ class Results:
         return fields
 
     def _row(self, report: StepReport) -> dict[str, float]:
-        problem, axes = self.problem, "xyz"[: self.problem.case.dim]
+        problem, axes = self.problem, "xyz"[: self.problem.dim]
         row: dict[str, float] = {"step": report.number, "t": report.t}
         for name in problem.mesh.boundaries:
             displacement = problem.mean_displacement_of(name)
             row |= {f"{name}.u{axis}": float(value) for axis, value in zip(axes, displacement, strict=True)}
-        for name, held in problem.case.prescribed().items():
+        for name, held in problem.analysis.prescribed().items():
             reaction = problem.reaction_on(name)
             row |= {f"{name}.f{axes[axis]}": float(reaction[axis]) for axis in held}
         return row
@@ -175,7 +176,7 @@ class Results:
 
         def write() -> None:
             with writing(self.folder):
-                write_points(self.folder / "points.vtp", coordinates, fields, remarks(self.problem))
+                write_points(self.folder / "points.vtp", coordinates, fields, remarks(self.case, self.problem))
 
         on_root(self.problem.comm, write)
 
@@ -186,7 +187,7 @@ class Results:
         having = [region.points for region in problem.material.regions if isinstance(region.law, MicroscaleLaw)]
         points = np.concatenate([np.empty(0, dtype=np.int64), *having])
         chosen = []
-        for wanted in problem.case.output.micro:
+        for wanted in self.case.output.micro:
             if wanted.at is not None:
                 value, count = np.linalg.norm(x[points] - np.asarray(wanted.at), axis=1), 1
             else:
@@ -233,23 +234,23 @@ class Results:
         }
         nodal = {"displacement": fields.displacement, "fluctuation": fields.fluctuation}
         place = "_".join(f"{value:g}" for value in at)
-        file, time = f"micro_{number}_at_{place}.vtkhdf", self.problem.case.steps.ends()[-1]
+        file, time = f"micro_{number}_at_{place}.vtkhdf", self.problem.analysis.steps.ends[-1]
         series = VtkHdfSeries(self.folder / file, Grid.from_mesh(rve.mesh), remarks={"source": source})
         series.append(time, nodal, cell_data)
         return {"file": file, "at": at, "source": source}
 
     def _source(self, region: Region) -> str:
         """Return the source of the RVE fields of a region's law."""
-        parameters = self.problem.case.laws()[region.name]
+        parameters = self.case.laws()[region.name]
         if parameters.law == "nested":
             return _NESTED
         corrections = getattr(parameters, "corrections", None)
         return parameters.law if corrections is None else f"{parameters.law}, corrections: {corrections}"
 
 
-def remarks(problem: MacroProblem) -> dict[str, str]:
+def remarks(case: Case, problem: MacroProblem) -> dict[str, str]:
     """Return remarks on result fields, by field name."""
-    shown = "von_mises" in problem.case.output.fields and problem.case.dim == 2
+    shown = "von_mises" in case.output.fields and problem.dim == 2
     if shown and problem.material.statistics.certificate is not None:
         return {"von_mises": "uses stress_33, which the certificate does not cover"}
     return {}
@@ -259,21 +260,3 @@ def _without_round_off(columns: Array, comm: MPI.Comm) -> Array:
     """Return columns scaled and rounded, so that the order of symmetric points does not depend on the ranks."""
     largest = np.max(comm.allgather(np.abs(columns).max(axis=0, initial=0.0)), axis=0)
     return np.round(columns / np.where(largest > 0.0, largest, 1.0), 9)
-
-
-def check_output(problem: MacroProblem) -> None:
-    """Check that the laws provide the output that the case asks for.
-
-    Raises:
-        CaseError: RVE output is requested but no law has RVEs, or the field of the picture does not exist.
-    """
-    wanted, regions = problem.case.output, problem.material.regions
-    if wanted.micro and not any(isinstance(region.law, MicroscaleLaw) for region in regions):
-        laws = ", ".join(parameters.law for parameters in problem.case.laws().values())
-        raise CaseError(f"no law of the case has RVEs whose fields could be written; laws: {laws}", key="output.micro")
-    known = {"error": "law_error"}
-    fields = [known.get(name, name) for name in wanted.fields if name != "state"]
-    if "state" in wanted.fields:
-        fields += [name for region in regions for name in region.law.state_fields]
-    if wanted.picture is not None and wanted.picture not in fields:
-        raise CaseError(f"no field {wanted.picture!r}; fields: {', '.join(fields)}", key="output.picture")

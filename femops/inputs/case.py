@@ -12,14 +12,13 @@ from femops.errors import CaseError
 from femops.inputs.expressions import Value, value_at
 from femops.inputs.reading import STUDY, load_validated
 from femops.law import CertificateKind, LawParameters
-from femops.meshing import CELLS, TaggedMesh
+from femops.meshing import CELLS, EVERYWHERE, TaggedMesh
 from femops.meshing.box import box
 from femops.meshing.cells import AnyCell
 from femops.plugins import installed_laws, law_parameters
 from femops.rve.spec import MeshFile
 from femops.validation import NestedError, numbers, shown
 
-EVERYWHERE = "everywhere"
 _SINGLE_RTOL = 1e-6  # single precision of a law keeps residuals above 3e-7 of the forces
 
 
@@ -69,7 +68,7 @@ class MeshBlock(MeshFile):
         return super().read(base) if self.box is None else box(self.box.size, self.box.cells, self.box.cell)
 
 
-class Components(_Block):
+class ComponentsBlock(_Block):
     """Prescribed displacement components [length]; those left out are free."""
 
     ux: Value | None = None
@@ -88,13 +87,13 @@ class Components(_Block):
         return self
 
 
-class Load(_Block):
+class LoadBlock(_Block):
     """A load on a named group."""
 
     traction: list[Value] | None = Field(None, description="force per area on a boundary [stress]")
     pressure: Value | None = Field(None, description="pressure against the outward normal of a boundary [stress]")
     body_force: list[Value] | None = Field(None, description="force per volume in a region [stress/length]")
-    displacement: Components | None = Field(None, description="prescribed displacement of a boundary [length]")
+    displacement: ComponentsBlock | None = Field(None, description="prescribed displacement of a boundary [length]")
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
@@ -103,7 +102,7 @@ class Load(_Block):
         return self
 
 
-class Steps(_Block):
+class StepsBlock(_Block):
     """Load steps: `count` equal steps from 0 to `end`, or the `times` at their ends."""
 
     count: int | None = Field(None, gt=0, le=100_000)
@@ -134,8 +133,8 @@ class NewtonBlock(_Block):
     max_iter: int = Field(20, gt=0)
 
 
-class Trust(_Block):
-    """What happens where a law's error exceeds the tolerance or it calls its answer invalid."""
+class TrustBlock(_Block):
+    """What happens where a law's error exceeds the tolerance or its response is marked invalid."""
 
     tolerance: float = Field(1e-3, gt=0, description="largest relative error of a stress")
     on_violation: Literal["solve", "stop", "warn"] = Field(
@@ -145,7 +144,7 @@ class Trust(_Block):
     certificate: CertificateKind = Field("indicator", description="how the error of a converged step is computed")
 
     @model_validator(mode="after")
-    def _has_what_to_learn_from(self) -> Self:
+    def _enriched_by_exact_solves(self) -> Self:
         if self.enrich and self.on_violation != "solve":
             raise ValueError(f"enrich with on_violation {self.on_violation!r} given, expected on_violation: solve")
         return self
@@ -215,11 +214,11 @@ class Case(_Block):
     order: Literal[1, 2] = 1
     quadrature_degree: int | None = Field(None, ge=0, le=10)
     material: dict[str, Any] = Field(description="a law, or a law for each named region")
-    supports: dict[str, Components] = Field(min_length=1)
-    loads: dict[str, Load] = {}
-    steps: Steps = Steps(count=1, end=1.0)
+    supports: dict[str, ComponentsBlock] = Field(min_length=1)
+    loads: dict[str, LoadBlock] = {}
+    steps: StepsBlock = StepsBlock(count=1, end=1.0)
     solver: NewtonBlock = NewtonBlock()
-    trust: Trust | None = None
+    trust: TrustBlock | None = None
     output: Output = Output()
     quantities: dict[str, Quantity] = {}
 
@@ -227,18 +226,6 @@ class Case(_Block):
     def dim(self) -> int:
         """2 in plane strain, 3 for solids."""
         return 2 if self.kinematics == "plane_strain" else 3
-
-    def prescribed(self) -> dict[str, set[int]]:
-        """Return the axes of prescribed displacement of each boundary, by name."""
-        axes: dict[str, set[int]] = {}
-        for name, components in self.prescriptions():
-            axes.setdefault(name, set()).update(components.given())
-        return axes
-
-    def prescriptions(self) -> list[tuple[str, Components]]:
-        """Return the boundaries and components of all supports and prescribed displacements."""
-        loads = [(name, load.displacement) for name, load in self.loads.items() if load.displacement is not None]
-        return [*self.supports.items(), *loads]
 
     def laws(self) -> dict[str, LawParameters]:
         """Return the validated law of each region; `everywhere` denotes the whole body."""
@@ -269,7 +256,7 @@ class Case(_Block):
         for name, quantity in self.quantities.items():
             if quantity.axis >= self.dim:
                 _refuse(
-                    f"the {'xyz'[quantity.axis]} component asked for, expected {' or '.join(axes)}",
+                    f"component {'xyz'[quantity.axis]} given, expected {' or '.join(axes)}",
                     f"quantities.{name}",
                 )
         for key, at in self.points():
@@ -297,7 +284,7 @@ class Case(_Block):
             value not in (0, 0.0) for _, components in self._prescribed() for value in components.given().values()
         )
         if not self.loads and not moving:
-            _refuse("nothing loads the body; expected a load, or a support that moves", "loads")
+            _refuse("no load given; expected a load, or a nonzero prescribed displacement", "loads")
         return self
 
     def points(self) -> Iterator[tuple[str, list[float]]]:
@@ -309,7 +296,7 @@ class Case(_Block):
             if micro.at is not None:
                 yield f"output.micro.{number}.at", micro.at
 
-    def _prescribed(self) -> Iterator[tuple[str, Components]]:
+    def _prescribed(self) -> Iterator[tuple[str, ComponentsBlock]]:
         yield from ((f"supports.{name}", support) for name, support in self.supports.items())
         for name, load in self.loads.items():
             if load.displacement is not None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from femops.errors import CaseError
-from femops.inputs.case import EVERYWHERE, Case
+from femops.inputs.case import Case
 from femops.law import LawContext
-from femops.meshing import TaggedMesh
+from femops.meshing import EVERYWHERE, TaggedMesh
 from femops.meshing.building import measures
 from femops.rve.law import NestedParameters
 from femops.rve.outline import Outline

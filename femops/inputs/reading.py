@@ -31,7 +31,7 @@ class _Loader(yaml.SafeLoader):
         alias, mark = self.check_event(yaml.AliasEvent), self.peek_event().start_mark
         self._depth += 1
         if self._depth > _DEEPEST:
-            raise _problem(f"more than {_DEEPEST} blocks and lists inside each other", mark)
+            raise _problem(f"blocks and lists nested deeper than {_DEEPEST} levels", mark)
         before = self._nodes
         node = super().compose_node(parent, index)
         self._depth -= 1
@@ -39,11 +39,11 @@ class _Loader(yaml.SafeLoader):
             self._nodes += 1
             self._sizes[node] = self._nodes - before
         elif node is None or node not in self._sizes:
-            raise _problem("an alias stands inside the block that it names", mark)
+            raise _problem("an alias refers to a block that contains it", mark)
         else:
             self._nodes += self._sizes[node]
         if self._nodes > _MOST_VALUES:
-            raise _problem(f"more than {_MOST_VALUES} values, those of aliases counted every time", mark)
+            raise _problem(f"more than {_MOST_VALUES} values, counting those of every alias", mark)
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -51,7 +51,7 @@ class _Loader(yaml.SafeLoader):
             value = super().construct_object(node, deep)
         except (ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
             kind = node.tag.rpartition(":")[2]
-            problem = f"{shown(node.value)} is no valid {kind} ({error}); text stands in quotes"
+            problem = f"{shown(node.value)} is not a valid {kind} ({error}); put text in quotes"
             raise _problem(problem, node.start_mark) from error
         if isinstance(value, int) and abs(value) > sys.float_info.max:
             raise _problem(f"a number of {len(node.value)} digits, expected one below 1.8e308", node.start_mark)
@@ -62,9 +62,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():  # else super raises
             mark = first.setdefault(str(key.value), key.start_mark)
             if mark is not key.start_mark:
-                raise _problem(
-                    f"the key {key.value!r} stands twice in one block, first at line {mark.line + 1}", key.start_mark
-                )
+                raise _problem(f"duplicate key {key.value!r}, first at line {mark.line + 1}", key.start_mark)
         return super().construct_mapping(node, deep)
 
 

@@ -73,7 +73,7 @@ class Study(BaseModel):
             return problem
         options = info.data.get("surrogate")
         if options is None:
-            raise ValueError("given without surrogate, expected the surrogate that knows the problem")
+            raise ValueError("given without surrogate, expected the surrogate that defines the problem")
         try:
             return surrogate_problem(options.law, problem)
         except CaseError as error:
@@ -90,8 +90,8 @@ class Study(BaseModel):
         if given == ["rve"] and self.sampling is None:
             raise NestedError(CaseError("missing, expected the strains to solve the RVE at", key="sampling"))
         allowed = {"rve": {"sampling", "validation"}, "family": {"sampling"}}.get(given[0], set())
-        if odd := [name for name, _ in self.samplings() if name not in allowed]:
-            raise NestedError(CaseError(f"given, but a study with {given[0]} takes none", key=odd[0]))
+        if unexpected := [name for name, _ in self.samplings() if name not in allowed]:
+            raise NestedError(CaseError(f"given, but a study with {given[0]} takes none", key=unexpected[0]))
         if self.family is not None and self.family.dim != self.dim:
             problem = f"{self.kinematics!r} given, but the family is {self.family.dim}D"
             raise NestedError(CaseError(problem, key="kinematics"))

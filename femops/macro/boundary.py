@@ -1,6 +1,6 @@
 """Boundary conditions and loads on named boundaries and regions, as functions of time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,53 +9,59 @@ from dolfinx import fem
 from mpi4py import MPI
 
 from femops.errors import CaseError
-from femops.inputs.case import EVERYWHERE, Case
-from femops.inputs.expressions import value_at
+from femops.macro.analysis import Analysis, Load, Value
 from femops.macro.mesh import MacroMesh
+from femops.meshing import EVERYWHERE
 from femops.meshing.connectivity import RigidMotions
 from femops.notation import Array
 from femops.parallel import on_every_rank
 
 
-def check_names(case: Case, mesh: MacroMesh) -> None:
-    """Check that the mesh has all boundaries and regions that the case names.
+def check_names(analysis: Analysis, laws: Iterable[str], mesh: MacroMesh) -> None:
+    """Check that the mesh has all boundaries and regions that an analysis names.
+
+    Args:
+        analysis: The analysis.
+        laws: The regions that have a law.
+        mesh: The mesh.
 
     Raises:
-        CaseError: A name is unknown or cannot be used as the case demands; the message lists the known names.
+        CaseError: A name is unknown or cannot be used as the analysis demands; the message lists the known names.
     """
-    boundaries = [(f"supports.{name}", name) for name in case.supports]
-    regions = [(f"material.{name}", name) for name in case.laws() if name != EVERYWHERE]
-    for name, load in case.loads.items():
+    laws = list(laws)
+    boundaries = [(f"supports.{name}", name) for name in analysis.supports]
+    regions = [(f"material.{name}", name) for name in laws if name != EVERYWHERE]
+    for name, load in analysis.loads.items():
         if load.traction is not None or load.pressure is not None or load.displacement is not None:
             boundaries.append((f"loads.{name}", name))
         if load.body_force is not None and name != EVERYWHERE:
             regions.append((f"loads.{name}", name))
-    for key, quantity in case.quantities.items():
-        if quantity.reaction is not None:
-            boundaries.append((f"quantities.{key}.reaction", quantity.reaction))
     for key, name in boundaries:
-        if name in mesh.bare_sets:
-            raise CaseError(_without_facets(name, mesh), key=key)
-        if name not in mesh.boundaries:
-            raise CaseError(_unknown("boundary", name, mesh.boundaries), key=key)
-    for name, load in case.loads.items():
+        check_boundary(name, mesh, key)
+    for name, load in analysis.loads.items():
         if (load.traction is not None or load.pressure is not None) and name in mesh.interior:
             raise CaseError(
                 "lies inside the body, expected an outer boundary for traction or pressure", key=f"loads.{name}"
             )
-    for key, quantity in case.quantities.items():
-        if quantity.reaction is not None and quantity.axis not in case.prescribed().get(quantity.reaction, ()):
-            raise CaseError(
-                f"{quantity.reaction!r} has no reaction along {'xyz'[quantity.axis]}: nothing is prescribed there",
-                key=f"quantities.{key}",
-            )
     for key, name in regions:
         if name not in mesh.regions:
             raise CaseError(_unknown("region", name, mesh.regions), key=key)
-    without = [name for name in mesh.regions if EVERYWHERE not in case.laws() and name not in case.laws()]
+    without = [name for name in mesh.regions if EVERYWHERE not in laws and name not in laws]
     if without:
-        given = ", ".join(case.laws())
+        given = ", ".join(laws)
         raise CaseError(f"no law for the region {without[0]!r} of the mesh; given: {given}", key="material")
+
+
+def check_boundary(name: str, mesh: MacroMesh, key: str) -> None:
+    """Check that the mesh has a boundary.
+
+    Raises:
+        CaseError: It does not; the message begins with the key.
+    """
+    if name in mesh.sets_without_facets:
+        raise CaseError(_without_facets(name, mesh), key=key)
+    if name not in mesh.boundaries:
+        raise CaseError(_unknown("boundary", name, mesh.boundaries), key=key)
 
 
 def _unknown(what: str, name: str, known: dict[str, Any]) -> str:
@@ -64,34 +70,34 @@ def _unknown(what: str, name: str, known: dict[str, Any]) -> str:
 
 def _without_facets(name: str, mesh: MacroMesh) -> str:
     return (
-        f"the set {name!r} {mesh.bare_sets[name]}; expected a boundary of facets, as single points cannot be supported "
-        f"or loaded; the mesh has: {', '.join(mesh.boundaries) or 'none'}"
+        f"the set {name!r} {mesh.sets_without_facets[name]}; expected a boundary of facets, as single points cannot be "
+        f"supported or loaded; the mesh has: {', '.join(mesh.boundaries) or 'none'}"
     )
 
 
 class Supports:
-    """Dirichlet conditions: the `supports` of a case and the `displacement` of its `loads`.
+    """Dirichlet conditions: the supports of an analysis and the prescribed displacements among its loads.
 
     Args:
-        case: The case.
+        analysis: The analysis.
         mesh: The mesh.
         space: The displacement space.
     """
 
-    def __init__(self, case: Case, mesh: MacroMesh, space: fem.FunctionSpace) -> None:
+    def __init__(self, analysis: Analysis, mesh: MacroMesh, space: fem.FunctionSpace) -> None:
         self.conditions: list[fem.DirichletBC] = []
         held: list[_Held] = []
         part_of_node = _part_of_node(mesh, space)
-        self._constants: list[tuple[fem.Constant, Any]] = []
+        self._constants: list[tuple[fem.Constant, Value]] = []
         self._dofs: list[tuple[str, Any]] = []
         self._comm = mesh.mesh.comm
-        for name, components in case.prescriptions():
+        for name, components in analysis.prescriptions():
             for axis, value in components.given().items():
                 constant = fem.Constant(mesh.mesh, 0.0)
                 dofs = fem.locate_dofs_topological(
                     space.sub(axis), mesh.mesh.topology.dim - 1, mesh.boundaries[name], remote=True
                 )
-                nodes = dofs // case.dim
+                nodes = dofs // mesh.mesh.topology.dim
                 held.append((space.tabulate_dof_coordinates()[nodes], np.full(len(nodes), axis), part_of_node[nodes]))
                 self.conditions.append(fem.dirichletbc(constant, dofs, space.sub(axis)))
                 self._constants.append((constant, value))
@@ -121,22 +127,22 @@ class Loads:
     """Tractions, pressures and body forces as a linear form.
 
     Args:
-        case: The case; its `loads`.
+        loads: Loads by boundary or region.
         mesh: The mesh.
         degree: Quadrature degree of the boundary terms.
     """
 
-    def __init__(self, case: Case, mesh: MacroMesh, degree: int) -> None:
-        self._case, self._mesh, self._degree = case, mesh, degree
-        self._vectors: list[tuple[fem.Constant, Sequence[Any]]] = []
-        self._scalars: list[tuple[fem.Constant, Any]] = []
+    def __init__(self, loads: Mapping[str, Load], mesh: MacroMesh, degree: int) -> None:
+        self._loads, self._mesh, self._degree = loads, mesh, degree
+        self._vectors: list[tuple[fem.Constant, Sequence[Value]]] = []
+        self._scalars: list[tuple[fem.Constant, Value]] = []
 
     def form(self, test: Any) -> Any:
         """Return the external virtual work as a UFL form; None without loads."""
         normal = ufl.FacetNormal(self._mesh.mesh)
         surface, volume = self._measures()
         terms = []
-        for number, load in enumerate(self._case.loads.values()):
+        for number, load in enumerate(self._loads.values()):
             if load.traction is not None:
                 terms.append(ufl.inner(self._vector(load.traction), test) * surface(number))
             if load.pressure is not None:
@@ -152,12 +158,12 @@ class Loads:
         for constant, value in self._scalars:
             constant.value = _at(value, t)
 
-    def _vector(self, values: Sequence[Any]) -> fem.Constant:
+    def _vector(self, values: Sequence[Value]) -> fem.Constant:
         constant = fem.Constant(self._mesh.mesh, np.zeros(len(values)))
         self._vectors.append((constant, values))
         return constant
 
-    def _scalar(self, value: Any) -> fem.Constant:
+    def _scalar(self, value: Value) -> fem.Constant:
         constant = fem.Constant(self._mesh.mesh, 0.0)
         self._scalars.append((constant, value))
         return constant
@@ -166,7 +172,7 @@ class Loads:
         """Return the measures over the loaded boundaries and regions; subdomain ids are load numbers."""
         mesh, domain = self._mesh, self._mesh.mesh
         sides, cells = [], []
-        for number, (name, load) in enumerate(self._case.loads.items()):
+        for number, (name, load) in enumerate(self._loads.items()):
             if load.traction is not None or load.pressure is not None:
                 facets = mesh.boundaries[name]
                 kind = fem.IntegralType.exterior_facet
@@ -179,10 +185,10 @@ class Loads:
         return surface, ufl.Measure("dx", domain=domain, subdomain_data=cells)
 
 
-def _at(value: Any, t: float) -> Any:
+def _at(value: Value, t: float) -> Any:
     """Return a value at time t; expressions are validated at step ends only, and cutback adds other times."""
     try:
-        return np.asarray(value_at(value, t))
+        return np.asarray(value(t) if callable(value) else value, dtype=np.float64)
     except ValueError as error:
         raise CaseError(str(error)) from error
 
@@ -211,14 +217,14 @@ def _check_rigid(held: list[_Held], mesh: MacroMesh) -> None:
     np.maximum.at(reach, parts, np.abs(points - centres[parts]).max(axis=1))
     comm.Allreduce(MPI.IN_PLACE, reach, op=MPI.MAX)
     motions = RigidMotions(centres, np.where(reach > 0.0, reach, 1.0), mesh.mesh.topology.dim)
-    free = motions.free(total(comm, motions.gram(motions.seen(points, axes, parts), parts)))
+    free = motions.free(total(comm, motions.gram(motions.components(points, axes, parts), parts)))
     if free and n_parts == 1:
-        raise CaseError(f"the body can {free[0]}; expected supports that hold it", key="supports")
+        raise CaseError(f"the body has a free {free[0]}; expected supports that prevent it", key="supports")
     if free:
         part, motion = next(iter(free.items()))
         raise CaseError(
-            f"the mesh falls into {n_parts} parts that share no node, and one of them can {motion}: "
-            f"{mesh.parts[part]}; expected merged nodes, or supports that hold each part",
+            f"the mesh consists of {n_parts} disconnected parts, and one of them has a free {motion}: "
+            f"{mesh.parts[part]}; expected merged nodes, or supports of each part",
             key="supports",
         )
 

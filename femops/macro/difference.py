@@ -73,9 +73,9 @@ def observe(problem: MacroProblem, report: StepReport) -> Observation:
     """Return a copy of the solution at the end of a step; collective."""
     moved = {name: problem.mean_displacement_of(name) for name in problem.mesh.boundaries}
     force = {}
-    for name, axes in problem.case.prescribed().items():
+    for name, axes in problem.analysis.prescribed().items():
         reaction = problem.reaction_on(name)
-        force[name] = np.array([reaction[axis] if axis in axes else 0.0 for axis in range(problem.case.dim)])
+        force[name] = np.array([reaction[axis] if axis in axes else 0.0 for axis in range(problem.dim)])
     stress = problem.material.stress.copy()
     return Observation(report.number, report.t, problem.displacement.x.array.copy(), stress, moved, force)
 

@@ -13,10 +13,10 @@ import numpy as np
 from mpi4py import MPI
 
 from femops import notation
-from femops.inputs.case import EVERYWHERE
 from femops.law import MicroscaleLaw
 from femops.macro.material import Material
 from femops.macro.region import Region
+from femops.meshing import EVERYWHERE
 from femops.notation import Array
 from femops.rve.spec import RVE
 

@@ -10,13 +10,14 @@ from mpi4py import MPI
 
 from femops import notation
 from femops.errors import CaseError, NotConverged
-from femops.inputs.case import EVERYWHERE, Trust
 from femops.law import LearningLaw, MaterialLaw
+from femops.macro.analysis import Trust
 from femops.macro.mesh import MacroMesh
 from femops.macro.quadrature import Quadrature
 from femops.macro.region import Region
 from femops.macro.timers import Timers
 from femops.macro.trust import Counts, Enrichment, LawStatistics, choose_snapshots, gathered, refuse, violation
+from femops.meshing import EVERYWHERE
 from femops.notation import Array
 from femops.parallel import on_every_rank
 
@@ -36,7 +37,7 @@ class Material:
         quadrature: Its quadrature points.
         trust: Treatment of points in doubt; None stops at invalid points only.
         timers: Timers of certificates and exact solves.
-        called: Name of each region's law in the case, for messages.
+        law_names: Name of the law of each region, for messages.
 
     Raises:
         CaseError: A law violates the contract or has the wrong dimension, or the case asks for exact solves or
@@ -48,14 +49,14 @@ class Material:
     quadrature: Quadrature
     trust: Trust | None = None
     timers: Timers = field(default_factory=Timers)
-    called: Mapping[str, str] = field(default_factory=dict)
+    law_names: Mapping[str, str] = field(default_factory=dict)
     statistics: LawStatistics = field(default_factory=LawStatistics)
 
     def __post_init__(self) -> None:
         self.regions = []
         for name, law in self.laws.items():
             cells = self.quadrature.cells if name == EVERYWHERE else self.mesh.regions[name]
-            self.regions.append(Region(name, law, self.quadrature.points_of(cells), self.called.get(name, "")))
+            self.regions.append(Region(name, law, self.quadrature.points_of(cells), self.law_names.get(name, "")))
             if law.dim != self.quadrature.dim:
                 raise CaseError(
                     f"the law is {law.dim}D, expected {self.quadrature.dim}D as in kinematics", key=f"material.{name}"

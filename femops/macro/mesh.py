@@ -32,7 +32,7 @@ class MacroMesh:
         boundaries: Facets of this rank on each named boundary.
         interior: Names of boundaries inside the body.
         notes: Warnings about the mesh, one line each.
-        bare_sets: Named sets that are not boundaries, with the reason.
+        sets_without_facets: Named sets that are not boundaries, with the reason.
         parts: Description of each connected part of the body.
         part_of_cell: Connected part of each cell of this rank. Shape (n_cells,).
     """
@@ -43,7 +43,7 @@ class MacroMesh:
     boundaries: dict[str, Indices]
     interior: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
-    bare_sets: dict[str, str] = field(default_factory=dict)
+    sets_without_facets: dict[str, str] = field(default_factory=dict)
     parts: tuple[str, ...] = ("the body",)
     part_of_cell: Indices = field(default_factory=lambda: np.empty(0, dtype=np.int32))
 
@@ -86,7 +86,7 @@ def _header(mesh: TaggedMesh) -> dict[str, Any]:
         "bounds": list(mesh.boundaries),
         "interior": _interior(mesh),
         "notes": mesh.notes,
-        "bare_sets": mesh.bare_sets,
+        "sets_without_facets": mesh.sets_without_facets,
         "parts": tuple(describe_parts(mesh, part, n_parts)) if n_parts > 1 else ("the body",),
     }
 
@@ -149,7 +149,7 @@ def _distribute(tagged: TaggedMesh | None, header: dict[str, Any], comm: MPI.Com
         boundaries,
         header["interior"],
         header["notes"],
-        header["bare_sets"],
+        header["sets_without_facets"],
         header["parts"],
         parts,
     )

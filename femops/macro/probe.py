@@ -19,7 +19,7 @@ def displacement_at(problem: MacroProblem, at: Sequence[float]) -> Array:
     Raises:
         CaseError: The point lies outside the body.
     """
-    comm, dim = problem.comm, problem.case.dim
+    comm, dim = problem.comm, problem.dim
     owner, cell = _locate(problem.mesh, at)
     value = None
     if comm.rank == owner:
@@ -27,21 +27,16 @@ def displacement_at(problem: MacroProblem, at: Sequence[float]) -> Array:
     return np.asarray(comm.bcast(value, root=owner))
 
 
-def check_points(problem: MacroProblem) -> None:
-    """Check that all points of the case lie in the body, and that points of RVE output have an RVE; collective.
+def check_point(problem: MacroProblem, at: Sequence[float], *, rve: bool = False) -> None:
+    """Check that a point lies in the body, and that its law has an RVE if that is asked for; collective.
 
     Raises:
-        CaseError: A point is invalid; the message names its key.
+        CaseError: It does not.
     """
-    for key, at in problem.case.points():
-        try:
-            owner, cell = _locate(problem.mesh, at)
-        except CaseError as error:
-            raise error.within(key=key) from error
-        if key.startswith("output.micro"):
-            law = problem.comm.bcast(_law_without_rve(problem, cell), root=owner)
-            if law:
-                raise CaseError(f"the law at {list(at)} is {law!r}, which has no RVE", key=key)
+    owner, cell = _locate(problem.mesh, at)
+    law = problem.comm.bcast(_law_without_rve(problem, cell), root=owner) if rve else ""
+    if law:
+        raise CaseError(f"the law at {list(at)} is {law!r}, which has no RVE")
 
 
 def _law_without_rve(problem: MacroProblem, cell: int) -> str:
@@ -49,7 +44,7 @@ def _law_without_rve(problem: MacroProblem, cell: int) -> str:
     points = problem.quadrature.points_of([cell])
     for region in problem.material.regions:
         if cell >= 0 and not isinstance(region.law, MicroscaleLaw) and np.isin(points, region.points).any():
-            return problem.case.laws()[region.name].law
+            return region.law_name or type(region.law).__name__
     return ""
 
 

@@ -13,8 +13,8 @@ from petsc4py import PETSc
 
 from femops import notation
 from femops.errors import NotConverged
-from femops.inputs.case import Case
 from femops.law import MaterialLaw
+from femops.macro.analysis import Analysis
 from femops.macro.boundary import Loads, Supports, check_names, total
 from femops.macro.locking import Locking
 from femops.macro.material import Material
@@ -45,37 +45,39 @@ class MacroProblem:
     """Equilibrium of the macroscale body: find u with ∫ σ(ε(u)) : ε(v) = loads(v).
 
     Args:
-        case: The case.
-        mesh: Its mesh.
-        laws: Law of each region.
+        analysis: Supports, loads, steps and settings.
+        mesh: The mesh.
+        laws: Law of each region; `everywhere` denotes the whole body.
         timers: Timers of the run.
 
     Raises:
-        CaseError: The case names a boundary or region that the mesh does not have.
+        CaseError: The analysis names a boundary or region that the mesh does not have, or a law violates the contract.
     """
 
-    def __init__(self, case: Case, mesh: MacroMesh, laws: Mapping[str, MaterialLaw], timers: Timers) -> None:
-        check_names(case, mesh)
-        self.case, self.mesh, self.timers = case, mesh, timers
-        self.comm = mesh.mesh.comm
-        space = fem.functionspace(mesh.mesh, ("Lagrange", case.order, (case.dim,)))
+    def __init__(
+        self, analysis: Analysis, mesh: MacroMesh, laws: Mapping[str, MaterialLaw], timers: Timers | None = None
+    ) -> None:
+        check_names(analysis, laws, mesh)
+        self.analysis, self.mesh, self.timers = analysis, mesh, timers or Timers()
+        self.comm, self.dim = mesh.mesh.comm, mesh.mesh.topology.dim
+        space = fem.functionspace(mesh.mesh, ("Lagrange", analysis.order, (self.dim,)))
         self.displacement = fem.Function(space, name="displacement")
         self.reaction = fem.Function(space, name="reaction")
-        degree = default_degree(mesh, case.order) if case.quadrature_degree is None else case.quadrature_degree
+        degree = analysis.quadrature_degree
+        degree = default_degree(mesh, analysis.order) if degree is None else degree
         self.quadrature = Quadrature(mesh, self.displacement, degree)
-        called = {name: parameters.law for name, parameters in case.laws().items()}
-        self.material = Material(laws, mesh, self.quadrature, case.trust, timers, called)
-        self.supports = Supports(case, mesh, space)
-        self.loads = Loads(case, mesh, 2 * case.order + 1)
+        self.material = Material(laws, mesh, self.quadrature, analysis.trust, self.timers, analysis.law_names)
+        self.supports = Supports(analysis, mesh, space)
+        self.loads = Loads(analysis.loads, mesh, 2 * analysis.order + 1)
         self._make_forms(space)
         self._make_solver()
         self._largest_force = 0.0
         extent = np.ptp(mesh.mesh.geometry.x, axis=0).max() if mesh.n_cells else 0.0
         self._length = self.comm.allreduce(float(extent), op=MPI.MAX)
-        first = case.steps.ends()[0]
+        first = analysis.steps.ends[0]
         self.material.warm_up(first)
         self.evaluate(first)
-        self.locking = Locking(self.material, case.order)
+        self.locking = Locking(self.material, analysis.order)
         self.material.keep()
         self._keep()
 
@@ -144,22 +146,23 @@ class MacroProblem:
 
     def _iterate(self, dt: float, report: NewtonReport, watch: Watch | None) -> None:
         """Run Newton's method; the first iteration applies the new loads with the tangent of the committed state."""
-        for _ in range(self.case.solver.max_iter):
+        rtol = self.analysis.newton.rtol
+        for _ in range(self.analysis.newton.max_iter):
             self._advance()
             self.evaluate(dt)
             norm, force = self.residual_norms()
-            scale = max(force, _SMALLEST_FORCE * self._largest_force, self._round_off() / self.case.solver.rtol)
+            scale = max(force, _SMALLEST_FORCE * self._largest_force, self._round_off() / rtol)
             scale = max(scale, self._no_force())
             report.residuals.append(norm / scale if scale != 0.0 else 0.0)
             if watch is not None:
                 watch(report.iterations, report.residuals[-1])
             if not np.isfinite(report.residuals[-1]):
                 break
-            if report.residuals[-1] <= self.case.solver.rtol:
+            if report.residuals[-1] <= rtol:
                 self._largest_force = max(force, self._largest_force)
                 self.material.judge()
                 return
-        problem = f"the macroscale residual stayed above {self.case.solver.rtol:g} in {report.iterations} iterations"
+        problem = f"the macroscale residual stayed above {rtol:g} in {report.iterations} iterations"
         doubt = self.material.violation
         raise NotConverged(f"{problem}; in the last one {doubt}" if doubt else problem, tuple(report.residuals))
 
@@ -190,7 +193,7 @@ class MacroProblem:
 
     def _make_forms(self, space: fem.FunctionSpace) -> None:
         test, trial = ufl.TestFunction(space), ufl.TrialFunction(space)
-        dim, dx = self.case.dim, self.quadrature.measure
+        dim, dx = self.dim, self.quadrature.measure
         strain = notation.ufl_strain(test, dim)
         internal = ufl.inner(self.quadrature.stress, strain) * dx
         external = self.loads.form(test)

@@ -9,10 +9,11 @@ import numpy as np
 
 from femops.contract import check_attributes, check_error, check_response, read_only
 from femops.errors import CaseError, NotConverged
-from femops.inputs.case import EVERYWHERE, Trust
 from femops.law import CertificateKind, CertifiedLaw, LawResponse, LearningLaw, MaterialLaw
+from femops.macro.analysis import Trust
 from femops.macro.timers import Timers
 from femops.macro.trust import Counts, Reason
+from femops.meshing import EVERYWHERE
 from femops.notation import Array
 
 # A point in doubt this often within an increment is solved exactly until its end, so that Newton's method does not
@@ -31,7 +32,7 @@ class Region:
         law: Its law.
         points: Quadrature points of the region on this rank.
         state: Committed state, read-only. Shape (n_points, n_state).
-        called: Name of the law in the case, for messages.
+        law_name: Name of the law, for messages.
         trial: The last response.
         error: Relative error of the last response; 0 where solved exactly, NaN where unknown. Shape (n_points,).
         reason: Why each point of the last response was solved exactly, see `Reason`. Shape (n_points,).
@@ -44,7 +45,7 @@ class Region:
     law: MaterialLaw
     points: Any
     state: Array = field(init=False)
-    called: str = ""
+    law_name: str = ""
     trial: LawResponse | None = None
     error: Array = field(init=False)
     reason: Any = field(init=False)
@@ -53,7 +54,7 @@ class Region:
     flags: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        with self.blaming_law():
+        with self.attributed_to_law():
             check_attributes(self.law)
         self.state = read_only(np.zeros((len(self.points), self.law.n_state)))
         self.forget()
@@ -71,7 +72,7 @@ class Region:
         return np.flatnonzero(self.reason)
 
     @contextmanager
-    def blaming_law(self) -> Iterator[None]:
+    def attributed_to_law(self) -> Iterator[None]:
         """Add the name of the law to every exception raised inside the block.
 
         Raises:
@@ -80,7 +81,7 @@ class Region:
             OSError: Unchanged.
             RuntimeError: Any other exception of the law.
         """
-        who = f"law of {self.name}" + (f" ({self.called!r})" if self.called else "")
+        who = f"law of {self.name}" + (f" ({self.law_name!r})" if self.law_name else "")
         try:
             yield
         except NotConverged as error:
@@ -189,7 +190,7 @@ class Region:
         """Enrich the law with exact solutions at the given strains; new state variables are initially zero."""
         if not isinstance(self.law, LearningLaw):
             raise ValueError(f"the law of {self.name} cannot learn")
-        with self.blaming_law():
+        with self.attributed_to_law():
             law = self.law.enriched(read_only(strain))
             check_attributes(law)
             more = law.n_state - self.law.n_state
@@ -208,14 +209,14 @@ class Region:
     def _asked(self, ask: _Ask, strain: Array, state: Array, dt: float) -> LawResponse:
         """Evaluate the law with read-only copies and check its response."""
         given = read_only(strain.copy()), read_only(state.copy())  # libraries may ignore that a view is read-only
-        with self.blaming_law():
+        with self.attributed_to_law():
             response = ask(*given, dt)
             check_response(self.law, response, *given, committed=self.state)
         return response
 
     def _certified(self, law: CertifiedLaw, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
         """Return the certificates of the law."""
-        with self.blaming_law():
+        with self.attributed_to_law():
             error = law.certify(read_only(strain), response, kind)
             check_error(error, "certificate", len(strain))
         return error
@@ -269,7 +270,8 @@ def _taken(response: LawResponse, own: Any, error: Array) -> LawResponse:
     """Return the response at some points as read-only arrays."""
     part = slice(None) if len(own) == len(error) else own
     arrays = {name: read_only(values[part]) for name, values in _arrays(response).items()}
-    return replace(response, **arrays, error=read_only(error[part]), valid=None, solver_residual=None)
+    response = replace(response, valid=None, solver_residual=None, tangent_33=None)
+    return replace(response, **arrays, error=read_only(error[part]))
 
 
 def _merged(parts: list[tuple[Any, LawResponse]], error: Array) -> LawResponse:

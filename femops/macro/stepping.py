@@ -34,10 +34,10 @@ class StepReport:
 
 def run_steps(
     problem: MacroProblem,
-    accepted: Callable[[StepReport], None],
+    accepted: Callable[[StepReport], None] | None = None,
     watch: Callable[[int, float, int, float], None] | None = None,
-) -> None:
-    """Run all load steps of the case; laws may be enriched between steps.
+) -> list[StepReport]:
+    """Run all load steps of an analysis and report them; laws may be enriched between steps; collective.
 
     Args:
         problem: The macroscale problem.
@@ -48,14 +48,17 @@ def run_steps(
         NotConverged: An increment failed at the smallest length; the message names the step.
         Refused: An increment converged to a solution that must not be used; it is not retried.
     """
-    start, ends = 0.0, problem.case.steps.ends()
+    start, ends, reports = 0.0, problem.analysis.steps.ends, []
     for number, end in enumerate(ends, start=1):
         report = _run_step(problem, number, start, end, watch)
         problem.locking.look()
-        accepted(report)
+        reports.append(report)
+        if accepted is not None:
+            accepted(report)
         if number < len(ends):
             problem.enrich(number)
         start = end
+    return reports
 
 
 def _run_step(
@@ -67,7 +70,7 @@ def _run_step(
 ) -> StepReport:
     """Advance to the end of a step in one or more increments."""
     t, length = start, end - start
-    smallest = problem.case.steps.smallest * (end - start)
+    smallest = problem.analysis.steps.smallest * (end - start)
     iterations = increments = cutbacks = 0
     while True:
         target = end if t + length > end - smallest else t + length

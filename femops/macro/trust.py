@@ -8,8 +8,8 @@ import numpy as np
 from mpi4py import MPI
 
 from femops.errors import Refused
-from femops.inputs.case import Trust
 from femops.law import CertificateKind
+from femops.macro.analysis import Trust
 from femops.notation import Array
 
 MOST_SNAPSHOTS = 8

@@ -24,9 +24,9 @@ class RawMesh:
         blocks: Cell kind (name as in meshio) and nodes in VTK order, shape (n_cells, n_nodes_of_cell), of each block.
         dims: Topological dimension of each block.
         groups: Cell indices of each named group, one array per block.
-        node_sets: Node indices of each named set; it stands for the exterior facets whose nodes are all in the set.
+        node_sets: Node indices of each named set; it denotes the exterior facets with all nodes in the set.
         facets: Facets of each named surface, by nodes in VTK order.
-        bare_sets: Sets without facets, which cannot be boundaries, with the reason.
+        sets_without_facets: Sets without facets, which cannot be boundaries, with the reason.
         instances: Nodes of each instance, if the file assembles the mesh from several.
         notes: Notes to the user, one line each.
     """
@@ -37,7 +37,7 @@ class RawMesh:
     groups: dict[str, list[Indices]] = field(default_factory=dict)
     node_sets: dict[str, Indices] = field(default_factory=dict)
     facets: dict[str, Indices] = field(default_factory=dict)
-    bare_sets: dict[str, str] = field(default_factory=dict)
+    sets_without_facets: dict[str, str] = field(default_factory=dict)
     instances: dict[str, Indices] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -56,7 +56,9 @@ def build(raw: RawMesh) -> TaggedMesh:
     cells = np.vstack([raw.blocks[block][1] for block in blocks]).astype(np.int64)
     used, compact = np.unique(cells, return_inverse=True)
     if used[0] < 0 or used[-1] >= len(raw.points):
-        raise CaseError(f"cells name nodes from {used[0]} to {used[-1]}; the mesh has {len(raw.points)} nodes")
+        raise CaseError(
+            f"cells refer to nodes {used[0]} to {used[-1]}; the mesh has {len(raw.points)} nodes, counted from 0"
+        )
     renumber = np.full(len(raw.points), -1, dtype=np.int64)
     renumber[used] = np.arange(len(used))
     points = _in_space(np.asarray(raw.points, dtype=np.float64)[used], kind.dim)
@@ -64,11 +66,13 @@ def build(raw: RawMesh) -> TaggedMesh:
     check_nodes_of_cells(points, cells)
     sign, curved = check_volume_of_cells(points, cells, kind)
     cells = _oriented(cells, kind, sign)
-    boundaries, bare, notes = _boundaries(raw, renumber, cells, kind)
+    boundaries, without_facets, notes = _boundaries(raw, renumber, cells, kind)
     instances = {name: renumber[nodes][renumber[nodes] >= 0] for name, nodes in raw.instances.items()}
     regions = _regions(raw, blocks, len(cells))
-    bare = {name: why for name, why in bare.items() if name not in regions}
-    mesh = TaggedMesh(points, cells, kind, regions, boundaries, (*raw.notes, *curved, *notes), bare, instances)
+    without_facets = {name: why for name, why in without_facets.items() if name not in regions}
+    mesh = TaggedMesh(
+        points, cells, kind, regions, boundaries, (*raw.notes, *curved, *notes), without_facets, instances
+    )
     return replace(mesh, notes=(*mesh.notes, *notes_on_connectivity(mesh)))
 
 
@@ -149,9 +153,11 @@ def _regions(raw: RawMesh, blocks: list[int], n_cells: int) -> dict[str, Indices
             other = list(regions)[owners[cells].max() - 1]
             raise CaseError(f"regions '{other}' and '{name}' share {(owners[cells] > 0).sum()} cells; expected none")
         owners[cells] = list(regions).index(name) + 1
-    if bare := int((owners == 0).sum()):
+    if unassigned := int((owners == 0).sum()):
         named = ", ".join(regions)
-        raise CaseError(f"{bare} of {n_cells} cells belong to no region ({named}); expected a region for each cell")
+        raise CaseError(
+            f"{unassigned} of {n_cells} cells belong to no region ({named}); expected a region for each cell"
+        )
     return regions
 
 
@@ -159,34 +165,43 @@ def _boundaries(
     raw: RawMesh, renumber: Indices, cells: Indices, kind: CellKind
 ) -> tuple[dict[str, Indices], dict[str, str], list[str]]:
     """Return boundaries, other sets with the reason, and notes; facets take precedence over node sets."""
-    groups = {**_boundary_groups(raw, kind), **raw.facets}
+    boundaries = {
+        name: _once(renumber[facets]) for name, facets in {**_boundary_groups(raw, kind), **raw.facets}.items()
+    }
+    _check_facets(boundaries, cells, kind)
     exterior = exterior_facets(cells, kind) if raw.node_sets else cells[:0, local_facets(kind)[0]]
-    everything = _all_facets(cells, kind)
-    boundaries, bare, notes = {}, dict(raw.bare_sets), []
-    for name, facets in groups.items():
-        given = _once(renumber[facets])
-        near = np.zeros(int(cells.max()) + 1, dtype=bool)
-        near[given[given >= 0]] = True
-        if off := int((~facets_among(given, everything[near[everything].all(axis=1)])).sum()):
-            raise CaseError(f"boundary '{name}' has {off} facets that are of no cell; expected facets of the mesh")
-        boundaries[name] = given
+    without_facets, notes = dict(raw.sets_without_facets), []
     for name, nodes in raw.node_sets.items():
         inside = np.zeros(int(cells.max()) + 1, dtype=bool)
         inside[renumber[nodes][renumber[nodes] >= 0]] = True
         facets = exterior[inside[exterior].all(axis=1)]
         if name in boundaries:
             if not (len(facets) == len(boundaries[name]) and facets_among(facets, boundaries[name]).all()):
-                notes.append(f"'{name}' names facets and a set of other nodes; the facets are the boundary")
+                notes.append(f"'{name}' is a set of facets and a set of other nodes; the facets are the boundary")
         elif len(facets):
             boundaries[name] = facets
         else:
             count = f"{len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}"
-            bare[name] = f"holds {count} and no whole facet of the surface"
+            without_facets[name] = f"contains {count} but no complete facet of the surface"
     for name, members in raw.groups.items():
         small = [raw.blocks[i][0] for i, one in enumerate(members) if len(one) and raw.dims[i] < kind.dim - 1]
         if small and name not in boundaries:
-            bare[name] = f"holds cells of kind {small[0]} and no facets"
-    return boundaries, {name: why for name, why in bare.items() if name not in boundaries}, notes
+            without_facets[name] = f"contains cells of kind {small[0]} but no facets"
+    return boundaries, {name: why for name, why in without_facets.items() if name not in boundaries}, notes
+
+
+def _check_facets(boundaries: dict[str, Indices], cells: Indices, kind: CellKind) -> None:
+    """Check that the facets of all boundaries are facets of cells."""
+    if not boundaries:
+        return
+    given, facets = np.vstack(list(boundaries.values())), _all_facets(cells, kind)
+    near = np.zeros(int(cells.max()) + 1, dtype=bool)
+    near[given[given >= 0]] = True
+    known = facets_among(given, facets[near[facets].all(axis=1)])
+    ends = np.cumsum([len(one) for one in boundaries.values()])
+    for name, of_boundary in zip(boundaries, np.split(known, ends[:-1]), strict=True):
+        if off := int((~of_boundary).sum()):
+            raise CaseError(f"boundary '{name}' has {off} facets that belong to no cell; expected facets of the mesh")
 
 
 def facets_among(facets: Indices, others: Indices) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:

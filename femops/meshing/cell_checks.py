@@ -9,15 +9,15 @@ from femops.notation import Array
 
 
 def check_nodes_of_cells(points: Array, cells: Indices) -> None:
-    """Check that no cell repeats a node and that no two cells have the same nodes.
+    """Check that the nodes of each cell are distinct and that no two cells have the same nodes.
 
     Raises:
-        CaseError: How many there are, and where one of them lies.
+        CaseError: There are such cells; the message gives their number and the position of one.
     """
     nodes = np.sort(cells, axis=1)
     bad = np.flatnonzero((nodes[:, 1:] == nodes[:, :-1]).any(axis=1))
     if len(bad):
-        raise CaseError(f"{_count(bad)} a node twice{_where(points, cells, bad)}; expected different nodes")
+        raise CaseError(f"{_count(bad)} a repeated node{_where(points, cells, bad)}; expected distinct nodes")
     # Random hash of the nodes of each cell; only cells with equal hashes are compared node by node.
     number = nodes.astype(np.uint64) @ np.random.default_rng(0).integers(1, 2**63, nodes.shape[1], dtype=np.uint64)
     _, inverse, count = np.unique(number, return_inverse=True, return_counts=True)
@@ -25,11 +25,11 @@ def check_nodes_of_cells(points: Array, cells: Indices) -> None:
     _, first, count = np.unique(nodes[suspects], axis=0, return_index=True, return_counts=True)
     if extra := int((count - 1).sum()):
         where = _where(points, cells, suspects[first[count > 1]])
-        raise CaseError(f"{extra} {'cell is' if extra == 1 else 'cells are'} there twice{where}; expected each once")
+        raise CaseError(f"{extra} duplicate {'cell' if extra == 1 else 'cells'}{where}; expected each cell once")
 
 
 def check_volume_of_cells(points: Array, cells: Indices, kind: CellKind) -> tuple[Array, list[str]]:
-    """Check that cells have a volume and are not folded: their Jacobian determinant must not change sign.
+    """Check that cells have a volume and a Jacobian determinant that does not change sign.
 
     The sign must be the same at all quadrature points and, in the straight quadrilateral or hexahedron with the same
     corners (which come first in VTK order), at all corners. A sign change at a node of a curved cell only gives a
@@ -39,7 +39,7 @@ def check_volume_of_cells(points: Array, cells: Indices, kind: CellKind) -> tupl
         Orientation of each cell, 1 or −1, shape (n_cells,), and notes.
 
     Raises:
-        CaseError: How many there are, and where one of them lies.
+        CaseError: There are such cells; the message gives their number and the position of one.
     """
     inside = jacobians(points, cells, kind)
     sign = np.sign(inside.sum(axis=1))
@@ -49,18 +49,21 @@ def check_volume_of_cells(points: Array, cells: Indices, kind: CellKind) -> tupl
     bad = ~((inside * sign[:, None]).min(axis=1) > rounding)
     if kind.shape in ("quadrilateral", "hexahedron"):
         straight = next(one for one in CELLS.values() if one.shape == kind.shape and one.degree == 1)
-        bad |= _folded(jacobians(points, cells[:, : straight.n_nodes], straight, straight.nodes), sign)
+        bad |= _wrong_sign(jacobians(points, cells[:, : straight.n_nodes], straight, straight.nodes), sign)
     if bad.any():
-        where = _where(points, cells, np.flatnonzero(bad))
-        raise CaseError(f"{bad.sum()} cells are degenerate or folded{where}; expected valid cells")
+        found = np.flatnonzero(bad)
+        problem = "no volume or a Jacobian determinant that changes sign"
+        raise CaseError(f"{_count(found)} {problem}{_where(points, cells, found)}; expected valid cells")
     if kind.degree == 1:
         return np.asarray(sign), []
-    curved = np.flatnonzero(_folded(jacobians(points, cells, kind, kind.nodes), sign))
-    where = _where(points, cells, curved) if len(curved) else ""
-    return np.asarray(sign), [f"{len(curved)} cells are so curved that they fold at a node{where}"] if where else []
+    curved = np.flatnonzero(_wrong_sign(jacobians(points, cells, kind, kind.nodes), sign))
+    if not len(curved):
+        return np.asarray(sign), []
+    note = "a Jacobian determinant of the wrong sign at a node"
+    return np.asarray(sign), [f"{_count(curved)} {note}{_where(points, cells, curved)}"]
 
 
-def _folded(determinants: Array, sign: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def _wrong_sign(determinants: Array, sign: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     """Return a mask of the cells with a determinant of the wrong sign; zero is allowed (quarter-point elements)."""
     return np.asarray((determinants * sign[:, None]).min(axis=1) < -1e-9 * np.abs(determinants).max(axis=1))
 
@@ -75,7 +78,7 @@ def jacobians(points: Array, cells: Indices, kind: CellKind, at: Array | None = 
 
 
 def _count(bad: Indices) -> str:
-    return "1 cell names" if len(bad) == 1 else f"{len(bad)} cells name"
+    return "1 cell has" if len(bad) == 1 else f"{len(bad)} cells have"
 
 
 def _where(points: Array, cells: Indices, bad: Indices) -> str:

@@ -11,7 +11,8 @@ from scipy.spatial import cKDTree
 from femops.meshing.tagged import Indices, TaggedMesh
 from femops.notation import Array
 
-# Nodes closer than this fraction of the shortest edge at them are coincident.
+# Nodes closer than this fraction of the shortest edge at them are noted as coincident. Larger than the tolerance of
+# the geometry of RVEs: the note should also find nodes that a mesh program has written with few digits.
 _COINCIDENT = 1e-3
 _NAMED = 5  # largest number of parts listed in a note
 
@@ -26,16 +27,34 @@ def part_of_nodes(cells: Indices, n_nodes: int, ties: Indices | None = None) -> 
         n_nodes: Number of nodes.
         ties: Further pairs of connected nodes. Shape (n, 2).
     """
-    edges = np.column_stack([np.repeat(cells[:, :1], cells.shape[1] - 1, axis=1).ravel(), cells[:, 1:].ravel()])
-    if ties is not None:
-        edges = np.vstack([edges, ties])
-    graph = sp.coo_array((np.ones(len(edges), dtype=bool), (edges[:, 0], edges[:, 1])), shape=(n_nodes, n_nodes))
-    label = connected_components(graph, directed=False)[1]
-    used = np.unique(edges)
+    links = links_of_cells(cells) if ties is None else np.vstack([links_of_cells(cells), ties])
+    label = components(links, n_nodes)
+    used = np.unique(links)
     _, first, inverse = np.unique(label[used], return_index=True, return_inverse=True)
     part = np.full(n_nodes, -1, dtype=np.int64)
     part[used] = np.argsort(np.argsort(first))[inverse]
     return len(first), part
+
+
+def links_of_cells(cells: Indices) -> Indices:
+    """Return pairs of nodes that connect the nodes of each cell. Shape (n_pairs, 2)."""
+    return np.column_stack([np.repeat(cells[:, :1], cells.shape[1] - 1, axis=1).ravel(), cells[:, 1:].ravel()])
+
+
+def components(links: Indices, n_nodes: int) -> Indices:
+    """Return the number, from 0, of the connected component of each node of a graph. Shape (n_nodes,).
+
+    Args:
+        links: Pairs of connected nodes. Shape (n_links, 2).
+        n_nodes: Number of nodes.
+    """
+    graph = sp.coo_array((np.ones(len(links), dtype=bool), (links[:, 0], links[:, 1])), shape=(n_nodes, n_nodes))
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+
+
+def coincident_pairs(points: Array, distance: float) -> Indices:
+    """Return the pairs of points at most `distance` [length] apart. Shape (n_pairs, 2)."""
+    return np.asarray(cKDTree(points).query_pairs(distance, output_type="ndarray"), dtype=np.int64)
 
 
 def coincident_nodes(mesh: TaggedMesh) -> Indices:
@@ -84,23 +103,23 @@ def notes_on_connectivity(mesh: TaggedMesh) -> tuple[str, ...]:
     if n_parts > 1:
         found = describe_parts(mesh, part, n_parts)
         more = f"; and {n_parts - _NAMED} more" if n_parts > _NAMED else ""
-        touching = f"; {across.sum()} nodes lie on nodes of another part: merge them if the parts are bonded"
+        touching = f"; {across.sum()} nodes coincide with nodes of another part: merge them if the parts are bonded"
         notes.append(
-            f"the mesh falls into {n_parts} parts that share no node ({'; '.join(found[:_NAMED])}{more})"
+            f"the mesh consists of {n_parts} disconnected parts ({'; '.join(found[:_NAMED])}{more})"
             f"{touching if across.any() else ''}"
         )
     if (~across).any():
         example = place(mesh.points[pairs[~across][0, 0]])
         notes.append(
-            f"{(~across).sum()} nodes lie on another node of the same part, for example at {example}: a crack there, "
-            "or nodes that have to be merged"
+            f"{(~across).sum()} nodes coincide with another node of the same part, for example at {example}: "
+            "a crack, or nodes that have to be merged"
         )
     return tuple(notes)
 
 
 @dataclass(frozen=True)
 class RigidMotions:
-    """Rigid motions of parts of a mesh, and which of them the supports leave free.
+    """Rigid-body motions of the parts of a mesh, and those that the supports leave free.
 
     Attributes:
         centres: Centre of rotation of each part [length]. Shape (n_parts, 3).
@@ -115,10 +134,10 @@ class RigidMotions:
     @property
     def names(self) -> list[str]:
         """Name of each motion."""
-        moves = [f"move along {axis}" for axis in "xyz"[: self.dim]]
-        return moves + (["turn about z"] if self.dim == 2 else [f"turn about {axis}" for axis in "xyz"])
+        translations = [f"rigid-body translation along {axis}" for axis in "xyz"[: self.dim]]
+        return translations + [f"rigid-body rotation about {axis}" for axis in ("z" if self.dim == 2 else "xyz")]
 
-    def seen(self, points: Array, axes: Indices, parts: Indices) -> Array:
+    def components(self, points: Array, axes: Indices, parts: Indices) -> Array:
         """Return the displacement component of points in each rigid motion. Shape (n, n_motions).
 
         Args:
@@ -127,21 +146,21 @@ class RigidMotions:
             parts: Part of each point. Shape (n,).
         """
         arms = (points - self.centres[parts]) / self.sizes[parts][:, None]
-        moved = np.eye(3)[axes]
-        turned = -np.cross(arms[:, None, :], np.eye(3))[np.arange(len(axes)), :, axes]  # e_k × x
-        return np.hstack([moved, turned])[:, [0, 1, 5] if self.dim == 2 else list(range(6))]
+        translations = np.eye(3)[axes]
+        rotations = -np.cross(arms[:, None, :], np.eye(3))[np.arange(len(axes)), :, axes]  # e_k × x
+        return np.hstack([translations, rotations])[:, [0, 1, 5] if self.dim == 2 else list(range(6))]
 
-    def gram(self, seen: Array, parts: Indices) -> Array:
-        """Return the Gram matrix Σ seen ⊗ seen of each part. Shape (n_parts, n_motions, n_motions)."""
-        total = np.zeros((len(self.sizes), seen.shape[1], seen.shape[1]))
-        np.add.at(total, parts, seen[:, :, None] * seen[:, None, :])
+    def gram(self, components: Array, parts: Indices) -> Array:
+        """Return the Gram matrix Σ c ⊗ c of the components c in each part. Shape (n_parts, n_motions, n_motions)."""
+        total = np.zeros((len(self.sizes), components.shape[1], components.shape[1]))
+        np.add.at(total, parts, components[:, :, None] * components[:, None, :])
         return total
 
     def free(self, gram: Array) -> dict[int, str]:
         """Return the insufficiently supported parts, whose Gram matrix is singular, with the name of a free motion."""
         values, vectors = np.linalg.eigh(gram)
-        loose = np.flatnonzero(values[:, 0] <= 1e-10 * values[:, -1])
-        return {int(part): self.names[int(np.abs(vectors[part, :, 0]).argmax())] for part in loose}
+        singular = np.flatnonzero(values[:, 0] <= 1e-10 * values[:, -1])
+        return {int(part): self.names[int(np.abs(vectors[part, :, 0]).argmax())] for part in singular}
 
 
 def _holders(groups: dict[str, Indices], part: Indices, n_parts: int) -> list[list[str]]:

@@ -13,7 +13,7 @@ from femops.errors import CaseError
 from femops.meshing.abaqus import read_inp
 from femops.meshing.building import RawMesh, build
 from femops.meshing.tagged import Indices, TaggedMesh
-from femops.meshing.tags import CellArray, Tags, tagged_groups, whole
+from femops.meshing.tags import CellArray, Tags, as_integers, check_tags, tagged_groups
 from femops.meshing.xdmf import has_several_grids, read_xdmf
 
 
@@ -40,6 +40,7 @@ def read_mesh(path: Path | str, tags: Tags | None = None, cell_array: str | None
     if not path.is_file():
         raise CaseError("the mesh file does not exist", file=path)
     try:
+        check_tags(tags or {}, cell_array)
         if path.suffix.lower() == ".msh":
             return _read_msh(path, tags or {})
         if path.suffix.lower() == ".inp":
@@ -68,10 +69,14 @@ def _read_msh(path: Path, tags: Tags) -> TaggedMesh:
         mesh = tagged_mesh_from_gmsh()
     names = {str(number): name for name, number in tags.items()}
     if nested := [name for name, number in tags.items() if not isinstance(number, int)]:
-        raise CaseError(f"tags: {nested[0]}: a mesh of gmsh has no cell arrays; expected the number of a group")
+        problem = (
+            f"'{nested[0]}' is a block, but a Gmsh mesh has no cell arrays; expected the number of a physical group"
+        )
+        raise CaseError(problem, key="tags")
     if missing := [number for number in names if number not in {*mesh.regions, *mesh.boundaries}]:
         given = ", ".join([*mesh.regions, *mesh.boundaries])
-        raise CaseError(f"tags: {names[missing[0]]}: {missing[0]} is no nameless group; the file has {given}")
+        problem = f"{missing[0]} is not a physical group without a name; the file has {given}"
+        raise CaseError(problem, key=f"tags.{names[missing[0]]}")
     return replace(
         mesh,
         regions={names.get(name, name): cells for name, cells in mesh.regions.items()},
@@ -88,7 +93,7 @@ def _read_abaqus(path: Path) -> TaggedMesh:
 
 def _only_tagged(mesh: TaggedMesh, tags: Tags | None) -> TaggedMesh:
     if tags:
-        raise CaseError("tags given for an Abaqus input file, which has no cell arrays; expected element sets")
+        raise CaseError("given for an Abaqus input file, which has no cell arrays; expected element sets", key="tags")
     return mesh
 
 
@@ -96,13 +101,13 @@ def _read_meshio(path: Path) -> meshio.Mesh:
     if path.suffix.lower() not in meshio.extension_to_filetypes:
         known = ", ".join(sorted(meshio.extension_to_filetypes))
         raise CaseError(f"mesh format '{path.suffix}' is not known; known: {known}")
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
         # meshio prints some errors and exits the interpreter.
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             return meshio.read(path)
     except (Exception, SystemExit) as error:  # its readers raise exceptions of many types
-        reason = " ".join(said.getvalue().split()) if isinstance(error, SystemExit) else str(error)
+        reason = " ".join(printed.getvalue().split()) if isinstance(error, SystemExit) else str(error)
         raise CaseError(f"meshio cannot read the file: {reason or type(error).__name__}") from error
 
 
@@ -125,7 +130,7 @@ def _integer_arrays(mesh: meshio.Mesh) -> dict[str, CellArray]:
     integer: dict[str, CellArray] = {}
     floating: dict[str, CellArray] = {}
     for name, blocks in mesh.cell_data.items():
-        values = [whole(block) for block in blocks]
+        values = [as_integers(block) for block in blocks]
         columns = [one.reshape(len(one), -1)[:, 0] for one in values if one is not None]
         if len(columns) == len(blocks):
             kinds = {np.asarray(block).dtype.kind for block in blocks}
@@ -136,8 +141,8 @@ def _integer_arrays(mesh: meshio.Mesh) -> dict[str, CellArray]:
 def _one_array(names: list[str], cell_array: str | None) -> NoReturn:
     listed = ", ".join(names) or "none"
     if cell_array is not None:
-        raise CaseError(f"cell_array: '{cell_array}' is no integer cell array; the file has {listed}")
-    raise CaseError(f"tags need one integer cell array; name one with cell_array: the file has {listed}")
+        raise CaseError(f"'{cell_array}' is not an integer cell array; the file has {listed}", key="cell_array")
+    raise CaseError(f"expected one integer cell array, or its name as cell_array; the file has {listed}", key="tags")
 
 
 def _named_groups(mesh: meshio.Mesh) -> dict[str, list[Indices]]:

@@ -10,6 +10,9 @@ from femops.notation import Array
 
 Indices = npt.NDArray[np.int64]
 
+EVERYWHERE = "everywhere"
+"""Name of the region that is the whole body, whether the mesh has regions or not."""
+
 
 @dataclass(frozen=True)
 class TaggedMesh:
@@ -22,7 +25,7 @@ class TaggedMesh:
         regions: Cells of each named region, by index into `cells`. Regions do not overlap and cover the mesh.
         boundaries: Facets of each named boundary, by nodes in VTK order. Shape (n_facets, n_nodes_of_facet) each.
         notes: Notes to the user about the mesh, one line each.
-        bare_sets: Named sets without facets, which are not boundaries, with the reason.
+        sets_without_facets: Named sets without facets, which are not boundaries, with the reason.
         instances: Nodes of each instance, if the file assembles the mesh from several.
         periods: Period vectors of an RVE as rows, if known [length]. Shape (dim, dim).
     """
@@ -33,7 +36,7 @@ class TaggedMesh:
     regions: dict[str, Indices] = field(default_factory=dict)
     boundaries: dict[str, Indices] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    bare_sets: dict[str, str] = field(default_factory=dict)
+    sets_without_facets: dict[str, str] = field(default_factory=dict)
     instances: dict[str, Indices] = field(default_factory=dict)
     periods: Array | None = None
 

@@ -27,7 +27,22 @@ class CellArray:
         return [np.flatnonzero(block == number) for block in self.values]
 
 
-def whole(values: npt.ArrayLike) -> Indices | None:
+def check_tags(tags: Tags, cell_array: str | None) -> None:
+    """Check that `tags` either has integers only or names the cell array of each of them.
+
+    Raises:
+        CaseError: It mixes both forms, or names cell arrays that `cell_array` excludes.
+    """
+    nested = [name for name, given in tags.items() if isinstance(given, Mapping)]
+    single = [name for name in tags if name not in nested]
+    if nested and single:
+        problem = f"'{single[0]}' has a number and '{nested[0]}' is a block of tags"
+        raise CaseError(f"{problem}; expected a number for each name, or a block for each cell array", key="tags")
+    if nested and cell_array is not None:
+        raise CaseError(f"'{cell_array}' given, but tags name the cell arrays; expected either", key="cell_array")
+
+
+def as_integers(values: npt.ArrayLike) -> Indices | None:
     """Return an array converted to integers, or None if its values are not integers."""
     given = np.asarray(values)
     if given.dtype.kind in "iu":
@@ -58,12 +73,13 @@ def tagged_groups(
     for name, given in tags.items():
         if isinstance(given, Mapping):
             if name not in known:
-                raise CaseError(f"tags: '{name}' is no integer cell array; the file has {', '.join(known) or 'none'}")
+                expected = ", ".join(known) or "none"
+                raise CaseError(f"'{name}' is not an integer cell array; the file has {expected}", key="tags")
             for inner, number in given.items():
                 _add(groups, inner, _only([known[name]], dims, inner, number))
         else:
             _add(groups, name, _only(list(known.values()), dims, name, given))
-    return groups, _tell_apart(groups, dims, {name: one for name, one in tags.items() if isinstance(one, int)})
+    return groups, _resolve_shared_tags(groups, dims, {name: one for name, one in tags.items() if isinstance(one, int)})
 
 
 def _add(groups: dict[str, list[Indices]], name: str, members: list[Indices]) -> None:
@@ -73,26 +89,27 @@ def _add(groups: dict[str, list[Indices]], name: str, members: list[Indices]) ->
 def _only(arrays: list[CellArray], dims: Sequence[int], name: str, number: int) -> list[Indices]:
     """Return the cells of each block with the tag `number`; each dimension may have it in one array only."""
     found = [np.empty(0, dtype=np.int64)] * len(dims)
-    holder: dict[int, str] = {}
+    array_of_dim: dict[int, str] = {}
     for array in arrays:
         for block, members in enumerate(array.where(number)):
             if not len(members):
                 continue
-            other = holder.setdefault(dims[block], array.name)
+            other = array_of_dim.setdefault(dims[block], array.name)
             if other != array.name:
                 raise CaseError(
-                    f"tags: {name}: {number} is a value of '{other}' and of '{array.name}'; "
-                    f"expected the array as well, as in tags: {{{other}: {{{name}: {number}}}}}"
+                    f"{number} is a value of '{other}' and of '{array.name}'; expected the array as well, as in "
+                    f"tags: {{{other}: {{{name}: {number}}}}}",
+                    key=f"tags.{name}",
                 )
             found[block] = members
-    if not holder:
+    if not array_of_dim:
         values = np.unique(np.concatenate([block for array in arrays for block in array.values]))
         present = ", ".join(map(str, values[values != UNTAGGED][:20]))
-        raise CaseError(f"tags: {name}: {number} is the value of no cell; the file has {present}")
+        raise CaseError(f"no cell has the value {number}; the file has {present}", key=f"tags.{name}")
     return found
 
 
-def _tell_apart(groups: dict[str, list[Indices]], dims: Sequence[int], tags: Mapping[str, int]) -> list[str]:
+def _resolve_shared_tags(groups: dict[str, list[Indices]], dims: Sequence[int], tags: Mapping[str, int]) -> list[str]:
     """Resolve names that share a tag of both cells and facets; return notes.
 
     The last name becomes the region; all of them become boundaries, which may overlap while regions may not.
@@ -110,6 +127,6 @@ def _tell_apart(groups: dict[str, list[Indices]], dims: Sequence[int], tags: Map
             groups[name] = [members[:0] if i in full else members for i, members in enumerate(groups[name])]
         notes.append(
             f"tags: {' and '.join(names)} are all {number}, which cells and facets have: the region is '{names[-1]}', "
-            "and each is a boundary; name the cell arrays in tags to tell them apart"
+            "and each is a boundary; name the cell arrays in tags to distinguish them"
         )
     return notes

@@ -22,7 +22,7 @@ def write_mesh(mesh: TaggedMesh, path: Path | str) -> None:
         path: The file; its folder must exist.
 
     Raises:
-        CaseError: the format is not known or cannot hold the mesh.
+        CaseError: the format is not known or does not support the mesh.
     """
     path = Path(path)
     suffix = path.suffix.lower()

@@ -12,7 +12,7 @@ from femops.errors import CaseError
 from femops.meshing.building import RawMesh, facets_among
 from femops.meshing.cells import CELLS
 from femops.meshing.tagged import Indices
-from femops.meshing.tags import UNTAGGED, CellArray, Tags, tagged_groups, whole
+from femops.meshing.tags import UNTAGGED, CellArray, Tags, as_integers, tagged_groups
 
 _KINDS = {("polyvertex", 1): "vertex", ("polyline", 2): "line", ("polyline", 3): "line3"}
 _KINDS |= {("edge", 3): "line3", ("triangle", 3): "triangle", ("triangle", 6): "triangle6"}
@@ -75,7 +75,7 @@ def _read(path: Path, tags: Tags, cell_array: str | None) -> RawMesh:
     blocks, arrays = [mesh], []
     for grid in [mesh, *others]:
         for name, given in grid.values.items():
-            values = whole(np.ravel(given))
+            values = as_integers(np.ravel(given))
             if values is None or len(values) != len(grid.cells):
                 continue
             if grid is not mesh and grid.dim < mesh.dim:
@@ -86,13 +86,13 @@ def _read(path: Path, tags: Tags, cell_array: str | None) -> RawMesh:
     ]
     if cell_array is not None and cell_array not in {one.name for one in wanted}:
         given = ", ".join(one.name for one in wanted) or "none"
-        raise CaseError(f"cell_array: '{cell_array}' is no grid of tags; the file has {given}")
+        raise CaseError(f"'{cell_array}' is not a grid of tags; the file has {given}", key="cell_array")
     dims = [block.dim for block in blocks]
     groups, notes = tagged_groups(wanted, dims, tags, cell_array)
     if wanted and not tags:
         notes.append(f"the file has tags ({', '.join(one.name for one in wanted)}) without names; give them with tags")
     if series:
-        notes.append(f"grids that change with time are left out: {', '.join(series)}")
+        notes.append(f"grids that change with time are ignored: {', '.join(series)}")
     points = np.asarray(_data(geometry, path), dtype=np.float64)
     return RawMesh(points, [(one.kind, one.cells) for one in blocks], dims, groups, notes=tuple(notes))
 
@@ -135,13 +135,13 @@ def _values_in(block: _Grid, mesh: _Grid, grid: _Grid, values: Indices) -> Indic
 def _data(item: ElementTree.Element | None, path: Path) -> Any:
     """Return the values of a data item, stored inline or in an HDF5 file."""
     if item is None:
-        raise CaseError("a grid has no data; expected numbers, or an HDF5 file that holds them")
+        raise CaseError("a grid has no data; expected numbers, or an HDF5 file that contains them")
     shape = tuple(int(number) for number in str(item.get("Dimensions")).split())
     text = (item.text or "").strip()
     if item.get("Format", "XML").upper() == "XML":
         return np.array(text.split(), dtype=np.float64).reshape(shape)
     file, _, inside = text.partition(":")
     if not (path.parent / file).is_file():
-        raise CaseError(f"the file {file}, which holds its numbers, does not exist")
+        raise CaseError(f"the HDF5 file {file} does not exist")
     with h5py.File(path.parent / file, "r") as data:
         return np.asarray(data[inside.strip()][()]).reshape(shape)

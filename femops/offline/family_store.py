@@ -13,7 +13,6 @@ notation:
                                contrast/PHASE    factor on the moduli [-]             ()
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,35 +25,15 @@ import numpy.typing as npt
 from femops.errors import CaseError, NotConverged
 from femops.law import LawContext
 from femops.notation import Array
+from femops.offline.filling import CountProgress, Rows, SampleReport, fill
 from femops.offline.snapshot_store import SnapshotStore, StoreKind, discard_unsound
-from femops.parallel import on_root
 from femops.plugins import get_phase
 from femops.rve.family import FIBRE, Family, Microstructure, microstructure
 from femops.rve.solver import RVESolver, SolverOptions
 from femops.rve.spec import RVE, build_rve
 
-Watch = Callable[[int, int], None]
 Row = dict[str, npt.NDArray[Any]]
-# Smallest number of batches of a family; at most one batch is lost on interruption, and progress moves per batch.
-_PARTS = 20
 _MICROSTRUCTURES = StoreKind("microstructures", "family", "geometry, phases or boundary")
-
-
-@dataclass(frozen=True)
-class FamilyReport:
-    """Report of `solve_family`.
-
-    Attributes:
-        file: The store.
-        found: Number of microstructures found in the store.
-        solved: Number of microstructures added.
-        seconds: Wall-clock time [s].
-    """
-
-    file: Path
-    found: int
-    solved: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -90,7 +69,7 @@ def is_linear(family: Family) -> bool:
     return linear
 
 
-def solve_family(task: FamilyProblem, folder: Path, watch: Watch | None = None) -> FamilyReport:
+def solve_family(task: FamilyProblem, folder: Path, progress: CountProgress | None = None) -> SampleReport:
     """Solve the microstructures of a family and store their responses; collective.
 
     Microstructures already stored for the same family, of any count, are not solved again.
@@ -98,7 +77,7 @@ def solve_family(task: FamilyProblem, folder: Path, watch: Watch | None = None) 
     Args:
         task: The family with strains and settings.
         folder: Folder of the store.
-        watch: Called with the number of stored microstructures and the total.
+        progress: Called with the number of stored microstructures and the total.
 
     Raises:
         CaseError: A microstructure cannot be built, or the folder contains another family or other strains.
@@ -106,7 +85,8 @@ def solve_family(task: FamilyProblem, folder: Path, watch: Watch | None = None) 
     """
     if not is_linear(task.family) and task.strain is None:
         raise CaseError("missing, expected with phases that are not linear", key="sampling")
-    comm, begin = task.context.comm, time.perf_counter()
+    comm, count = task.context.comm, task.family.count
+    rank, n_ranks = (0, 1) if comm is None else (comm.rank, comm.size)
 
     def opened() -> SnapshotStore:
         store = _store(task.family, folder)
@@ -114,11 +94,11 @@ def solve_family(task: FamilyProblem, folder: Path, watch: Watch | None = None) 
         _check_strains(task, store)
         return store
 
-    store = on_root(comm, opened)
-    found = store.count
-    solved = _solve_missing(task, store, watch)
-    on_root(comm, partial(_written, store, store.fold))
-    return FamilyReport(store.file, found, solved, time.perf_counter() - begin)
+    def solve(_: SnapshotStore, batch: slice, __: slice | None) -> Callable[[], Row | None]:
+        share = np.array_split(np.arange(batch.start, batch.stop), n_ranks)[rank]
+        return partial(_solve_all, task, share)
+
+    return fill(opened, Rows(count, count, count), solve, comm, progress)
 
 
 def solved_family(family: Family, folder: Path) -> Row:
@@ -137,31 +117,10 @@ def _store(family: Family, folder: Path) -> SnapshotStore:
     return SnapshotStore(folder, family.hash, _MICROSTRUCTURES)
 
 
-def _solve_missing(task: FamilyProblem, store: SnapshotStore, watch: Watch | None) -> int:
-    """Solve the missing microstructures in batches shared among the ranks; return their number."""
-    total, found, comm = task.family.count, store.count, task.context.comm
-    rank, n_ranks = (0, 1) if comm is None else (comm.rank, comm.size)
-    size = max(n_ranks, -(-total // _PARTS))
-    done = found
-    while done < total:
-        if watch is not None:
-            watch(done, total)
-        wanted = np.arange(done, min(done + size, total))
-        answer = _attempt(task, np.array_split(wanted, n_ranks)[rank])
-        answers = [answer] if comm is None else comm.gather(answer)
-        on_root(comm, partial(_append, store, answers))
-        done += len(wanted)
-    if watch is not None:
-        watch(total, total)
-    return max(total - found, 0)
-
-
-def _attempt(task: FamilyProblem, indices: npt.NDArray[np.int64]) -> list[Row] | CaseError | NotConverged:
-    """Solve the share of this rank, possibly empty; return an exception instead of raising it on one rank only."""
-    try:
-        return [_solve(task, int(index)) for index in indices]
-    except (CaseError, NotConverged) as error:
-        return error
+def _solve_all(task: FamilyProblem, indices: npt.NDArray[np.int64]) -> Row | None:
+    """Return the rows of some microstructures; None if there are none."""
+    rows = [_solve(task, int(index)) for index in indices]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]} if rows else None
 
 
 def _solve(task: FamilyProblem, index: int) -> Row:
@@ -182,7 +141,7 @@ def _linear_answers(solver: RVESolver) -> Row:
     """Return the tangent and, in 2D, stress_33 at unit strains; in 3D one unit strain gives the tangent."""
     n_s = solver.discretisation.n_s
     strain = np.eye(n_s) if solver.discretisation.dim == 2 else np.eye(n_s, 1)
-    solution = solver.solve(strain, solver.virgin_history(strain.shape[1]))
+    solution = solver.solve(strain, solver.virgin_state(strain.shape[1]))
     row = {"tangent": solution.tangent[:, :, 0].copy()}
     return row if solution.stress_33 is None else {**row, "stress_33": solution.stress_33}
 
@@ -192,7 +151,7 @@ def _answers(solver: RVESolver, strain: Array) -> Row:
     parts = []
     for start in range(0, len(strain), solver.batch):
         columns = np.ascontiguousarray(strain[start : start + solver.batch].T)
-        solution = solver.solve(columns, solver.virgin_history(columns.shape[1]))
+        solution = solver.solve(columns, solver.virgin_state(columns.shape[1]))
         part = {"strain": columns, "stress": solution.stress, "tangent": solution.tangent}
         parts.append(part if solution.stress_33 is None else {**part, "stress_33": solution.stress_33})
     return {name: np.moveaxis(np.concatenate([one[name] for one in parts], axis=-1), -1, 0) for name in parts[0]}
@@ -202,23 +161,6 @@ def _figures(one: Microstructure, rve: RVE) -> Row:
     fraction = rve.discretisation.volume_fraction(rve.discretisation.phases.index(FIBRE))
     contrast = {f"contrast/{name}": np.array(factor) for name, factor in one.contrast.items()}
     return {"volume_fraction": np.array(fraction), "number": np.array(one.number), **contrast}
-
-
-def _append(store: SnapshotStore, answers: list[Any]) -> None:
-    """Store the results of all ranks, or raise the first exception among them."""
-    for answer in answers:
-        if isinstance(answer, CaseError | NotConverged):
-            raise answer
-    rows = [row for answer in answers for row in answer]
-    _written(store, lambda: store.append({name: np.stack([row[name] for row in rows]) for name in rows[0]}))
-
-
-def _written(store: SnapshotStore, write: Callable[[], None]) -> None:
-    try:
-        write()
-    except OSError as error:
-        problem = f"microstructures cannot be written there ({error.strerror or error})"
-        raise CaseError(problem, file=store.folder) from error
 
 
 def _check_strains(task: FamilyProblem, store: SnapshotStore) -> None:

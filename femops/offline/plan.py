@@ -13,6 +13,7 @@ import numpy as np
 from femops.errors import CaseError
 from femops.inputs.study import Study
 from femops.notation import Array
+from femops.output.folder import writing
 from femops.output.locks import locked
 from femops.output.tables import plain, write_json
 from femops.output.training_plots import draw_certificates, draw_curves, draw_errors
@@ -20,7 +21,7 @@ from femops.output.versions import versions
 from femops.parallel import on_root
 from femops.rve.spec import RVE
 from femops.surrogate.accuracy import Accuracy
-from femops.surrogate.learning.checkpoint import FileCheckpoint, packed_fit, unpacked_fit
+from femops.surrogate.learning.checkpoint import FileCheckpoint, is_packed_fit, packed_fit, unpacked_fit
 from femops.surrogate.registry import SurrogateSpec
 from femops.surrogate.spec import Fit, Progress
 from femops.surrogate.store import STORE_INTERFACE, Origin, checked_arrays, read_manifest
@@ -109,7 +110,8 @@ class Plan(ABC):
     def fitted(self, fit: Callable[[FileCheckpoint], Fit], seconds: dict[str, float]) -> Fit:
         """Fit, or load the finished fit of an interrupted training; the time is stored in `seconds["fit"]` [s]."""
         checkpoint = self.checkpoint()
-        if (packed := checkpoint.load("finished_fit")) is None:
+        packed = checkpoint.load("finished_fit") or {}
+        if not is_packed_fit(packed):
             try:
                 packed = packed_fit(fit(checkpoint))
             except CaseError as error:
@@ -131,15 +133,17 @@ class Plan(ABC):
     def write(
         self,
         fit: Fit,
-        judged: Accuracy | None,
+        validation: Accuracy | None,
         metrics: dict[str, Any],
         write_model: Callable[[Path, Origin], None],
     ) -> dict[str, Any]:
         """Write plots, metrics and model; the model comes last, as its presence marks the training as finished.
 
+        Plots of an earlier training in the folder are removed.
+
         Args:
             fit: The fit.
-            judged: Its validation errors; None without validation.
+            validation: Its validation errors; None without validation.
             metrics: Metrics specific to this kind of training.
             write_model: Writes the model into a folder.
 
@@ -158,18 +162,29 @@ class Plan(ABC):
             versions(["femops", self.spec.parameters.__module__.partition(".")[0], *_PACKAGES]),
             everything,
         )
-        try:
-            for title, curves in fit.curves.items():
-                draw_curves(self.folder, title, curves, fit.over.get(title, "training step"))
-            if judged is not None:
-                _draw(self.folder, judged, self.errors_over)
+        with writing(self.folder, "the model"):
+            everything["pictures"] = self._draw(fit, validation)
+            for name in _pictures_of(self.folder / "metrics.json") - set(everything["pictures"]):
+                (self.folder / name).unlink(missing_ok=True)
             write_json(self.folder / "metrics.json", everything)
             write_model(self.folder / "model", origin)
             self.checkpoint().clear()
-        except OSError as error:
-            problem = f"the model cannot be written there ({error.strerror or error})"
-            raise CaseError(problem, file=self.folder) from error
         return everything
+
+    def _draw(self, fit: Fit, validation: Accuracy | None) -> list[str]:
+        """Draw the plots and return their names."""
+        files = [
+            draw_curves(self.folder, title, curves, fit.over.get(title, "training step"))
+            for title, curves in fit.curves.items()
+        ]
+        if validation is not None:
+            errors = {"stress": validation.stress, "tangent": validation.tangent}
+            files.append(draw_errors(self.folder, self.errors_over, validation.over, errors))
+            stated = {"bound": validation.bound, "indicator": validation.indicator}
+            certificates = {name: values for name, values in stated.items() if values is not None}
+            if certificates:
+                files.append(draw_certificates(self.folder, validation.certified, certificates))
+        return [file.name for file in files]
 
 
 def check(spec: SurrogateSpec, rve: RVE, study: Study, limits: tuple[Array, Array], path: Path) -> None:
@@ -218,9 +233,9 @@ def folder_of(folder: Path | None, path: Path, digest: str) -> Path:
     return folder or Path("results") / f"{path.stem}-{digest[:8]}"
 
 
-def _draw(folder: Path, judged: Accuracy, over: str) -> None:
-    draw_errors(folder, over, judged.over, {"stress": judged.stress, "tangent": judged.tangent})
-    said = {"bound": judged.bound, "indicator": judged.indicator}
-    certificates = {name: values for name, values in said.items() if values is not None}
-    if certificates:
-        draw_certificates(folder, judged.certified, certificates)
+def _pictures_of(metrics: Path) -> set[str]:
+    """Return the names of the plots of an earlier training; none if its metrics cannot be read."""
+    try:
+        return {Path(name).name for name in json.loads(metrics.read_text(encoding="utf-8"))["pictures"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()

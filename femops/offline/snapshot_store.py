@@ -17,8 +17,8 @@ import numpy.typing as npt
 from femops.errors import CaseError
 from femops.offline.row_checks import CHECK, checks_of, field_names, sound_rows
 from femops.output.atomic import PARTIAL, atomic_path
+from femops.output.folder import writing
 from femops.output.messages import announce
-from femops.rve.discretisation import Indices
 from femops.rve.snapshots import RVE_INTERFACE, Fields
 
 _BYTES_OF_CHUNK = 2**20
@@ -64,12 +64,10 @@ class SnapshotStore:
         self.folder, self.rve, self.kind = folder, rve, kind
         self.file = folder / f"{kind.name}.h5"
         self._parts: list[tuple[int, int, Path]] = []
-        try:
+        with writing(folder, kind.name):
             folder.mkdir(parents=True, exist_ok=True)
             for partial in folder.glob(f"{PARTIAL}{kind.name}*.h5"):
                 partial.unlink()
-        except OSError as error:
-            raise CaseError(f"{kind.name} cannot be written there ({error.strerror})", file=folder) from error
         files = [self.file] if self.file.exists() else []
         for file in [*files, *sorted(folder.glob(f"{kind.name}-*.h5"))]:
             start, stop = self._rows_of(file)
@@ -98,10 +96,17 @@ class SnapshotStore:
 
         Args:
             fields: Arrays with one row per snapshot; the names must be the same in every call.
+
+        Raises:
+            CaseError: The folder cannot be written.
         """
         start, rows = self.count, len(next(iter(fields.values())))
         final = self.folder / f"{self.kind.name}-{start:09d}.h5"
-        with atomic_path(final) as temporary, h5py.File(temporary, "w") as file:
+        with (
+            writing(self.folder, self.kind.name),
+            atomic_path(final) as temporary,
+            h5py.File(temporary, "w") as file,
+        ):
             file.attrs.update(rve=self.rve, interface=RVE_INTERFACE, start=start)
             for name, values in fields.items():
                 file.create_dataset(name, data=values)
@@ -126,7 +131,11 @@ class SnapshotStore:
         return np.concatenate(found)
 
     def fold(self) -> None:
-        """Merge all snapshots into `snapshots.h5`."""
+        """Merge all snapshots into `snapshots.h5`.
+
+        Raises:
+            CaseError: The folder cannot be written.
+        """
         added = [part for part in self._parts if part[2] != self.file]
         if added:
             self._fold(added)
@@ -153,11 +162,12 @@ class SnapshotStore:
         return before - sound
 
     def _fold(self, added: list[tuple[int, int, Path]]) -> None:
-        with atomic_path(self.file) as temporary:
-            self._fold_into(temporary, added)
-        self._parts = [(0, self.count, self.file)]
-        for *_, path in added:
-            path.unlink()
+        with writing(self.folder, self.kind.name):
+            with atomic_path(self.file) as temporary:
+                self._fold_into(temporary, added)
+            self._parts = [(0, self.count, self.file)]
+            for *_, path in added:
+                path.unlink()
 
     def _fold_into(self, temporary: Path, added: list[tuple[int, int, Path]]) -> None:
         if self.file.exists():
@@ -210,24 +220,6 @@ def discard_unsound(store: SnapshotStore) -> None:
     if lost:
         rows = f"from number {store.count + 1} on, {lost} in all"
         announce(f"{store.folder}: {store.kind.name} do not match their checks and are solved anew: {rows}")
-
-
-def batch_of(start: int, size: int, n_paths: int) -> tuple[slice, slice | None]:
-    """Return the rows of the next batch and those of the previous step; row = step · n_paths + path.
-
-    Args:
-        start: First row.
-        size: Largest number of rows; a batch does not extend beyond one step.
-        n_paths: Number of paths.
-    """
-    stop = min(start + size, (start // n_paths + 1) * n_paths)
-    return slice(start, stop), slice(start - n_paths, stop - n_paths) if start >= n_paths else None
-
-
-def path_and_step(rows: slice, n_paths: int) -> dict[str, Indices]:
-    """Return the path and step numbers, both from 0, of the given rows. Shape (n,) each."""
-    step, path = np.divmod(np.arange(rows.start, rows.stop), n_paths)
-    return {"path": path, "step": step}
 
 
 def _extend(file: h5py.File, name: str, part: npt.NDArray[Any], start: int) -> None:

@@ -73,7 +73,7 @@ def train(study: Study, path: Path, folder: Path | None, comm: Any, progress: Pr
 
 
 def trained_model(
-    path: Path, law: str, comm: Any, progress: Progress = silent, say: Callable[[str], None] = announce
+    path: Path, law: str, comm: Any, progress: Progress = silent, notify: Callable[[str], None] = announce
 ) -> Path:
     """Return the model folder of a study, training its surrogate first if necessary; collective.
 
@@ -82,7 +82,7 @@ def trained_model(
         law: Name of the surrogate in the case.
         comm: The ranks that share the work.
         progress: Called during the training.
-        say: Announces a training and its folder to the user; called on rank 0.
+        notify: Announces a training and its folder to the user; called on rank 0.
 
     Raises:
         CaseError: The study cannot be used, or trains another surrogate.
@@ -94,6 +94,6 @@ def trained_model(
 
     def begin() -> None:
         if comm.rank == 0:
-            say(f"training {law} from {path} first; the model goes to {plan.folder / 'model'}")
+            notify(f"training {law} from {path} first; the model goes to {plan.folder / 'model'}")
 
     return plan.carry_out(comm, progress, begin).model

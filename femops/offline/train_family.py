@@ -15,8 +15,10 @@ from femops.inputs.study import Study
 from femops.law import LawContext, LawResponse, MaterialLaw
 from femops.notation import Array
 from femops.offline import family_store
+from femops.offline.filling import SampleReport
 from femops.offline.plan import Plan, check, folder_of, study_hash
-from femops.offline.sample import SampleReport, member_strains, solve_members
+from femops.offline.sample import solve_members
+from femops.offline.strains import member_strains
 from femops.parallel import on_root_quietly
 from femops.rve.family import Family, microstructure
 from femops.rve.law import NestedLaw
@@ -88,55 +90,44 @@ class FamilyPlan(Plan):
         sampled = self._solved(self.family, self.folder, comm, "sampling", progress)
         seconds: dict[str, float] = {}
         fit = on_root_quietly(comm, lambda: self._fitted(sampled, progress, seconds))
-        judging = self.folder / "validation"
-        unseen = self._solved(self.unseen, judging, comm, "validation", progress, unseen=True)
-        return on_root_quietly(comm, lambda: self._finish(fit, judging, unseen, seconds, progress))
+        unseen = self._solved(self.unseen, self.folder / "validation", comm, "validation", progress, unseen=True)
+        return on_root_quietly(comm, lambda: self._finish(fit, unseen, seconds, progress))
 
     def _solved(
         self, family: Family, folder: Path, comm: Any, stage: str, progress: Progress, *, unseen: bool = False
     ) -> SampleReport:
-        def watch(done: int, total: int) -> None:
-            progress(stage, done, total, "")
-
-        return solve_members(self.study, self.path, family, folder, comm, watch, unseen)
+        return solve_members(self.study, self.path, family, folder, comm, partial(progress, stage), unseen)
 
     def _fitted(self, sampled: SampleReport, progress: Progress, seconds: dict[str, float]) -> Fit:
         seconds["sampling"] = self.noted_seconds("sampling", sampled.seconds, sampled.solved, sampled.found)
-        fit = self.spec.fit_family
+        fit, options, dim = self.spec.fit_family, self.study.surrogate, self.family.dim
         assert fit is not None
-        snapshots, options, dim = (
-            family_store.solved_family(self.family, self.folder),
-            self.study.surrogate,
-            self.family.dim,
-        )
-        rves = FamilyRVEs(self.family)
+        snapshots, rves = family_store.solved_family(self.family, self.folder), FamilyRVEs(self.family)
 
         def fitted(checkpoint: Checkpoint) -> Fit:
             return fit(FamilyTask(rves, snapshots, options, dim, self.low, self.high, checkpoint, progress))
 
         return self.fitted(fitted, seconds)
 
-    def _finish(
-        self, fit: Fit, judging: Path, unseen: SampleReport, seconds: dict[str, float], progress: Progress
-    ) -> dict[str, Any]:
+    def _finish(self, fit: Fit, unseen: SampleReport, seconds: dict[str, float], progress: Progress) -> dict[str, Any]:
         """Validate a fit and write the model, metrics and plots."""
         begin = time.perf_counter()
-        truth = family_store.solved_family(self.unseen, judging)
-        judged, per_rve = self._judged(fit, truth, progress)
+        reference = family_store.solved_family(self.unseen, unseen.file.parent)
+        validation, per_rve = self._validated(fit, reference, progress)
         seconds["validation"] = unseen.seconds + time.perf_counter() - begin
         metrics: dict[str, Any] = {
             "snapshots": self.family.count,
             "offline_seconds": seconds["sampling"] + seconds["fit"],
             "seconds": seconds,
             "unseen": "microstructures",
-            "validation": judged.figures() | {"count": self.unseen.count},
+            "validation": validation.figures() | {"count": self.unseen.count},
             "seconds_per_rve": per_rve,
         }
         block = self.family.model_dump(mode="json", serialize_as_any=True)
         write = partial(write_family_model, fit=fit, family=block, dim=self.family.dim, low=self.low, high=self.high)
-        return self.write(fit, judged, metrics, write)
+        return self.write(fit, validation, metrics, write)
 
-    def _judged(self, fit: Fit, truth: dict[str, Any], progress: Progress) -> tuple[Accuracy, dict[str, float]]:
+    def _validated(self, fit: Fit, reference: dict[str, Any], progress: Progress) -> tuple[Accuracy, dict[str, float]]:
         """Return the errors at the unseen RVEs, and the mean times from an RVE to its response [s].
 
         If all phases are linear, the strains are unit strains.
@@ -149,12 +140,15 @@ class FamilyPlan(Plan):
         for i, rve in enumerate(rves):
             law, nested, seconds = self._answers(fit, rve, strains[i])
             spent += seconds
-            true = (truth["stress"][i], truth["tangent"][i]) if "stress" in truth else (nested.stress, nested.tangent)
-            parts.append(accuracy(law, strains[i], *true))
-            progress("judging", i + 1, len(rves), "")
+            if "stress" in reference:
+                exact = reference["stress"][i], reference["tangent"][i]
+            else:
+                exact = nested.stress, nested.tangent
+            parts.append(accuracy(law, strains[i], *exact))
+            progress("evaluation", i + 1, len(rves))
         law_seconds, nested_seconds = (spent / len(rves)).tolist()
         per_rve = {"law": law_seconds, "nested": nested_seconds, "ratio": nested_seconds / law_seconds}
-        return Accuracy.joined(parts, np.repeat(truth["volume_fraction"], len(parts[0].over))), per_rve
+        return Accuracy.joined(parts, np.repeat(reference["volume_fraction"], len(parts[0].over))), per_rve
 
     def _answers(self, fit: Fit, rve: RVE, strain: Array) -> tuple[MaterialLaw, LawResponse, Array]:
         """Return the law of an RVE, the response of the nested law, and the times of both [s]."""

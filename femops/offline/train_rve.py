@@ -13,10 +13,12 @@ from femops import notation
 from femops.errors import CaseError
 from femops.inputs.study import Study
 from femops.notation import Array
+from femops.offline.filling import SampleReport
 from femops.offline.plan import Plan, check, folder_of, study_hash
-from femops.offline.sample import SampleReport, solve_snapshots, study_paths, study_rve
+from femops.offline.sample import solve_snapshots, study_rve
 from femops.offline.snapshot_store import SnapshotStore
 from femops.offline.stored_snapshots import StoredSnapshots
+from femops.offline.strains import study_paths
 from femops.parallel import on_root_quietly
 from femops.rve.law import NestedLaw
 from femops.rve.sampling import Sampling, bounds
@@ -64,9 +66,7 @@ class RVEPlan(Plan):
 
     def _solved(self, paths: Array, folder: Path, comm: Any, stage: str, progress: Progress) -> SampleReport:
         """Solve the RVE along strain paths and store the snapshots."""
-        return solve_snapshots(
-            self.study, self.rve, paths, folder, comm, lambda done, total: progress(stage, done, total, "")
-        )
+        return solve_snapshots(self.study, self.rve, paths, folder, comm, partial(progress, stage))
 
     def _fitted(self, sampled: SampleReport, progress: Progress, seconds: dict[str, float]) -> Fit:
         """Fit the surrogate, and store the times of sampling and fit in `seconds` [s]."""
@@ -103,19 +103,19 @@ class RVEPlan(Plan):
         model = TrainedModel(fit.arrays, fit.settings, self.rve, self.low, self.high)
         given = {"law": self.spec.name, "model": str(self.folder / "model")}
         law = self.spec.as_law(model, self.spec.parameters.model_validate(given))
-        truth = StoredSnapshots(SnapshotStore(solved.file.parent, self._content))
-        judged = accuracy(law, truth["strain"], truth["stress"], truth["tangent"])
-        ratio = speed(law, NestedLaw(self.rve, predictor=False), truth["strain"])
+        reference = StoredSnapshots(SnapshotStore(solved.file.parent, self._content))
+        validation = accuracy(law, reference["strain"], reference["stress"], reference["tangent"])
+        ratio = speed(law, NestedLaw(self.rve, predictor=False), reference["strain"])
         seconds["validation"] = solved.seconds + time.perf_counter() - begin
         metrics: dict[str, Any] = {
             "snapshots": self.paths.shape[0] * self.paths.shape[1],
             "offline_seconds": seconds["sampling"] + seconds["fit"],
             "seconds": seconds,
-            "validation": judged.figures(),
+            "validation": validation.figures(),
             "seconds_per_point": ratio,
         }
         assert self.study.rve is not None
-        return self.write(fit, judged, metrics, partial(write_model, model=model, phases=self.study.rve.phases))
+        return self.write(fit, validation, metrics, partial(write_model, model=model, phases=self.study.rve.phases))
 
 
 def plan_rve(study: Study, path: Path, spec: SurrogateSpec, folder: Path | None, comm: Any) -> RVEPlan:

@@ -2,6 +2,7 @@
 
 import errno
 import glob
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ class ResultsFolder:
     """
 
     def __init__(self, folder: Path, case: Path) -> None:
-        self.folder, self._stem = folder, case.stem
+        self.folder = folder
         written = folder / CASE
         if written.exists() and written.samefile(case):
             raise CaseError("the resolved case would replace the case itself; choose another folder", file=written)
@@ -46,6 +47,7 @@ class ResultsFolder:
                 raise CaseError("is not of femops and would be replaced; choose another folder", file=written)
             self.path = folder / _NEW if written.exists() else folder
             self.path.mkdir(exist_ok=True)
+            self._stems = sorted({case.stem, _stem_of(folder / SUMMARY, default=case.stem)})
             if not os.access(folder, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -86,17 +88,30 @@ class ResultsFolder:
             shutil.rmtree(self.path, ignore_errors=True)
 
     def _patterns(self) -> list[str]:
-        """Return glob patterns of all files that a run may write."""
-        stem = glob.escape(self._stem)
-        names = [f"{stem}.vtkhdf", f"{stem}.png", f"{stem}.bp", "micro_*_at_*.vtkhdf", "points.vtp"]
-        names += [CURVES, SUMMARY, FAILURE, f"pictures/{stem}_*.png", "pictures/micro_*_at_*.png"]
+        """Return glob patterns of all files that this run and the earlier one may have written."""
+        names = ["micro_*_at_*.vtkhdf", "points.vtp", CURVES, SUMMARY, FAILURE, "pictures/micro_*_at_*.png"]
+        for stem in map(glob.escape, self._stems):
+            names += [f"{stem}.vtkhdf", f"{stem}.png", f"{stem}.bp", f"pictures/{stem}_*.png"]
         return names
 
 
+def _stem_of(summary: Path, default: str) -> str:
+    """Return the stem of the case of a summary, by which its results are named."""
+    try:
+        return Path(json.loads(summary.read_text(encoding="utf-8"))["case"]).stem
+    except (OSError, ValueError, KeyError, TypeError):
+        return default
+
+
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Convert an OSError in the block to a one-line CaseError."""
+def writing(folder: Path, what: str = "results") -> Iterator[None]:
+    """Convert an OSError in the block to a one-line CaseError.
+
+    Args:
+        folder: The folder, for the message.
+        what: What is written, for the message.
+    """
     try:
         yield
     except OSError as error:
-        raise CaseError(f"results cannot be written there ({error.strerror or error})", file=folder) from error
+        raise CaseError(f"{what} cannot be written there ({error.strerror or error})", file=folder) from error

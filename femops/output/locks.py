@@ -178,7 +178,7 @@ _held: dict[Path, tuple[FolderLock, int]] = {}
 
 
 @contextmanager
-def locked(folder: Path, comm: Any, *, wait: bool = False, say: Callable[[str], None] = announce) -> Iterator[None]:
+def locked(folder: Path, comm: Any, *, wait: bool = False, notify: Callable[[str], None] = announce) -> Iterator[None]:
     """Lock a folder for the duration of the block; collective.
 
     A missing folder is created, and removed again if it is empty at the end.
@@ -187,13 +187,13 @@ def locked(folder: Path, comm: Any, *, wait: bool = False, say: Callable[[str], 
         folder: The folder.
         comm: The ranks that work together; rank 0 holds the lock.
         wait: Whether to wait for another holder instead of raising an error.
-        say: Announces to the user whose lock is awaited; called on rank 0.
+        notify: Announces to the user whose lock is awaited; called on rank 0.
 
     Raises:
         CaseError: Another process holds the lock, or the folder cannot be written.
     """
     run = on_root_quietly if wait else on_root
-    made = run(comm, lambda: _enter(folder, wait, say))
+    made = run(comm, lambda: _enter(folder, wait, notify))
     try:
         yield
     finally:
@@ -201,7 +201,7 @@ def locked(folder: Path, comm: Any, *, wait: bool = False, say: Callable[[str], 
             _leave(folder, made)
 
 
-def _enter(folder: Path, wait: bool, say: Callable[[str], None]) -> list[Path]:
+def _enter(folder: Path, wait: bool, notify: Callable[[str], None]) -> list[Path]:
     """Lock a folder; return the folders that had to be created, innermost first."""
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
     path = folder.resolve()
@@ -217,7 +217,7 @@ def _enter(folder: Path, wait: bool, say: Callable[[str], None]) -> list[Path]:
                 raise CaseError(problem, file=folder)
             if waited_for != holder.token:
                 waited_for = holder.token
-                say(f"waiting for another femops that works in {folder}: {holder}")
+                notify(f"waiting for another femops that works in {folder}: {holder}")
             time.sleep(_POLL)
     except OSError as error:
         raise CaseError(f"cannot be written ({error.strerror or error})", file=folder) from error
@@ -261,10 +261,10 @@ def _in_turn(folder: Path) -> Iterator[None]:
 def _start(pid: int) -> str:
     """Return the start time of a process in clock ticks since boot; empty if it has ended or is unknown."""
     try:
-        rest = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        values = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
         return ""
-    return "" if rest[0] in "ZX" else rest[19]  # zombies have ended
+    return "" if values[0] in "ZX" else values[19]  # zombies have ended
 
 
 def _place() -> str:

@@ -119,6 +119,21 @@ def tensor_components(mandel: npt.ArrayLike, stress_33: npt.ArrayLike | None = N
     return tensor[:, _VTK_PAIRS[0], _VTK_PAIRS[1]]
 
 
+def tensors(components: Array) -> Array:
+    """Convert tensor components in the order of `tensor_components` to symmetric tensors.
+
+    Args:
+        components: Components. Shape (n, 6).
+
+    Returns:
+        Tensors, same unit. Shape (n, 3, 3).
+    """
+    tensor = np.empty((len(components), 3, 3))
+    rows, columns = _VTK_PAIRS
+    tensor[:, rows, columns] = tensor[:, columns, rows] = components
+    return tensor
+
+
 def _make_room(file: Any, grid: Grid, n_steps: int, fields: Checked) -> None:
     """Write the mesh and the step metadata, and allocate times and fields.
 
@@ -193,10 +208,10 @@ def _write(file: Any, step: int, time: float, fields: Checked) -> None:
 
 def _put(handle: int, values: npt.NDArray[Any], start: int, step: int) -> None:
     """Write the values of a step into an array of equally sized steps that begins at byte `start`."""
-    rest, place = values.tobytes(), start + step * values.nbytes
-    while rest:
-        written = os.pwrite(handle, rest, place)
-        rest, place = rest[written:], place + written
+    remaining, place = values.tobytes(), start + step * values.nbytes
+    while remaining:
+        written = os.pwrite(handle, remaining, place)
+        remaining, place = remaining[written:], place + written
 
 
 @contextmanager

@@ -17,11 +17,11 @@ import numpy.typing as npt
 from femops.notation import Array
 from femops.surrogate import CheckedArrays
 
-SAMPLES = 512
+MIN_SAMPLES = 512
 """Least number of random samples for the statistics; they need no solution."""
 _MARGIN = 1.2  # factor of the limits over the largest statistics of the second half of the samples
-_KEPT = 0.999  # share of the variance in the kept components
-_MOST_NUMBERS = 250_000  # largest number of values in the stored components of an input
+_VARIANCE = 0.999  # share of the variance in the kept components
+_MAX_VALUES = 250_000  # largest number of values in the stored components of an input
 _ROUND_OFF = 1e-12
 
 
@@ -43,31 +43,31 @@ class Distribution:
 
     @staticmethod
     def of(samples: Array) -> "Distribution":
-        """Return the statistics of random samples (n, ...); even rows give the components, odd rows the limits."""
+        """Return the statistics of random samples (n, ...); even rows determine the components, odd rows the limits."""
         rows = samples.reshape(len(samples), -1)
-        known, others = rows[::2], rows[1::2]
-        mean = known.mean(axis=0)
-        _, values, components = np.linalg.svd(known - mean, full_matrices=False)
+        first, second = rows[::2], rows[1::2]
+        mean = first.mean(axis=0)
+        _, values, components = np.linalg.svd(first - mean, full_matrices=False)
         share = np.cumsum(values**2) / max(float((values**2).sum()), np.finfo(float).tiny)
-        most = max(1, min(len(known) // 2, _MOST_NUMBERS // rows.shape[1]))
-        k = min(int(np.searchsorted(share, _KEPT)) + 1, most, int((values > _ROUND_OFF * values[0]).sum()))
-        deviation = values[:k] / np.sqrt(len(known))
+        most = max(1, min(len(first) // 2, _MAX_VALUES // rows.shape[1]))
+        k = min(int(np.searchsorted(share, _VARIANCE)) + 1, most, int((values > _ROUND_OFF * values[0]).sum()))
+        deviation = values[:k] / np.sqrt(len(first))
         found = Distribution(mean, components[:k], deviation, np.zeros(2))
-        usual = _MARGIN * found.numbers(others).max(axis=1)
-        size = float(mean @ mean + (values**2).sum() / len(known))
-        return Distribution(mean, components[:k], deviation, usual + _ROUND_OFF * np.array([1.0, size]))
+        limits = _MARGIN * found.statistics(second).max(axis=1)
+        size = float(mean @ mean + (values**2).sum() / len(first))
+        return Distribution(mean, components[:k], deviation, limits + _ROUND_OFF * np.array([1.0, size]))
 
-    def numbers(self, samples: Array) -> Array:
+    def statistics(self, samples: Array) -> Array:
         """Return T² and Q of samples (n, ...). Shape (2, n)."""
         with np.errstate(over="ignore", invalid="ignore"):  # overflow counts as outside
-            away = samples.reshape(len(samples), -1) - self.mean
-            along = away @ self.components.T
-            far = ((along / self.deviation) ** 2).sum(axis=1) / max(len(self.deviation), 1)
-            return np.array([far, ((away - along @ self.components) ** 2).sum(axis=1)])
+            centred = samples.reshape(len(samples), -1) - self.mean
+            scores = centred @ self.components.T
+            t_squared = ((scores / self.deviation) ** 2).sum(axis=1) / max(len(self.deviation), 1)
+            return np.array([t_squared, ((centred - scores @ self.components) ** 2).sum(axis=1)])
 
-    def usual(self, samples: Array) -> npt.NDArray[np.bool_]:
+    def contains(self, samples: Array) -> npt.NDArray[np.bool_]:
         """Return a mask of the samples (n, ...) within the limits. Shape (n,)."""
-        return np.asarray((self.numbers(samples) <= self.limits[:, None]).all(axis=0))
+        return np.asarray((self.statistics(samples) <= self.limits[:, None]).all(axis=0))
 
     def to_arrays(self, name: str) -> dict[str, Array]:
         """Return the statistics as named arrays for a model folder."""
@@ -89,4 +89,4 @@ def in_distribution(
     distributions: Mapping[str, Distribution], inputs: Mapping[str, npt.NDArray[Any]]
 ) -> npt.NDArray[np.bool_]:
     """Return a mask of the samples with all inputs within the training distribution. Shape (n,)."""
-    return np.asarray(np.logical_and.reduce([one.usual(inputs[name]) for name, one in distributions.items()]))
+    return np.asarray(np.logical_and.reduce([one.contains(inputs[name]) for name, one in distributions.items()]))

@@ -60,7 +60,7 @@ def code_of(block: ProblemBlock) -> str | None:
     except (ImportError, ValueError):
         found = None
     places = [] if found is None else [found.origin, *(found.submodule_search_locations or ())]
-    where = next((one for one in places if one), "a place that is not known")
+    where = next((one for one in places if one), "an unknown location")
     return f"{block.pde} from {where}"
 
 

@@ -1,4 +1,4 @@
-"""Finite-element operators of a function space and of coarser nested spaces, as sparse matrices.
+"""Finite-element operators of a function space and of its coarse subspaces, as sparse matrices.
 
 The nodes of a level are the free nodes of its Lagrange space: periodic images are identified, and nodes with all
 components prescribed are omitted, so that fields of the level vanish there.
@@ -35,7 +35,7 @@ class Nodes:
     of: Indices
     first: Indices
 
-    def spread(self) -> sp.csr_array:
+    def expansion(self) -> sp.csr_array:
         """Return the map from level nodes to space nodes, zero at prescribed nodes. Shape (n_space, n_nodes)."""
         rows = np.flatnonzero(self.of >= 0)
         ones = np.ones(len(rows))
@@ -54,8 +54,8 @@ def scalar_space(space: Any) -> tuple[Any, Indices]:
     return scalar, of
 
 
-def finest(space: Any, prescribed: npt.NDArray[np.bool_], original: Indices) -> Nodes:
-    """Return the nodes of the finest level.
+def free_nodes(space: Any, prescribed: npt.NDArray[np.bool_], original: Indices) -> Nodes:
+    """Return the nodes of the finest level: those that are free.
 
     Args:
         space: The scalar space.
@@ -68,8 +68,8 @@ def finest(space: Any, prescribed: npt.NDArray[np.bool_], original: Indices) -> 
     return Nodes(space, number[original], first)
 
 
-def make_levels(nodes: Nodes, coarse: Sequence[Any]) -> Hierarchy:
-    """Return the graphs of a space and of coarser nested spaces, finest first.
+def make_hierarchy(nodes: Nodes, coarse: Sequence[Any]) -> Hierarchy:
+    """Return the graphs of a space and of its coarse subspaces, finest first.
 
     Args:
         nodes: Nodes of the finest level.
@@ -77,10 +77,10 @@ def make_levels(nodes: Nodes, coarse: Sequence[Any]) -> Hierarchy:
     """
     levels = [Level(_graph(nodes))]
     for space in coarse:
-        below, full = _coarser(nodes, space)
-        prolongation = full[nodes.first] @ below.spread()
-        levels.append(Level(_graph(below), sp.csr_array(prolongation), _averages(nodes.space, space)))
-        nodes = below
+        coarse_nodes, full = _coarser(nodes, space)
+        prolongation = full[nodes.first] @ coarse_nodes.expansion()
+        levels.append(Level(_graph(coarse_nodes), sp.csr_array(prolongation), _averages(nodes.space, space)))
+        nodes = coarse_nodes
     return tuple(levels)
 
 
@@ -100,11 +100,11 @@ def _graph(nodes: Nodes) -> FEGraph:
     dim = space.mesh.geometry.dim
     constant = fem.functionspace(space.mesh, ("DG", 0))
     trial, test = ufl.TrialFunction(space), ufl.TestFunction(constant)
-    measure, spread = _measures(constant), nodes.spread()
+    measure, expansion = _measures(constant), nodes.expansion()
 
     def integrated(expression: Any) -> sp.csr_array:
         matrix = fem.assemble_matrix(fem.form(expression * test * ufl.dx)).to_scipy()
-        return sp.csr_array(sp.csr_array(matrix) @ spread)
+        return sp.csr_array(sp.csr_array(matrix) @ expansion)
 
     mean = sp.diags_array(1.0 / measure) @ integrated(trial)
     size = sp.diags_array(measure ** (1.0 / dim - 1.0))
@@ -132,7 +132,7 @@ def _coincident(full: sp.csr_array) -> Indices:
     found = np.full(full.shape[1], -1)
     found[ones.col[here]] = ones.row[here]
     if (found < 0).any():
-        raise ValueError("a coarse space has nodes that the finer one does not have, expected nested spaces")
+        raise ValueError("a coarse space has nodes that the finer one does not have, expected a subspace of it")
     return found
 
 
@@ -171,7 +171,7 @@ def _cells_at(mesh: Any, points: Array) -> Indices:
     candidates = geometry.compute_collisions_points(tree, points)
     hits = geometry.compute_colliding_cells(mesh, candidates, points)
     if (np.diff(hits.offsets) == 0).any():
-        raise ValueError("a point of the fine mesh is outside the coarse one, expected nested meshes")
+        raise ValueError("a point of the fine mesh is outside the coarse one, expected a refinement of it")
     return np.asarray(hits.array[hits.offsets[:-1]])
 
 

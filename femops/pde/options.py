@@ -18,14 +18,14 @@ from femops.errors import CaseError
 from femops.validation import NestedError, first_error, shown
 
 
-class Samples(BaseModel):
-    """How many random inputs a problem is solved for."""
+class SampleCounts(BaseModel):
+    """Numbers of random samples of the inputs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     train: int = Field(500, gt=0)
     test: int = Field(100, gt=0)
-    seed: int = Field(1, ge=0, description="the test takes other random numbers of the same seed")
+    seed: int = Field(1, ge=0, description="training and test samples differ for the same seed")
 
 
 class ProblemBlock(BaseModel):
@@ -37,7 +37,7 @@ class ProblemBlock(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     pde: str = Field(description="poisson, beam, or package.module:function for one of your own")
-    samples: Samples = Samples()
+    samples: SampleCounts = SampleCounts()
 
 
 class PoissonBlock(ProblemBlock):

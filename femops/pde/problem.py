@@ -11,7 +11,8 @@ import ufl
 from dolfinx import fem
 
 from femops.notation import Array
-from femops.pde.levels import Indices, finest, make_levels, measures, scalar_space
+from femops.pde.levels import free_nodes, make_hierarchy, measures, scalar_space
+from femops.rve.discretisation import Indices
 from femops.surrogate.graph import Hierarchy
 
 Inputs = Mapping[str, Array]
@@ -39,7 +40,7 @@ class PDEProblem:
         fixed: Dofs with prescribed values; component c of node i is dof i · n_components + c.
         lifting: Maps a sample of the inputs to values at all dofs of V, with the prescribed values at the fixed dofs.
         image_of: Dof that each dof is a periodic image of, or itself; None without periodicity. Shape (n_dofs,).
-        coarse: Spaces nested in V, from fine to coarse.
+        coarse: Subspaces of V on coarser meshes, from fine to coarse.
         load_factor: Constant in F that is raised from 0 to 1 in load steps, like the lifting.
         load_steps: Number of load steps.
     """
@@ -99,12 +100,12 @@ class PDEProblem:
         prescribed = prescribed[original].reshape(-1, size).all(axis=1)
         node_of_node = original[::size] // size
         by_scalar = np.argsort(of)
-        return finest(scalar, prescribed[by_scalar], of[node_of_node[by_scalar]]), of, original
+        return free_nodes(scalar, prescribed[by_scalar], of[node_of_node[by_scalar]]), of, original
 
     @cached_property
     def levels(self) -> Hierarchy:
         """Graphs of the free nodes of V and of the coarse spaces, finest first."""
-        return make_levels(self._nodes[0], [scalar_space(one)[0] for one in self.coarse])
+        return make_hierarchy(self._nodes[0], [scalar_space(one)[0] for one in self.coarse])
 
     @cached_property
     def free(self) -> sp.csr_array:
@@ -114,9 +115,9 @@ class PDEProblem:
         """
         nodes, of, original = self._nodes
         size = self.n_components
-        loose = np.ones(self.n_dofs, dtype=bool)
-        loose[original[self.fixed]] = False
-        rows = np.flatnonzero(loose[original])
+        free = np.ones(self.n_dofs, dtype=bool)
+        free[original[self.fixed]] = False
+        rows = np.flatnonzero(free[original])
         columns = nodes.of[of[rows // size]] * size + rows % size
         return sp.csr_array((np.ones(len(rows)), (rows, columns)), shape=(self.n_dofs, len(nodes.first) * size))
 

@@ -45,7 +45,7 @@ class ElasticParameters(ElasticModuli):
 
 @dataclass(frozen=True)
 class Elastic:
-    """Isotropic linear elasticity, σ = K tr(ε) 1 + 2 G dev ε.
+    """Isotropic linear elasticity: σ = K tr(ε) 1 + 2 G dev ε, dσ/dε = K 1⊗1 + 2 G P with the deviatoric projector P.
 
     Attributes:
         K: Bulk modulus [stress].
@@ -71,6 +71,10 @@ class Elastic:
         zero = xp.zeros_like(pressure)
         tangent = isotropic.tangent(self.K + zero, 2.0 * self.G + zero, zero, xp.zeros_like(dev))
         return PhaseResponse(stress, tangent, state, None if dev_33 is None else pressure + 2.0 * self.G * dev_33)
+
+    def tangent_33(self, tangent: Any) -> Any:
+        """See `PlaneStrainPhase.tangent_33`."""
+        return isotropic.tangent_33(self.K, tangent)
 
     def energy(self, strain: Any, state: Any) -> Any:
         """Return ψ = K/2 tr(ε)² + G |dev ε|² [stress]."""

@@ -96,3 +96,18 @@ def tangent(volumetric: Any, deviatoric: Any, along: Any, direction: Any) -> Any
                 value = value + deviatoric
             entries[i * n_s + j] = entries[j * n_s + i] = value
     return xp.reshape(xp.stack(entries), (n_s, *direction.shape))
+
+
+def tangent_33(bulk: float, tangent: Any) -> Any:
+    """Return the row d σ_33 / d ε of the tangent in plane strain where tr σ = 3 K tr ε + constant.
+
+    Args:
+        bulk: Bulk modulus K [stress].
+        tangent: In-plane tangent, shape (n_s, n_s, ...).
+
+    Returns:
+        Shape (n_s, ...).
+    """
+    xp = array_namespace(tangent)
+    rest = -(tangent[0] + tangent[1])
+    return xp.stack([rest[0] + 3.0 * bulk, rest[1] + 3.0 * bulk, rest[2]])

@@ -31,9 +31,15 @@ class J2:
         σ = K tr(ε) 1 + 2 G (dev ε − ε_p),   q = √(3/2) |dev σ| ≤ yield_stress + hardening · p,
         dε_p = √(3/2) dp dev σ / |dev σ|
 
-    Integrated by radial return with the consistent tangent (Simo and Hughes, Computational Inelasticity, 1998,
-    box 3.2). The state is the plastic strain ε_p (Mandel; in-plane components in plane strain, as ε_p is traceless)
-    and the equivalent plastic strain p.
+    Radial return with the trial stress s = 2 G (dev ε − ε_p) of the committed state and n = s / |s|:
+
+        Δp = max(√(3/2) |s| − yield_stress − hardening · p, 0) / (3 G + hardening),
+        dev σ = θ s,   θ = 1 − 3 G Δp / (√(3/2) |s|),   Δε_p = √(3/2) Δp n,
+        dσ/dε = K 1⊗1 + 2 G θ P − 2 G (3 G / (3 G + hardening) + θ − 1) n⊗n,   last term only if Δp > 0
+
+    with the deviatoric projector P (Simo and Hughes, Computational Inelasticity, 1998, box 3.2). The state is the
+    plastic strain ε_p (Mandel; in-plane components in plane strain, as ε_p is traceless) and the equivalent plastic
+    strain p.
 
     Attributes:
         K: Bulk modulus [stress].
@@ -57,7 +63,13 @@ class J2:
         """See `Phase.evaluate`."""
         xp = array_namespace(strain)
         n_s = strain.shape[0]
-        trial, trial_33, q, increment = self._return(strain, state)
+        dev, dev_33 = isotropic.deviator(strain)
+        plastic = state[:n_s]
+        trial = 2.0 * self.G * (dev - plastic)
+        trial_33 = None if dev_33 is None else 2.0 * self.G * (dev_33 + plastic[0] + plastic[1])
+        q = _SQRT_3_2 * isotropic.norm(trial, trial_33)
+        overstress = q - self.yield_stress - self.hardening * state[n_s]
+        increment = xp.where(overstress > 0.0, overstress, xp.zeros_like(q)) / (3.0 * self.G + self.hardening)
         direction = trial * (1.0 / xp.where(q > 0.0, q / _SQRT_3_2, xp.ones_like(q)))
         scale = 1.0 - 3.0 * self.G * increment / xp.where(q > 0.0, q, xp.ones_like(q))
         pressure = self.K * isotropic.trace(strain)
@@ -67,31 +79,13 @@ class J2:
             increment > 0.0, 3.0 * self.G / (3.0 * self.G + self.hardening) + scale - 1.0, xp.zeros_like(q)
         )
         tangent = isotropic.tangent(self.K, 2.0 * self.G * scale, -2.0 * self.G * softening, direction)
-        new_state = xp.concat([state[:n_s] + _SQRT_3_2 * increment * direction, (state[n_s] + increment)[None]])
+        new_state = xp.concat([plastic + _SQRT_3_2 * increment * direction, (state[n_s] + increment)[None]])
         stress_33 = None if trial_33 is None else pressure + scale * trial_33
         return PhaseResponse(stress, tangent, new_state, stress_33)
 
-    def energy(self, strain: Any, state: Any) -> Any:
-        """Return the incremental energy: elastic energy, hardening energy and plastic work of the step [stress]."""
-        n_s = strain.shape[0]
-        _, _, q, increment = self._return(strain, state)
-        equivalent = q - 3.0 * self.G * increment
-        hardened = state[n_s] + increment
-        elastic = 0.5 * self.K * isotropic.trace(strain) ** 2 + equivalent**2 / (6.0 * self.G)
-        return elastic + self.yield_stress * increment + 0.5 * self.hardening * hardened**2
-
-    def _return(self, strain: Any, state: Any) -> tuple[Any, Any, Any, Any]:
-        """Return the trial deviatoric stress, its 33 component, its equivalent stress q and the increment of p."""
-        xp = array_namespace(strain)
-        n_s = strain.shape[0]
-        dev, dev_33 = isotropic.deviator(strain)
-        plastic = state[:n_s]
-        trial = 2.0 * self.G * (dev - plastic)
-        trial_33 = None if dev_33 is None else 2.0 * self.G * (dev_33 + plastic[0] + plastic[1])
-        q = _SQRT_3_2 * isotropic.norm(trial, trial_33)
-        overstress = q - self.yield_stress - self.hardening * state[n_s]
-        increment = xp.where(overstress > 0.0, overstress, xp.zeros_like(q)) / (3.0 * self.G + self.hardening)
-        return trial, trial_33, q, increment
+    def tangent_33(self, tangent: Any) -> Any:
+        """See `PlaneStrainPhase.tangent_33`."""
+        return isotropic.tangent_33(self.K, tangent)
 
 
 def _phase(parameters: J2Parameters) -> J2:

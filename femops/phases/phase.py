@@ -50,14 +50,14 @@ class Phase(Protocol):
         """Return the response to strain (n_s, ...) from committed state (n_state, ...)."""
         ...
 
-    def energy(self, strain: Any, state: Any) -> Any:
-        """Return the (incremental) energy density whose derivative is the stress [stress]. Shape (...)."""
-        ...
-
 
 @runtime_checkable
 class HyperelasticPhase(Phase, Protocol):
     """A phase without state whose energy density ψ is convex, with its complementary energy density ψ*."""
+
+    def energy(self, strain: Any, state: Any) -> Any:
+        """Return ψ(ε), whose derivative is the stress [stress]. Shape (...)."""
+        ...
 
     def complementary_energy(self, stress: Any) -> Any:
         """Return ψ*(σ) = sup_ε σ : ε − ψ(ε), or a close upper bound of it [stress].
@@ -71,6 +71,15 @@ class HyperelasticPhase(Phase, Protocol):
         Returns:
             Shape (...); infinite where no strain has this stress.
         """
+        ...
+
+
+@runtime_checkable
+class PlaneStrainPhase(Phase, Protocol):
+    """A phase whose tangent is known in the direction normal to the plane too."""
+
+    def tangent_33(self, tangent: Any) -> Any:
+        """Return d stress_33 / d strain in plane strain, shape (n_s, ...), from the in-plane tangent of a response."""
         ...
 
 
@@ -115,10 +124,13 @@ class PhaseLaw:
             raise ValueError(
                 f"strain has {strain.shape[-1]} components, expected {notation.n_strain(self.dim)} in {self.dim}D"
             )
-        answer = self.phase.evaluate(np.ascontiguousarray(strain.T), np.ascontiguousarray(state.T))
+        response = self.phase.evaluate(np.ascontiguousarray(strain.T), np.ascontiguousarray(state.T))
+        phase = self.phase
+        row = phase.tangent_33(response.tangent) if self.dim == 2 and isinstance(phase, PlaneStrainPhase) else None
         return LawResponse(
-            stress=np.ascontiguousarray(answer.stress.T),
-            tangent=np.ascontiguousarray(answer.tangent.transpose(2, 0, 1)),
-            state=np.ascontiguousarray(answer.state.T),
-            stress_33=answer.stress_33,
+            stress=np.ascontiguousarray(response.stress.T),
+            tangent=np.ascontiguousarray(response.tangent.transpose(2, 0, 1)),
+            state=np.ascontiguousarray(response.state.T),
+            stress_33=response.stress_33,
+            tangent_33=None if row is None else np.ascontiguousarray(row.T),
         )

@@ -43,7 +43,12 @@ class SaturatingParameters(LawParameters):
 
 @dataclass(frozen=True)
 class Saturating:
-    """Nonlinear elasticity, σ = K tr(ε) 1 + α1/(α2 + n) dev ε with n = |dev ε|.
+    """Nonlinear elasticity with saturating deviatoric stress.
+
+        σ = K tr(ε) 1 + h dev ε,   h = α1/(α2 + n),   n = |dev ε|,
+        dσ/dε = K 1⊗1 + h P − h²/(α1 n) dev ε ⊗ dev ε
+
+    with the deviatoric projector P; |dev σ| < α1, and |dev σ| = α1/2 at n = α2.
 
     The matrix material of the EquiNO benchmarks (arXiv 2504.07976); with the norm of the three-dimensional deviator
     it is hyperelastic in plane strain too.
@@ -76,6 +81,10 @@ class Saturating:
         along = -secant * secant / (self.alpha1 * xp.where(n > 0.0, n, xp.ones_like(n)))
         tangent = isotropic.tangent(self.K, secant, along, dev)
         return PhaseResponse(stress, tangent, state, None if dev_33 is None else pressure + secant * dev_33)
+
+    def tangent_33(self, tangent: Any) -> Any:
+        """See `PlaneStrainPhase.tangent_33`."""
+        return isotropic.tangent_33(self.K, tangent)
 
     def energy(self, strain: Any, state: Any) -> Any:
         """Return ψ = K/2 tr(ε)² + α1 (n − α2 ln(1 + n/α2)) [stress]."""

@@ -9,7 +9,6 @@ body.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +16,11 @@ import numpy.typing as npt
 from femops.errors import CaseError
 from femops.meshing import TaggedMesh
 from femops.notation import Array
+from femops.rve.conditions import Boundary
 from femops.rve.outline import Outline
 from femops.rve.parallelepiped import Parallelepiped
 from femops.rve.periodicity import faces_match, periodic_masters
 
-Boundary = Literal["periodic", "kinematic", "static"]
 _UNEVEN = (1e-5, 1e-4, 1e-3, 1e-2)
 
 
@@ -70,7 +69,8 @@ def free_dofs(outline: Outline, boundary: Boundary) -> FreeDofs:
     number[is_free] = np.arange(is_free.sum())
     shared = number.reshape(-1, mesh.dim)[master].ravel()
     if is_free.sum() == 0:
-        raise CaseError(f"the RVE mesh has no free node under {boundary} boundary conditions", key="boundary")
+        problem = f"{boundary!r} given, but the RVE mesh has no free node then; expected a finer mesh"
+        raise CaseError(problem, key="boundary")
     return FreeDofs(shared, int(is_free.sum()), boundary == "static")
 
 
@@ -87,8 +87,8 @@ def periodic_cell(outline: Outline) -> Parallelepiped:
     advice = "if voids reach its corners, give its period vectors as `periods` in the mesh block"
     if found is not None:
         advice = f"its faces are uneven: `tolerance: {found:g}` in the mesh block accepts them"
-    problem = "'periodic' given, but the RVE mesh is no parallelepiped; expected a box, rotated or sheared"
-    raise CaseError(f"{problem} ({advice}), or kinematic or static, which take any shape", key="boundary")
+    problem = "'periodic' given, but the RVE mesh is not a parallelepiped; expected a box, rotated or sheared"
+    raise CaseError(f"{problem} ({advice}), or kinematic or static, which allow any shape", key="boundary")
 
 
 def _any_of(master: npt.NDArray[np.int64], used: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

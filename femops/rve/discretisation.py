@@ -114,12 +114,12 @@ def discretise(mesh: TaggedMesh, phases: tuple[str, ...]) -> Discretisation:
     Raises:
         CaseError: A phase has no volume, phases and regions differ, or a cell is inverted.
     """
-    unknown = [name for name in mesh.regions if name not in phases]
-    missing = [name for name in phases if name not in mesh.regions]
-    if unknown or missing:
-        raise CaseError(
-            f"the RVE mesh has the phases {', '.join(mesh.regions)}; given: {', '.join(phases)}", key="phases"
-        )
+    for name in phases:
+        if name not in mesh.regions:
+            raise CaseError(f"the RVE mesh has no such phase; it has: {', '.join(mesh.regions)}", key=f"phases.{name}")
+    for name in mesh.regions:
+        if name not in phases:
+            raise CaseError(f"no law for the phase {name!r} of the RVE mesh; given: {', '.join(phases)}", key="phases")
     order = np.concatenate([mesh.regions[name] for name in phases])
     counts = [len(mesh.regions[name]) for name in phases]
     stops = np.cumsum(counts)

@@ -18,36 +18,36 @@ from femops.rve.outline import nodal_normals
 
 @dataclass
 class Points:
-    """Quantities at the points of the nonlinear phases, and the residuals, of N RVEs.
+    """Quantities at the points of the nonlinear phases, and the internal forces, of N RVEs.
 
     Attributes:
-        residual: Residual Σ w Bᵀ σ. Shape (n_free, N).
+        internal_force: Internal forces Σ w Bᵀ σ. Shape (n_free, N).
         stress: Stress, Mandel [stress]. Shape (n_s, n_points, N).
         tangent: Consistent tangent, Mandel [stress]. Shape (n_s, n_s, n_points, N).
-        history: Trial state of each phase. Shape (n_state, n_points_of_phase, N) each.
+        state: Trial state of each phase. Shape (n_state, n_points_of_phase, N) each.
         sum_33: Σ w stress_33 in plane strain. Shape (N,).
     """
 
-    residual: Array
+    internal_force: Array
     stress: Array
     tangent: Array
-    history: list[Array]
+    state: list[Array]
     sum_33: Array
 
     def put(self, columns: Indices, new: "Points") -> "Points":
         """Return the quantities with those of some RVEs replaced; arrays of this object may be overwritten."""
-        if len(columns) == self.residual.shape[1]:
+        if len(columns) == self.internal_force.shape[1]:
             return new
-        self.residual[:, columns] = new.residual
+        self.internal_force[:, columns] = new.internal_force
         self.stress[..., columns] = new.stress
         self.tangent[..., columns] = new.tangent
         self.sum_33[columns] = new.sum_33
-        history = []
-        for old, fresh in zip(self.history, new.history, strict=True):
+        state = []
+        for old, fresh in zip(self.state, new.state, strict=True):
             merged = old.copy()
             merged[..., columns] = fresh
-            history.append(merged)
-        return Points(self.residual, self.stress, self.tangent, history, self.sum_33)
+            state.append(merged)
+        return Points(self.internal_force, self.stress, self.tangent, state, self.sum_33)
 
 
 class Equations:
@@ -95,24 +95,24 @@ class Equations:
         n_s = self.discretisation.n_s
         return 8.0 * (len(self._weight) * (n_s**2 + 4 * n_s) + self.pattern.nnz + self.free.count * 4 * n_s)
 
-    def evaluate(self, strain: Array, fluctuation: Array, history: list[Array]) -> Points:
-        """Evaluate the nonlinear phases and the residual of a batch."""
+    def evaluate(self, strain: Array, fluctuation: Array, state: list[Array]) -> Points:
+        """Evaluate the nonlinear phases and the internal forces of a batch."""
         local = self._local_strain(strain, fluctuation)
         stress, tangent = [local[:, :0]], [np.empty((len(strain), *local[:, :0].shape))]
-        new_history = list(history)
+        new_state = list(state)
         sum_33 = np.zeros(strain.shape[1])
         for position in range(self._n_linear, len(self.phases)):
             part = self._points_of_phase(position)
-            answer = self.phases[position].evaluate(local[:, part], history[position])
-            stress.append(answer.stress)
-            tangent.append(answer.tangent)
-            new_history[position] = answer.state
-            if answer.stress_33 is not None:
-                sum_33 += self._weight[part] @ answer.stress_33
+            response = self.phases[position].evaluate(local[:, part], state[position])
+            stress.append(response.stress)
+            tangent.append(response.tangent)
+            new_state[position] = response.state
+            if response.stress_33 is not None:
+                sum_33 += self._weight[part] @ response.stress_33
         all_stress = _joined(stress)
-        residual = self._divergence @ all_stress.reshape(-1, strain.shape[1])
-        residual += self._linear.matrix @ fluctuation + self._linear.load @ strain
-        return Points(residual, all_stress, _joined(tangent), new_history, sum_33)
+        force = self._divergence @ all_stress.reshape(-1, strain.shape[1])
+        force += self._linear.matrix @ fluctuation + self._linear.load @ strain
+        return Points(force, all_stress, _joined(tangent), new_state, sum_33)
 
     def stiffness_and_load(self, tangent: Array) -> tuple[Array, Array]:
         """Return upper triangles of the stiffness, shape (nnz, N), and loads Σ w Bᵀ D, shape (n_free, n_s, N)."""
@@ -132,14 +132,14 @@ class Equations:
         """Return Σ w stress_33, shape (N,), in plane strain; None in 3D."""
         return None if len(strain) == 6 else points.sum_33 + self._linear.sum_33(strain, fluctuation)
 
-    def unbalanced(self, points: Points, strain: Array, fluctuation: Array) -> Array:
-        """Return the residual minus the forces of the uniform traction ⟨σ⟩ · n (static conditions only)."""
+    def residual(self, points: Points, strain: Array, fluctuation: Array) -> Array:
+        """Return the residual: internal forces, under static conditions minus those of the uniform traction ⟨σ⟩ · n."""
         if not self.free.zero_mean_strain:
-            return points.residual
+            return points.internal_force
         mean = self.sum_stress(points, strain, fluctuation) / self.discretisation.volume
-        return points.residual - self.mean_strain.T @ mean
+        return points.internal_force - self.mean_strain.T @ mean
 
-    def force(self, points: Points, strain: Array, fluctuation: Array) -> Array:
+    def force_norm(self, points: Points, strain: Array, fluctuation: Array) -> Array:
         """Return the norm of the internal forces, the reference of relative residuals. Shape (N,)."""
         scale = np.linalg.norm(self.sum_stress(points, strain, fluctuation), axis=0) / self.discretisation.volume
         if self.nonlinear:
@@ -176,12 +176,12 @@ class Equations:
     def _of_surface(self, mean_strain: Array) -> Array:
         """Remove the contributions of voids and crack faces from ∫ w ⊗ n. Shape (n_s, n_free)."""
         outline, dim = self.discretisation.outline, self.discretisation.dim
-        if outline.walls.any():
-            normals = nodal_normals(outline.surface, outline.walls, len(outline.mesh.points))
+        if outline.crack_faces.any():
+            normals = nodal_normals(outline.surface, outline.crack_faces, len(outline.mesh.points))
             forces = notation.from_tensor(_symmetric(np.einsum("ij,nk->nijk", np.eye(dim), normals)))
-            of_walls, free = np.zeros_like(mean_strain), self.free.of
-            np.add.at(of_walls.T, free[free >= 0], forces.reshape(-1, len(mean_strain))[free >= 0])
-            mean_strain = mean_strain - of_walls
+            of_cracks, free = np.zeros_like(mean_strain), self.free.of
+            np.add.at(of_cracks.T, free[free >= 0], forces.reshape(-1, len(mean_strain))[free >= 0])
+            mean_strain = mean_strain - of_cracks
         on_surface = np.zeros(self.free.count)
         on_boundary = np.repeat(outline.boundary_nodes, dim)
         on_surface[self.free.of[on_boundary & (self.free.of >= 0)]] = 1.0

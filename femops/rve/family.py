@@ -15,7 +15,7 @@ from femops.law import LawParameters
 from femops.meshing.cells import CELLS, AnyCell
 from femops.notation import Array
 from femops.phases.elastic import ElasticParameters
-from femops.rve.boundary import Boundary
+from femops.rve.conditions import Boundary
 from femops.rve.geometry.cell import Cell, Model, edges
 from femops.rve.geometry.packing import away_from_faces
 from femops.rve.geometry.placing import place

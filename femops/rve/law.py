@@ -53,10 +53,10 @@ class NestedLaw:
         self.rve = rve
         self.dim = rve.discretisation.dim
         self.solver = RVESolver(rve.discretisation, rve.phases, rve.boundary, options or SolverOptions())
-        self._history_shapes = [one.shape[:2] for one in self.solver.virgin_history(0)]
+        self._phase_shapes = [one.shape[:2] for one in self.solver.virgin_state(0)]
         self.state_fields, n_means = self._mean_fields()
         n_s, n_free = rve.discretisation.n_s, self.solver.free.count
-        sizes = [n_means, sum(a * b for a, b in self._history_shapes)]
+        sizes = [n_means, sum(a * b for a, b in self._phase_shapes)]
         sizes += [n_s, n_free, n_free * n_s] if predictor else [0, 0, 0]
         stops = np.cumsum(sizes)
         self._parts = [slice(int(stop - size), int(stop)) for stop, size in zip(stops, sizes, strict=True)]
@@ -92,8 +92,8 @@ class NestedLaw:
             state: Committed state at the start of the increment. Shape (n_state,).
         """
         solution = self._solve(strain[None], state[None])
-        history = [one[:, :, 0] for one in self._unpack_history(state[None])]
-        return micro_fields(self.rve, self.solver, strain, solution.fluctuation[:, 0], history)
+        of_phases = [one[:, :, 0] for one in self._unpack_phases(state[None])]
+        return micro_fields(self.rve, self.solver, strain, solution.fluctuation[:, 0], of_phases)
 
     def _mean_fields(self) -> tuple[Mapping[str, slice], int]:
         """Return the slices of the phase averages at the start of the state by name, and their total size."""
@@ -107,33 +107,33 @@ class NestedLaw:
 
     def _solve(self, strain: Array, state: Array, first: int | None = None) -> Solution:
         columns = np.ascontiguousarray(strain.T)
-        history = self._unpack_history(state)
+        of_phases = self._unpack_phases(state)
         if not self._predictor:
-            return self.solver.solve(columns, history, first=first)
+            return self.solver.solve(columns, of_phases, first=first)
         last_strain, fluctuation, deviation = (np.ascontiguousarray(state[:, part].T) for part in self._parts[2:])
         elastic = self.solver.elastic_sensitivity
         sensitivity = deviation.reshape(*elastic.shape, -1) + elastic[:, :, None]
         start = fluctuation + np.einsum("fsn,sn->fn", sensitivity, columns - last_strain)
-        return self.solver.solve(columns, history, start, sensitivity, first)
+        return self.solver.solve(columns, of_phases, start, sensitivity, first)
 
-    def _unpack_history(self, state: Array) -> list[Array]:
+    def _unpack_phases(self, state: Array) -> list[Array]:
         flat = state[:, self._parts[1]]
-        history, offset = [], 0
-        for n_state, n_points in self._history_shapes:
+        of_phases, offset = [], 0
+        for n_state, n_points in self._phase_shapes:
             size = n_state * n_points
             part = np.ascontiguousarray(flat[:, offset : offset + size].T)
-            history.append(part.reshape(n_state, n_points, len(state)))
+            of_phases.append(part.reshape(n_state, n_points, len(state)))
             offset += size
-        return history
+        return of_phases
 
     def _pack(self, strain: Array, solution: Solution) -> Array:
         rve = self.rve.discretisation
         means = []
-        for position, history in enumerate(solution.history):
+        for position, of_points in enumerate(solution.state):
             weight = rve.weight[rve.cells_of_phase[position]].ravel()
-            means.append(np.einsum("g,sgn->ns", weight / weight.sum(), history))
+            means.append(np.einsum("g,sgn->ns", weight / weight.sum(), of_points))
         n = len(strain)
-        parts = [*means, *(one.reshape(-1, n).T for one in solution.history)]
+        parts = [*means, *(one.reshape(-1, n).T for one in solution.state)]
         if self._predictor:
             deviation = solution.sensitivity - self.solver.elastic_sensitivity[:, :, None]
             parts += [strain, solution.fluctuation.T, deviation.reshape(-1, n).T]

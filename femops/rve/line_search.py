@@ -26,22 +26,22 @@ class Step:
 
     Attributes:
         strain: Macroscale strains, Mandel [-]. Shape (n_s, N).
-        history: Committed state of each phase. Shape (n_state, n_points_of_phase, N) each.
+        state: Committed state of each phase. Shape (n_state, n_points_of_phase, N) each.
         before: Fluctuations before the step [length]. Shape (n_free, N).
-        residual: Residuals before the step, see `Equations.unbalanced`. Shape (n_free, N).
+        residual: Residuals before the step, see `Equations.residual`. Shape (n_free, N).
         correction: Corrections of the fluctuations [length]. Shape (n_free, N).
     """
 
     strain: Array
-    history: list[Array]
+    state: list[Array]
     before: Array
     residual: Array
     correction: Array
 
     def of(self, which: npt.NDArray[np.int64]) -> "Step":
         """Return the corrections of some of the RVEs."""
-        history = [one[:, :, which] for one in self.history]
-        return Step(self.strain[:, which], history, *(
+        state = [one[:, :, which] for one in self.state]
+        return Step(self.strain[:, which], state, *(
             one[:, which] for one in (self.before, self.residual, self.correction)
         ))  # fmt: skip
 
@@ -54,21 +54,21 @@ def line_search(equations: Equations, step: Step, rtol: float) -> tuple[Array, P
         an acceptable step, shape (N,).
     """
     length = np.ones(step.before.shape[1])
-    points = equations.evaluate(step.strain, step.before + step.correction, step.history)
+    points = equations.evaluate(step.strain, step.before + step.correction, step.state)
     start = np.einsum("fn,fn->n", step.residual, step.correction)
     here, bad = _judged(equations, step, length, points, start, rtol)
-    bracket, left, here = _Bracket.of(start), np.flatnonzero(bad), here[bad]
+    bracket, remaining, here = _Bracket.of(start), np.flatnonzero(bad), here[bad]
     for _ in range(_MOST_EVALUATIONS):
-        if not len(left):
+        if not len(remaining):
             break
-        length[left] = bracket.next(left, length[left], here)
-        part = step.of(left)
-        new = equations.evaluate(part.strain, part.before + length[left] * part.correction, part.history)
-        here, bad = _judged(equations, part, length[left], new, start[left], rtol)
-        points = points.put(left, new)
-        left, here = left[bad], here[bad]
+        length[remaining] = bracket.next(remaining, length[remaining], here)
+        part = step.of(remaining)
+        new = equations.evaluate(part.strain, part.before + length[remaining] * part.correction, part.state)
+        here, bad = _judged(equations, part, length[remaining], new, start[remaining], rtol)
+        points = points.put(remaining, new)
+        remaining, here = remaining[bad], here[bad]
     stuck = np.zeros(len(length), dtype=bool)
-    stuck[left] = True
+    stuck[remaining] = True
     return step.before + length * step.correction, points, stuck
 
 
@@ -106,9 +106,9 @@ def _judged(
 ) -> tuple[Array, Flags]:
     """Return the slopes, and a mask of the rejected steps: neither slope nor residual small enough."""
     after = step.before + length * step.correction
-    unbalanced = equations.unbalanced(points, step.strain, after)
-    here = np.einsum("fn,fn->n", unbalanced, step.correction)
+    residual = equations.residual(points, step.strain, after)
+    here = np.einsum("fn,fn->n", residual, step.correction)
     bad = ~(np.abs(here) <= _LARGEST_SLOPE * np.abs(start))
     if bad.any():
-        bad &= ~(np.linalg.norm(unbalanced, axis=0) <= rtol * equations.force(points, step.strain, after))
+        bad &= ~(np.linalg.norm(residual, axis=0) <= rtol * equations.force_norm(points, step.strain, after))
     return here, bad

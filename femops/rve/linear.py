@@ -158,6 +158,8 @@ class MumpsSolver:
     def __init__(self, pattern: sp.csr_array) -> None:
         from petsc4py import PETSc
 
+        import femops.stack  # noqa: F401
+
         self._petsc = PETSc
         n = int(pattern.shape[0])
         self._csr = (pattern.indptr.astype(PETSc.IntType), pattern.indices.astype(PETSc.IntType))
@@ -185,10 +187,10 @@ class MumpsSolver:
                 solution[:, :, i] = np.nan
                 continue
             right = self._petsc.Mat().createDense((n, k), array=np.asfortranarray(rhs[:, :, i]), comm=factor.comm)
-            answer = self._petsc.Mat().createDense((n, k), comm=factor.comm)
-            answer.setUp()
-            factor.matSolve(right, answer)
-            solution[:, :, i] = answer.getDenseArray()
+            result = self._petsc.Mat().createDense((n, k), comm=factor.comm)
+            result.setUp()
+            factor.matSolve(right, result)
+            solution[:, :, i] = result.getDenseArray()
             success[i] = True
         return solution, success
 

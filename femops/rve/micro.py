@@ -15,7 +15,7 @@ class MicroFields:
     """Fields inside the RVE of one macroscale point.
 
     Attributes:
-        displacement: E · x + fluctuation at the nodes [length]. Shape (n_nodes, dim).
+        displacement: E · (x − centre of the bounding box) + fluctuation at the nodes [length]. Shape (n_nodes, dim).
         fluctuation: Fluctuation with zero mean at the nodes [length]. Shape (n_nodes, dim).
         strain: Mean strain of each cell, Mandel [-]. Shape (n_cells, n_s).
         stress: Mean stress of each cell, Mandel [stress]. Shape (n_cells, n_s).
@@ -29,7 +29,7 @@ class MicroFields:
     stress_33: Array | None
 
 
-def micro_fields(rve: RVE, solver: RVESolver, strain: Array, fluctuation: Array, history: list[Array]) -> MicroFields:
+def micro_fields(rve: RVE, solver: RVESolver, strain: Array, fluctuation: Array, state: list[Array]) -> MicroFields:
     """Return the fields of an RVE from its fluctuation.
 
     Args:
@@ -37,7 +37,7 @@ def micro_fields(rve: RVE, solver: RVESolver, strain: Array, fluctuation: Array,
         solver: Solver of the RVE, which has the numbering of the free dofs.
         strain: Macroscale strain, Mandel [-]. Shape (n_s,).
         fluctuation: Free dofs of the fluctuation [length]. Shape (n_free,).
-        history: Committed state of each phase at the start of the increment. Shape (n_state, n_points_of_phase) each.
+        state: Committed state of each phase at the start of the increment. Shape (n_state, n_points_of_phase) each.
     """
     d = rve.discretisation
     nodal = solver.full_fluctuation(fluctuation[:, None])[:, :, 0]
@@ -46,10 +46,10 @@ def micro_fields(rve: RVE, solver: RVESolver, strain: Array, fluctuation: Array,
     stress, stress_33 = np.empty_like(local), np.zeros(local.shape[1:])
     for position, phase in enumerate(rve.phases):
         cells = d.cells_of_phase[position]
-        answer = phase.evaluate(local[:, cells].reshape(d.n_s, -1), history[position])
-        stress[:, cells] = answer.stress.reshape(local[:, cells].shape)
-        if answer.stress_33 is not None:
-            stress_33[cells] = answer.stress_33.reshape(local[0, cells].shape)
+        response = phase.evaluate(local[:, cells].reshape(d.n_s, -1), state[position])
+        stress[:, cells] = response.stress.reshape(local[:, cells].shape)
+        if response.stress_33 is not None:
+            stress_33[cells] = response.stress_33.reshape(local[0, cells].shape)
     mean = d.weight / d.weight.sum(axis=1, keepdims=True)
     centred = d.mesh.points - 0.5 * sum(d.mesh.bounds)
     return MicroFields(

@@ -9,13 +9,12 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import ConvexHull, cKDTree
+from scipy.spatial import ConvexHull
 
 from femops.errors import CaseError
 from femops.meshing import TaggedMesh
 from femops.meshing.building import exterior, measures
+from femops.meshing.connectivity import coincident_pairs, components, links_of_cells
 from femops.notation import Array
 from femops.rve.parallelepiped import TOLERANCE, Parallelepiped, box_of, from_hull, spanned
 from femops.rve.periodicity import faces_match
@@ -104,7 +103,7 @@ class Outline:
         """Volume including voids [length^dim]."""
         if self.cell is not None:
             return self.cell.volume
-        self._outer  # noqa: B018 - raises if there are several parts
+        self._outer  # noqa: B018 - raises if there are several bodies
         volumes = self._components[1]
         return float(measures(self.mesh).sum() - volumes[volumes < 0.0].sum())
 
@@ -119,16 +118,15 @@ class Outline:
         return found
 
     @cached_property
-    def walls(self) -> Flags:
+    def crack_faces(self) -> Flags:
         """Mask of the crack faces: facets that coincide with another one. Shape (n_facets,)."""
         centres = self.surface.centres
-        pairs = cKDTree(centres).query_pairs(TOLERANCE * np.ptp(self.mesh.points, axis=0).max(), output_type="ndarray")
         found = np.zeros(len(centres), dtype=bool)
-        found[pairs.ravel()] = True
+        found[coincident_pairs(centres, self._coincidence).ravel()] = True
         return found
 
     @cached_property
-    def told_periods(self) -> Array | None:
+    def given_periods(self) -> Array | None:
         """Periods of the mesh if they cannot be found from its nodes and cells; otherwise None."""
         if self.mesh.periods is None or self.cell is None:
             return None
@@ -147,13 +145,10 @@ class Outline:
     @cached_property
     def _components(self) -> tuple[Indices, Array]:
         """Return the closed surface of each facet, −1 on cracks, and the volume enclosed by each surface."""
-        mesh, keep = self.mesh, ~self.walls
-        facets = _places(mesh.points)[self.surface.facets[keep]]
-        rows = np.repeat(facets[:, :1], facets.shape[1] - 1, axis=1).ravel()
-        links = (np.ones(len(rows)), (rows, facets[:, 1:].ravel()))
-        n = len(mesh.points)
-        of_node = connected_components(sp.coo_array(links, shape=(n, n)), directed=False)[1]
-        names, label = np.unique(of_node[facets[:, 0]], return_inverse=True)
+        points, keep = self.mesh.points, ~self.crack_faces
+        facets = self.surface.facets[keep]
+        links = np.vstack([links_of_cells(facets), coincident_pairs(points, self._coincidence)])
+        names, label = np.unique(components(links, len(points))[facets[:, 0]], return_inverse=True)
         component = np.full(len(keep), -1, dtype=np.int64)
         component[keep] = label
         return component, np.bincount(label, weights=self.surface.volumes[keep], minlength=len(names))
@@ -165,11 +160,16 @@ class Outline:
         outer = np.flatnonzero(volumes > _NO_VOLUME * self.surface.volumes.sum())
         if len(outer) != 1:
             raise CaseError(
-                f"the RVE mesh is no parallelepiped and has {len(outer)} parts that touch nothing; expected one body, "
+                f"the RVE mesh is not a parallelepiped and consists of {len(outer)} separate bodies; expected one, "
                 "or the period vectors of the cell as `periods` in the mesh block",
                 key="mesh",
             )
         return np.asarray(component == outer[0])
+
+    @property
+    def _coincidence(self) -> float:
+        """Largest distance of coincident points [length]."""
+        return TOLERANCE * float(np.ptp(self.mesh.points, axis=0).max())
 
     @property
     def _convex(self) -> bool:
@@ -183,14 +183,3 @@ def nodal_normals(surface: Surface, chosen: Flags, n_nodes: int) -> Array:
     total = np.zeros((n_nodes, surface.normals.shape[2]))
     np.add.at(total, surface.facets[chosen], surface.normals[chosen])
     return total
-
-
-def _places(points: Array) -> Indices:
-    """Return for each node the first node coincident with it. Shape (n_nodes,)."""
-    gap = TOLERANCE * np.ptp(points, axis=0).max()
-    pairs = cKDTree(points).query_pairs(gap, output_type="ndarray")
-    if not len(pairs):
-        return np.arange(len(points))
-    links = sp.coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(points),) * 2)
-    label = connected_components(links, directed=False)[1]
-    return np.unique(label, return_index=True)[1][label]

@@ -93,16 +93,16 @@ def spanned(points: Array, periods: Array, tolerance: float = TOLERANCE) -> Para
     """
     dim = points.shape[1]
     if periods.shape != (dim, dim):
-        raise CaseError(f"{periods.tolist()} given, expected {dim} vectors of {dim} numbers", key="periods")
+        raise CaseError(f"{periods.tolist()} given, expected {dim} vectors of {dim} numbers", key="mesh.periods")
     lengths = np.linalg.norm(periods, axis=1)
     if abs(np.linalg.det(periods)) <= TOLERANCE * np.prod(lengths):
-        raise CaseError(f"{periods.tolist()} given, expected vectors that span a cell", key="periods")
+        raise CaseError(f"{periods.tolist()} given, expected vectors that span a cell", key="mesh.periods")
     lattice = points @ np.linalg.inv(periods)
     low, extent = lattice.min(0), np.ptp(lattice, axis=0)
     found = Parallelepiped(low @ periods, periods, tolerance)
     if (np.abs(extent - 1.0) * found.heights > 2.0 * found.gap).any():
         spans = ", ".join(f"{x:.8g}" for x in extent)
-        raise CaseError(f"the mesh spans {spans} times the period vectors, expected 1 of each", key="periods")
+        raise CaseError(f"the mesh spans {spans} times the period vectors, expected 1 of each", key="mesh.periods")
     box = _box_of(points, tolerance)
     return box if (np.abs(box.periods - periods) <= TOLERANCE * found.size).all() else found
 

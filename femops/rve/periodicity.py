@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from femops.errors import CaseError
 from femops.meshing import TaggedMesh
 from femops.meshing.building import exterior
+from femops.meshing.connectivity import coincident_pairs, components
 from femops.notation import Array
 from femops.rve.parallelepiped import TOLERANCE, Parallelepiped
 
@@ -71,11 +70,9 @@ def periodic_masters(mesh: TaggedMesh, cell: Parallelepiped) -> Indices:
     faces = [_Face.of(mesh, cell, axis) for axis in range(mesh.dim)]
     _check_tolerance(mesh, cell, faces)
     _check(mesh, cell, faces)
-    pairs = _pairs(mesh, cell, faces)
-    links = sp.coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(mesh.points),) * 2)
-    n_labels, label = connected_components(links, directed=False)
+    label = components(_pairs(mesh, cell, faces), len(mesh.points))
     below = ~cell.on_face(mesh.points, 1).any(axis=1)
-    first = np.full(n_labels, -1, dtype=np.int64)
+    first = np.full(label.max() + 1, -1, dtype=np.int64)
     for nodes in (np.arange(len(label)), np.flatnonzero(below)):  # nodes that are not on upper faces take precedence
         first[label[nodes[::-1]]] = nodes[::-1]
     return first[label]
@@ -120,7 +117,7 @@ def _moved(mesh: TaggedMesh, cell: Parallelepiped, master: Indices) -> TaggedMes
 def _check_tolerance(mesh: TaggedMesh, cell: Parallelepiped, faces: list[_Face]) -> None:
     """Check that distinct nodes on faces are farther apart than the tolerance."""
     points = mesh.points[np.unique(np.concatenate([nodes for face in faces for nodes in (face.low, face.high)]))]
-    close = cKDTree(points).query_pairs(cell.gap, output_type="ndarray")
+    close = coincident_pairs(points, cell.gap)
     apart = np.linalg.norm(points[close[:, 0]] - points[close[:, 1]], axis=1)
     if (apart > TOLERANCE * cell.size).any():
         problem = f"{cell.tolerance:g} given, but nodes on faces are closer to each other than that part of the size"
@@ -165,21 +162,21 @@ def _advice(relative: float) -> str:
 
 def _pairs(mesh: TaggedMesh, cell: Parallelepiped, faces: list[_Face]) -> Indices:
     """Return the pairs of nodes on upper faces and their masters on lower faces. Shape (n_pairs, 2)."""
-    pairs, doubtful = [], np.zeros(len(mesh.points), dtype=bool)
+    pairs, ambiguous = [], np.zeros(len(mesh.points), dtype=bool)
     for face in faces:
-        doubtful[_shared(face, cell)] = True
+        ambiguous[_shared(face, cell)] = True
     for face in faces:
-        clear = ~(doubtful[face.high] | doubtful[face.low[face.image]])
+        clear = ~(ambiguous[face.high] | ambiguous[face.low[face.image]])
         pairs.append(np.stack([face.high[clear], face.low[face.image[clear]]], axis=1))
-    if doubtful.any():
-        pairs += _pairs_of_facets(mesh, cell, doubtful)
-        lonely = doubtful.copy()
-        lonely[np.concatenate(pairs).ravel()] = False
-        if lonely.any():
-            at = ", ".join(f"{x:.4g}" for x in mesh.points[lonely.argmax()])
+    if ambiguous.any():
+        pairs += _pairs_of_facets(mesh, cell, ambiguous)
+        unpaired = ambiguous.copy()
+        unpaired[np.concatenate(pairs).ravel()] = False
+        if unpaired.any():
+            at = ", ".join(f"{x:.4g}" for x in mesh.points[unpaired.argmax()])
             raise CaseError(
-                f"the RVE mesh has several nodes at ({at}) on a face, but no facet tells what they are images of; "
-                "expected cracks whose sides both have facets on the face",
+                f"the RVE mesh has several nodes at ({at}) on a face, and their periodic images are ambiguous; "
+                "expected facets of the face on both sides of a crack",
                 key="mesh",
             )
     return np.concatenate(pairs)
@@ -187,10 +184,9 @@ def _pairs(mesh: TaggedMesh, cell: Parallelepiped, faces: list[_Face]) -> Indice
 
 def _shared(face: _Face, cell: Parallelepiped) -> Indices:
     """Return the ambiguous nodes: nodes of either face where several nodes of one face coincide."""
-    gap = TOLERANCE * cell.size
     found = []
     for places in (face.low_places, face.high_places):
-        several = cKDTree(places).query_pairs(gap, output_type="ndarray")
+        several = coincident_pairs(places, TOLERANCE * cell.size)
         if len(several):
             at = cKDTree(places[np.unique(several)])
             for nodes, where in ((face.low, face.low_places), (face.high, face.high_places)):
@@ -198,7 +194,7 @@ def _shared(face: _Face, cell: Parallelepiped) -> Indices:
     return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
 
 
-def _pairs_of_facets(mesh: TaggedMesh, cell: Parallelepiped, doubtful: Flags) -> list[Indices]:
+def _pairs_of_facets(mesh: TaggedMesh, cell: Parallelepiped, ambiguous: Flags) -> list[Indices]:
     """Return the pairs of ambiguous nodes from matching facets of opposite faces."""
     facets, _ = exterior(mesh.cells, mesh.kind)
     pairs = []
@@ -212,5 +208,5 @@ def _pairs_of_facets(mesh: TaggedMesh, cell: Parallelepiped, doubtful: Flags) ->
         distance = np.linalg.norm(flat[high][:, :, None] - flat[low][:, None], axis=-1)
         partner = np.take_along_axis(low, distance.argmin(axis=2), axis=1)
         both = np.stack([high.ravel(), partner.ravel()], axis=1)
-        pairs.append(both[doubtful[both].any(axis=1)])
+        pairs.append(both[ambiguous[both].any(axis=1)])
     return pairs

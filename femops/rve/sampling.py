@@ -80,10 +80,10 @@ class Sampling(BaseModel):
         missing = [key for key in type(self).model_fields if key in needed and getattr(self, key) is None]
         if missing:
             raise ValueError(f"{' and '.join(missing)} missing, expected with method {self.method}")
-        odd = sorted(given - needed - optional)
-        if odd:
+        unexpected = sorted(given - needed - optional)
+        if unexpected:
             expected = ", ".join(sorted(needed | optional))
-            raise ValueError(f"{odd[0]} given, but method {self.method} takes only {expected}")
+            raise ValueError(f"{unexpected[0]} given, but method {self.method} takes only {expected}")
         if self.method == "random_paths" and self.turns > (self.steps or 0):
             raise ValueError(f"{self.turns} turns in {self.steps} steps, expected at least as many steps as turns")
         return self
@@ -97,15 +97,17 @@ def bounds(sampling: Sampling, dim: int) -> Array:
     """
     names = notation.NAMES[dim]
     if isinstance(sampling.range, dict):
-        odd = [str(name) for name in sampling.range if str(name) not in names]
-        if odd:
-            raise CaseError(f"component {odd[0]} given, expected some of {', '.join(names)}", key="sampling.range")
+        unexpected = [str(name) for name in sampling.range if str(name) not in names]
+        if unexpected:
+            raise CaseError(
+                f"component {unexpected[0]} given, expected some of {', '.join(names)}", key="sampling.range"
+            )
         pairs = [sampling.range.get(int(name), (0.0, 0.0)) for name in names]
     else:
         pairs = [(-(sampling.range or 0.0), sampling.range or 0.0)] * len(names)
     low, high = np.array(pairs, dtype=np.float64).T
     if sampling.method in ("proportional", "random_paths") and ((low > 0.0) | (high < 0.0)).any():
-        raise CaseError("paths start at zero, expected a range that holds it", key="sampling.range")
+        raise CaseError("paths start at zero, expected a range that contains it", key="sampling.range")
     shear = np.where(notation.weights(dim) > 1.0, 0.5, 1.0) if sampling.shear == "engineering" else 1.0
     return np.array([low, high]) * shear * notation.weights(dim)
 

@@ -31,6 +31,7 @@ from femops.rve.spec import RVE, RVEParameters
 Fields = Mapping[str, npt.NDArray[Any]]
 RVE_INTERFACE = 1
 """Version of the stored arrays, increased when their meaning changes; part of every content hash."""
+_STATE = "history/"  # stored name of the state of a phase
 
 
 def content_hash(rve: RVE, parameters: RVEParameters) -> str:
@@ -48,9 +49,9 @@ def content_hash(rve: RVE, parameters: RVEParameters) -> str:
     digest.update(np.ascontiguousarray(mesh.points, dtype="<f8").tobytes())
     digest.update(np.ascontiguousarray(mesh.cells, dtype="<i8").tobytes())
     outline = rve.discretisation.outline
-    if outline.cell is None or outline.walls.any() or not outline.cell.aligned:  # not for boxes without cracks
+    if outline.cell is None or outline.crack_faces.any() or not outline.cell.aligned:  # not for boxes without cracks
         shape = "none" if outline.cell is None else outline.cell.periods.tolist()
-        digest.update(json.dumps(["outline", shape, int(outline.walls.sum())]).encode())
+        digest.update(json.dumps(["outline", shape, int(outline.crack_faces.sum())]).encode())
     return digest.hexdigest()
 
 
@@ -84,15 +85,15 @@ class SnapshotSolver:
         """
         columns = np.ascontiguousarray(strain.T)
         if previous is None:
-            history = self.solver.virgin_history(len(strain))
-            solution = self.solver.solve(columns, history)
+            state = self.solver.virgin_state(len(strain))
+            solution = self.solver.solve(columns, state)
         else:
-            history = self._history(previous, len(strain))
+            state = self._state(previous, len(strain))
             sensitivity = np.moveaxis(previous["sensitivity"], 0, -1).copy()
             change = columns - previous["strain"].T
             start = previous["fluctuation"].T + np.einsum("fsn,sn->fn", sensitivity, change)
-            solution = self.solver.solve(columns, history, start, sensitivity)
-        stress, stress_sensitivity = self._phase_stress(columns, solution, history)
+            solution = self.solver.solve(columns, state, start, sensitivity)
+        stress, stress_sensitivity = self._phase_stress(columns, solution, state)
         fields = {
             "strain": columns,
             "stress": solution.stress,
@@ -101,7 +102,7 @@ class SnapshotSolver:
             "sensitivity": solution.sensitivity,
             "phase_stress": stress,
             "phase_stress_sensitivity": stress_sensitivity,
-            **{f"history/{name}": solution.history[position] for position, name in self._with_state()},
+            **{_STATE + name: solution.state[position] for position, name in self._with_state()},
         }
         if solution.stress_33 is not None:
             fields["stress_33"] = solution.stress_33
@@ -110,7 +111,7 @@ class SnapshotSolver:
     @property
     def needed(self) -> list[str]:
         """Names of the fields of the previous step that `solve` needs."""
-        return ["strain", "fluctuation", "sensitivity", *(f"history/{name}" for _, name in self._with_state())]
+        return ["strain", "fluctuation", "sensitivity", *(_STATE + name for _, name in self._with_state())]
 
     def _cells(self) -> tuple[slice, ...]:
         return self.rve.discretisation.cells_of_phase
@@ -119,13 +120,13 @@ class SnapshotSolver:
         sizes = self.solver.n_state_of_phase
         return [(i, name) for i, name in enumerate(self.rve.discretisation.phases) if sizes[i]]
 
-    def _history(self, previous: Fields, n: int) -> list[Array]:
-        history = self.solver.virgin_history(n)
+    def _state(self, previous: Fields, n: int) -> list[Array]:
+        state = self.solver.virgin_state(n)
         for position, name in self._with_state():
-            history[position] = np.moveaxis(previous[f"history/{name}"], 0, -1).copy()
-        return history
+            state[position] = np.moveaxis(previous[_STATE + name], 0, -1).copy()
+        return state
 
-    def _phase_stress(self, strain: Array, solution: Solution, history: list[Array]) -> tuple[Array, Array]:
+    def _phase_stress(self, strain: Array, solution: Solution, state: list[Array]) -> tuple[Array, Array]:
         """Return σ at all points, shape (n_s, n_points, n), and D (1 + B X), shape (n_s, n_points, n_s, n)."""
         n_s, n = strain.shape
         identity = np.eye(n_s)[:, None, :, None]
@@ -133,8 +134,8 @@ class SnapshotSolver:
         stress, sensitivity = [], []
         for position, gradient in enumerate(self._gradients):
             local = (gradient @ solution.fluctuation).reshape(n_s, -1, n) + strain[:, None]
-            answer = self.rve.phases[position].evaluate(local, history[position])
+            response = self.rve.phases[position].evaluate(local, state[position])
             change = (gradient @ flat).reshape(n_s, -1, n_s, n) + identity
-            stress.append(answer.stress)
-            sensitivity.append(np.einsum("stgn,tgkn->sgkn", answer.tangent, change, optimize=True))
+            stress.append(response.stress)
+            sensitivity.append(np.einsum("stgn,tgkn->sgkn", response.tangent, change, optimize=True))
         return np.concatenate(stress, axis=1), np.concatenate(sensitivity, axis=1)

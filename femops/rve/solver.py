@@ -20,13 +20,14 @@ import numpy.typing as npt
 from femops.errors import NotConverged
 from femops.notation import Array
 from femops.phases import Phase
-from femops.rve.boundary import Boundary, free_dofs
+from femops.rve.boundary import free_dofs
+from femops.rve.conditions import Boundary
 from femops.rve.constrained import ConstrainedSolver
 from femops.rve.discretisation import Discretisation, Indices
 from femops.rve.equations import Equations, Points
 from femops.rve.line_search import Step, line_search
 from femops.rve.linear import LinearSolverName, linear_solver
-from femops.rve.loose import check_parts
+from femops.rve.rigid_motions import check_rigid_motions
 
 Flags = npt.NDArray[np.bool_]
 _BYTES_OF_BATCH = 24e6
@@ -64,7 +65,7 @@ class Solution:
         stress_33: In plane strain the mean out-of-plane stress [stress], shape (N,); None in 3D.
         fluctuation: Free dofs of the fluctuation [length]. Shape (n_free, N).
         sensitivity: d fluctuation / d E [length]. Shape (n_free, n_s, N).
-        history: Trial state of each phase. Shape (n_state, n_points_of_phase, N) each.
+        state: Trial state of each phase. Shape (n_state, n_points_of_phase, N) each.
         iterations: Number of Newton and chord steps of each RVE. Shape (N,).
         factorisations: Number of Newton steps of each RVE. Shape (N,).
         failures: Reason of each failure, by the number of the RVE in the batch; the values of failed RVEs are NaN.
@@ -75,7 +76,7 @@ class Solution:
     stress_33: Array | None
     fluctuation: Array
     sensitivity: Array
-    history: list[Array]
+    state: list[Array]
     iterations: Array
     factorisations: Array
     failures: dict[int, str] = field(default_factory=dict)
@@ -94,7 +95,7 @@ class _Batch:
     """
 
     strain: Array
-    history: list[Array]
+    state: list[Array]
     fluctuation: Array
     sensitivity: Array
     points: Points
@@ -141,7 +142,7 @@ class RVESolver:
 
     def __post_init__(self) -> None:
         self.free = free_dofs(self.discretisation.outline, self.boundary)
-        check_parts(self.discretisation.mesh, self.free)
+        check_rigid_motions(self.discretisation.mesh, self.free)
         self._equations = Equations(self.discretisation, self.phases, self.free)
         mean_strain = self._equations.mean_strain if self.free.zero_mean_strain else None
         solver = linear_solver(self.options.linear, self._equations.pattern)
@@ -159,7 +160,7 @@ class RVESolver:
         """Number of RVEs solved together, limited by memory."""
         return int(np.clip(_BYTES_OF_BATCH / self._equations.bytes_of_one, 1, _LARGEST_BATCH))
 
-    def virgin_history(self, n: int) -> list[Array]:
+    def virgin_state(self, n: int) -> list[Array]:
         """Return the initial state of each phase. Shape (n_state, n_points_of_phase, n) each."""
         rve = self.discretisation
         sizes = [part.stop - part.start for part in map(rve.points_of_phase, range(len(self.phases)))]
@@ -168,7 +169,7 @@ class RVESolver:
     def solve(
         self,
         strain: Array,
-        history: list[Array],
+        state: list[Array],
         start: Array | None = None,
         sensitivity: Array | None = None,
         first: int | None = None,
@@ -177,7 +178,7 @@ class RVESolver:
 
         Args:
             strain: Macroscale strains, Mandel [-]. Shape (n_s, N).
-            history: Committed state of each phase, see `virgin_history`.
+            state: Committed state of each phase, see `virgin_state`.
             start: Initial guess of the fluctuation [length], shape (n_free, N); default: the elastic one.
             sensitivity: Initial guess of dq/dE [length], shape (n_free, n_s, N); default: the elastic one.
             first: Number of the first RVE of the batch, for error messages.
@@ -185,7 +186,7 @@ class RVESolver:
         Raises:
             NotConverged: An RVE did not converge; the message says which, at what strain and why.
         """
-        solution, norms = self._attempt(strain, history, start, sensitivity)
+        solution, norms = self._attempt(strain, state, start, sensitivity)
         if solution.failures:
             what = f"{len(solution.failures)} of {strain.shape[1]} RVEs did not converge"
             slow = all(why.startswith("relative residual") for why in solution.failures.values())
@@ -194,13 +195,13 @@ class RVESolver:
         return solution
 
     def attempt(
-        self, strain: Array, history: list[Array], start: Array | None = None, sensitivity: Array | None = None
+        self, strain: Array, state: list[Array], start: Array | None = None, sensitivity: Array | None = None
     ) -> Solution:
         """Solve one batch like `solve`, but report RVEs that fail in `Solution.failures` instead of raising."""
-        return self._attempt(strain, history, start, sensitivity)[0]
+        return self._attempt(strain, state, start, sensitivity)[0]
 
     def _attempt(
-        self, strain: Array, history: list[Array], start: Array | None, sensitivity: Array | None
+        self, strain: Array, state: list[Array], start: Array | None, sensitivity: Array | None
     ) -> tuple[Solution, tuple[float, ...]]:
         """Return the solution and the largest relative residual at each iteration."""
         n = strain.shape[1]
@@ -208,9 +209,9 @@ class RVESolver:
             sensitivity = np.repeat(self.elastic_sensitivity[:, :, None], n, axis=2)
         if start is None:
             start = np.einsum("fsn,sn->fn", sensitivity, strain)
-        points = self._equations.evaluate(strain, start, history)
+        points = self._equations.evaluate(strain, start, state)
         relative = self._relative_residual(points, strain, start)
-        batch = _Batch(strain, history, start.copy(), sensitivity.copy(), points, relative)
+        batch = _Batch(strain, state, start.copy(), sensitivity.copy(), points, relative)
         norms: list[float] = []
         while True:
             norms.append(float(batch.relative.max()))
@@ -237,7 +238,7 @@ class RVESolver:
     def _elastic_sensitivity(self) -> Array:
         """Return dq/dE at zero strain in the initial state. Shape (n_free, n_s)."""
         zero = np.zeros((self.discretisation.n_s, 1))
-        points = self._equations.evaluate(zero, np.zeros((self.free.count, 1)), self.virgin_history(1))
+        points = self._equations.evaluate(zero, np.zeros((self.free.count, 1)), self.virgin_state(1))
         values, load = self._equations.stiffness_and_load(points.tangent)
         solution, success = self._linear_solver.solve(values, -load)
         self._elastic_stiffness = values
@@ -251,27 +252,27 @@ class RVESolver:
     def _relative_residual(self, points: Points, strain: Array, fluctuation: Array) -> Array:
         """Return residual norms relative to the internal forces. Shape (N,)."""
         at = (points, strain, fluctuation)
-        return np.linalg.norm(self._equations.unbalanced(*at), axis=0) / self._equations.force(*at)
+        return np.linalg.norm(self._equations.residual(*at), axis=0) / self._equations.force_norm(*at)
 
     def _advance(self, batch: _Batch, active: Indices) -> None:
         """Advance the active RVEs by one damped Newton or chord step."""
-        unbalanced = self._equations.unbalanced(batch.points, batch.strain, batch.fluctuation)
-        correction = np.empty_like(unbalanced)
+        residual = self._equations.residual(batch.points, batch.strain, batch.fluctuation)
+        correction = np.empty_like(residual)
         good = (batch.kept & batch.close)[active]
         newton, chord = active[~good], active[good]
         if len(newton):
-            correction[:, newton], whole = self._newton(batch, newton, unbalanced[:, newton])
+            correction[:, newton], whole = self._newton(batch, newton, residual[:, newton])
         if len(chord):
-            correction[:, chord] = -self._linear_solver.resolve(chord, unbalanced[:, None, chord])[:, 0]
+            correction[:, chord] = -self._linear_solver.resolve(chord, residual[:, None, chord])[:, 0]
         correction[:, batch.relative <= self.options.rtol] = 0.0  # converged: only their sensitivities are updated
         batch.iterations[active] += 1
         batch.factorisations[newton] += 1
         if len(newton):
             batch.kept[newton] = (newton < self._linear_solver.n_kept) & whole
         batch.fresh[chord], batch.fresh[newton] = False, True
-        history = [one[:, :, active] for one in batch.history]
+        state = [one[:, :, active] for one in batch.state]
         before = batch.fluctuation[:, active]
-        step = Step(batch.strain[:, active], history, before, unbalanced[:, active], correction[:, active])
+        step = Step(batch.strain[:, active], state, before, residual[:, active], correction[:, active])
         batch.fluctuation[:, active], new, stuck = line_search(self._equations, step, self.options.rtol)
         batch.fail(active[stuck], "the line search found no step")
         batch.points = batch.points.put(active, new)
@@ -279,12 +280,12 @@ class RVESolver:
         batch.relative = self._relative_residual(batch.points, batch.strain, batch.fluctuation)
         batch.close[active] = (batch.relative < goal)[active]
 
-    def _newton(self, batch: _Batch, which: Indices, unbalanced: Array) -> tuple[Array, Flags]:
+    def _newton(self, batch: _Batch, which: Indices, residual: Array) -> tuple[Array, Flags]:
         """Return Newton corrections, and a mask of unmodified factorisations; update sensitivities."""
         all_of_them = len(which) == batch.strain.shape[1]
         tangent = batch.points.tangent if all_of_them else batch.points.tangent[..., which]
         values, load = self._equations.stiffness_and_load(tangent)
-        right = np.concatenate([-load, -unbalanced[:, None]], axis=1)
+        right = np.concatenate([-load, -residual[:, None]], axis=1)
         solution, whole, failed = self._factorised(values, right, which)
         batch.fail(which[failed], "its stiffness is not positive definite")
         batch.sensitivity[:, :, which] = solution[:, :-1]
@@ -293,17 +294,17 @@ class RVESolver:
     def _factorised(self, values: Array, right: Array, slots: Indices | None) -> tuple[Array, Flags, Flags]:
         """Return solutions, and masks of unmodified factorisations and of failures with elastic stiffness added."""
         solution, success = self._linear_solver.solve(values, right, slots)
-        whole, left = success.copy(), np.flatnonzero(~success)
+        whole, remaining = success.copy(), np.flatnonzero(~success)
         for part in _ELASTIC_PARTS:
-            if not len(left):
+            if not len(remaining):
                 break
-            mended, rhs = values[:, left] + part * self._elastic_stiffness, np.ascontiguousarray(right[:, :, left])
-            places = None if slots is None else slots[left]
-            solution[:, :, left], success = self._linear_solver.solve(mended, rhs, places)
-            left = left[~success]
+            stiffness = values[:, remaining] + part * self._elastic_stiffness
+            rhs, places = np.ascontiguousarray(right[:, :, remaining]), None if slots is None else slots[remaining]
+            solution[:, :, remaining], success = self._linear_solver.solve(stiffness, rhs, places)
+            remaining = remaining[~success]
         failed = np.zeros(len(whole), dtype=bool)
-        failed[left] = True
-        solution[:, :, left] = 0.0
+        failed[remaining] = True
+        solution[:, :, remaining] = 0.0
         return solution, whole, failed
 
     def _finish(self, batch: _Batch) -> Solution:
@@ -316,7 +317,7 @@ class RVESolver:
             batch.fail(np.flatnonzero(failed), "its stiffness is not positive definite at the solution")
         total = self._tangent(batch)
         volume = self.discretisation.volume
-        correction = np.einsum("fsn,fn->sn", batch.sensitivity, batch.points.residual)
+        correction = np.einsum("fsn,fn->sn", batch.sensitivity, batch.points.internal_force)
         sum_33 = self._equations.sum_33(*at)
         solution = Solution(
             (self._equations.sum_stress(*at) + correction) / volume,
@@ -324,7 +325,7 @@ class RVESolver:
             None if sum_33 is None else sum_33 / volume,
             batch.fluctuation,
             batch.sensitivity,
-            batch.points.history,
+            batch.points.state,
             batch.iterations,
             batch.factorisations,
             batch.failures,
@@ -339,21 +340,21 @@ class RVESolver:
         """Reset failed RVEs to zero strain, so that array operations do not meet their invalid values."""
         failed = np.array(sorted(batch.failures))
         batch.fluctuation[:, failed], batch.sensitivity[:, :, failed], batch.kept[failed] = 0.0, 0.0, False
-        rest, history = np.zeros((len(batch.strain), len(failed))), [one[:, :, failed] for one in batch.history]
-        batch.points = batch.points.put(failed, self._equations.evaluate(rest, batch.fluctuation[:, failed], history))
+        zero, state = np.zeros((len(batch.strain), len(failed))), [one[:, :, failed] for one in batch.state]
+        batch.points = batch.points.put(failed, self._equations.evaluate(zero, batch.fluctuation[:, failed], state))
 
     def _tangent(self, batch: _Batch) -> Array:
         """Return Σ w (1 + B X)ᵀ D (1 + B X), with X improved by the kept factors.
 
         With ρ = K X + L and the kept factor K₀: X −= K₀⁻¹ ρ, which reduces the quadratic form by ρᵀ K₀⁻¹ ρ.
         """
-        total, rest = self._equations.condensed_tangent(batch.points.tangent, batch.sensitivity)
+        total, residual = self._equations.condensed_tangent(batch.points.tangent, batch.sensitivity)
         kept = np.flatnonzero(batch.kept)
         if len(kept) and not self.options.exact_sensitivities:
-            rest = rest[:, :, kept]
-            change = -self._linear_solver.resolve(kept, rest)
+            residual = residual[:, :, kept]
+            change = -self._linear_solver.resolve(kept, residual)
             batch.sensitivity[:, :, kept] += change
-            total[:, :, kept] += np.einsum("fsn,ftn->stn", rest, change)
+            total[:, :, kept] += np.einsum("fsn,ftn->stn", residual, change)
         return total
 
 

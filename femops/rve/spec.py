@@ -15,7 +15,7 @@ from femops.notation import Array
 from femops.parallel import on_root
 from femops.phases import Phase
 from femops.plugins import get_phase, law_parameters
-from femops.rve.boundary import Boundary
+from femops.rve.conditions import Boundary
 from femops.rve.discretisation import Discretisation, discretise
 from femops.rve.geometry.cell import edges
 from femops.rve.geometry.generators import (
@@ -54,7 +54,7 @@ class MeshFile(BaseModel):
             base: Folder to which a relative path refers.
 
         Raises:
-            CaseError: The file is missing or does not hold a mesh that femops can use.
+            CaseError: The file is missing or contains no usable mesh.
         """
         from femops.meshing.reading import read_mesh  # gmsh loads graphics libraries: only when needed
 
@@ -62,7 +62,7 @@ class MeshFile(BaseModel):
 
 
 class RVEMeshFile(MeshFile):
-    """The mesh of an RVE in a file, with what is known of its period."""
+    """The mesh of an RVE in a file, with its periods, if they are known."""
 
     periods: list[list[float]] | None = Field(None, description="period vectors [length]; default: found in the mesh")
     tolerance: float = Field(
@@ -77,36 +77,29 @@ class RVEMeshFile(MeshFile):
             boundary: The boundary condition.
 
         Raises:
-            CaseError: The mesh does not have these periods, or its faces do not match under periodic conditions.
+            CaseError: The mesh does not have these periods, or its faces do not match under periodic conditions; the
+                key is that in the `rve` block.
         """
-        try:
-            return self._bounded(mesh, boundary)
-        except CaseError as error:  # the caller adds the key `mesh`
-            raise CaseError(error.problem, error.file, error.key.removeprefix("mesh").lstrip(".")) from error
-
-    def _bounded(self, mesh: TaggedMesh, boundary: Boundary) -> TaggedMesh:
         if self.periods is not None:
             given = _vectors(self.periods, mesh.dim)
             mesh = replace(mesh, periods=spanned(mesh.points, given, self.tolerance).periods)
         outline = Outline(mesh, self.tolerance)
-        if boundary == "periodic" and outline.cell is not None:
-            mesh = matched(mesh, outline.cell)
-            outline = Outline(mesh)
-        elif outline.cell is not None:
-            mesh = levelled(mesh, outline.cell)
-            outline = Outline(mesh)
+        if outline.cell is not None:
+            moved = (matched if boundary == "periodic" else levelled)(mesh, outline.cell)
+            if moved is not mesh:
+                mesh, outline = moved, Outline(moved)
         elif boundary != "periodic":
-            note = f"no parallelepiped; {boundary} conditions act on its whole outer surface"
+            note = f"not a parallelepiped; {boundary} conditions act on its whole outer surface"
             mesh = replace(mesh, notes=(*mesh.notes, f"{note}, its volume is {outline.volume:.6g}"))
         if outline.voids_on_faces and self.periods is None:
-            note = "voids reach the faces of the cell; they count as volume, and their walls are free"
+            note = "voids reach the faces of the cell; the volume includes them, and their surfaces are free"
             mesh = replace(mesh, notes=(*mesh.notes, note))
         return mesh
 
 
 def _vectors(periods: list[list[float]], dim: int) -> Array:
     if len(periods) != dim or any(len(one) != dim for one in periods):
-        raise CaseError(f"{periods} given, expected {dim} vectors of {dim} numbers", key="periods")
+        raise CaseError(f"{periods} given, expected {dim} vectors of {dim} numbers", key="mesh.periods")
     return np.array(periods, dtype=np.float64)
 
 
@@ -170,17 +163,17 @@ class RVEParameters(BaseModel):
         description = getattr(self, source)
 
         def make() -> TaggedMesh:
-            if isinstance(description, RVEMeshFile):
-                mesh = description.read(context.base)
-                known = set(mesh.regions) == set(self.phases)  # otherwise `discretise` raises
-                return description.bounded(mesh, self.boundary) if known else mesh
-            mesh = generate(description)
-            return replace(mesh, periods=np.diag(edges(description.size, mesh.dim)))
+            from_file = isinstance(description, RVEMeshFile)
+            try:
+                mesh = description.read(context.base) if from_file else generate(description)
+            except CaseError as error:
+                raise error.within(key=source) from error
+            if not from_file:
+                return replace(mesh, periods=np.diag(edges(description.size, mesh.dim)))
+            known = set(mesh.regions) == set(self.phases)  # otherwise `discretise` raises
+            return description.bounded(mesh, self.boundary) if known else mesh
 
-        try:
-            mesh = on_root(context.comm, make)
-        except CaseError as error:
-            raise error.within(key=source) from error
+        mesh = on_root(context.comm, make)
         if mesh.dim != context.dim:
             raise CaseError(f"the RVE is {mesh.dim}D, expected {context.dim}D as in the case", key=source)
         return mesh

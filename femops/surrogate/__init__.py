@@ -1,23 +1,53 @@
-"""Common base of surrogates of the nested RVE solve: training, storage, loading and use as laws."""
+"""Common base of surrogates of the nested RVE solve: training, storage, loading and use as laws.
 
-from femops.surrogate.arrays import CheckedArrays, StoredArrayError, state_dict
-from femops.surrogate.batching import chunks
-from femops.surrogate.devices import torch_device
-from femops.surrogate.exact import ExactResponse, ExactRVE
-from femops.surrogate.ranges import within
-from femops.surrogate.registry import SurrogateSpec
-from femops.surrogate.spec import (
-    Checkpoint,
-    FamilyParameters,
-    FamilyTask,
-    Fit,
-    FitTask,
-    ProblemTask,
-    Progress,
-    SurrogateOptions,
-    SurrogateParameters,
-    TrainedModel,
-)
+Its modules are loaded when a name of theirs is first used: a program that evaluates a trained law needs few of them.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from femops.surrogate.arrays import CheckedArrays, StoredArrayError, state_dict
+    from femops.surrogate.batching import chunks
+    from femops.surrogate.devices import torch_device
+    from femops.surrogate.exact import ExactResponse, ExactRVE
+    from femops.surrogate.family import FamilyParameters
+    from femops.surrogate.ranges import within
+    from femops.surrogate.registry import SurrogateSpec
+    from femops.surrogate.spec import (
+        Checkpoint,
+        FamilyTask,
+        Fit,
+        FitTask,
+        ProblemTask,
+        Progress,
+        SurrogateOptions,
+        SurrogateParameters,
+        TrainedModel,
+    )
+
+_HOMES = {
+    "CheckedArrays": "arrays",
+    "Checkpoint": "spec",
+    "ExactRVE": "exact",
+    "ExactResponse": "exact",
+    "FamilyParameters": "family",
+    "FamilyTask": "spec",
+    "Fit": "spec",
+    "FitTask": "spec",
+    "ProblemTask": "spec",
+    "Progress": "spec",
+    "StoredArrayError": "arrays",
+    "SurrogateOptions": "spec",
+    "SurrogateParameters": "spec",
+    "SurrogateSpec": "registry",
+    "TrainedModel": "spec",
+    "chunks": "batching",
+    "state_dict": "arrays",
+    "torch_device": "devices",
+    "within": "ranges",
+}
+"""Module of each public name."""
 
 __all__ = [
     "CheckedArrays",
@@ -40,3 +70,9 @@ __all__ = [
     "torch_device",
     "within",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -13,9 +13,9 @@ from femops.rve.law import NestedLaw
 
 _TIMED_NESTED = 16
 _TIMED_LAW = 4096
-_LEAST_SECONDS = 0.2
-# Error of the reference solution: its solver tolerance must not count as a violation of a bound.
-_TRUTH = 1e-8
+_MIN_SECONDS = 0.2
+# Error of the nested solve: its solver tolerance must not count as a violation of a bound.
+_NESTED_ERROR = 1e-8
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Accuracy:
                 ratio = values[finite] / np.maximum(self.certified[finite], np.finfo(float).tiny)
                 figures[name] = {"effectivity": _spread(ratio), "infinite": int((~finite).sum()), "of": len(values)}
         if self.bound is not None:
-            figures["bound"]["violations"] = int((self.bound < self.certified - _TRUTH).sum())
+            figures["bound"]["violations"] = int((self.bound < self.certified - _NESTED_ERROR).sum())
         return figures
 
 
@@ -110,16 +110,16 @@ def speed(law: MaterialLaw, nested: NestedLaw, strain: Array) -> dict[str, float
 
 def _seconds_per_point(law: MaterialLaw, strain: Array) -> float:
     state, runs, begin = np.zeros((len(strain), law.n_state)), 0, time.perf_counter()
-    while runs == 0 or time.perf_counter() - begin < _LEAST_SECONDS:
+    while runs == 0 or time.perf_counter() - begin < _MIN_SECONDS:
         law.evaluate(strain, state, 1.0)
         runs += 1
     return (time.perf_counter() - begin) / (runs * len(strain))
 
 
-def _relative(values: Array, truth: Array) -> Array:
-    axes = tuple(range(1, truth.ndim))
-    size = np.sqrt((truth**2).sum(axes))
-    return np.sqrt(((values - truth) ** 2).sum(axes)) / np.maximum(size, np.finfo(float).tiny)
+def _relative(values: Array, reference: Array) -> Array:
+    axes = tuple(range(1, reference.ndim))
+    size = np.sqrt((reference**2).sum(axes))
+    return np.sqrt(((values - reference) ** 2).sum(axes)) / np.maximum(size, np.finfo(float).tiny)
 
 
 def _squared(stress: Array, metric: Array) -> Array:

@@ -65,7 +65,7 @@ class CheckedArrays:
             one == length for one, length in zip(wanted, values.shape, strict=True) if isinstance(one, int)
         )
         if not fits or not np.issubdtype(values.dtype, dtype):
-            expected = ", ".join(_told(one, length) for one, length in zip(shape, wanted, strict=True))
+            expected = ", ".join(_axis(one, length) for one, length in zip(shape, wanted, strict=True))
             kind = "whole numbers" if dtype is np.integer else np.dtype(dtype).name
             raise self._refused(name, f"{values.shape} {values.dtype} found, expected ({expected}) {kind}")
         for one, length in zip(shape, values.shape, strict=True):
@@ -105,13 +105,13 @@ class CheckedArrays:
         """Refuse arrays with other names than these."""
         others = sorted(set(self.names()) - set(names))
         if others:
-            raise self._refused(others[0], "unknown, expected no such array")
+            raise self._refused(others[0], "unknown array")
 
     def _refused(self, name: str, problem: str) -> StoredArrayError:
         return StoredArrayError(f"array {self._prefix + name!r}: {problem}; train the model again")
 
 
-def _told(one: Size, length: Size) -> str:
+def _axis(one: Size, length: Size) -> str:
     return str(one) if one == length else f"{one} = {length}"
 
 

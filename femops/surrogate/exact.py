@@ -78,9 +78,9 @@ class ExactRVE:
         for first in range(0, n, size):
             part = slice(first, min(first + size, n))
             columns = np.ascontiguousarray(strain[part].T)
-            history = self.solver.virgin_history(columns.shape[1])
+            state = self.solver.virgin_state(columns.shape[1])
             guesses = _columns(start, part), _columns(sensitivity, part)
-            solution = self.solver.solve(columns, history, *guesses, first)
+            solution = self.solver.solve(columns, state, *guesses, first)
             answer.stress[part] = solution.stress.T
             answer.tangent[part] = solution.tangent.transpose(2, 0, 1)
             if answer.stress_33 is not None and solution.stress_33 is not None:
@@ -97,12 +97,12 @@ class ExactRVE:
             found.append(solution.fluctuation[:, 0])
 
         self.solve(strain[None], start, sensitivity, keep)
-        history = [one[:, :, 0] for one in self.solver.virgin_history(1)]
-        return micro_fields(self.rve, self.solver, strain, found[0], history)
+        state = [one[:, :, 0] for one in self.solver.virgin_state(1)]
+        return micro_fields(self.rve, self.solver, strain, found[0], state)
 
 
 def check_elastic(rve: RVE) -> None:
-    """Refuse an RVE with history-dependent phases.
+    """Refuse an RVE of phases with internal state.
 
     Raises:
         CaseError: A phase has internal state.

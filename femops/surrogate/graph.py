@@ -77,8 +77,8 @@ Hierarchy = tuple[Level, ...]
 
 
 @dataclass(frozen=True)
-class Box:
-    """An axis-aligned box.
+class PeriodicBox:
+    """An axis-aligned periodic box.
 
     Attributes:
         lower: Lower corner [length]. Shape (dim,).
@@ -90,12 +90,12 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Sample points in the cells of a mesh, for example quadrature points.
+class CellPoints:
+    """Weighted points in the cells of a mesh, such as quadrature points.
 
     Attributes:
-        points: Coordinates [length]. Shape (n_cells, n_samples, dim).
-        weight: Weight of each point [volume]. Shape (n_cells, n_samples).
+        points: Coordinates [length]. Shape (n_cells, n_points, dim).
+        weight: Weight of each point [volume]. Shape (n_cells, n_points).
     """
 
     points: Array
@@ -126,7 +126,7 @@ def fe_graph(points: Array, cells: Indices, kind: CellKind, nodes: Indices, n_no
 
 
 def graph_of_matrices(mean: sp.csr_array, gradient: sp.csr_array, volume: Array) -> FEGraph:
-    """Return the graph of operators given as matrices; cells may have different numbers of nodes.
+    """Return the graph with given operators; cells may have different numbers of nodes.
 
     Args:
         mean: Mean over each cell [-]. Shape (n_cells, n_nodes).
@@ -136,14 +136,14 @@ def graph_of_matrices(mean: sp.csr_array, gradient: sp.csr_array, volume: Array)
     n_cells, n_nodes = mean.shape
     parts = [sp.csr_array(mean), *(gradient[i : i + n_cells] for i in range(0, gradient.shape[0], n_cells))]
     entries = sp.csr_array(sum((abs(part) for part in parts[1:]), start=abs(parts[0]))).tocoo()
-    where, used = grouped(entries.row, n_cells)
+    where, used = padded_rows(entries.row, n_cells)
     cells = entries.col[where].astype(np.int64)
     lines = np.arange(n_cells)[:, None]
     values = np.stack([sp.csr_array(part[lines, cells]).toarray() for part in parts]) * used
     return FEGraph(cells, values[0], np.moveaxis(values[1:], 0, 1), volume / volume.mean(), n_nodes)
 
 
-def grouped(owner: npt.NDArray[Any], n: int) -> tuple[Indices, npt.NDArray[np.bool_]]:
+def padded_rows(owner: npt.NDArray[Any], n: int) -> tuple[Indices, npt.NDArray[np.bool_]]:
     """Return the entries of each owner as a padded table.
 
     Args:
@@ -168,12 +168,9 @@ def grid_graph(counts: Sequence[int], size: Sequence[float]) -> FEGraph:
         counts: Number of cells (equal to that of nodes) along each axis.
         size: Edge lengths of the grid [length].
     """
-    dim, shape = len(counts), tuple(counts)
-    lower = np.stack(np.unravel_index(np.arange(np.prod(shape)), shape, order="F"), axis=-1)
-    corners = np.stack(np.unravel_index(np.arange(2**dim), (2,) * dim, order="F"), axis=-1)
-    where = (lower[:, None] + corners) % np.array(shape)
-    cells = np.ravel_multi_index(tuple(np.moveaxis(where, -1, 0)), shape, order="F").astype(np.int64)
-    edges = np.array(size) / np.array(shape)
+    dim, corners = len(counts), _lattice((2,) * len(counts))
+    cells = _lattice_number((_lattice(counts)[:, None] + corners) % np.array(counts), counts)
+    edges = np.array(size) / np.array(counts)
     slope = np.where(corners == 1, 1.0, -1.0) / (edges * 2 ** (dim - 1)) * np.prod(edges) ** (1.0 / dim)
     mean = np.full(cells.shape, 0.5**dim)
     gradient = np.tile(slope.T, (len(cells), 1, 1))
@@ -181,7 +178,17 @@ def grid_graph(counts: Sequence[int], size: Sequence[float]) -> FEGraph:
     return FEGraph(cells, mean, gradient, np.ones(len(cells)), len(cells), offset)
 
 
-def interpolation(points: Array, counts: Indices, box: Box) -> sp.csr_array:
+def _lattice(counts: Sequence[int] | Indices) -> Indices:
+    """Return the indices along each axis of all nodes of a grid, first axis fastest. Shape (n_nodes, dim)."""
+    return np.stack(np.unravel_index(np.arange(np.prod(counts)), tuple(counts), order="F"), axis=-1)
+
+
+def _lattice_number(index: Indices, counts: Sequence[int] | Indices) -> Indices:
+    """Return the node numbers (...) of indices (..., dim) along each axis; the inverse of `_lattice`."""
+    return np.ravel_multi_index(tuple(np.moveaxis(index, -1, 0)), tuple(counts), order="F").astype(np.int64)
+
+
+def interpolation(points: Array, counts: Indices, box: PeriodicBox) -> sp.csr_array:
     """Return the multilinear interpolation from a periodic grid to points. Shape (n_points, n_grid_nodes).
 
     Args:
@@ -189,16 +196,14 @@ def interpolation(points: Array, counts: Indices, box: Box) -> sp.csr_array:
         counts: Number of grid cells along each axis. Shape (dim,).
         box: The box of the grid.
     """
-    dim, shape = len(counts), counts
-    place = (points - box.lower) / box.size * shape
-    cell = np.floor(place + 1e-9)
-    inside = np.clip(place - cell, 0.0, 1.0)
-    corners = np.stack(np.unravel_index(np.arange(2**dim), (2,) * dim, order="F"), axis=-1)
-    value = np.where(corners == 1, inside[:, None], 1.0 - inside[:, None]).prod(axis=-1)
-    where = (cell[:, None].astype(np.int64) + corners) % shape
-    column = np.ravel_multi_index(tuple(np.moveaxis(where, -1, 0)), tuple(counts), order="F")
-    row = np.repeat(np.arange(len(points)), 2**dim)
-    matrix = sp.coo_array((value.ravel(), (row, column.ravel())), shape=(len(points), int(shape.prod()))).tocsr()
+    position = (points - box.lower) / box.size * counts
+    cell = np.floor(position + 1e-9)
+    local = np.clip(position - cell, 0.0, 1.0)
+    corners = _lattice((2,) * len(counts))
+    value = np.where(corners == 1, local[:, None], 1.0 - local[:, None]).prod(axis=-1)
+    column = _lattice_number((cell[:, None].astype(np.int64) + corners) % counts, counts)
+    row = np.repeat(np.arange(len(points)), len(corners))
+    matrix = sp.coo_array((value.ravel(), (row, column.ravel())), shape=(len(points), int(counts.prod()))).tocsr()
     matrix.data[np.abs(matrix.data) < 1e-12] = 0.0
     matrix.eliminate_zeros()
     return matrix
@@ -208,9 +213,9 @@ def pooling(cell: Indices, weight: Array, n_coarse: int) -> sp.csr_array:
     """Return the averaging of fine-cell values over coarse cells. Shape (n_coarse, n_cells).
 
     Args:
-        cell: Coarse cell that contains each sample point. Shape (n_cells, n_samples).
-        weight: Weight of each sample point. Shape (n_cells, n_samples).
-        n_coarse: Number of coarse cells; rows of cells without sample points are zero.
+        cell: Coarse cell that contains each point. Shape (n_cells, n_points).
+        weight: Weight of each point. Shape (n_cells, n_points).
+        n_coarse: Number of coarse cells; rows of cells without points are zero.
     """
     fine = np.repeat(np.arange(len(cell)), cell.shape[1])
     sums = sp.coo_array((weight.ravel(), (cell.ravel(), fine)), shape=(n_coarse, len(cell))).tocsr()
@@ -218,7 +223,9 @@ def pooling(cell: Indices, weight: Array, n_coarse: int) -> sp.csr_array:
     return (sp.diags_array(1.0 / np.where(total > 0.0, total, 1.0)) @ sums).tocsr()
 
 
-def periodic_hierarchy(finest: FEGraph, nodes: Array, samples: Samples, counts: Indices, box: Box) -> Hierarchy:
+def periodic_hierarchy(
+    finest: FEGraph, nodes: Array, points: CellPoints, counts: Indices, box: PeriodicBox
+) -> Hierarchy:
     """Return the hierarchy of a periodic mesh and successively coarser grids.
 
     The mesh may be unstructured: the first grid is interpolated at its nodes.
@@ -226,7 +233,7 @@ def periodic_hierarchy(finest: FEGraph, nodes: Array, samples: Samples, counts: 
     Args:
         finest: Graph of the mesh.
         nodes: Coordinates of its nodes [length]. Shape (n_nodes, dim).
-        samples: Sample points in its cells.
+        points: Points in its cells.
         counts: Number of cells of each grid along each axis, finest first. Shape (n_grids, dim).
         box: The box of all grids.
     """
@@ -234,23 +241,21 @@ def periodic_hierarchy(finest: FEGraph, nodes: Array, samples: Samples, counts: 
     for i, count in enumerate(counts):
         if i:
             finer = counts[i - 1]
-            lattice = np.stack(np.unravel_index(np.arange(finer.prod()), finer, order="F"), axis=-1)
-            nodes = box.lower + lattice / finer * box.size
-            samples = Samples((nodes + 0.5 * box.size / finer)[:, None], np.ones((len(nodes), 1)))
-        cell = np.floor((samples.points - box.lower) / box.size * count).astype(np.int64) % count
-        inside = np.ravel_multi_index(tuple(np.moveaxis(cell, -1, 0)), tuple(count), order="F")
-        pool = pooling(inside, samples.weight, int(count.prod()))
+            nodes = box.lower + _lattice(finer) / finer * box.size
+            points = CellPoints((nodes + 0.5 * box.size / finer)[:, None], np.ones((len(nodes), 1)))
+        cell = np.floor((points.points - box.lower) / box.size * count).astype(np.int64) % count
+        pool = pooling(_lattice_number(cell, count), points.weight, int(count.prod()))
         coarse = grid_graph(count.tolist(), box.size.tolist())
         levels.append(Level(coarse, interpolation(nodes, count, box), pool))
     return tuple(levels)
 
 
-def side_by_side(hierarchies: Sequence[Hierarchy]) -> Hierarchy:
+def disjoint_union(hierarchies: Sequence[Hierarchy]) -> Hierarchy:
     """Return the disjoint union of hierarchies with equal numbers of levels; nodes and cells are concatenated."""
-    return tuple(_joined(levels) for levels in zip(*hierarchies, strict=True))
+    return tuple(_union(levels) for levels in zip(*hierarchies, strict=True))
 
 
-def _joined(levels: Sequence[Level]) -> Level:
+def _union(levels: Sequence[Level]) -> Level:
     graphs = [level.graph for level in levels]
     start = np.cumsum([0, *(graph.n_nodes for graph in graphs)])
     cells = np.concatenate([graph.cells + first for graph, first in zip(graphs, start, strict=False)])
@@ -270,11 +275,11 @@ def _joined(levels: Sequence[Level]) -> Level:
     return Level(graph, *(sp.csr_array(sp.block_diag(part, format="csr")) for part in (prolongations, poolings)))
 
 
-def turned(hierarchy: Hierarchy, rotation: Array) -> Hierarchy:
+def rotated(hierarchy: Hierarchy, rotation: Array) -> Hierarchy:
     """Return a hierarchy in rotated coordinates Q x, with Q orthogonal (dim, dim)."""
-    return tuple(replace(level, graph=_turned(level.graph, rotation)) for level in hierarchy)
+    return tuple(replace(level, graph=_rotated(level.graph, rotation)) for level in hierarchy)
 
 
-def _turned(graph: FEGraph, rotation: Array) -> FEGraph:
+def _rotated(graph: FEGraph, rotation: Array) -> FEGraph:
     offset = None if graph.offset is None else graph.offset @ rotation.T
     return replace(graph, gradient=rotation @ graph.gradient, offset=offset)

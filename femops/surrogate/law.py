@@ -8,8 +8,7 @@ from typing import Any
 from femops.errors import CaseError
 from femops.law import CertifiedLaw, LawContext
 from femops.parallel import on_every_rank
-from femops.rve.spec import RVE, build_rve
-from femops.surrogate.spec import FamilyParameters, SurrogateParameters, TrainedModel
+from femops.surrogate.spec import SurrogateParameters, TrainedModel
 from femops.surrogate.store import Manifest, model_of, of_arrays, read_fit, read_manifest, read_model
 
 
@@ -52,23 +51,18 @@ def surrogate_law(
     return on_every_rank(context.comm, load)
 
 
-def _rve_of_case(parameters: SurrogateParameters, manifest: Manifest, context: LawContext) -> RVE | None:
+def _rve_of_case(parameters: SurrogateParameters, manifest: Manifest, context: LawContext) -> Any:
     """Return the RVE given in the case for a family model; None for a model of a single RVE.
 
     Raises:
         CaseError: An RVE is given for a model of a single RVE, or missing for a family model.
     """
-    given = parameters.rve if isinstance(parameters, FamilyParameters) else None
-    if manifest.rve is not None:
-        if given is not None:
-            raise CaseError("given, but the model was trained for one RVE, which it brings along", key="rve")
-        return None
-    if given is None:
+    given = parameters.build_rve(replace(context, comm=None))
+    if manifest.rve is not None and given is not None:
+        raise CaseError("given, but the model was trained for one RVE, which it brings along", key="rve")
+    if manifest.rve is None and given is None:
         raise CaseError("missing; expected the RVE, since the model was trained for a family of them", key="rve")
-    try:
-        return build_rve(given, replace(context, comm=None))
-    except CaseError as error:
-        raise error.within(key="rve") from error
+    return given
 
 
 def model_folder(parameters: SurrogateParameters, context: LawContext) -> Path:
@@ -82,12 +76,3 @@ def model_folder(parameters: SurrogateParameters, context: LawContext) -> Path:
     study = f"femops train {context.base / parameters.study}" if parameters.study else "femops train"
     problem = f"{parameters.study} given, but only cases train; run {study} and give model: FOLDER"
     raise CaseError(problem, key="study")
-
-
-def model_rve(folder: Path) -> RVE:
-    """Return the RVE that the model in a folder was trained for.
-
-    Raises:
-        CaseError: The model is missing or damaged.
-    """
-    return read_model(folder, read_manifest(folder)).rve

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -11,7 +11,6 @@ from femops.errors import CaseError
 from femops.law import CertifiedLaw, LawSpec
 from femops.notation import Array
 from femops.plugins import available, installed
-from femops.rve.spec import RVE
 from femops.surrogate.law import surrogate_law
 from femops.surrogate.spec import (
     FamilyTask,
@@ -23,6 +22,9 @@ from femops.surrogate.spec import (
     TrainedModel,
 )
 from femops.validation import check_types, first_error, is_class, shown
+
+if TYPE_CHECKING:
+    from femops.rve.spec import RVE
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class SurrogateSpec:
     fit: Callable[[FitTask], Fit] | None
     as_law: Callable[[TrainedModel, Any], CertifiedLaw]
     version: int = 1
-    check: Callable[[RVE, Any, Array, Array], None] | None = None
+    check: Callable[["RVE", Any, Array, Array], None] | None = None
     fit_family: Callable[[FamilyTask], Fit] | None = None
     problem: type[BaseModel] | None = None
     fit_problem: Callable[[ProblemTask], Fit] | None = None

@@ -1,18 +1,23 @@
 """Interface of surrogate plugins: options, parameters, training tasks and trained models."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from femops.law import LawParameters
-from femops.notation import Array
-from femops.rve.snapshots import SnapshotSolver
-from femops.rve.spec import RVE, RVEParameters
+from femops.law import LawContext, LawParameters
+from femops.notation import Array, dimension
+
+if TYPE_CHECKING:  # a program that only evaluates a trained law does not load them
+    from femops.rve.snapshots import SnapshotSolver
+    from femops.rve.spec import RVE
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -45,11 +50,13 @@ class SurrogateParameters(LawParameters):
         """Whether stresses are computed in single precision; see `LawParameters`."""
         return self.precision == "float32"
 
+    def build_rve(self, context: LawContext) -> RVE | None:
+        """Return the RVE given in the case; None for a surrogate of the one RVE that its model brings along.
 
-class FamilyParameters(SurrogateParameters):
-    """Base of a surrogate that serves many RVEs: which one it stands in for here."""
-
-    rve: RVEParameters | None = Field(None, description="the RVE to stand in for, as that of the nested law")
+        Raises:
+            CaseError: The RVE cannot be built.
+        """
+        return None
 
 
 class Checkpoint(Protocol):
@@ -166,13 +173,30 @@ class TrainedModel:
     Attributes:
         arrays: See `Fit`.
         settings: See `Fit`.
-        rve: The RVE that it was trained for; for a family model, the RVE given in the case.
+        rve_or_builder: The RVE that it was trained for (for a family model, the RVE given in the case), or a function
+            that builds it.
         low: Lower corner of the training range, Mandel [-]. Shape (n_s,).
         high: Upper corner. Shape (n_s,).
+        folder: The model folder, if it was read from one.
     """
 
     arrays: Mapping[str, np.ndarray]
     settings: Mapping[str, Any]
-    rve: RVE
+    rve_or_builder: RVE | Callable[[], RVE]
     low: Array
     high: Array
+    folder: Path | None = None
+
+    @cached_property
+    def rve(self) -> RVE:
+        """The RVE, built when it is first used: evaluation may need the arrays only.
+
+        Raises:
+            CaseError: The model is damaged.
+        """
+        return self.rve_or_builder() if callable(self.rve_or_builder) else self.rve_or_builder
+
+    @property
+    def dim(self) -> int:
+        """2 (plane strain) or 3."""
+        return dimension(len(self.low))

@@ -10,11 +10,12 @@ key, as JSON with sorted keys and no spaces.
 import datetime
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,26 +25,22 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from femops.errors import CaseError
 from femops.law import LawParameters
-from femops.meshing import CELLS, TaggedMesh
-from femops.notation import Array
+from femops.notation import Array, n_strain
 from femops.output.atomic import new_folder, present, write_bytes
 from femops.output.tables import plain
-from femops.phases import Phase
-from femops.plugins import get_phase, law_parameters
-from femops.rve.boundary import Boundary
-from femops.rve.discretisation import discretise
-from femops.rve.snapshots import content_hash
-from femops.rve.spec import RVE, RVEParameters
-from femops.surrogate.arrays import CheckedArrays, StoredArrayError, finite_range, packed
-from femops.surrogate.spec import Arrays, Fit, TrainedModel
+from femops.rve.conditions import Boundary
+from femops.surrogate.arrays import StoredArrayError, finite_range, packed
+from femops.surrogate.spec import Fit, TrainedModel
 from femops.validation import first_error
+
+if TYPE_CHECKING:
+    from femops.rve.spec import RVE
 
 STORE_INTERFACE = 2
 """Format version of model folders."""
 
 MANIFEST, ARRAYS = "manifest.json", "model.safetensors"
-_MODEL, _BOUNDARY, _POINTS, _CELLS = "model/", "rve/boundary/", "rve/points", "rve/cells"
-_PERIODS = "rve/periods"  # only if nodes and cells do not determine them
+_MODEL = "model/"
 
 _KINEMATICS = {2: "plane_strain", 3: "solid"}
 
@@ -123,24 +120,10 @@ def write_model(folder: Path, origin: Origin, model: TrainedModel, phases: Mappi
         model: The trained surrogate.
         phases: Parameters of the phases of its RVE, by name.
     """
-    rve = model.rve.discretisation
-    mesh = {
-        _POINTS: rve.mesh.points,
-        _CELLS: rve.mesh.cells,
-        **{_BOUNDARY + name: facets for name, facets in rve.mesh.boundaries.items()},
-    }
-    if (periods := rve.outline.told_periods) is not None:
-        mesh[_PERIODS] = periods
-    stored = {
-        "hash": content_hash(model.rve, _rve_parameters(model.rve.boundary, phases)),
-        "boundary": model.rve.boundary,
-        "cell": rve.mesh.kind.name,
-        "phases": {name: phases[name].model_dump(mode="json") for name in rve.phases},
-        "cells_of_phase": {
-            name: (part.start, part.stop) for name, part in zip(rve.phases, rve.cells_of_phase, strict=True)
-        },
-    }
-    subject = {"kinematics": _KINEMATICS[rve.dim], "low": model.low, "high": model.high, "rve": stored}
+    from femops.surrogate.stored_rve import described
+
+    stored, mesh = described(model.rve, phases)
+    subject = {"kinematics": _KINEMATICS[model.dim], "low": model.low, "high": model.high, "rve": stored}
     _write(folder, origin, Fit(model.arrays, model.settings), subject, mesh)
 
 
@@ -220,46 +203,55 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_model(folder: Path, manifest: Manifest) -> TrainedModel:
-    """Read a surrogate of one RVE and build its RVE.
+    """Read a surrogate of one RVE; the RVE is built when it is first used.
 
     Args:
         folder: The model folder.
         manifest: Its manifest.
 
     Raises:
-        CaseError: The arrays are missing or damaged, the model has no RVE, or the rebuilt RVE has another content hash.
+        CaseError: The arrays are missing or damaged, or the model has no RVE.
     """
     arrays = _unpacked(folder, manifest)
     if manifest.rve is None:
         raise CaseError("holds a model without an RVE of its own; expected one of a single RVE", file=folder)
-    rve = _stored_rve(folder, manifest, manifest.rve, arrays)
-    return model_of(Fit(_own(arrays), manifest.settings), rve, folder, manifest)
+
+    @cache
+    def build() -> "RVE":
+        from femops.surrogate.stored_rve import stored_rve  # loads the libraries of meshes
+
+        return stored_rve(folder, manifest, arrays)
+
+    return model_of(Fit(_own(arrays), manifest.settings), build, folder, manifest)
 
 
-def model_of(fit: Fit, rve: RVE, folder: Path, manifest: Manifest) -> TrainedModel:
+def model_of(fit: Fit, rve: "RVE | Callable[[], RVE]", folder: Path, manifest: Manifest) -> TrainedModel:
     """Return a trained surrogate with its RVE.
 
     Args:
         fit: Arrays and settings.
-        rve: The RVE.
+        rve: The RVE, or a function that builds it.
         folder: The model folder.
         manifest: Its manifest.
 
     Raises:
         CaseError: The training range does not fit the strains of the RVE.
     """
-    if not finite_range(manifest.low, manifest.high, rve.discretisation.n_s):
-        problem = f"{manifest.low} to {manifest.high} is no range of {rve.discretisation.n_s} strains"
+    n_s = n_strain(manifest.dim)
+    if not finite_range(manifest.low, manifest.high, n_s):
+        problem = f"{manifest.low} to {manifest.high} is no range of {n_s} strains"
         raise CaseError(f"{problem}; train the model again", file=present(folder) / MANIFEST, key="low")
-    return TrainedModel(fit.arrays, fit.settings, rve, np.array(manifest.low), np.array(manifest.high))
+    return TrainedModel(fit.arrays, fit.settings, rve, np.array(manifest.low), np.array(manifest.high), folder)
 
 
 @contextmanager
-def of_arrays(folder: Path) -> Iterator[None]:
-    """Context manager that adds the array file to any `StoredArrayError`."""
+def of_arrays(folder: Path | None) -> Iterator[None]:
+    """Context manager that adds the array file of a model folder, if there is one, to any `StoredArrayError`."""
     try:
         yield
     except StoredArrayError as error:
+        if folder is None:
+            raise
         raise error.within(file=present(folder) / ARRAYS) from error
 
 
@@ -298,57 +290,3 @@ def checked_arrays(folder: Path, manifest: Manifest) -> bytes:
     if hashlib.sha256(data).hexdigest() != manifest.arrays_sha256:
         raise CaseError("is damaged (its checksum is not that of the manifest); train the model again", file=file)
     return data
-
-
-def _stored_rve(folder: Path, whole: Manifest, stored: StoredRVE, arrays: Arrays) -> RVE:
-    manifest = present(folder) / MANIFEST
-    phases: dict[str, tuple[LawParameters, Phase]] = {}
-    for name, mapping in stored.phases.items():
-        try:
-            parameters = law_parameters(mapping)
-            phases[name] = parameters, get_phase(parameters)
-        except CaseError as error:
-            raise error.within(file=manifest, key=f"rve.phases.{name}") from error
-    try:
-        with of_arrays(folder):
-            mesh = _stored_mesh(CheckedArrays(arrays, dim=whole.dim), stored, list(phases))
-        laws = tuple(phase for _, phase in phases.values())
-        rve = RVE(discretise(mesh, tuple(phases)), laws, stored.boundary)
-    except (KeyError, IndexError, ValueError, CaseError) as error:
-        if isinstance(error, CaseError) and error.file is not None:
-            raise
-        raise CaseError("describes no RVE; train the model again", file=manifest, key="rve") from error
-    found = content_hash(rve, _rve_parameters(stored.boundary, {name: one for name, (one, _) in phases.items()}))
-    if found != stored.hash:
-        problem = f"the RVE is another one ({found[:12]}) than the model was trained for ({stored.hash[:12]})"
-        raise CaseError(f"{problem}; train the model again", file=manifest, key="rve.hash")
-    return rve
-
-
-def _stored_mesh(arrays: CheckedArrays, stored: StoredRVE, phases: list[str]) -> TaggedMesh:
-    """Return the mesh of an RVE.
-
-    Raises:
-        StoredArrayError: An array of the mesh is missing or invalid.
-        CaseError: The cells of the phases are not consecutive ranges.
-    """
-    kind = CELLS[stored.cell]
-    points = arrays.take(_POINTS, "n_points", "dim")
-    cells = arrays.indices(_CELLS, "n_cells", len(kind.nodes), below=len(points))
-    ranges = [stored.cells_of_phase[name] for name in phases]
-    ends = [0, *(stop for _, stop in ranges)]
-    if ends != sorted(ends) or ends[-1] != len(cells) or any(a != b for (a, _), b in zip(ranges, ends, strict=False)):
-        raise CaseError(f"{ranges} are no ranges of {len(cells)} cells, one after the other")
-    n_facet = len(CELLS[kind.facet].nodes)
-    boundaries = arrays.part(_BOUNDARY)
-    facets = {
-        name: boundaries.indices(name, f"facets of {name}", n_facet, below=len(points)) for name in boundaries.names()
-    }
-    regions = {name: np.arange(*one) for name, one in zip(phases, ranges, strict=True)}
-    periods = arrays.take(_PERIODS, "dim", "dim") if _PERIODS in arrays.names() else None
-    return TaggedMesh(points, cells, kind, regions, facets, periods=periods)
-
-
-def _rve_parameters(boundary: Boundary, phases: Mapping[str, LawParameters]) -> RVEParameters:
-    """Return the parameters that enter the content hash; the source of the mesh does not."""
-    return RVEParameters.model_construct(boundary=boundary, phases=dict(phases))

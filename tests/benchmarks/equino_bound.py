@@ -8,9 +8,9 @@ from benchmarks import equino_models as models
 
 from femops.law import LawResponse
 from femops.notation import Array
-from femops_equino.certificate import norm
 from femops_equino.law import EquiNOLaw
 from femops_equino.options import EquiNOParameters
+from femops_equino.reduced.certificate import norm
 
 _COUNT = 300
 _OUTSIDE = 2.5

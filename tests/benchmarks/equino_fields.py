@@ -25,8 +25,8 @@ from femops.notation import Array
 from femops.rve.law import NestedLaw
 from femops_equino.law import EquiNOLaw
 from femops_equino.options import EquiNOOptions, EquiNOParameters, OriginalBlock
-from femops_equino.published import OriginalLaw
-from femops_equino.published_modes import displacement_at_points
+from femops_equino.original.law import OriginalLaw
+from femops_equino.original.modes import displacement_at_points
 from femops_equino.surrogate import as_law
 
 N_SNAPSHOTS, N_FEW, N_UNSEEN = 100, 16, 100
@@ -137,7 +137,7 @@ def _spread(name: str, found: Array, exact: Array) -> dict[str, float]:
 
 def _judged_original(law: OriginalLaw, truth: Truth) -> dict[str, float]:
     answer = law.evaluate(truth.strain, np.zeros((N_UNSEEN, 0)), 1.0)
-    fluctuation, stress = law.fields(truth.strain)
+    fluctuation, stress = law.microscale.fields(truth.strain)
     return {
         **_spread("stress", answer.stress, truth.stress),
         **_spread("tangent", answer.tangent, truth.tangent),
@@ -149,13 +149,13 @@ def _judged_original(law: OriginalLaw, truth: Truth) -> dict[str, float]:
 def _judged_certified(law: EquiNOLaw, truth: Truth) -> dict[str, float]:
     answer = law.evaluate(truth.strain, np.zeros((N_UNSEEN, law.n_state)), 1.0)
     start = truth.strain @ law.basis.elastic.T
-    full = law.full.model.solve(truth.strain, start, MOST_EVALUATIONS, CONVERGED)
+    full = law.microscale.full.model.solve(truth.strain, start, MOST_EVALUATIONS, CONVERGED)
     return {
         **_spread("stress_full", full.stress, truth.stress),
         **_spread("stress_cubature", answer.stress, truth.stress),
         **_spread("tangent_full", full.tangent, truth.tangent),
         **_spread("tangent_cubature", answer.tangent, truth.tangent),
-        **_field_errors(truth, fields_of(truth.nested, truth.strain, *law.fields(truth.strain))),
+        **_field_errors(truth, fields_of(truth.nested, truth.strain, *law.microscale.fields(truth.strain))),
         **_certificates(law, truth, answer),
     }
 

@@ -15,7 +15,7 @@ from benchmarks import equino_models as models
 from femops.law import LawResponse
 from femops.notation import Array
 from femops.surrogate import TrainedModel
-from femops_equino.accelerator import accelerator
+from femops_equino.kernels.accelerator import accelerator
 from femops_equino.law import EquiNOLaw
 from femops_equino.options import EquiNOParameters
 

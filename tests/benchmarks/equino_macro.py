@@ -7,8 +7,10 @@ from typing import Any
 import yaml
 from benchmarks import equino_models as models
 from mpi4py import MPI
+from rich.console import Console
 
-from femops.commands.compare import Display, compare
+from femops.commands.compare import compare
+from femops.commands.progress import bars
 from femops.commands.run import run_case
 from femops.inputs.case import load_case
 from femops.inputs.study import load_study
@@ -105,8 +107,8 @@ def _beyond_range(options: dict[str, str]) -> dict[str, Any]:
             case = _case(4, 1, _BEYOND, law, trust=trust, output={"points": True, "picture": None})
             path = folder / f"{label}.yaml"
             path.write_text(yaml.safe_dump(case), encoding="utf-8")
-            display = Display(lambda *_: None, lambda side, case: lambda *_: None)
-            report = compare(path, (), ("case", "nested"), folder / label, MPI.COMM_WORLD, display)
+            with bars(Console(quiet=True), MPI.COMM_WORLD) as display:
+                report = compare(path, (), ("case", "nested"), folder / label, MPI.COMM_WORLD, display)
             names = ("displacement_rel_l2", "stress_rel_l2", "stress_rel_max", "reaction_rel", "speedup_law")
             statistics = report["law_statistics"]["law"]
             counted = ("points_evaluated", "points_out_of_range", "points_solved_exactly")

@@ -1,7 +1,6 @@
 """The RVEs of the EquiNO benchmark and EquiNO models of them, trained in memory."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from femops.rve.sampling import Sampling, bounds, load_paths
 from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import SolverOptions
 from femops.surrogate import FitTask, TrainedModel
+from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops_equino.options import EquiNOOptions
 from femops_equino.surrogate import fit
 
@@ -81,7 +81,7 @@ def fitted(
 ) -> tuple[TrainedModel, Mapping[str, float]]:
     """Return an EquiNO model of an RVE, trained on snapshots, and the figures of its training."""
     low, high = bounds(_sampling(2, 0), 2)
-    found = fit(FitTask(given, law.rve, _solver(law), options, low, high, _Checkpoint(), lambda *_: None))
+    found = fit(FitTask(given, law.rve, _solver(law), options, low, high, MemoryCheckpoint(), lambda *_: None))
     return TrainedModel(found.arrays, found.settings, law.rve, low, high), found.metrics
 
 
@@ -103,18 +103,3 @@ def _sampling(count: int, seed: int, scale: float = 1.0) -> Sampling:
 
 def _solver(law: NestedLaw) -> SnapshotSolver:
     return SnapshotSolver(law.rve, SolverOptions(1e-10))
-
-
-@dataclass
-class _Checkpoint:
-    """Keeps everything in memory."""
-
-    kept: dict[str, Any] = field(default_factory=dict)
-
-    def load(self, name: str) -> Any:
-        """See `femops.surrogate.Checkpoint`."""
-        return self.kept.get(name)
-
-    def save(self, name: str, arrays: Mapping[str, Any]) -> None:
-        """See `femops.surrogate.Checkpoint`."""
-        self.kept[name] = dict(arrays)

@@ -104,11 +104,11 @@ def _iterations(
 ) -> dict[str, float]:
     """Return the mean number of Newton iterations of each side."""
     columns = np.ascontiguousarray(strain.T)
-    history = cold.solver.virgin_history(N_STRAINS)
+    state = cold.solver.virgin_state(N_STRAINS)
     pairs = zip(strain, starts, strict=True)
     return {
         "femops_warm_iterations": float(warm._solve(strain, state).iterations.mean()),
-        "femops_cold_iterations": float(cold.solver.solve(columns, history).iterations.mean()),
+        "femops_cold_iterations": float(cold.solver.solve(columns, state).iterations.mean()),
         "dolfinx_warm_iterations": float(np.mean([reference.solve(*pair).iterations for pair in pairs])),
         "dolfinx_cold_iterations": float(np.mean([reference.solve(one).iterations for one in strain])),
     }

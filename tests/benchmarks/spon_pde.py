@@ -2,7 +2,7 @@
 
 Relative errors are ‖found − exact‖ / ‖exact‖ in L2 (`l2`) and of the gradient (`h1`), over 100 test samples; exact is
 the finite-element solution on the same mesh, and on a much finer one in `convergence`. `free` is the error of the part
-beyond the lifting of the Dirichlet values. SPON sees four times what load is left, assembled exactly by finite
+beyond the lifting of the Dirichlet values. SPON sees the residual load four times, assembled exactly by finite
 elements; `one_pass_*` never does: the network alone, once. `fno_*` is the Fourier neural operator (arXiv 2010.08895: 4
 layers, 12 modes along each axis, width 32, padded) on the same data, trained for as long as SPON was on the same core;
 its batch and learning rate are the best of four pairs tried for 40 s.
@@ -21,7 +21,7 @@ from femops.notation import Array
 from femops.pde.find import make_problem
 from femops.pde.levels import interpolation
 from femops.pde.options import Problem, ProblemBlock, problem_block
-from femops.pde.truth import Samples, Solver, draw
+from femops.pde.solver import PDESolver, Samples, draw_inputs
 from femops.surrogate import Fit, ProblemTask
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.torch_library import Tensor, torch
@@ -60,10 +60,10 @@ def poisson(options: Mapping[str, str], **changes: Any) -> dict[str, Any]:
     fit, once = (_fit(block, {**POISSON_NETWORK, "passes": passes}, kept) for passes in (4, 1))
     result = dict(fit.metrics)
     result |= {f"one_pass_{name}": value for name, value in once.metrics.items() if name != "seconds_solving"}
-    solver = Solver(make_problem(block))
+    solver = PDESolver(make_problem(block))
     data = {}
     for part, count in (("train", SAMPLES["train"]), ("test", SAMPLES["test"])):
-        encoded = solver.encode(draw(solver.problem, count, 2 * SAMPLES["seed"] + (part == "test")))
+        encoded = solver.encode(draw_inputs(solver.problem, count, 2 * SAMPLES["seed"] + (part == "test")))
         solution = kept.kept[f"{part}_solutions"]["solution"]
         data[part] = Samples(encoded.inputs, encoded.lifting, encoded.load, encoded.features, solution)
     found = fno(solver, data["train"], data["test"], fit.metrics["seconds_training"])
@@ -83,8 +83,8 @@ def beam(options: Mapping[str, str]) -> dict[str, Any]:
 
 def convergence(options: Mapping[str, str]) -> dict[str, Any]:
     """Poisson's equation on finer and finer meshes, against a solution on a fine mesh of second order."""
-    fine = Solver(make_problem(problem_block({**POISSON, "cells": FINE, "order": 2, "length": LENGTH})))
-    truth = fine.solve(draw(fine.problem, N_REFERENCE, 3))
+    fine = PDESolver(make_problem(problem_block({**POISSON, "cells": FINE, "order": 2, "length": LENGTH})))
+    reference = fine.solve(draw_inputs(fine.problem, N_REFERENCE, 3))
     result: dict[str, Any] = {}
     mass, fine_points = fine.problem.norms["l2"], fine.problem.space.tabulate_dof_coordinates()
     for n in MESHES:
@@ -92,13 +92,13 @@ def convergence(options: Mapping[str, str]) -> dict[str, Any]:
         for name, passes in (("spon", NETWORK["passes"]), ("one_pass", 1)):
             fit = _fit(block, {**NETWORK, "passes": passes, "steps": STEPS}, kept)
             operator = Operator(fit.arrays, fit.settings)
-            own = operator.solver.solve(draw(operator.problem, N_REFERENCE, 3))
-            found, onto = operator.answer(own), interpolation(operator.problem.space, fine_points)
-            result[f"{name}_{n}"] = _median(mass, found @ onto.T - truth.solution, truth.solution)
+            own = operator.solver.solve(draw_inputs(operator.problem, N_REFERENCE, 3))
+            found, onto = operator.predict(own), interpolation(operator.problem.space, fine_points)
+            result[f"{name}_{n}"] = _median(mass, found @ onto.T - reference.solution, reference.solution)
             own_mass = operator.problem.norms["l2"]
             result[f"{name}_network_{n}"] = _median(own_mass, found - own.solution, own.solution)
             result[f"{name}_seconds_training_{n}"] = fit.metrics["seconds_training"]
-        result[f"fe_{n}"] = _median(mass, own.solution @ onto.T - truth.solution, truth.solution)
+        result[f"fe_{n}"] = _median(mass, own.solution @ onto.T - reference.solution, reference.solution)
     for name in ("fe", "spon", "one_pass"):
         values = [result[f"{name}_{n}"] for n in MESHES]
         result[f"rate_{name}"] = float(-np.polyfit(np.log(MESHES), np.log(values), 1)[0])
@@ -146,7 +146,7 @@ class _FourierOperator(torch.nn.Module):
         return self.project(x[..., :-FNO_PADDING, :-FNO_PADDING])[:, 0]
 
 
-def fno(solver: Solver, train: Samples, test: Samples, seconds: float) -> dict[str, float]:
+def fno(solver: PDESolver, train: Samples, test: Samples, seconds: float) -> dict[str, float]:
     """Train a Fourier neural operator for some time and judge it.
 
     Args:

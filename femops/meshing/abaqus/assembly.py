@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from femops.errors import CaseError
-from femops.meshing.abaqus.placing import Piece, Placed, place
+from femops.meshing.abaqus.placing import Piece, Placed, assemble
 from femops.meshing.abaqus.scopes import Model, SurfaceEntry, read_model
 from femops.meshing.abaqus.surfaces import facets_of_surface
 from femops.meshing.building import RawMesh
@@ -30,7 +30,7 @@ def read_inp(path: Path) -> RawMesh:
             something undefined.
     """
     model = read_model(path)
-    placed = place(model)
+    placed = assemble(model)
     if not len(placed.points) or not placed.blocks:
         n_nodes, n_blocks = len(placed.points), len(placed.blocks)
         raise CaseError(f"the file has {n_nodes} nodes and {n_blocks} blocks of elements; expected a mesh")
@@ -39,11 +39,11 @@ def read_inp(path: Path) -> RawMesh:
     pieces = placed.pieces.values()
     named = ((one, one.nodes.names[key], ids) for one in pieces for key, ids in one.nodes.sets.items())
     node_sets = names.of(_Member(*given) for given in named if not given[1].startswith("_"))
-    facets, on_nodes, bare = _surfaces(placed, names)
-    if names.united:
-        given = ", ".join(sorted(names.united))
-        alone = f"; the boundaries of one instance: {', '.join(names.qualified)}" if names.qualified else ""
-        notes.append(f"sets of several instances are united under one name: {given}{alone}")
+    facets, on_nodes, without_facets = _surfaces(placed, names)
+    if names.merged:
+        given = ", ".join(sorted(names.merged))
+        alone = f"; those of one instance: {', '.join(names.qualified)}" if names.qualified else ""
+        notes.append(f"sets of the same name in several instances are merged: {given}{alone}")
     instances = {one.name: one.nodes.ids for one in pieces if one.name}
     return RawMesh(
         placed.points,
@@ -52,7 +52,7 @@ def read_inp(path: Path) -> RawMesh:
         {name: placed.by_block(ids) for name, ids in groups.items()},
         {**node_sets, **on_nodes},
         facets,
-        bare,
+        without_facets,
         instances if len(instances) > 1 else {},
         (*_not_read(model, placed), *notes),
     )
@@ -71,7 +71,7 @@ class _Member:
 class _Names:
     """Names the sets of all pieces in the whole mesh, and records the names that merge several sets."""
 
-    united: set[str] = field(default_factory=set)
+    merged: set[str] = field(default_factory=set)
     qualified: list[str] = field(default_factory=list)
 
     def of(self, members: Iterable[_Member], of_parts: bool = False) -> dict[str, Indices]:
@@ -89,7 +89,7 @@ class _Names:
                 named[name] = _union(outer)
             elif not (of_parts and len(parts) > 1):
                 named[name] = _union(inner)
-                self.united |= {name} if len(inner) > 1 else set()
+                self.merged |= {name} if len(inner) > 1 else set()
             if (len(inner) > 1 or outer) and not of_parts:
                 alone = {f"{member.piece.name}.{name}": member.ids for member in inner}
                 self.qualified += alone if len(inner) > 1 else ()
@@ -120,7 +120,9 @@ def _element_groups(placed: Placed, names: _Names) -> tuple[dict[str, Indices], 
             if not full[ids].any():
                 facets.append(member)
                 if section and len(ids):
-                    notes.append(f"the elements of section set '{member.name}' only name facets, without stiffness")
+                    notes.append(
+                        f"the elements of section set '{member.name}' define a boundary only, without stiffness"
+                    )
             elif not chosen or (piece.name, key) in chosen:
                 regions.append(member)
     groups = names.of(regions, of_parts=True)
@@ -141,8 +143,8 @@ def _sections(placed: Placed) -> dict[tuple[str, str], Indices]:
         for name in (name for scope in piece.scopes for name in scope.sections):
             prefix, _, rest = name.partition(".")
             known = name.lower() in piece.elements.sets or prefix.lower() not in placed.pieces
-            home, own = (piece, name) if known else (placed.pieces[prefix.lower()], rest)
-            found[home.name, own.lower()] = placed.members(home, own, "element")
+            owner, own = (piece, name) if known else (placed.pieces[prefix.lower()], rest)
+            found[owner.name, own.lower()] = placed.members(owner, own, "element")
     return found
 
 
@@ -164,7 +166,7 @@ def _surfaces(placed: Placed, names: _Names) -> tuple[dict[str, Indices], dict[s
     """Return element-based surfaces by facets, node-based ones by nodes, and other surfaces with the reason."""
     facets: list[_Member] = []
     nodes: list[_Member] = []
-    bare: dict[str, str] = {}
+    without_facets: dict[str, str] = {}
     for piece in placed.pieces.values():
         known: dict[str, list[_Member]] = {}
         for entry in (one for scope in piece.scopes for one in scope.surfaces):
@@ -174,10 +176,10 @@ def _surfaces(placed: Placed, names: _Names) -> tuple[dict[str, Indices], dict[s
                 continue
             if member is None:
                 what = "is a surface" if entry.kind in ("ELEMENT", "NODE") else f"is a surface of type {entry.kind}"
-                bare[entry.name] = f"{what} without a facet of the mesh"
+                without_facets[entry.name] = f"{what} without a facet of the mesh"
             else:
                 (nodes if entry.kind == "NODE" else facets).append(member)
-    return names.of(facets), names.of(nodes), bare
+    return names.of(facets), names.of(nodes), without_facets
 
 
 def _surface(placed: Placed, piece: Piece, entry: SurfaceEntry, known: dict[str, list[_Member]]) -> _Member | None:
@@ -205,14 +207,14 @@ def _not_read(model: Model, placed: Placed) -> list[str]:
     notes = []
     if placed.discrete:
         given = ", ".join(f"{count} of type {name}" for name, count in placed.discrete.items())
-        notes.append(f"elements without volume are left out: {given}")
+        notes.append(f"elements without volume are ignored: {given}")
     if axial := sorted({block.type for block in placed.blocks if block.type.upper().startswith("CAX")}):
-        notes.append(f"elements of type {', '.join(axial)} are read as plane cells, without an axis of symmetry")
+        notes.append(f"elements of type {', '.join(axial)} are read as plane cells, without axial symmetry")
     if model.joining:
         given = ", ".join(f"*{keyword}" for keyword in model.joining)
-        notes.append(f"{given} not read: parts are joined by the nodes that they share, and by nothing else")
+        notes.append(f"{given} ignored: parts are connected by shared nodes only")
     used = {instance.part for instance in model.instances.values()}
     without = [scope.name for key, scope in model.parts.items() if model.instances and key not in used]
     if without:
-        notes.append(f"parts without an instance are left out: {', '.join(without)}")
+        notes.append(f"parts without an instance are ignored: {', '.join(without)}")
     return notes

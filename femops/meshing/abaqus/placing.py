@@ -1,12 +1,15 @@
 """Assembles parts from their instances: transformed nodes, global numbering and sets."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 
 from femops.errors import CaseError
 from femops.meshing.abaqus.scopes import Elements, Instance, Model, Scope, SetEntry
+from femops.meshing.building import exterior
+from femops.meshing.cells import CELLS
 from femops.meshing.tagged import Indices
 from femops.notation import Array
 
@@ -39,11 +42,15 @@ class Labels:
         Raises:
             CaseError: A label is not defined.
         """
-        known = np.append(self.labels, np.iinfo(np.int64).max)
-        places = np.searchsorted(self.labels, wanted)
-        if len(lost := np.ravel(wanted[known[places] != wanted])):
+        position = np.searchsorted(self.labels, wanted)
+        if len(lost := np.ravel(wanted[self._and_end[position] != wanted])):
             raise CaseError(f"{self.what} {lost[0]} is used but not defined")
-        return self.ids[places]
+        return self.ids[position]
+
+    @cached_property
+    def _and_end(self) -> Indices:
+        """Labels, and a value that is none of them behind the last."""
+        return np.append(self.labels, np.iinfo(np.int64).max)
 
     def add(self, entry: SetEntry, ids: Indices) -> None:
         """Add global numbers to the set that an entry defines."""
@@ -81,6 +88,16 @@ class Placed:
     discrete: dict[str, int]
     pieces: dict[str, Piece]
 
+    @cached_property
+    def exterior(self) -> tuple[Indices, Indices]:
+        """Exterior facets of the cells of highest dimension, of one kind, and the global number of the cell of each."""
+        kinds = [CELLS[str(block.kind)] for block in self.blocks]
+        highest = max(kind.dim for kind in kinds)
+        starts = np.cumsum([0, *(len(block.labels) for block in self.blocks)])
+        full = [number for number, kind in enumerate(kinds) if kind.dim == highest]
+        facets, owner = exterior(np.vstack([self.blocks[number].nodes for number in full]), kinds[full[0]])
+        return facets, np.concatenate([np.arange(starts[number], starts[number + 1]) for number in full])[owner]
+
     def by_block(self, ids: Indices) -> list[Indices]:
         """Split sorted global element numbers into positions within each block."""
         starts = np.cumsum([0, *(len(block.labels) for block in self.blocks)])
@@ -99,12 +116,12 @@ class Placed:
         Raises:
             CaseError: Nothing has that name.
         """
-        home = self._instance(instance) if instance else piece
+        owner = self._instance(instance) if instance else piece
         if word.isdigit():
-            return _of(home, what).find(np.array([word], dtype=np.int64))
-        for place_ in (home, piece):
-            if word.lower() in _of(place_, what).sets:
-                return _of(place_, what).sets[word.lower()]
+            return _of(owner, what).find(np.array([word], dtype=np.int64))
+        for one in (owner, piece):
+            if word.lower() in _of(one, what).sets:
+                return _of(one, what).sets[word.lower()]
         prefix, dot, rest = word.partition(".")
         if dot and prefix.lower() in self.pieces:
             return self.members(self.pieces[prefix.lower()], rest, what)
@@ -137,7 +154,7 @@ class Placed:
         return self.pieces[name.lower()]
 
 
-def place(model: Model) -> Placed:
+def assemble(model: Model) -> Placed:
     """Assemble the instances of a model and resolve all sets.
 
     Raises:
@@ -150,10 +167,9 @@ def place(model: Model) -> Placed:
         raise CaseError(f"the file has {len(model.parts)} parts and no instance of them; expected an assembly")
     for instance in model.instances.values():
         scopes = [model.parts[instance.part], instance]
-        points.append(
-            _moved(_add_piece(placed, scopes, instance.name, instance.part, len(np.vstack(points))), instance)
-        )
-    points.append(_add_piece(placed, outer, "", "", len(np.vstack(points))))
+        of_part = _add_piece(placed, scopes, instance.name, instance.part, sum(map(len, points)))
+        points.append(_moved(of_part, instance))
+    points.append(_add_piece(placed, outer, "", "", sum(map(len, points))))
     placed.points = np.vstack(points)
     for piece in placed.pieces.values():
         for scope in piece.scopes:
@@ -208,18 +224,21 @@ def _moved(points: Array, instance: Instance) -> Array:
     try:
         rows = [np.array([float(word or 0.0) for word in row]) for row in instance.rows]
     except ValueError as error:
-        raise CaseError(f"instance '{instance.name}' is placed by {instance.rows}; expected numbers") from error
+        raise CaseError(f"instance '{instance.name}' has the data lines {instance.rows}; expected numbers") from error
     if not rows:
         return points
     if len(rows) > 2 or len(rows[0]) > 3 or (len(rows) == 2 and len(rows[1]) != 7):
         given = " / ".join(", ".join(row) for row in instance.rows)
-        raise CaseError(f"instance '{instance.name}' is placed by '{given}'; expected 3 numbers, then 7 or none")
+        expected = "a translation of 3 numbers and, optionally, a rotation of 7"
+        raise CaseError(f"instance '{instance.name}' has the data lines '{given}'; expected {expected}")
     moved = points + np.pad(rows[0], (0, 3 - len(rows[0])))
     if len(rows) == 1:
         return moved
     start, end, angle = rows[1][:3], rows[1][3:6], np.deg2rad(rows[1][6])
     if not np.linalg.norm(end - start) > 0.0:
-        raise CaseError(f"instance '{instance.name}' is rotated about an axis of no length; expected two points")
+        raise CaseError(
+            f"instance '{instance.name}' is rotated about an axis of zero length; expected two distinct points"
+        )
     axis = (end - start) / np.linalg.norm(end - start)
     arm = moved - start
     along = np.outer(arm @ axis, axis)

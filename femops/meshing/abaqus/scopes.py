@@ -127,7 +127,7 @@ def _instance(model: Model, block: Block) -> Instance:
     name, part = block.options.get("NAME", ""), block.options.get("PART", "")
     if "INSTANCE" in block.options or "LIBRARY" in block.options:
         given = name or block.options.get("INSTANCE", "")
-        raise CaseError(f"instance '{given}' comes from an earlier analysis, which is not read; expected a part")
+        raise CaseError(f"instance '{given}' comes from an earlier analysis, which is not supported; expected a part")
     if part.lower() not in model.parts:
         raise CaseError(f"instance '{name}' is of part '{part}', which is not defined before it")
     if name.lower() in model.instances:
@@ -179,8 +179,8 @@ def _add_elements(scope: Scope, block: Block) -> None:
         labels = np.array([int(row[0]) for row in block.rows if row], dtype=np.int64)
         nodes = np.empty((len(labels), 0), dtype=np.int64)
     else:
-        if named := [word for word in block.words if not word.isdigit()]:
-            raise CaseError(f"an element of type {element_type} names '{named[0]}'; expected numbers of nodes")
+        if invalid := [word for word in block.words if not word.isdigit()]:
+            raise CaseError(f"an element of type {element_type} has '{invalid[0]}'; expected node numbers")
         width = CELLS[kind].n_nodes + 1
         if len(block.words) % width:
             raise CaseError(

@@ -6,7 +6,6 @@ from femops.errors import CaseError
 from femops.meshing.abaqus.elements import WHOLE, face_nodes
 from femops.meshing.abaqus.placing import Piece, Placed
 from femops.meshing.abaqus.scopes import SurfaceEntry
-from femops.meshing.building import exterior_facets, facets_among
 from femops.meshing.cells import CELLS
 from femops.meshing.tagged import Indices
 
@@ -30,29 +29,23 @@ def facets_of_surface(placed: Placed, piece: Piece, entry: SurfaceEntry) -> Indi
     facets = []
     for row in entry.rows:
         label = row[1].upper() if len(row) > 1 else ""
-        chosen = placed.by_block(placed.members(piece, row[0], "element"))
-        for block, cells in zip(placed.blocks, chosen, strict=True):
+        elements = placed.members(piece, row[0], "element")
+        if label == "":
+            exterior, owner = placed.exterior
+            facets.append(exterior[np.isin(owner, elements)])
+        for block, cells in zip(placed.blocks, placed.by_block(elements), strict=True):
             kind = CELLS[str(block.kind)]
             if not len(cells):
                 continue
             if kind.dim < dim:
                 skin = kind.name == full[0].facet and label in ("", *WHOLE)
                 facets += [block.nodes[cells]] if skin else []
-            elif label == "":
-                own = exterior_facets(block.nodes[cells], kind)
-                facets.append(own[facets_among(own, _free_facets(placed, dim))])
-            elif label not in WHOLE:
+            elif label not in ("", *WHOLE):
                 local = face_nodes(kind, label)
                 if local is None:
                     raise CaseError(
-                        f"surface '{entry.name}' names face {row[1]} of {block.type} elements, which have none"
+                        f"surface '{entry.name}' refers to face {row[1]}, which {block.type} elements do not have"
                     )
                 facets.append(block.nodes[cells][:, local])
     facets = [part for part in facets if len(part)]
     return np.vstack(facets) if facets else None
-
-
-def _free_facets(placed: Placed, dim: int) -> Indices:
-    """Return the exterior facets of the mesh."""
-    of_cells = [(CELLS[str(block.kind)], block.nodes) for block in placed.blocks if CELLS[str(block.kind)].dim == dim]
-    return exterior_facets(np.vstack([nodes for _, nodes in of_cells]), of_cells[0][0])

@@ -17,7 +17,7 @@ def write_inp(mesh: TaggedMesh, path: Path) -> None:
         CaseError: Abaqus has no element type for the cell kind.
     """
     if mesh.kind.name not in WRITTEN:
-        raise CaseError(f"Abaqus files cannot hold {mesh.kind.name} cells; expected one of {', '.join(WRITTEN)}")
+        raise CaseError(f"Abaqus files cannot contain {mesh.kind.name} cells; expected one of {', '.join(WRITTEN)}")
     with path.open("w", encoding="ascii", errors="backslashreplace") as file:
         file.write("*NODE\n")
         np.savetxt(file, np.column_stack([np.arange(1, len(mesh.points) + 1), mesh.points]), fmt=_row_format(mesh.dim))

@@ -17,11 +17,11 @@ import numpy as np
 from femops.rve.spec import RVE
 from femops.surrogate.batching import chunks
 from femops.surrogate.exact import check_elastic
+from femops.surrogate.fields.homogeneous import Factorised
 from femops.surrogate.fields.krylov import LinearMap, conjugate_gradients
 from femops.surrogate.fields.linear import CellTangents, LinearFields
-from femops.surrogate.fields.multigrid import Multigrid, nested
+from femops.surrogate.fields.multigrid import Multigrid, grid_prolongations
 from femops.surrogate.fields.periodic_space import PeriodicSpace
-from femops.surrogate.fields.reference import Factorised
 from femops.surrogate.fields.stiffness import repeated
 from femops.surrogate.torch_library import Tensor, torch
 
@@ -68,7 +68,7 @@ class Linearisation:
 
 
 @dataclass(frozen=True)
-class _Points:
+class _PointValues:
     """Quantities at the quadrature points of the RVE.
 
     Attributes:
@@ -178,7 +178,7 @@ class HyperelasticFields:
         share = torch.as_tensor(self.space.mean).to(fields)
         return fields - torch.einsum("a,na...->n...", share, fields)[:, None]
 
-    def at_rest(self, strain: Tensor) -> tuple[Tensor, Tensor]:
+    def zero_fields(self, strain: Tensor) -> tuple[Tensor, Tensor]:
         """Return zero fields for strains (n, n_s): w (n, n_nodes, dim) and X (n, n_nodes, dim, n_s)."""
         shape = (len(strain), self.space.n_nodes, self.space.discretisation.dim)
         return strain.new_zeros(shape), strain.new_zeros(*shape, strain.shape[1])
@@ -195,8 +195,14 @@ class HyperelasticFields:
         sums = at.tangent.unflatten(0, weight.shape).sum(1).transpose(0, 1)
         return Linearisation(at.energy, self._forces(at.stress[..., None])[..., 0], sums / weight.sum(1)[:, None, None])
 
-    def moved(self, strain: Tensor, fluctuation: Tensor, step: Tensor, energy: Tensor) -> Tensor:
-        """Return w after a step, halved until Ψ does not exceed `energy`, else rejected. Shape as w."""
+    def line_search(self, strain: Tensor, fluctuation: Tensor, step: Tensor, energy: Tensor) -> Tensor:
+        """Return w after a backtracking line search.
+
+        The step is halved while Ψ exceeds `energy`, and rejected if it still does after four halvings.
+
+        Returns:
+            Shape (n, n_nodes, dim).
+        """
         most = energy * (1.0 + _ROUND_OFF)
         for _ in range(_HALVINGS):
             worse = ~(self._energy(strain, fluctuation + step) <= most)  # also where it is NaN
@@ -206,17 +212,17 @@ class HyperelasticFields:
 
     @cached_property
     def elastic_inverse(self) -> LinearMap:
-        """Approximate inverse of |Ω|⁻¹ K at zero strain: a multigrid cycle on nested grids, else a factorisation."""
+        """Approximate inverse of |Ω|⁻¹ K at zero strain: a multigrid cycle on a uniform grid, else a factorisation."""
         mesh = self.space.discretisation
         tangent = np.empty((1, len(mesh.weight), mesh.n_s, mesh.n_s))
         for phase, part in zip(self.rve.phases, mesh.cells_of_phase, strict=True):
             tangent[0, part] = phase.evaluate(np.zeros((mesh.n_s, 1)), np.zeros((0, 1))).tangent[:, :, 0]
         cells, like = CellTangents(tangent / mesh.volume, None), self._weight
         stiffness = LinearFields.on(self.space, cells, like.dtype, like.device).stiffness
-        prolongations = nested(self.space)
-        if not Multigrid.suits(prolongations, mesh.dim):
+        prolongations = grid_prolongations(self.space)
+        if not Multigrid.applies(prolongations, mesh.dim):
             return Factorised(stiffness.to_scipy(), mesh.dim)
-        return _for_all(Multigrid(stiffness, prolongations))
+        return _for_all_strains(Multigrid(stiffness, prolongations))
 
     def residual(self, strain: Tensor, fluctuation: Tensor) -> Tensor:
         """Return R / |Ω| [stress / length]. Shape (n, n_nodes, dim)."""
@@ -246,10 +252,10 @@ class HyperelasticFields:
         at = self._points(strain, fluctuation)
         images = self._product(at, sensitivity)
         load = self._forces(at.tangent.permute(2, 0, 1, 3))
-        rest = -torch.cat([self._forces(at.stress[..., None]), images + load], dim=3)
+        residual = -torch.cat([self._forces(at.stress[..., None]), images + load], dim=3)
         start = (sensitivity, images)
-        change = conjugate_gradients(lambda v: self._product(at, v), self.elastic_inverse, rest, start, inner)
-        return self.moved(strain, fluctuation, change[..., 0], at.energy), sensitivity + change[..., 1:]
+        change = conjugate_gradients(lambda v: self._product(at, v), self.elastic_inverse, residual, start, inner)
+        return self.line_search(strain, fluctuation, change[..., 0], at.energy), sensitivity + change[..., 1:]
 
     def _strain(self, field: Tensor) -> Tensor:
         """Return the strain of fields (n, n_nodes, dim, k) at all points. Shape (n_s, n_points, n, k)."""
@@ -263,16 +269,16 @@ class HyperelasticFields:
         flat = self._divergence @ stress.reshape(n_s * n_points, n * k)
         return flat.reshape(self.space.n_nodes, self.rve.discretisation.dim, n, k).permute(2, 0, 1, 3)
 
-    def _product(self, at: _Points, field: Tensor) -> Tensor:
+    def _product(self, at: _PointValues, field: Tensor) -> Tensor:
         """Return K v / |Ω|."""
         return self._forces(_times(at.tangent, self._strain(field)))
 
-    def _local(self, strain: Tensor, fluctuation: Tensor) -> Tensor:
+    def _total_strain(self, strain: Tensor, fluctuation: Tensor) -> Tensor:
         return self._strain(fluctuation[..., None])[..., 0] + strain.T[:, None]
 
     def _energy(self, strain: Tensor, fluctuation: Tensor) -> Tensor:
         """Return Ψ. Shape (n,)."""
-        local, total = self._local(strain, fluctuation), torch.zeros_like(strain[:, 0])
+        local, total = self._total_strain(strain, fluctuation), torch.zeros_like(strain[:, 0])
         for phase, points in self._phases():
             total = total + self._weight[points] @ phase.energy(local[:, points], local[:0, points])
         return total
@@ -282,8 +288,8 @@ class HyperelasticFields:
         for position, phase in enumerate(self.rve.phases):
             yield phase, mesh.points_of_phase(position)
 
-    def _points(self, strain: Tensor, fluctuation: Tensor) -> _Points:
-        local = self._local(strain, fluctuation)
+    def _points(self, strain: Tensor, fluctuation: Tensor) -> _PointValues:
+        local = self._total_strain(strain, fluctuation)
         stress, tangent = [], []
         energy, sum_33 = torch.zeros_like(strain[:, 0]), torch.zeros_like(strain[:, 0])
         for phase, points in self._phases():
@@ -294,7 +300,7 @@ class HyperelasticFields:
             tangent.append((answer.tangent * weight[:, None]).permute(2, 3, 0, 1))
             if answer.stress_33 is not None:
                 sum_33 = sum_33 + weight @ answer.stress_33
-        return _Points(energy, torch.cat(stress, 1), torch.cat(tangent), sum_33)
+        return _PointValues(energy, torch.cat(stress, 1), torch.cat(tangent), sum_33)
 
 
 class _Energy(torch.autograd.Function):
@@ -317,7 +323,7 @@ def _times(tangent: Tensor, strain: Tensor) -> Tensor:
     return (tangent @ strain.permute(1, 2, 0, 3)).permute(2, 0, 1, 3)
 
 
-def _for_all(inverse: LinearMap) -> LinearMap:
+def _for_all_strains(inverse: LinearMap) -> LinearMap:
     """Return the inverse for one RVE as a map of fields (n, n_nodes, dim, k) at n strains."""
 
     def applied(force: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ _CUTOFF = 1e-12
 
 
 def conjugate_gradients(
-    product: LinearMap, precondition: LinearMap, rest: Tensor, start: tuple[Tensor, Tensor], steps: int
+    product: LinearMap, precondition: LinearMap, load: Tensor, start: tuple[Tensor, Tensor], steps: int
 ) -> Tensor:
     """Return approximate solutions of K x = f; each step takes one product and one application of the preconditioner.
 
@@ -20,7 +20,7 @@ def conjugate_gradients(
     Args:
         product: K, symmetric and positive semidefinite.
         precondition: Approximation of K⁻¹.
-        rest: f. Shape (N, n_nodes, dim, k).
+        load: f. Shape (N, n_nodes, dim, k).
         start: Additional search directions of the first step, and K times them. Shape (N, n_nodes, dim, m) each.
         steps: Number of steps.
 
@@ -28,24 +28,24 @@ def conjugate_gradients(
         x. Shape (N, n_nodes, dim, k).
     """
     directions, images = start
-    found = torch.zeros_like(rest)
+    residual, found = load, torch.zeros_like(load)
     for _ in range(steps):
-        new = precondition(rest)
+        new = precondition(residual)
         search = torch.cat([directions, new], dim=3)
         images = torch.cat([images, product(new)], dim=3)
-        amount = _minimiser(search, images, rest)[:, None]
+        amount = _minimiser(search, images, residual)[:, None]
         directions, images = search @ amount, images @ amount
-        found, rest = found + directions, rest - images
+        found, residual = found + directions, residual - images
     return found
 
 
-def _minimiser(search: Tensor, images: Tensor, rest: Tensor) -> Tensor:
+def _minimiser(search: Tensor, images: Tensor, residual: Tensor) -> Tensor:
     """Return the coefficients of the search directions (N, n_nodes, dim, m) of least energy. Shape (N, m, k).
 
     The pseudo-inverse drops linearly dependent directions.
     """
     gram = search.flatten(1, 2).transpose(1, 2) @ images.flatten(1, 2)
-    right = search.flatten(1, 2).transpose(1, 2) @ rest.flatten(1, 2)
+    right = search.flatten(1, 2).transpose(1, 2) @ residual.flatten(1, 2)
     size = gram.diagonal(dim1=1, dim2=2).clamp(min=0.0).sqrt()
     scale = torch.where(size > 0.0, 1.0 / size, torch.zeros_like(size))[..., None]
     unit = scale * gram * scale.transpose(1, 2)

@@ -19,14 +19,14 @@ import numpy as np
 from femops.errors import CaseError
 from femops.notation import Array
 from femops.rve.spec import RVE
+from femops.surrogate.fields.homogeneous import homogeneous_solver
 from femops.surrogate.fields.krylov import LinearMap, conjugate_gradients
-from femops.surrogate.fields.multigrid import Multigrid, nested
+from femops.surrogate.fields.multigrid import Multigrid, grid_prolongations
 from femops.surrogate.fields.periodic_space import PeriodicSpace
-from femops.surrogate.fields.reference import homogeneous_solver
 from femops.surrogate.fields.stiffness import NodePairs, StiffnessBatch
 from femops.surrogate.torch_library import Tensor, torch
 
-_SAME = 1e-10
+_ROUND_OFF = 1e-10
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,13 @@ class LinearFields:
         weight = torch.as_tensor(rve.weight, device=device)
         stiffness = _stiffness(space, operator, weight, tangent)
         weighted = torch.einsum("cq,cqsi->csi", weight, operator)
-        load = _at_nodes(space, (tangent @ weighted).transpose(2, 3)).to(dtype)
+        load = _assembled(space, (tangent @ weighted).transpose(2, 3)).to(dtype)
         mean = torch.einsum("c,ncst->nst", weight.sum(1), tangent).to(dtype) / volume
         batch = StiffnessBatch(stiffness.pairs, stiffness.values.to(dtype))
         if cells.row_33 is None:
             return cls(space, cells, batch, load, mean)
         row = torch.as_tensor(cells.row_33, device=device)
-        load_33 = _at_nodes(space, torch.einsum("ncs,csi->nci", row, weighted)[..., None])[..., 0].to(dtype) / volume
+        load_33 = _assembled(space, torch.einsum("ncs,csi->nci", row, weighted)[..., None])[..., 0].to(dtype) / volume
         mean_33 = torch.einsum("c,ncs->ns", weight.sum(1), row).to(dtype) / volume
         return cls(space, cells, batch, load, mean, load_33, mean_33)
 
@@ -176,16 +176,16 @@ class LinearFields:
         return self.centred(fields + change)
 
     def preconditioner(self) -> LinearMap:
-        """Return an approximation of K⁻¹: a multigrid cycle on nested grids, else the inverse of a homogeneous RVE."""
-        prolongations = nested(self.space)
-        if Multigrid.suits(prolongations, self.space.discretisation.dim):
+        """Return an approximation of K⁻¹: multigrid on a uniform grid, else the inverse of a homogeneous RVE."""
+        prolongations = grid_prolongations(self.space)
+        if Multigrid.applies(prolongations, self.space.discretisation.dim):
             return Multigrid(self.stiffness, prolongations)
-        return homogeneous_solver(self.space, _softest(self.cells.tangent), self.load.device)
+        return homogeneous_solver(self.space, _softest_tangent(self.cells.tangent), self.load.device)
 
     def bound(self, fields: Tensor) -> Tensor:
         """Return a guaranteed bound Δ, 0 ≤ C̄(W) − C̄ ≤ Δ in the order of symmetric matrices. Shape (N, n_s, n_s)."""
         tangent = self.cells.tangent
-        soft = _softest(tangent / np.trace(tangent[:, :1], axis1=2, axis2=3)[:, None, None])
+        soft = _softest_tangent(tangent / np.trace(tangent[:, :1], axis1=2, axis2=3)[:, None, None])
         solve = homogeneous_solver(self.space, soft, self.load.device)
         root = np.linalg.inv(np.linalg.cholesky(soft))
         smallest = np.linalg.eigvalsh(root @ tangent @ root.T)[..., 0].min(axis=1)
@@ -198,6 +198,25 @@ class LinearFields:
         """Return fields minus their volume average."""
         share = torch.as_tensor(self.space.mean, device=fields.device, dtype=fields.dtype)
         return fields - torch.einsum("a,nads->nds", share, fields)[:, None]
+
+
+def stress_error_bound(strain: Array, stiffness: Array, bound: Array) -> Array:
+    """Return a bound of the relative error of the stress C̄(W) E, in the norm of the compliance C̄(W)⁻¹.
+
+    For ΔC = C̄(W) − C̄ with 0 ≤ ΔC ≤ Δ, ‖ΔC E‖² ≤ λ E·Δ·E with λ the largest eigenvalue of Δ relative to C̄(W).
+
+    Args:
+        strain: E, Mandel [-]. Shape (n, n_s).
+        stiffness: C̄(W) [stress]. Shape (n_s, n_s).
+        bound: Δ [stress], see `LinearFields.bound`. Shape (n_s, n_s).
+
+    Returns:
+        Shape (n,) [-]; zero at zero strain.
+    """
+    root = np.linalg.inv(np.linalg.cholesky(stiffness))
+    largest = max(float(np.linalg.eigvalsh(root @ bound @ root.T)[-1]), 0.0)
+    excess, energy = (np.einsum("ns,st,nt->n", strain, one, strain) for one in (bound, stiffness))
+    return np.asarray(np.sqrt(largest * np.maximum(excess, 0.0) / np.maximum(energy, np.finfo(float).tiny)))
 
 
 class _Homogenized(torch.autograd.Function):
@@ -219,7 +238,7 @@ class _Homogenized(torch.autograd.Function):
         return forces @ both[:, None], None
 
 
-def _softest(tangent: Array) -> Array:
+def _softest_tangent(tangent: Array) -> Array:
     """Return D with the least stiffness of all cells in each eigenstrain of the mean D.
 
     For isotropic phases the eigenstrains are volumetric and deviatoric, and D has the smallest moduli of all cells.
@@ -246,14 +265,14 @@ def _cell_stiffness(operator: Tensor, weight: Tensor) -> Callable[[Tensor], Tens
     """Return a callable that computes the cell stiffnesses (n_cells, n, n) from tangents (n_cells, n_s, n_s)."""
     weighted = operator * weight[..., None, None]
     n = operator.shape[3]
-    if torch.allclose(operator, operator[:1], rtol=_SAME, atol=_SAME * float(operator.abs().max())):
+    if torch.allclose(operator, operator[:1], rtol=_ROUND_OFF, atol=_ROUND_OFF * float(operator.abs().max())):
         of_entries = torch.einsum("qsi,qtj->stij", weighted[0], operator[0]).flatten(2).flatten(0, 1)
         return lambda tangent: (tangent.flatten(1) @ of_entries).reshape(-1, n, n)
     transposed = weighted.flatten(1, 2).transpose(1, 2)
     return lambda tangent: transposed @ (tangent[:, None] @ operator).flatten(1, 2)
 
 
-def _at_nodes(space: PeriodicSpace, of_cell: Tensor) -> Tensor:
+def _assembled(space: PeriodicSpace, of_cell: Tensor) -> Tensor:
     """Assemble cell vectors (N, n_cells, n, k) at the nodes (N, n_nodes, dim, k)."""
     n, _, _, k = of_cell.shape
     dim = space.discretisation.dim

@@ -1,4 +1,4 @@
-"""Nested periodic grids, and a multigrid preconditioner for the stiffness of a batch of RVEs on such a grid."""
+"""Uniform periodic grids and their coarse grids, and a multigrid preconditioner for RVEs on such a grid."""
 
 import math
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from femops.surrogate.fields.periodic_space import PeriodicSpace
 from femops.surrogate.fields.stiffness import NodePairs, StiffnessBatch, repeated
 from femops.surrogate.torch_library import Tensor, torch
 
-_FEWEST_CELLS = 4
-_MOST_COARSE_DOFS = 1200
+_MIN_CELLS = 4
+_MAX_COARSE_DOFS = 1200
 _TOLERANCE = 1e-6
 _POWER_STEPS = 10
 _SAFETY = 1.1
@@ -25,35 +25,35 @@ class PeriodicGrid:
 
     Attributes:
         counts: Number of cells, equal to that of nodes, along each axis. Shape (dim,).
-        place: Grid index of each node along each axis. Shape (n_nodes, dim).
+        index: Grid index of each node along each axis. Shape (n_nodes, dim).
         simplices: Whether the cells are simplices.
         full: Whether no cell is missing.
     """
 
     counts: tuple[int, ...]
-    place: Indices
+    index: Indices
     simplices: bool
     full: bool = True
 
     @property
     def number(self) -> Indices:
         """Lexicographic number of each node, last axis fastest. Shape (n_nodes,)."""
-        return np.asarray(np.ravel_multi_index(tuple(self.place.T), self.counts))
+        return np.asarray(np.ravel_multi_index(tuple(self.index.T), self.counts))
 
     @property
-    def divisible(self) -> bool:
-        """Whether the grid can be halved along each axis with at least four cells left."""
-        return all(count % 2 == 0 and count // 2 >= _FEWEST_CELLS for count in self.counts)
+    def coarsenable(self) -> bool:
+        """Whether the grid can be coarsened: an even number of cells along each axis, of which at least four remain."""
+        return all(count % 2 == 0 and count // 2 >= _MIN_CELLS for count in self.counts)
 
-    def halved(self) -> "PeriodicGrid":
+    def coarsened(self) -> "PeriodicGrid":
         """Return the grid of every other node along each axis, numbered with the last axis fastest."""
         counts = tuple(count // 2 for count in self.counts)
         return PeriodicGrid(counts, np.stack(np.unravel_index(np.arange(np.prod(counts)), counts), 1), self.simplices)
 
     def prolongation(self) -> sp.csr_array:
-        """Return the interpolation from `halved`. Shape (n_nodes, n_nodes of the coarse grid)."""
+        """Return the interpolation from `coarsened`. Shape (n_nodes, n_nodes of the coarse grid)."""
         coarse = tuple(count // 2 for count in self.counts)
-        low, odd = self.place // 2, self.place % 2
+        low, odd = self.index // 2, self.index % 2
         size = (len(low), int(np.prod(coarse)))
         total = sp.csr_array(size)
         # A new node is the midpoint of an edge, face or body: average all its corners or, for simplices, a diagonal.
@@ -76,14 +76,14 @@ def periodic_grid(space: PeriodicSpace) -> PeriodicGrid | None:
     if mesh.kind.degree > 1:
         return None
     lower, upper = mesh.bounds
-    steps = [_step(mesh.points[:, axis], upper[axis] - lower[axis]) for axis in range(mesh.dim)]
+    steps = [_spacing(mesh.points[:, axis], upper[axis] - lower[axis]) for axis in range(mesh.dim)]
     place = (mesh.points - lower) / steps
     counts = np.rint((upper - lower) / steps).astype(np.int64)
     rounded = np.rint(place).astype(np.int64)
     simplices = mesh.kind.n_nodes == mesh.dim + 1
     if np.abs(place - rounded).max() > _TOLERANCE or np.prod(counts) != space.n_nodes:
         return None
-    if not _of_grid(rounded[mesh.cells], simplices):
+    if not _are_grid_cells(rounded[mesh.cells], simplices):
         return None
     of_node = np.empty((space.n_nodes, mesh.dim), dtype=np.int64)
     of_node[space.node_of] = rounded % counts
@@ -92,8 +92,8 @@ def periodic_grid(space: PeriodicSpace) -> PeriodicGrid | None:
     return PeriodicGrid(tuple(int(count) for count in counts), of_node, simplices, full)
 
 
-def nested(space: PeriodicSpace) -> list[sp.csr_array]:
-    """Return the prolongations between a space and successively halved grids, fine to coarse.
+def grid_prolongations(space: PeriodicSpace) -> list[sp.csr_array]:
+    """Return the prolongations between a space and successively coarsened grids, fine to coarse.
 
     Each interpolates the coarse finite-element functions exactly and acts on every component alike.
 
@@ -101,12 +101,12 @@ def nested(space: PeriodicSpace) -> list[sp.csr_array]:
         space: The finest space.
 
     Returns:
-        Shapes (n_nodes of a level, n_nodes of the next); empty if the space has no divisible uniform grid.
+        Shapes (n_nodes of a level, n_nodes of the next); empty if the space has no uniform grid that can be coarsened.
     """
     grid, found = periodic_grid(space), []
-    while grid is not None and grid.divisible:
+    while grid is not None and grid.coarsenable:
         found.append(grid.prolongation())
-        grid = grid.halved()
+        grid = grid.coarsened()
     return found
 
 
@@ -119,7 +119,7 @@ class Multigrid:
 
     Args:
         stiffness: Stiffness on the finest level.
-        prolongations: Prolongations from `nested`.
+        prolongations: Prolongations from `grid_prolongations`.
         degree: Degree of the smoother, before and after the coarse-grid correction.
     """
 
@@ -134,9 +134,9 @@ class Multigrid:
         self._inverse = _pseudo_inverse(stiffness)
 
     @staticmethod
-    def suits(prolongations: list[sp.csr_array], dim: int) -> bool:
-        """Return whether there are nested grids and the coarsest is small enough for a dense inverse."""
-        return bool(prolongations) and int(prolongations[-1].shape[1]) * dim <= _MOST_COARSE_DOFS
+    def applies(prolongations: list[sp.csr_array], dim: int) -> bool:
+        """Return whether there are coarse grids and the coarsest is small enough for a dense inverse."""
+        return bool(prolongations) and int(prolongations[-1].shape[1]) * dim <= _MAX_COARSE_DOFS
 
     def __call__(self, force: Tensor) -> Tensor:
         """Return an approximation of K⁻¹ f for nodal forces (N, n_nodes, dim, k) with zero resultant."""
@@ -146,20 +146,20 @@ class Multigrid:
         if number == len(self._levels):
             return (self._inverse @ force.flatten(1, 2)).reshape(force.shape)
         level = self._levels[number]
-        found, rest = self._smooth(level, torch.zeros_like(force), force)
-        coarse = self._cycle(number + 1, _map(level.down, rest))
-        step = _map(level.up, coarse)
-        return self._smooth(level, found + step, rest - level.stiffness @ step, last=True)[0]
+        found, residual = self._smooth(level, torch.zeros_like(force), force)
+        coarse = self._cycle(number + 1, _transfer(level.down, residual))
+        step = _transfer(level.up, coarse)
+        return self._smooth(level, found + step, residual - level.stiffness @ step, last=True)[0]
 
-    def _smooth(self, level: "_Level", found: Tensor, rest: Tensor, last: bool = False) -> tuple[Tensor, Tensor]:
+    def _smooth(self, level: "_Level", found: Tensor, residual: Tensor, last: bool = False) -> tuple[Tensor, Tensor]:
         """Return smoothed fields and their residual, which is not updated at the end if `last`."""
         step = torch.zeros_like(found)
         for i in range(1, self._degree + 1):
-            step = (2 * i - 3) / (2 * i + 1) * step + (8 * i - 4) / (2 * i + 1) * level.jacobi * rest
+            step = (2 * i - 3) / (2 * i + 1) * step + (8 * i - 4) / (2 * i + 1) * level.jacobi * residual
             found = found + step
             if not last or i < self._degree:
-                rest = rest - level.stiffness @ step
-        return found, rest
+                residual = residual - level.stiffness @ step
+        return found, residual
 
 
 @dataclass(frozen=True)
@@ -186,8 +186,8 @@ def galerkin(stiffness: StiffnessBatch, prolongation: sp.csr_array) -> Stiffness
     """
     pairs = stiffness.pairs
     n_coarse = int(prolongation.shape[1])
-    pair, left, weight = _along(prolongation, np.arange(len(pairs.second)), pairs.rows)
-    position, right, factor = _along(prolongation, np.arange(len(pair)), pairs.second[pair])
+    pair, left, weight = _row_entries(prolongation, np.arange(len(pairs.second)), pairs.rows)
+    position, right, factor = _row_entries(prolongation, np.arange(len(pair)), pairs.second[pair])
     keys, target = np.unique(left[position] * n_coarse + right, return_inverse=True)
     size = (len(keys), len(pairs.second))
     matrix = sp.coo_array((weight[position] * factor, (target, pair[position])), shape=size).tocsr()
@@ -199,7 +199,7 @@ def galerkin(stiffness: StiffnessBatch, prolongation: sp.csr_array) -> Stiffness
     return StiffnessBatch(coarse, found.transpose(0, 1).flatten(1).index_select(1, order))
 
 
-def _along(matrix: sp.csr_array, owners: Indices, rows: Indices) -> tuple[Indices, Indices, Array]:
+def _row_entries(matrix: sp.csr_array, owners: Indices, rows: Indices) -> tuple[Indices, Indices, Array]:
     """Return the entries of given rows: owner of the row, column and value of each entry."""
     count = np.diff(matrix.indptr)[rows]
     offset = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
@@ -207,7 +207,7 @@ def _along(matrix: sp.csr_array, owners: Indices, rows: Indices) -> tuple[Indice
     return np.repeat(owners, count), matrix.indices[entry].astype(np.int64), matrix.data[entry]
 
 
-def _map(matrix: Tensor, fields: Tensor) -> Tensor:
+def _transfer(matrix: Tensor, fields: Tensor) -> Tensor:
     """Apply a transfer between two levels to fields (N, n_nodes, dim, k)."""
     n, n_nodes, dim, k = fields.shape
     return (matrix @ fields.reshape(n * n_nodes, dim * k)).reshape(n, len(matrix) // n, dim, k)
@@ -235,13 +235,13 @@ def _pseudo_inverse(stiffness: StiffnessBatch) -> Tensor:
     return torch.linalg.inv(full + size * onto) - onto / size
 
 
-def _step(coordinates: Array, length: float) -> float:
+def _spacing(coordinates: Array, length: float) -> float:
     """Return the spacing of equidistant coordinates."""
     lines = 1 + int((np.diff(np.sort(coordinates)) > _TOLERANCE * length).sum())
     return length / max(lines - 1, 1)
 
 
-def _of_grid(places: Indices, simplices: bool) -> bool:
+def _are_grid_cells(places: Indices, simplices: bool) -> bool:
     """Return whether cells with nodes at these grid indices (n_cells, n_nodes_of_cell, dim) are grid cells."""
     offsets = places - places.min(axis=1, keepdims=True)
     if offsets.max() > 1:

@@ -43,7 +43,7 @@ class NodePairs:
         return cls.of_keys(keys, n_nodes, dim), pair.reshape(*cells.shape, cells.shape[1])
 
     @classmethod
-    def side_by_side(cls, parts: Sequence["NodePairs"]) -> "NodePairs":
+    def disjoint_union(cls, parts: Sequence["NodePairs"]) -> "NodePairs":
         """Return the pairs of the disjoint union of several meshes, with concatenated nodes."""
         pairs = np.cumsum([0, *(len(part.second) for part in parts)])
         nodes = np.cumsum([0, *(part.n_nodes for part in parts)])
@@ -106,9 +106,9 @@ class StiffnessBatch:
     values: Tensor
 
     @classmethod
-    def side_by_side(cls, parts: Sequence["StiffnessBatch"]) -> "StiffnessBatch":
+    def block_diagonal(cls, parts: Sequence["StiffnessBatch"]) -> "StiffnessBatch":
         """Return the block-diagonal matrix of several meshes with one matrix each."""
-        pairs = NodePairs.side_by_side([part.pairs for part in parts])
+        pairs = NodePairs.disjoint_union([part.pairs for part in parts])
         return cls(pairs, torch.cat([part.values for part in parts], dim=1))
 
     def __len__(self) -> int:

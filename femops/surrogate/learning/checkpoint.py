@@ -17,6 +17,8 @@ from femops.output.tables import plain
 from femops.surrogate.arrays import packed
 from femops.surrogate.spec import Arrays, Fit
 
+_ARRAYS, _METADATA = "arrays/", "metadata"
+
 
 class MemoryCheckpoint:
     """Checkpoint in memory; see `femops.surrogate.Checkpoint`.
@@ -101,19 +103,22 @@ class FileCheckpoint:
 
 def packed_fit(fit: Fit) -> dict[str, npt.NDArray[Any]]:
     """Return a fit as arrays; the inverse of `unpacked_fit`."""
-    rest = json.dumps(
-        plain({"settings": fit.settings, "metrics": fit.metrics, "curves": fit.curves, "over": dict(fit.over)})
-    )
-    arrays = {f"arrays/{name}": np.array(values, order="C") for name, values in fit.arrays.items()}
-    return {**arrays, "rest": np.frombuffer(rest.encode(), dtype=np.uint8)}
+    entries = {"settings": fit.settings, "metrics": fit.metrics, "curves": fit.curves, "over": dict(fit.over)}
+    arrays = {_ARRAYS + name: np.array(values, order="C") for name, values in fit.arrays.items()}
+    return {**arrays, _METADATA: np.frombuffer(json.dumps(plain(entries)).encode(), dtype=np.uint8)}
+
+
+def is_packed_fit(arrays: Arrays) -> bool:
+    """Return whether arrays were made by `packed_fit`; those of earlier versions were not."""
+    return _METADATA in arrays
 
 
 def unpacked_fit(arrays: Arrays) -> Fit:
     """Return the fit from arrays made by `packed_fit`."""
-    rest = json.loads(arrays["rest"].tobytes())
-    own = {name.removeprefix("arrays/"): values for name, values in arrays.items() if name != "rest"}
+    entries = json.loads(arrays[_METADATA].tobytes())
+    own = {name.removeprefix(_ARRAYS): values for name, values in arrays.items() if name != _METADATA}
     curves = {
         title: {name: np.array(values, dtype=np.float64) for name, values in curve.items()}
-        for title, curve in rest["curves"].items()
+        for title, curve in entries["curves"].items()
     }
-    return Fit(own, rest["settings"], rest["metrics"], curves, rest.get("over", {}))
+    return Fit(own, entries["settings"], entries["metrics"], curves, entries["over"])

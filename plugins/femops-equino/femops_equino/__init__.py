@@ -2,9 +2,8 @@
 
 from femops.hookspecs import hookimpl
 from femops.surrogate import SurrogateSpec
-from femops_equino.export import c_source
 from femops_equino.options import EquiNOOptions, EquiNOParameters
-from femops_equino.surrogate import as_law, check, fit
+from femops_equino.surrogate import as_law, c_source, check, fit
 
 
 @hookimpl

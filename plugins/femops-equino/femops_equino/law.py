@@ -3,48 +3,28 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from femops.errors import CaseError
 from femops.law import CertificateKind, LawResponse, StrainMeasure
 from femops.notation import Array
-from femops.rve.micro import MicroFields, micro_fields
-from femops.rve.snapshots import SnapshotSolver
-from femops.rve.solver import SolverOptions
-from femops.rve.spec import RVE
-from femops.surrogate import CheckedArrays, ExactRVE, FitTask, TrainedModel, within
-from femops_equino import networks, spline
-from femops_equino.accelerator import accelerator
-from femops_equino.adjoint import Adjoint
-from femops_equino.basis import Basis, Full, full
-from femops_equino.certificate import Gap, Points, Quadratics, energy_gap, relative_error
-from femops_equino.offline import extended
+from femops.surrogate import CheckedArrays, TrainedModel, within
+from femops.surrogate.store import of_arrays
+from femops_equino.kernels.accelerator import accelerator
+from femops_equino.networks.stored import stored, stored_weights
 from femops_equino.options import EquiNOOptions, EquiNOParameters
-from femops_equino.pod import ElasticRVE
-from femops_equino.reduced import DEVIATOR, ReducedModel, ReducedSolution
+from femops_equino.reduced.adjoint import Adjoint
+from femops_equino.reduced.basis import Basis
+from femops_equino.reduced.certificate import Gap, Quadratics, energy_gap, relative_error, stored_points
+from femops_equino.reduced.model import DEVIATOR, ReducedModel, ReducedSolution
+
+if TYPE_CHECKING:
+    from femops.rve.spec import RVE
+    from femops_equino.microscale import Microscale
 
 MOST_CORRECTIONS = 12
-_CONVERGED = 1e-14
-_SNAPSHOT_RTOL = 1e-10
-
-
-class _Forgetful:
-    """A checkpoint that stores nothing."""
-
-    def load(self, name: str) -> None:
-        """Return None."""
-
-    def save(self, name: str, arrays: Mapping[str, Any]) -> None:
-        """Discard the arrays."""
-
-
-def _checked(model: TrainedModel, n_free: int) -> CheckedArrays:
-    """Return the arrays of a model, with the sizes of its RVE bound."""
-    d = model.rve.discretisation
-    n_d, n_e = DEVIATOR[d.dim].shape
-    return CheckedArrays(model.arrays, n_s=d.n_s, n_e=n_e, n_d=n_d, n_points=d.n_points, n_free=n_free)
 
 
 class EquiNOLaw:
@@ -71,21 +51,25 @@ class EquiNOLaw:
 
     def __init__(self, model: TrainedModel, parameters: EquiNOParameters) -> None:
         self.trained, self.parameters = model, parameters
-        self.dim = model.rve.discretisation.dim
+        self.dim = model.dim
         self.low, self.high = model.low, model.high
         self.learns = parameters.corrections not in (0, "adjoint")
-        self._exact = ExactRVE(model.rve)
-        self._arrays = arrays = _checked(model, self._exact.solver.free.count)
+        n_d, n_e = DEVIATOR[self.dim].shape
+        self._arrays = arrays = CheckedArrays(model.arrays, n_s=len(model.low), n_e=n_e, n_d=n_d)
         self.basis = Basis.from_arrays(arrays)
         self.model = ReducedModel.from_arrays("model", arrays, "C")
-        self.exact_parts = Quadratics.from_arrays(arrays)
-        self.points = Points.from_arrays(arrays, model.rve)
-        self.metric = self.exact_parts.metric
+        self.quadratics = Quadratics.from_arrays(arrays)
+        stored_points(arrays)
+        self.metric = self.quadratics.metric
         self.n_state = self.model.n_modes if self.learns else 0
         self.state_fields: Mapping[str, slice] = {}
         self._device: Any = accelerator(parameters.device)
-        self._networks = networks.stored(arrays, parameters.precision, self._device)
-        self._spline = spline.stored(arrays, parameters.precision) if parameters.potential == "spline" else None
+        self._networks = stored(arrays, parameters.precision, self._device)
+        self._spline: Any = None
+        if parameters.potential == "spline":
+            from femops_equino.networks import spline  # loads SciPy
+
+            self._spline = spline.stored(arrays, parameters.precision)
         self._states = arrays.take("states", "T", "n_s")
         self._check()
 
@@ -95,12 +79,14 @@ class EquiNOLaw:
         if self.parameters.corrections == 0:
             return self._uncorrected(strain, valid)
         if self.parameters.corrections == "adjoint":
-            return self._adjusted(strain, valid)
-        found = self._solve(strain, state)
+            return self._adjoint_response(strain, valid)
+        solution = self._solve(strain, state)
         largest = self.parameters.tolerance if self.parameters.corrections == "auto" else np.finfo(np.float64).max
-        valid &= found.decrement <= largest  # a response that has not converged is not valid
-        state = self._state(strain, found.coefficients)
-        return LawResponse(found.stress, found.tangent, state, found.stress_33, None, valid, found.decrement)
+        valid &= solution.decrement <= largest  # a response that has not converged is not valid
+        state = self._state(strain, solution.coefficients)
+        return LawResponse(
+            solution.stress, solution.tangent, state, solution.stress_33, None, valid, solution.decrement
+        )
 
     def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
         """Return the bound or indicator of the relative error of the stresses, in the norm of `metric`."""
@@ -110,13 +96,13 @@ class EquiNOLaw:
     def energy_bounds(self, strain: Array, response: LawResponse) -> tuple[Array, Array]:
         """Return lower and upper bounds of the mean energy of the RVE [stress]. Shape (n,) each."""
         gap = self._gap(strain, response.state, "bound")
-        upper = self.full.model.energy(self.model.extended(strain, gap.coefficients))
+        upper = self.microscale.full.model.energy(self.model.extended(strain, gap.coefficients))
         return upper - gap.energy, upper
 
     def solve_exactly(self, strain: Array, state: Array, dt: float) -> LawResponse:
         """Solve the RVE itself, starting from the fields of the reduced model."""
         coefficients = self._solve(strain, state).coefficients
-        answer = self._exact.solve(strain, *self._guesses(strain, coefficients))
+        answer = self.microscale.exact.solve(strain, *self._guesses(strain, coefficients))
         state = self._state(strain, coefficients)
         return LawResponse(answer.stress, answer.tangent, state, answer.stress_33, np.zeros(len(strain)))
 
@@ -131,70 +117,35 @@ class EquiNOLaw:
             raise CaseError(f"{problem}; expected auto or a number of corrections with enrich", key="corrections")
         low, high = np.minimum(self.low, strain.min(axis=0)), np.maximum(self.high, strain.max(axis=0))
         options = EquiNOOptions.model_validate(self.trained.settings["options"])
-        solver = SnapshotSolver(self.rve, SolverOptions(rtol=_SNAPSHOT_RTOL))
-        task = FitTask({}, self.rve, solver, options, low, high, _Forgetful(), lambda *_: None)
-        found = extended(task, self.basis, self._states, strain)
-        arrays = {**self.trained.arrays, **found.to_arrays()}
+        new = self.microscale.enriched(options, low, high, self._states, strain)
+        arrays = {**self.trained.arrays, **new}
         return EquiNOLaw(replace(self.trained, arrays=arrays, low=low, high=high), self.parameters)
 
-    def micro_fields(self, strain: Array, state: Array) -> MicroFields:
-        """Return the fields inside the RVE of one point; see `fields`.
+    def micro_fields(self, strain: Array, state: Array) -> Any:
+        """Return the fields inside the RVE of one point; see `MicroscaleLaw` and `Microscale.fields`."""
+        return self.microscale.micro_fields(strain)
 
-        Args:
-            strain: Macroscale strain, Mandel. Shape (n_s,).
-            state: State of the point. Shape (n_state,).
-        """
-        fluctuation, stress = self.fields(strain[None])
-        solver = self._exact.solver
-        history = [one[:, :, 0] for one in solver.virgin_history(1)]
-        fields = micro_fields(self.rve, solver, strain, fluctuation[:, 0], history)
-        weight = self.rve.discretisation.weight
-        of_cells = stress[:, :, 0].reshape(len(stress), *weight.shape)
-        return replace(fields, stress=np.einsum("cq,scq->cs", weight / weight.sum(axis=1, keepdims=True), of_cells))
-
-    def exact_micro_fields(self, strain: Array, state: Array) -> MicroFields:
+    def exact_micro_fields(self, strain: Array, state: Array) -> Any:
         """Return the fields of `solve_exactly` at one point; arguments as in `micro_fields`."""
         coefficients = self._solve(strain[None], state[None]).coefficients
-        return self._exact.micro_fields(strain, *self._guesses(strain[None], coefficients))
-
-    def fields(self, strain: Array) -> tuple[Array, Array]:
-        """Return the fields of the RVE from the reduced model with all quadrature points.
-
-        The stress is the projection of the phases' stress onto the stress modes, which is in equilibrium and more
-        accurate.
-
-        Args:
-            strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
-
-        Returns:
-            Fluctuation at the free dofs [length], shape (n_free, n), and stress at the quadrature points [stress],
-            shape (n_s, n_points, n).
-        """
-        a = self.full.model.solve(strain, strain @ self.basis.elastic.T, MOST_CORRECTIONS, _CONVERGED).coefficients
-        fluctuation = self.basis.displacement @ a.T
-        local = (self.operators.gradient @ fluctuation).reshape(strain.shape[1], -1, len(strain)) + strain.T[:, None]
-        stress = np.empty_like(local)
-        for position, phase in enumerate(self.rve.phases):
-            part = self.rve.discretisation.points_of_phase(position)
-            stress[:, part] = phase.evaluate(local[:, part], np.zeros((0, *local[0, part].shape))).stress
-        b = self.operators.stress_gram(self.basis.stress, stress.reshape(-1, len(strain)))
-        return fluctuation, (self.basis.stress @ b).reshape(local.shape)
+        return self.microscale.exact.micro_fields(strain, *self._guesses(strain[None], coefficients))
 
     @property
-    def rve(self) -> RVE:
+    def rve(self) -> "RVE":
         """The RVE that this law approximates."""
-        return self.trained.rve
+        return self.microscale.rve
 
     @cached_property
-    def operators(self) -> ElasticRVE:
-        """The elastic operators of the RVE."""
-        free = self._exact.solver.free
-        return ElasticRVE(self.trained.rve, free.of, free.count)
+    def microscale(self) -> "Microscale":
+        """What needs the RVE itself; built on first use, since evaluation needs the stored arrays only.
 
-    @cached_property
-    def full(self) -> Full:
-        """The reduced model with all quadrature points, built on first use."""
-        return full(self.trained.rve, self.operators, self.basis)
+        Raises:
+            CaseError: The model is damaged.
+        """
+        from femops_equino.microscale import Microscale  # loads the libraries of RVEs
+
+        with of_arrays(self.trained.folder):
+            return Microscale(self.trained.rve, self._arrays, self.basis)
 
     def _check(self) -> None:
         parameters = self.parameters
@@ -212,16 +163,16 @@ class EquiNOLaw:
     @cached_property
     def _on_device(self) -> Any:
         """The reduced model on the accelerator."""
-        from femops_equino.torch_newton import TorchNewton  # imports torch
+        from femops_equino.kernels.torch_newton import TorchNewton  # imports torch
 
         return TorchNewton(self.model, self._device, self.parameters.precision)
 
     @cached_property
     def _adjoint(self) -> Any:
-        weights = networks.stored_weights(self._arrays, "coefficients")
+        weights = stored_weights(self._arrays, "coefficients")
         if self._device is None:
             return Adjoint(weights, self.model, self.parameters.precision)
-        from femops_equino.torch_adjoint import TorchAdjoint  # imports torch
+        from femops_equino.kernels.torch_adjoint import TorchAdjoint  # imports torch
 
         return TorchAdjoint(weights, self.model, self._device, self.parameters.precision)
 
@@ -256,9 +207,9 @@ class EquiNOLaw:
         if self._networks and self.parameters.start in ("auto", "network"):
             inside = np.clip(strain, self.low, self.high)  # the network is evaluated in its training range only
             guess = self._networks["coefficients"](inside)
-            rest = elastic - inside @ self.basis.elastic.T
+            beyond = elastic - inside @ self.basis.elastic.T
             n_learned = guess.shape[1]
-            elastic[:, :n_learned] = guess + rest[:, :n_learned]  # modes added after training start from elasticity
+            elastic[:, :n_learned] = guess + beyond[:, :n_learned]  # modes added after training start from elasticity
             return elastic
         forgets = self.parameters.start == "zero" or not self.n_state
         return elastic if forgets else self._coefficients(strain, state)
@@ -270,17 +221,19 @@ class EquiNOLaw:
     def _state(self, strain: Array, coefficients: Array) -> Array:
         return (coefficients - strain @ self.basis.elastic.T)[:, : self.n_state]
 
-    def _adjusted(self, strain: Array, valid: Any) -> LawResponse:
+    def _adjoint_response(self, strain: Array, valid: Any) -> LawResponse:
         """Return the adjoint-corrected stress of the reduced model, with the tangent of the potential."""
-        found = self._adjoint.evaluate(strain, np.clip(strain, self.low, self.high))
+        response = self._adjoint.evaluate(strain, np.clip(strain, self.low, self.high))
         tangent = self._networks["potential"](strain)[2].astype(np.float64)
         state = np.zeros((len(strain), 0))
-        valid &= np.isfinite(found.decrement)
-        return LawResponse(found.stress, tangent, state, found.stress_33, None, valid, found.decrement)
+        valid &= np.isfinite(response.decrement)
+        return LawResponse(response.stress, tangent, state, response.stress_33, None, valid, response.decrement)
 
     def _uncorrected(self, strain: Array, valid: Any) -> LawResponse:
         stress_33 = None
         if self._spline is not None:
+            from femops_equino.networks import spline
+
             _, stress, tangent, stress_33 = spline.evaluate(self._spline, strain)
         else:
             _, stress, tangent = self._networks["potential"](strain)
@@ -299,5 +252,6 @@ class EquiNOLaw:
             coefficients = self._start(strain, state)
         else:
             coefficients = self._coefficients(strain, state)
-        points = self.full.points if kind == "bound" else self.points
-        return energy_gap(points, self.exact_parts, self.model, strain, coefficients)
+        microscale = self.microscale
+        points = microscale.full.points if kind == "bound" else microscale.indicator_points
+        return energy_gap(points, self.quadratics, self.model, strain, coefficients)

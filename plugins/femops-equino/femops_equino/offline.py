@@ -1,7 +1,7 @@
-"""Offline stages of the certified mode: modes, cubature points and spline, with checkpoints."""
+"""Offline stages of the certified mode: snapshots, modes and cubature points, with checkpoints."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,12 +9,13 @@ import numpy as np
 from femops.notation import Array
 from femops.rve.sampling import sobol
 from femops.surrogate import FitTask
-from femops_equino import cubature, spline
-from femops_equino.basis import Basis, Full, displacement_candidates, full, stress_candidates
-from femops_equino.certificate import Points, energy_gap, norm, relative_error
 from femops_equino.options import EquiNOOptions
-from femops_equino.pod import ElasticRVE, decompose
-from femops_equino.reduced import ReducedModel
+from femops_equino.reduced import cubature
+from femops_equino.reduced.basis import Basis, displacement_candidates, stress_candidates
+from femops_equino.reduced.certificate import CertificatePoints, energy_gap, norm, relative_error
+from femops_equino.reduced.full import FullModel, full_model
+from femops_equino.reduced.model import ReducedModel
+from femops_equino.reduced.pod import ElasticRVE, decompose
 
 MOST_EVALUATIONS = 12
 CONVERGED = 1e-14
@@ -23,6 +24,7 @@ _STRESS_PER_DISPLACEMENT = 1.5
 _SNAPSHOTS_AT_ONCE = 16
 _MODES_PER_STRAIN = 4
 _SMALLEST = 0.02
+_NEEDED = ("strain", "fluctuation", "sensitivity", "phase_stress", "phase_stress_sensitivity")
 
 
 @dataclass(frozen=True)
@@ -33,21 +35,19 @@ class Offline:
         basis: Modes.
         full: Reduced model with all quadrature points.
         model: Reduced model with cubature points.
-        points: Points of the indicator.
+        points: CertificatePoints of the indicator.
         states: Strains used to choose the points, Mandel [-]. Shape (T, n_s).
         lost: Relative norm of displacements and stresses lost by the first k modes, k = 0, 1, …; see `Modes`.
         errors: Median relative stress error by number of cubature points.
-        spline: Arrays of the spline; empty without one.
     """
 
     basis: Basis
-    full: Full
+    full: FullModel
     model: ReducedModel
-    points: Points
+    points: CertificatePoints
     states: Array
     lost: Mapping[str, Array]
     errors: Mapping[int, float]
-    spline: Mapping[str, Array] = field(default_factory=dict)
 
     def to_arrays(self) -> dict[str, Array]:
         """Return the arrays of the trained model."""
@@ -58,8 +58,7 @@ class Offline:
             "states": self.states,
             **self.model.to_arrays("model"),
             **self.points.to_arrays(),
-            **self.full.exact.to_arrays(),
-            **self.spline,
+            **self.full.quadratics.to_arrays(),
         }
 
 
@@ -70,7 +69,7 @@ def operators_of(task: FitTask) -> ElasticRVE:
 
 
 def offline(task: FitTask) -> Offline:
-    """Compute modes, cubature points and, if requested, the spline.
+    """Compute modes and cubature points.
 
     Raises:
         CaseError: A phase is neither linear nor `saturating`.
@@ -81,18 +80,10 @@ def offline(task: FitTask) -> Offline:
     snapshots = _greedy(task, operators, snapshots)
     task.progress("modes", 0, 1)
     basis, lost = _basis(task, operators, snapshots)
-    everything = full(task.rve, operators, basis)
+    full = full_model(task.rve, operators, basis)
     task.progress("modes", 1, 1)
     states = np.concatenate([snapshots["strain"], strains_to_learn(task, options.states, options.seed + 1)])
-    found = _with_points(task, everything, basis, states, lost)
-    return found if options.spline is None else replace(found, spline=_spline(task, found))
-
-
-def _spline(task: FitTask, found: Offline) -> dict[str, Array]:
-    def solve(strain: Array) -> Array:
-        return solved(found.model, found.basis, strain)
-
-    return spline.interpolate(found.model, solve, task.low, task.high, task.options.spline)
+    return _hyper_reduced(task, full, basis, states, lost)
 
 
 def strains_to_learn(task: FitTask, count: int, seed: int) -> Array:
@@ -102,13 +93,13 @@ def strains_to_learn(task: FitTask, count: int, seed: int) -> Array:
     return strain
 
 
-def _with_points(task: FitTask, everything: Full, basis: Basis, states: Array, lost: Mapping[str, Array]) -> Offline:
-    z = everything.model.extended(states, solved(everything.model, basis, states))
-    model, errors = _cubature(task, everything, states, z)
-    return Offline(basis, everything, model, _indicator_points(task, everything, z), states, lost, errors)
+def _hyper_reduced(task: FitTask, full: FullModel, basis: Basis, states: Array, lost: Mapping[str, Array]) -> Offline:
+    z = full.model.extended(states, converged(full.model, basis, states))
+    model, errors = _cubature(task, full, states, z)
+    return Offline(basis, full, model, _indicator_points(task, full, z), states, lost, errors)
 
 
-def extended(task: FitTask, basis: Basis, states: Array, strain: Array) -> Offline:
+def enriched(task: FitTask, basis: Basis, states: Array, strain: Array) -> Offline:
     """Return the reduced model enriched by modes of exact solutions at given strains.
 
     Existing modes are unchanged, so that their coefficients keep their meaning.
@@ -120,18 +111,15 @@ def extended(task: FitTask, basis: Basis, states: Array, strain: Array) -> Offli
         strain: Strains of the exact solutions. Shape (n, n_s).
     """
     operators, snapshots = operators_of(task), solve_snapshots(task, strain)
-    more, lost = _basis(task, operators, snapshots, basis)
-    everything = full(task.rve, operators, more)
+    wider, lost = _basis(task, operators, snapshots, basis)
+    full = full_model(task.rve, operators, wider)
     on_the_way = [part * strain for part in (0.5, 0.75, 1.0)]
-    points = int(task.options.points * everything.model.n_modes / basis.displacement.shape[1])
+    points = int(task.options.points * full.model.n_modes / basis.displacement.shape[1])
     task = replace(task, options=task.options.model_copy(update={"points": points}))
-    return _with_points(task, everything, more, np.concatenate([states, *on_the_way]), lost)
+    return _hyper_reduced(task, full, wider, np.concatenate([states, *on_the_way]), lost)
 
 
-_NEEDED = ("strain", "fluctuation", "sensitivity", "phase_stress", "phase_stress_sensitivity")
-
-
-def solved(model: ReducedModel, basis: Basis, strain: Array) -> Array:
+def converged(model: ReducedModel, basis: Basis, strain: Array) -> Array:
     """Return converged coefficients at strains (n, n_s). Shape (n, r)."""
     return model.solve(strain, strain @ basis.elastic.T, MOST_EVALUATIONS, CONVERGED).coefficients
 
@@ -160,23 +148,21 @@ def _basis(
 def _greedy(task: FitTask, operators: ElasticRVE, snapshots: Mapping[str, Any]) -> Mapping[str, Any]:
     """Add snapshots one by one, each at the strain with the largest error indicator."""
     options: EquiNOOptions = task.options
-    found: dict[str, Any] = dict(task.checkpoint.load("greedy") or {})
-    pool = (
-        sobol(task.low, task.high, options.pool, options.seed + 2) if options.greedy else np.zeros((0, len(task.low)))
-    )
-    for number in range(len(found.get("strain", ())), options.greedy):
+    added: dict[str, Any] = dict(task.checkpoint.load("greedy") or {})
+    pool = sobol(task.low, task.high, options.pool, options.seed + 2)
+    for number in range(len(added.get("strain", ())), options.greedy):
         task.progress("greedy snapshots", number, options.greedy)
-        basis, _ = _basis(task, operators, _joined(snapshots, found))
-        everything = full(task.rve, operators, basis)
-        a = solved(everything.model, basis, pool)
-        gap = energy_gap(everything.points, everything.exact, everything.model, pool, a)
-        error = relative_error(pool, gap.stress, gap, everything.exact.metric, "indicator")
+        basis, _ = _basis(task, operators, _joined(snapshots, added))
+        full = full_model(task.rve, operators, basis)
+        a = converged(full.model, basis, pool)
+        gap = energy_gap(full.points, full.quadratics, full.model, pool, a)
+        error = relative_error(pool, gap.stress, gap, full.quadratics.metric, "indicator")
         worst = int(np.argmax(np.where(np.isfinite(error), error, np.inf)))
-        found = _joined(found, solve_snapshots(task, pool[worst : worst + 1]))
-        task.checkpoint.save("greedy", found)
+        added = _joined(added, solve_snapshots(task, pool[worst : worst + 1]))
+        task.checkpoint.save("greedy", added)
     if options.greedy:
         task.progress("greedy snapshots", options.greedy, options.greedy)
-    return _joined(snapshots, found)
+    return _joined(snapshots, added)
 
 
 def solve_snapshots(task: FitTask, strain: Array) -> dict[str, Any]:
@@ -191,62 +177,63 @@ def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return {name: np.concatenate([one[name], other[name]]) for name in _NEEDED}
 
 
-def _cubature(task: FitTask, everything: Full, states: Array, z: Array) -> tuple[ReducedModel, dict[int, float]]:
+def _cubature(task: FitTask, full: FullModel, states: Array, z: Array) -> tuple[ReducedModel, dict[int, float]]:
     """Choose cubature points until the stress error is below `cubature_tolerance`."""
     options: EquiNOOptions = task.options
-    start = z[:, everything.model.n_e :]
-    truth = everything.model.solve(states, start, MOST_EVALUATIONS, CONVERGED).stress
-    metric = everything.exact.metric
-    size = norm(truth, metric)
+    start = z[:, full.model.n_e :]
+    reference = full.model.solve(states, start, MOST_EVALUATIONS, CONVERGED).stress
+    metric = full.quadratics.metric
+    size = norm(reference, metric)
     errors: dict[int, float] = {}
 
     def good_enough(chosen: Any, factor: Array) -> bool:
-        found = everything.model.sampled(chosen, factor).solve(states, start, MOST_EVALUATIONS, CONVERGED)
-        error = norm(found.stress - truth, metric)[size > 0.0] / size[size > 0.0]
+        stress = full.model.sampled(chosen, factor).solve(states, start, MOST_EVALUATIONS, CONVERGED).stress
+        error = norm(stress - reference, metric)[size > 0.0] / size[size > 0.0]
         errors[len(chosen)] = float(np.median(error))
         return errors[len(chosen)] <= options.cubature_tolerance
 
     def find() -> dict[str, Any]:
-        rows = cubature.rows(everything.model, metric, z, _ALPHA, cubature.n_rows(options.points), options.seed)
+        rows = cubature.rows(full.model, metric, z, _ALPHA, options.points, options.seed)
         return _sorted(cubature.choose(rows, options.points, good_enough, _watch(task, "cubature")))
 
-    found = _stage(task, "cubature", find)
+    rule = _stage(task, "cubature", find)
     if not errors:
-        good_enough(found["points"], found["factor"])
+        good_enough(rule["points"], rule["factor"])
     reached = min(errors.values(), default=0.0)
     missed = reached > options.cubature_tolerance
-    note = f"{len(found['points'])} points, stress error {reached:.1e}"
+    note = f"{len(rule['points'])} points, stress error {reached:.1e}"
     more = f", above cubature_tolerance {options.cubature_tolerance:g}: allow more points" if missed else ""
     task.progress("cubature", options.points, options.points, note + more)
-    return everything.model.sampled(found["points"], found["factor"]), errors
+    return full.model.sampled(rule["points"], rule["factor"]), errors
 
 
-def _indicator_points(task: FitTask, everything: Full, z: Array) -> Points:
+def _indicator_points(task: FitTask, full: FullModel, z: Array) -> CertificatePoints:
     """Choose points that also integrate ∂W/∂a and the admissible stress."""
     options: EquiNOOptions = task.options
 
     def find() -> dict[str, Any]:
-        n, extra = cubature.n_rows(options.certificate_points), everything.points.projection
-        rows = cubature.rows(everything.model, everything.exact.metric, z[::2], 1.0, n, options.seed, extra)
+        largest, metric = options.certificate_points, full.quadratics.metric
+        rows = cubature.rows(full.model, metric, z[::2], 1.0, largest, options.seed, full.points.projection)
         watch = _watch(task, "indicator points")
-        return _sorted(cubature.choose(rows, options.certificate_points, lambda chosen, factor: False, watch))
+        return _sorted(cubature.choose(rows, largest, lambda chosen, factor: False, watch))
 
-    found = _stage(task, "indicator", find)
-    return everything.points.sampled(found["points"], found["factor"])
+    rule = _stage(task, "indicator", find)
+    return full.points.sampled(rule["points"], rule["factor"])
 
 
-def _sorted(found: tuple[Any, Array]) -> dict[str, Any]:
-    order = np.argsort(found[0])
-    return {"points": found[0][order], "factor": found[1][order]}
+def _sorted(rule: tuple[Any, Array]) -> dict[str, Any]:
+    """Return the arrays of a cubature rule, its points in ascending order."""
+    order = np.argsort(rule[0])
+    return {"points": rule[0][order], "factor": rule[1][order]}
 
 
 def _stage(task: FitTask, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return the result of a stage from its checkpoint, or compute and save it."""
-    found = task.checkpoint.load(name)
-    if found is None:
-        found = work()
-        task.checkpoint.save(name, found)
-    return found
+    arrays = task.checkpoint.load(name)
+    if arrays is None:
+        arrays = work()
+        task.checkpoint.save(name, arrays)
+    return arrays
 
 
 def _watch(task: FitTask, stage: str) -> Callable[[int, int], None]:

@@ -19,7 +19,7 @@ class NetworkBlock(BaseModel):
 
 
 class OriginalBlock(BaseModel):
-    """Training of the published networks."""
+    """Training of the original networks."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

@@ -1,84 +1,29 @@
-"""EquiNO as a surrogate: training and the law of a trained model."""
+"""EquiNO as a surrogate; what a trained law does not need is loaded when it is."""
 
-import time
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from femops.errors import CaseError
 from femops.law import CertifiedLaw
 from femops.notation import Array
-from femops.rve.spec import RVE
 from femops.surrogate import Fit, FitTask, TrainedModel
-from femops_equino import networks, spline
-from femops_equino.law import EquiNOLaw
-from femops_equino.offline import offline
 from femops_equino.options import EquiNOOptions, EquiNOParameters
-from femops_equino.reduced import check_phases
 
-_NOTHING = 1e-9  # relative to the macroscale displacement
+if TYPE_CHECKING:
+    from femops.rve.spec import RVE
 
 
 def fit(task: FitTask) -> Fit:
-    """Train the surrogate; see `EquiNOOptions`.
+    """Train the surrogate; see `femops_equino.training.fit`."""
+    from femops_equino import training
 
-    Raises:
-        CaseError: The RVE has no fluctuations; see also `check`.
-    """
-    _check_fluctuation(task)
-    options: EquiNOOptions = task.options
-    if options.mode == "original":
-        from femops_equino.published import fit_original
-
-        return fit_original(task)
-    begin = time.perf_counter()
-    found = offline(task)
-    seconds = {"seconds_reduction": time.perf_counter() - begin}
-    weights: dict[str, Any] = {}
-    losses: dict[str, Any] = {}
-    if options.networks is not None:
-        weights, losses = networks.train(task, found)
-        seconds["seconds_networks"] = time.perf_counter() - begin - seconds["seconds_reduction"]
-    arrays = {
-        **found.to_arrays(),
-        **weights,
-    }
-    metrics = {
-        "displacement_modes": found.basis.displacement.shape[1],
-        "stress_modes": found.basis.stress.shape[1],
-        "cubature_points": len(found.model.projection),
-        "indicator_points": len(found.points.model.projection),
-        "cubature_stress_error": min(found.errors.values(), default=0.0),
-        **seconds,
-    }
-    curves = {
-        "Lost by the modes": found.lost,
-        "Stress error of the cubature": {"median": list(found.errors.values())},
-        **({"Loss": losses} if losses else {}),
-    }
-    over = {"Lost by the modes": "number of modes", "Stress error of the cubature": "trial number of points"}
-    return Fit(arrays, {"mode": options.mode, "options": options.model_dump(mode="json")}, metrics, curves, over)
+    return training.fit(task)
 
 
-def check(rve: RVE, options: EquiNOOptions, low: Array, high: Array) -> None:
-    """Refuse an RVE, options or a range that `fit` does not support.
+def check(rve: "RVE", options: EquiNOOptions, low: Array, high: Array) -> None:
+    """Refuse an RVE, options or a range that `fit` does not support; see `femops_equino.training.check`."""
+    from femops_equino import training
 
-    Raises:
-        CaseError: A phase is neither linear nor `saturating`, or a requested spline is not possible.
-    """
-    if options.mode == "original":
-        return
-    check_phases(rve)
-    if options.spline is not None:
-        spline.check(rve.discretisation.dim, low, high)
-
-
-def _check_fluctuation(task: FitTask) -> None:
-    """Refuse a homogeneous RVE, whose modes would be round-off."""
-    lower, upper = task.rve.discretisation.mesh.bounds
-    size = np.abs(task.snapshots["strain"]).max() * (upper - lower).max()
-    if np.abs(task.snapshots["fluctuation"]).max() <= _NOTHING * size:
-        raise CaseError("is homogeneous, expected fluctuations to learn; use the law of its phase instead", key="rve")
+    training.check(rve, options, low, high)
 
 
 def as_law(model: TrainedModel, parameters: EquiNOParameters) -> CertifiedLaw:
@@ -88,7 +33,16 @@ def as_law(model: TrainedModel, parameters: EquiNOParameters) -> CertifiedLaw:
         CaseError: The parameters request something that the model or this machine does not have.
     """
     if model.settings["mode"] == "original":
-        from femops_equino.published import OriginalLaw
+        from femops_equino.original.law import OriginalLaw
 
         return OriginalLaw(model, parameters)
+    from femops_equino.law import EquiNOLaw
+
     return EquiNOLaw(model, parameters)
+
+
+def c_source(law: CertifiedLaw) -> Mapping[str, str]:
+    """Return the C source of a law; see `femops_equino.export.c_source`."""
+    from femops_equino import export
+
+    return export.c_source(law)

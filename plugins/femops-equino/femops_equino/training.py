@@ -1,187 +1,81 @@
-"""Training of potential and coefficient networks on labels."""
+"""Training of EquiNO on one RVE."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import time
+from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from femops.errors import CaseError
 from femops.notation import Array
-from femops.surrogate.torch_library import Tensor, torch
-from femops_equino import network
-from femops_equino.minimise import Loss, Schedule, Watch, minimise
-from femops_equino.potential import expansion
+from femops.rve.spec import RVE
+from femops.surrogate import Fit, FitTask
+from femops_equino.networks import fit as networks
+from femops_equino.networks import spline
+from femops_equino.offline import converged, offline
+from femops_equino.options import EquiNOOptions
+from femops_equino.reduced.model import check_phases
 
-_SMALL = 0.1
-
-Weights = dict[str, npt.NDArray[Any]]
+_NOTHING = 1e-9  # relative to the macroscale displacement
 
 
-@dataclass(frozen=True)
-class NetworkOptions:
-    """Options of a network and its training.
+def fit(task: FitTask) -> Fit:
+    """Train the surrogate; see `EquiNOOptions`.
 
-    Attributes:
-        width: Units of both hidden layers.
-        n_norms: Number of strain norms among the inputs; their metrics are trained.
-        schedule: See `Schedule`.
-        derivative_weight: Weight of the tangent or of the sensitivities in the loss.
-        seed: Random seed of initial weights and batches.
-        device: Device of the training.
+    Raises:
+        CaseError: The RVE has no fluctuations; see also `check`.
     """
+    _check_fluctuation(task)
+    options: EquiNOOptions = task.options
+    if options.mode == "original":
+        from femops_equino.original.law import fit_original
 
-    width: int = 32
-    n_norms: int = 2
-    schedule: Schedule = field(default_factory=Schedule)
-    derivative_weight: float = 0.5
-    seed: int = 0
-    device: torch.device | str = "cpu"
+        return fit_original(task)
+    begin = time.perf_counter()
+    reduced = offline(task)
+    seconds = {"seconds_reduction": time.perf_counter() - begin}
+    weights: dict[str, Any] = {}
+    losses: dict[str, Any] = {}
+    if options.networks is not None:
+        weights, losses = networks.train(task, reduced)
+        seconds["seconds_networks"] = time.perf_counter() - begin - seconds["seconds_reduction"]
+    arrays = {**reduced.to_arrays(), **weights}
+    if options.spline is not None:
+        coefficients = partial(converged, reduced.model, reduced.basis)
+        arrays |= spline.interpolate(reduced.model, coefficients, task.low, task.high, options.spline)
+    metrics = {
+        "displacement_modes": reduced.basis.displacement.shape[1],
+        "stress_modes": reduced.basis.stress.shape[1],
+        "cubature_points": len(reduced.model.projection),
+        "indicator_points": len(reduced.points.model.projection),
+        "cubature_stress_error": min(reduced.errors.values(), default=0.0),
+        **seconds,
+    }
+    curves = {
+        "Lost by the modes": reduced.lost,
+        "Stress error of the cubature": {"median": list(reduced.errors.values())},
+        **({"Loss": losses} if losses else {}),
+    }
+    over = {"Lost by the modes": "number of modes", "Stress error of the cubature": "trial number of points"}
+    return Fit(arrays, {"mode": options.mode, "options": options.model_dump(mode="json")}, metrics, curves, over)
 
 
-@dataclass(frozen=True)
-class PotentialLabels:
-    """Labels of a potential network.
+def check(rve: RVE, options: EquiNOOptions, low: Array, high: Array) -> None:
+    """Refuse an RVE, options or a range that `fit` does not support.
 
-    Attributes:
-        strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
-        energy: W [stress]. Shape (n,).
-        stress: dW/dE [stress]. Shape (n, n_s).
-        tangent: d²W/dE² [stress]. Shape (n, n_s, n_s).
+    Raises:
+        CaseError: A phase is neither linear nor `saturating`, or a requested spline is not possible.
     """
-
-    strain: Array
-    energy: Array
-    stress: Array
-    tangent: Array
-
-
-@dataclass(frozen=True)
-class CoefficientLabels:
-    """Labels of a coefficient network.
-
-    Attributes:
-        strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
-        values: Coefficients. Shape (n, n_out).
-        sensitivity: Derivatives of the coefficients. Shape (n, n_out, n_s).
-        metric: The error of coefficients is √(Δa·metric·Δa). Shape (n_out, n_out).
-    """
-
-    strain: Array
-    values: Array
-    sensitivity: Array
-    metric: Array
+    if options.mode == "original":
+        return
+    check_phases(rve)
+    if options.spline is not None:
+        spline.check(rve.discretisation.dim, low, high)
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A trained network.
-
-    Attributes:
-        weights: See `femops_equino.potential`.
-        losses: Loss at every step.
-    """
-
-    weights: Weights
-    losses: Array
-
-
-def train_potential(linear: Array, labels: PotentialLabels, options: NetworkOptions, watch: Watch) -> Trained:
-    """Train a scalar potential on energy, stress and tangent.
-
-    The loss is the sum of the mean square errors of energy, stress and tangent relative to their mean squares, stress
-    and tangent in the metric of the elastic stiffness. Errors of energy and stress weigh more at small strains, see
-    `_relative`.
-
-    Args:
-        linear: C0, the tangent at zero strain [stress]. Shape (n_s, n_s).
-        labels: See `PotentialLabels`.
-        options: See `NetworkOptions`.
-        watch: Checkpoint and progress.
-    """
-    strain = labels.strain
-    nonlinear = labels.energy - 0.5 * np.einsum("ni,ij,nj->n", strain, linear, strain)
-    unit = max(float(np.abs(nonlinear).mean()), 1e-9 * float(np.abs(labels.energy).mean()))
-    start = network.initial_weights(
-        linear, network.strain_scale(strain), np.array(unit), options.width, options.n_norms, options.seed
-    )
-    fixed = network.as_tensors(start, options.device)
-    loss = _potential_loss(fixed, _tensors(labels, options.device), options.derivative_weight)
-    return _train(start, fixed, loss, len(strain), options, watch)
-
-
-def train_coefficients(linear: Array, labels: CoefficientLabels, options: NetworkOptions, watch: Watch) -> Trained:
-    """Train a coefficient network on values and sensitivities.
-
-    The loss is the sum of the mean square errors of values and sensitivities in the given metric, relative to their
-    mean squares.
-
-    Args:
-        linear: A0, the sensitivity at zero strain. Shape (n_out, n_s).
-        labels: See `CoefficientLabels`.
-        options: See `NetworkOptions`.
-        watch: Checkpoint and progress.
-    """
-    nonlinear = labels.values - labels.strain @ linear.T
-    unit = np.sqrt((nonlinear**2).mean(0))
-    unit = np.maximum(unit, 1e-6 * max(float(unit.max()), 1e-300))
-    scale = network.strain_scale(labels.strain)
-    start = network.initial_weights(linear, scale, unit, options.width, options.n_norms, options.seed)
-    fixed = network.as_tensors(start, options.device)
-    loss = _coefficient_loss(fixed, _tensors(labels, options.device), options.derivative_weight)
-    return _train(start, fixed, loss, len(labels.strain), options, watch)
-
-
-def _train(
-    start: Weights, fixed: Mapping[str, Tensor], loss: Loss, n_labels: int, options: NetworkOptions, watch: Watch
-) -> Trained:
-    trained = {name: fixed[name] for name in network.TRAINED}
-    found, losses = minimise(trained, loss, n_labels, options.schedule, options.seed, watch)
-    return Trained({**start, **{name: one.cpu().numpy() for name, one in found.items()}}, losses)
-
-
-def _tensors(labels: PotentialLabels | CoefficientLabels, device: torch.device | str) -> dict[str, Tensor]:
-    return {name: torch.as_tensor(one, dtype=torch.float64).to(device) for name, one in vars(labels).items()}
-
-
-def _potential_loss(fixed: Mapping[str, Tensor], labels: Mapping[str, Tensor], weight: float) -> Loss:
-    whiten = torch.linalg.inv(torch.linalg.cholesky(fixed["linear"]))
-    energy, stress = labels["energy"], labels["stress"] @ whiten.T
-    tangent = whiten @ labels["tangent"] @ whiten.T
-    relative = _relative(labels["strain"])
-    sizes = (relative**2 * energy**2).mean(), (relative * (stress**2).sum(1)).mean(), (tangent**2).sum((1, 2)).mean()
-
-    def loss(trained: Mapping[str, Tensor], rows: Tensor | None) -> Tensor:
-        part = slice(None) if rows is None else rows
-        weights = {**fixed, **trained}
-        found = network.potential(weights, labels["strain"][part], expansion(weights))
-        of_energy = (relative[part] ** 2 * (found[0] - energy[part]) ** 2).mean() / sizes[0]
-        of_stress = (relative[part] * ((found[1] @ whiten.T - stress[part]) ** 2).sum(1)).mean() / sizes[1]
-        of_tangent = ((whiten @ found[2] @ whiten.T - tangent[part]) ** 2).sum((1, 2)).mean() / sizes[2]
-        return of_energy + of_stress + weight * of_tangent
-
-    return loss
-
-
-def _relative(strain: Tensor) -> Tensor:
-    """Return weights for errors relative to the strain, limited at a tenth of the range. Shape (n,)."""
-    largest = strain.abs().amax(0)
-    squared = ((strain / torch.where(largest > 0.0, largest, largest.amax())) ** 2).sum(1)
-    return 1.0 / (squared + _SMALL**2)
-
-
-def _coefficient_loss(fixed: Mapping[str, Tensor], labels: Mapping[str, Tensor], weight: float) -> Loss:
-    root = torch.linalg.cholesky(labels["metric"])
-    values, sensitivity = labels["values"] @ root, root.T @ labels["sensitivity"]
-    relative = _relative(labels["strain"])
-    sizes = (relative * (values**2).sum(1)).mean(), (sensitivity**2).sum((1, 2)).mean()
-
-    def loss(trained: Mapping[str, Tensor], rows: Tensor | None) -> Tensor:
-        part = slice(None) if rows is None else rows
-        weights = {**fixed, **trained}
-        found = network.coefficients(weights, labels["strain"][part], expansion(weights))
-        of_values = (relative[part] * ((found[0] @ root - values[part]) ** 2).sum(1)).mean() / sizes[0]
-        of_sensitivity = ((root.T @ found[1] - sensitivity[part]) ** 2).sum((1, 2)).mean() / sizes[1]
-        return of_values + weight * of_sensitivity
-
-    return loss
+def _check_fluctuation(task: FitTask) -> None:
+    """Refuse a homogeneous RVE, whose modes would be round-off."""
+    lower, upper = task.rve.discretisation.mesh.bounds
+    size = np.abs(task.snapshots["strain"]).max() * (upper - lower).max()
+    if np.abs(task.snapshots["fluctuation"]).max() <= _NOTHING * size:
+        raise CaseError("is homogeneous, expected fluctuations to learn; use the law of its phase instead", key="rve")

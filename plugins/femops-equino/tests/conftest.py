@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
+from equino_cases import ANISOTROPIC, HOSTILE, PHASES, RANGE, RVE, SPHERE
 from mpi4py import MPI
-from small_rves import ANISOTROPIC, HOSTILE, PHASES, RANGE, RVE, SPHERE
 
 from femops import load_law
 from femops.inputs.study import load_study
@@ -74,12 +74,12 @@ def _judge(rve, dim, n, seed):
 
 
 @pytest.fixture(scope="session")
-def truth():
+def reference():
     """200 unseen strains and their nested solutions, half of them beyond the training range."""
     return _judge(RVE, 2, 100, 11)
 
 
 @pytest.fixture(scope="session")
-def solid_truth(solid):
+def solid_reference(solid):
     """20 unseen strains in 3D and their nested solutions."""
     return _judge(solid.rve, 3, 10, 11)

@@ -1,29 +1,18 @@
 """The adjoint path: its stress is the derivative it says, its errors are of second order, and it knows them."""
 
+from functools import partial
+
 import numpy as np
 import pytest
+from equino_cases import RANGE, answer_of, loaded, random_model, relative
 from pydantic import ValidationError
-from small_rves import RANGE
 
 from femops import CaseError, load_law
 from femops.checks import check_law
-from femops_equino import network
-from femops_equino.adjoint import Adjoint
+from femops_equino.networks import torch_networks
+from femops_equino.networks.evaluation import evaluate_coefficients, prepare
 from femops_equino.options import EquiNOParameters
-from femops_equino.potential import evaluate_coefficients, prepare
-from femops_equino.reduced import DEVIATOR, TRACE, ReducedModel
-
-N_MODES = 7
-
-
-def random_model(dim, n_c=13):
-    """Return a reduced energy whose numbers of modes and points fill no whole tiles."""
-    rng, m = np.random.default_rng(3), len(TRACE[dim]) + N_MODES
-    root = rng.standard_normal((m, m))
-    projection = rng.standard_normal((n_c, len(DEVIATOR[dim]), m))
-    weight = rng.uniform(0.5, 1.5, n_c) / max(n_c, 1)
-    parameters = np.stack([weight, rng.uniform(30.0, 60.0, n_c), rng.uniform(0.03, 0.1, n_c)], axis=1)
-    return ReducedModel(20.0 * (root @ root.T + np.eye(m)), projection, parameters)
+from femops_equino.reduced.adjoint import Adjoint
 
 
 def elastic(model):
@@ -36,7 +25,9 @@ def elastic(model):
 def random_weights(model, size=1.0):
     n_s = 3 if model.dim == 2 else 6
     linear, scale = elastic(model)[0][:, :n_s], np.full(n_s, RANGE)
-    return network.initial_weights(linear, scale, 0.01 * size * np.linspace(0.5, 2.0, N_MODES), 10, 2, seed=4)
+    return torch_networks.initial_weights(
+        linear, scale, 0.01 * size * np.linspace(0.5, 2.0, model.n_modes), 10, 2, seed=4
+    )
 
 
 def strains(n, dim, size=RANGE):
@@ -45,20 +36,11 @@ def strains(n, dim, size=RANGE):
 
 def coefficients(weights, strain, low, high):
     inside = np.clip(strain, low, high)
-    learned = evaluate_coefficients(prepare(weights), inside, N_MODES)
+    learned = evaluate_coefficients(prepare(weights), inside, len(weights["linear"]))
     return learned + (strain - inside) @ weights["linear"].T
 
 
-def loaded(plane, **parameters):
-    return load_law({"law": "equino", "model": str(plane.model), "corrections": "adjoint", **parameters})
-
-
-def answer_of(law, strain):
-    return law.evaluate(strain, np.zeros((len(strain), law.n_state)), 1.0)
-
-
-def relative(values, truth):
-    return np.linalg.norm(values - truth, axis=1) / np.linalg.norm(truth, axis=1)
+adjoint = partial(loaded, corrections="adjoint")
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -106,26 +88,26 @@ def test_half_the_error_of_the_network_is_a_quarter_of_that_of_the_stress():
 
 
 def test_the_law_keeps_the_contract_with_the_tangent_of_the_potential(plane):
-    law = loaded(plane)
+    law = adjoint(plane)
     assert law.n_state == 0 and not law.learns
     check_law(law, rtol_tangent=0.02)
 
 
-def test_a_trained_network_gives_the_stress_of_the_reduced_model(plane, law, truth):
-    strain = truth.strain[truth.inside]
+def test_a_trained_network_gives_the_stress_of_the_reduced_model(plane, law, reference):
+    strain = reference.strain[reference.inside]
     exact = law.model.solve(strain, strain @ law.basis.elastic.T, 12, 1e-20)
-    ours, bare = answer_of(loaded(plane), strain), answer_of(loaded(plane, corrections=0), strain)
+    ours, bare = answer_of(adjoint(plane), strain), answer_of(loaded(plane, corrections=0), strain)
     assert np.median(relative(ours.stress, exact.stress)) < 0.25 * np.median(relative(bare.stress, exact.stress))
     np.testing.assert_array_equal(ours.tangent, bare.tangent)
     normal = [np.median(np.abs(one.stress_33 / exact.stress_33 - 1.0)) for one in (ours, bare)]
     assert normal[0] < 0.5 * normal[1]
-    assert ours.valid.all() and not answer_of(loaded(plane), truth.strain[100:]).valid.all()
+    assert ours.valid.all() and not answer_of(adjoint(plane), reference.strain[100:]).valid.all()
 
 
-def test_the_solver_residual_is_at_most_the_decrement_and_follows_it(plane, truth):
-    strain = truth.strain[truth.inside]
-    one_correction = load_law({"law": "equino", "model": str(plane.model), "corrections": 1})
-    ratio = answer_of(loaded(plane), strain).solver_residual / answer_of(one_correction, strain).solver_residual
+def test_the_solver_residual_is_at_most_the_decrement_and_follows_it(plane, reference):
+    strain = reference.strain[reference.inside]
+    one_correction = loaded(plane, corrections=1)
+    ratio = answer_of(adjoint(plane), strain).solver_residual / answer_of(one_correction, strain).solver_residual
     assert ratio.max() < 1.01  # the works that they are relative to differ a little
     assert ratio.min() > 0.2
 
@@ -133,27 +115,27 @@ def test_the_solver_residual_is_at_most_the_decrement_and_follows_it(plane, trut
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_the_solver_residual_is_small_where_there_is_hardly_a_strain(plane, precision):
     strain = np.array([0.0, 1e-12, 1e-9, 1e-6])[:, None] * np.array([1.0, -0.5, 0.3])
-    assert answer_of(loaded(plane, precision=precision), strain).solver_residual.max() < 1e-4
+    assert answer_of(adjoint(plane, precision=precision), strain).solver_residual.max() < 1e-4
 
 
-def test_the_indicator_is_of_the_size_of_the_error(plane, truth):
-    law, strain = loaded(plane), truth.strain[truth.inside][:20]
+def test_the_indicator_is_of_the_size_of_the_error(plane, reference):
+    law, strain = adjoint(plane), reference.strain[reference.inside][:20]
     ours = answer_of(law, strain)
-    error = relative(ours.stress, truth.answer.stress[:20])
+    error = relative(ours.stress, reference.answer.stress[:20])
     assert 0.1 < np.median(law.certify(strain, ours, "indicator") / error) < 10.0
 
 
-def test_exact_solves_and_fields_need_no_state(plane, truth):
-    law, strain = loaded(plane), truth.strain[:3]
+def test_exact_solves_and_fields_need_no_state(plane, reference):
+    law, strain = adjoint(plane), reference.strain[:3]
     exact = law.solve_exactly(strain, np.zeros((3, 0)), 1.0)
-    assert relative(exact.stress, truth.answer.stress[:3]).max() < 1e-7
+    assert relative(exact.stress, reference.answer.stress[:3]).max() < 1e-7
     fields = law.micro_fields(strain[0], np.zeros(0))
     assert np.isfinite(fields.stress).all()
 
 
-def test_single_precision_is_close_to_double(plane, truth):
-    strain = truth.strain[truth.inside]
-    single, double = (answer_of(loaded(plane, precision=one), strain) for one in ("float32", "float64"))
+def test_single_precision_is_close_to_double(plane, reference):
+    strain = reference.strain[reference.inside]
+    single, double = (answer_of(adjoint(plane, precision=one), strain) for one in ("float32", "float64"))
     assert 0.0 < relative(single.stress, double.stress).max() < 1e-4
 
 
@@ -170,8 +152,8 @@ def test_what_the_adjoint_cannot_use_is_refused(given, message):
         EquiNOParameters.model_validate({"law": "equino", "model": "model", "corrections": "adjoint", **given})
 
 
-def test_the_adjoint_learns_nothing_and_needs_networks(plane, solid, truth):
+def test_the_adjoint_learns_nothing_and_needs_networks(plane, solid, reference):
     with pytest.raises(CaseError, match=r"corrections: adjoint given, but networks cannot learn .* expected auto"):
-        loaded(plane).enriched(truth.strain[:1])
+        adjoint(plane).enriched(reference.strain[:1])
     with pytest.raises(CaseError, match="start: the model has no networks; expected corrections: auto, 1, 2, "):
         load_law({"law": "equino", "model": str(solid.model), "corrections": "adjoint"}, dim=3)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from compiled import STRICT, CLaw, exported, ran
-from small_rves import HOSTILE, RANGE
+from equino_cases import HOSTILE, RANGE
 
 from femops import CaseError, load_law
 from femops.rve.sampling import sobol

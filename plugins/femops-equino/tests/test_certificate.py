@@ -4,27 +4,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_rves import PHASES
+from equino_cases import PHASES, answer_of, norms
 
 from femops import load_law
 from femops.rve.sampling import sobol
-from femops_equino import certificate
-from femops_equino.admissible import least_gap
-from femops_equino.basis import full
 from femops_equino.law import EquiNOLaw
 from femops_equino.options import EquiNOParameters
-from femops_equino.pod import ElasticRVE
+from femops_equino.reduced import certificate
+from femops_equino.reduced.admissible import least_gap
+from femops_equino.reduced.full import full_model
+from femops_equino.reduced.pod import ElasticRVE
 
 NEARLY_PLASTIC = {"law": "saturating", "K": 4780.0, "alpha1": 5.0, "alpha2": 5e-4}
 SOFT = {"law": "saturating", "K": 900.0, "alpha1": 8.0, "alpha2": 4e-3}
-
-
-def norms(stress, metric):
-    return np.sqrt(np.einsum("ns,st,nt->n", stress, metric, stress))
-
-
-def answer_of(law, strain):
-    return law.evaluate(strain, np.zeros((len(strain), law.n_state)), 1.0)
 
 
 def error_of(law, nested, strain):
@@ -38,11 +30,11 @@ def with_matrix(trained, dim, matrix):
     law = load_law(trained.model, dim=dim)
     rve = {**trained.rve, "phases": {**PHASES, "matrix": matrix}}
     nested = load_law({"law": "nested", "rve": rve, "solver": {"rtol": 1e-11, "max_iter": 60}}, dim=dim)
-    found = full(nested.rve, ElasticRVE(nested.rve, nested.solver.free.of, nested.solver.free.count), law.basis)
+    found = full_model(nested.rve, ElasticRVE(nested.rve, nested.solver.free.of, nested.solver.free.count), law.basis)
     arrays = {name: one for name, one in law.trained.arrays.items() if name.startswith(("modes", "states"))}
-    arrays |= found.model.to_arrays("model") | found.points.to_arrays() | found.exact.to_arrays()
+    arrays |= found.model.to_arrays("model") | found.points.to_arrays() | found.quadratics.to_arrays()
     parameters = EquiNOParameters(model="here", start="zero", tolerance=1e-10)
-    return EquiNOLaw(replace(law.trained, arrays=arrays, rve=nested.rve), parameters), nested
+    return EquiNOLaw(replace(law.trained, arrays=arrays, rve_or_builder=nested.rve), parameters), nested
 
 
 @pytest.mark.parametrize("matrix", [NEARLY_PLASTIC, SOFT], ids=["nearly plastic", "soft"])

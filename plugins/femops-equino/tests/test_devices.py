@@ -6,16 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_rves import RANGE
+from equino_cases import RANGE, random_model
 
 from femops import CaseError, load_law
 from femops.surrogate.torch_library import torch
-from femops_equino import accelerator, law, networks
-from femops_equino.adjoint import Adjoint
-from femops_equino.network import initial_weights
-from femops_equino.reduced import DEVIATOR, TRACE, ReducedModel
-from femops_equino.torch_adjoint import TorchAdjoint
-from femops_equino.torch_newton import TorchNewton
+from femops_equino import law
+from femops_equino.kernels import accelerator
+from femops_equino.kernels.torch_adjoint import TorchAdjoint
+from femops_equino.kernels.torch_newton import TorchNewton
+from femops_equino.networks.stored import stored
+from femops_equino.networks.torch_networks import initial_weights
+from femops_equino.reduced.adjoint import Adjoint
+from femops_equino.reduced.model import ReducedModel
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -23,16 +25,6 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 def needs(device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no accelerator")
-
-
-def random_model(dim: int) -> ReducedModel:
-    rng, r, n_c = np.random.default_rng(3), 7, 13
-    m = len(TRACE[dim]) + r
-    root = rng.standard_normal((m, m))
-    projection = rng.standard_normal((n_c, len(DEVIATOR[dim]), m))
-    weight = rng.uniform(0.5, 1.5, n_c) / n_c
-    parameters = np.stack([weight, rng.uniform(30.0, 60.0, n_c), rng.uniform(0.03, 0.1, n_c)], axis=1)
-    return ReducedModel(20.0 * root @ root.T, projection, parameters)
 
 
 def strains(n: int, dim: int = 2) -> Any:
@@ -67,7 +59,7 @@ def test_points_finish_one_by_one_as_in_the_kernel_and_in_chunks_of_any_size(dev
     start = np.zeros((150, model.n_modes))
     wanted = model.solve(strain, start, 12, 1e-6)
     assert 1.5 < wanted.evaluations < 11.0  # some points end earlier than others
-    monkeypatch.setattr("femops_equino.torch_newton._BUDGET", 1e5)
+    monkeypatch.setattr("femops_equino.kernels.torch_newton._BUDGET", 1e5)
     found = TorchNewton(model, device).solve(strain, start, 12, 1e-6)
     assert found.evaluations == wanted.evaluations
     np.testing.assert_allclose(found.coefficients, wanted.coefficients, rtol=0, atol=1e-12)
@@ -113,8 +105,8 @@ def test_the_law_on_a_device_is_the_law_of_the_kernels(plane, monkeypatch, devic
 
 def test_networks_on_a_device_are_those_of_the_kernels(plane):
     arrays, strain = load_law(plane.model).trained.arrays, strains(20)
-    kernels = networks.stored(arrays, "float64")
-    in_torch = networks.stored(arrays, "float64", torch.device("cpu"))
+    kernels = stored(arrays, "float64")
+    in_torch = stored(arrays, "float64", torch.device("cpu"))
     assert set(kernels) == set(in_torch) == {"potential", "coefficients", "normal"}
     for name in ("coefficients", "normal"):
         expected = kernels[name](strain)
@@ -142,7 +134,7 @@ def test_with_a_driver_auto_takes_the_gpu_that_torch_finds(monkeypatch):
 
 def test_the_law_on_the_cpu_imports_no_torch():
     program = (
-        "import sys, femops, femops_equino.law, femops_equino.accelerator as one\n"
+        "import sys, femops, femops_equino.law, femops_equino.kernels.accelerator as one\n"
         "one._driver = lambda: False\n"
         "assert one.accelerator('auto') is one.accelerator('cpu') is None\n"
         "assert 'torch' not in sys.modules"
@@ -155,7 +147,7 @@ def test_the_law_on_the_cpu_imports_no_torch():
 @pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-12), ("float32", 1e-4)])
 def test_the_adjoint_in_torch_gives_what_the_kernel_gives(device, dim, precision, tolerance, monkeypatch):
     needs(device)
-    monkeypatch.setattr("femops_equino.torch_adjoint._CHUNK", 64)
+    monkeypatch.setattr("femops_equino.kernels.torch_adjoint._CHUNK", 64)
     model, strain = random_model(dim), 2.0 * strains(150, dim)
     inside = np.clip(strain, -RANGE, RANGE)
     rng, n_s = np.random.default_rng(5), strain.shape[1]

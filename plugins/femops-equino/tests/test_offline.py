@@ -6,24 +6,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import yaml
+from equino_cases import COARSE, PHASES, RVE, StoppedError, answer_of, fit_task, fitted, norms
 from mpi4py import MPI
-from small_rves import PHASES, RVE
 
 from femops import CaseError, load_law
 from femops.commands.run import run_case
 from femops.inputs.case import load_case
 from femops.plugins import law_parameters
 from femops.rve.sampling import sobol
-from femops.rve.snapshots import SnapshotSolver
-from femops.rve.solver import SolverOptions
-from femops.surrogate import FitTask, TrainedModel
+from femops.surrogate import TrainedModel
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.store import Origin, write_model
-from femops_equino.cubature import Rows, choose
 from femops_equino.options import EquiNOOptions, EquiNOParameters
+from femops_equino.reduced.cubature import Rows, choose
 from femops_equino.surrogate import as_law, fit
 
-COARSE = {"circles": {"circles": [{"center": [0.1, 0.05], "radius": 0.3}], "mesh_size": 0.3, "cell": "triangle"}}
 HIGH = np.full(3, 0.02)
 OPTIONS = EquiNOOptions(
     modes=6,
@@ -36,16 +33,9 @@ OPTIONS = EquiNOOptions(
 )
 
 
-class StoppedError(Exception):
-    pass
-
-
 @pytest.fixture(scope="module")
 def base():
-    rve = load_law({"law": "nested", "rve": {**COARSE, "phases": PHASES}}).rve
-    solver = SnapshotSolver(rve, SolverOptions(rtol=1e-10))
-    snapshots = solver.solve(sobol(-HIGH, HIGH, 6, 1))
-    return FitTask(snapshots, rve, solver, OPTIONS, -HIGH, HIGH, MemoryCheckpoint(), lambda *_: None)
+    return fit_task({**COARSE, "phases": PHASES}, OPTIONS, HIGH)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +86,7 @@ def test_a_stored_model_answers_as_before(base, whole, tmp_path):
     write_model(tmp_path / "model", Origin("equino", "none"), model, phases)
     stored = load_law(tmp_path / "model")
     strain = sobol(-HIGH, HIGH, 9, 5)
-    one, other = (each.evaluate(strain, np.zeros((9, each.n_state)), 1.0) for each in (law, stored))
+    one, other = (answer_of(each, strain) for each in (law, stored))
     for name in ("stress", "tangent", "state", "stress_33", "error"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
     for kind in ("bound", "indicator"):
@@ -171,16 +161,6 @@ SATURATING = {**PHASES, "fibre": {"law": "saturating", "K": 9000.0, "alpha1": 12
 LAYERS = {"laminate": {"phases": [["matrix", 0.6], ["fibre", 0.4]], "mesh_size": 0.2}, "phases": PHASES}
 
 
-def fitted(rve, high):
-    built = load_law({"law": "nested", "rve": rve}).rve
-    solver = SnapshotSolver(built, SolverOptions(rtol=1e-10))
-    task = FitTask(
-        solver.solve(sobol(-high, high, 6, 1)), built, solver, SMALL, -high, high, MemoryCheckpoint(), lambda *_: None
-    )
-    found = fit(task)
-    return TrainedModel(found.arrays, found.settings, built, -high, high)
-
-
 @pytest.mark.parametrize(
     ("rve", "high"),
     [
@@ -194,16 +174,14 @@ def fitted(rve, high):
     ids=["no nonlinear phase", "two nonlinear phases", "kinematic", "static", "uniaxial range", "laminate"],
 )
 def test_the_bound_holds_for_every_kind_of_rve_and_range(rve, high):
-    model = fitted(rve, high)
+    model = fitted(fit_task(rve, SMALL, high))
     strain = sobol(-high, high, 8, 3)
     for corrections in ("auto", 0):
         law = as_law(model, EquiNOParameters(model="here", corrections=corrections))
         virgin = np.zeros((8, law.n_state))
         ours, exact = law.evaluate(strain, virgin, 1.0), law.solve_exactly(strain, virgin, 1.0)
         assert law.evaluate(strain + 1e-14, virgin, 1.0).valid.all()  # round-off of the macroscale
-        size, error = (
-            np.sqrt(np.einsum("ns,st,nt->n", one, law.metric, one)) for one in (ours.stress, ours.stress - exact.stress)
-        )
+        size, error = (norms(one, law.metric) for one in (ours.stress, ours.stress - exact.stress))
         assert (error / size).max() < (0.01 if corrections else 0.3)
         assert (law.certify(strain, ours, "bound") >= error / size - 1e-8).all()
 
@@ -211,7 +189,7 @@ def test_the_bound_holds_for_every_kind_of_rve_and_range(rve, high):
 def test_an_rve_without_fluctuations_is_refused():
     rve = {"homogeneous": {"phase": "matrix"}, "phases": {"matrix": PHASES["matrix"]}}
     with pytest.raises(CaseError, match="rve: is homogeneous, expected fluctuations to learn"):
-        fitted(rve, HIGH)
+        fitted(fit_task(rve, SMALL, HIGH))
 
 
 def test_negative_corrections_are_refused():
@@ -232,5 +210,5 @@ def test_the_search_for_points_ends_where_round_off_is_left():
 def test_no_strain_has_no_error(plane):
     law = load_law(plane.model)
     strain = np.zeros((1, 3))
-    answer = law.evaluate(strain, np.zeros((1, law.n_state)), 1.0)
+    answer = answer_of(law, strain)
     assert [law.certify(strain, answer, kind)[0] for kind in ("bound", "indicator")] == [0.0, 0.0]

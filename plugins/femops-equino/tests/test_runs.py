@@ -10,8 +10,9 @@ from mpi4py import MPI
 from rich.console import Console
 
 from femops import load_law
+from femops.commands.prepare import prepare
 from femops.commands.reports import report_trust
-from femops.commands.run import prepare, solve
+from femops.commands.run import solve
 from femops.inputs.case import load_case
 from femops.output.picture import read_step
 

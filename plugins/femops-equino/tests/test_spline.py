@@ -5,23 +5,19 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from equino_cases import RANGE, RVE, answer_of, fit_task, fitted
 from mpi4py import MPI
 from pydantic import ValidationError
-from small_rves import RANGE, RVE
 
-from femops import CaseError, load_law
+from femops import CaseError
 from femops.checks import check_arrays
 from femops.inputs.study import load_study
 from femops.offline.train import plan_training
-from femops.rve.snapshots import SnapshotSolver
-from femops.rve.solver import SolverOptions
-from femops.surrogate import FitTask, TrainedModel
-from femops.surrogate.learning.checkpoint import MemoryCheckpoint
-from femops_equino import spline
+from femops.surrogate import TrainedModel
 from femops_equino.law import EquiNOLaw
+from femops_equino.networks import spline
 from femops_equino.options import EquiNOOptions, EquiNOParameters
-from femops_equino.reduced import DEVIATOR, ReducedModel
-from femops_equino.surrogate import fit
+from femops_equino.reduced.model import DEVIATOR, ReducedModel
 
 LOW, HIGH = np.array([-0.04, -0.04, -0.03]), np.array([0.04, 0.04, 0.03])
 
@@ -60,10 +56,10 @@ def test_spline_is_close_to_the_reduced_model_at_unseen_strains(model, arrays, p
     strain = strains(512)
     found, wanted = evaluate(arrays, strain, precision), solved(model, strain)
     energy = model.energy(model.extended(strain, wanted.coefficients))
-    truths = (energy, wanted.stress, wanted.tangent, wanted.stress_33)
-    for got, truth, limit in zip(found, truths, (1e-7, 3e-6, 1e-4, 1e-5), strict=True):
+    references = (energy, wanted.stress, wanted.tangent, wanted.stress_33)
+    for got, reference, limit in zip(found, references, (1e-7, 3e-6, 1e-4, 1e-5), strict=True):
         assert got.dtype == precision
-        wrong = np.abs(got - truth).reshape(512, -1).max(1) / np.abs(truth).max()
+        wrong = np.abs(got - reference).reshape(512, -1).max(1) / np.abs(reference).max()
         assert np.median(wrong) < limit
         assert wrong.max() < 30 * limit
 
@@ -120,13 +116,8 @@ def test_a_spline_is_for_the_uncorrected_path_only():
 
 
 def small_model(**options: Any) -> TrainedModel:
-    nested: Any = load_law({"law": "nested", "rve": RVE})
-    solver, high = SnapshotSolver(nested.rve, SolverOptions(1e-10)), np.full(3, RANGE)
-    snapshots = solver.solve(np.random.default_rng(0).uniform(-RANGE, RANGE, (8, 3)))
-    small = {"law": "equino", "modes": 8, "points": 24, "certificate_points": 24, "states": 8, "networks": None}
-    wanted = EquiNOOptions.model_validate({**small, **options})
-    found = fit(FitTask(snapshots, nested.rve, solver, wanted, -high, high, MemoryCheckpoint(), lambda *_: None))
-    return TrainedModel(found.arrays, found.settings, nested.rve, -high, high)
+    small = {"modes": 8, "points": 24, "certificate_points": 24, "states": 8, "networks": None}
+    return fitted(fit_task(RVE, EquiNOOptions.model_validate({**small, **options}), np.full(3, RANGE), 8))
 
 
 def test_the_law_takes_the_spline_that_was_trained():
@@ -134,12 +125,12 @@ def test_the_law_takes_the_spline_that_was_trained():
     given: dict[str, Any] = {"model": "-", "device": "cpu"}
     law = EquiNOLaw(model, EquiNOParameters(**given, corrections=0, potential="spline"))
     strain = np.random.default_rng(1).uniform(-RANGE, RANGE, (50, 3))
-    found = law.evaluate(strain, np.zeros((50, law.n_state)), 1.0)
+    found = answer_of(law, strain)
     corrected = EquiNOLaw(model, EquiNOParameters(**given, tolerance=1e-12))
-    wanted = corrected.evaluate(strain, np.zeros((50, corrected.n_state)), 1.0)
+    wanted = answer_of(corrected, strain)
     for name, limit in (("stress", 3e-3), ("tangent", 2e-2), ("stress_33", 3e-3)):
-        got, truth = getattr(found, name), getattr(wanted, name)
-        np.testing.assert_allclose(got, truth, rtol=0, atol=limit * np.abs(truth).max(), err_msg=name)
+        got, reference = getattr(found, name), getattr(wanted, name)
+        np.testing.assert_allclose(got, reference, rtol=0, atol=limit * np.abs(reference).max(), err_msg=name)
     certificate = law.certify(strain, found, "indicator")
     np.testing.assert_allclose(certificate, corrected.certify(strain, wanted, "indicator"), rtol=0, atol=1e-2)
     with pytest.raises(CaseError, match="device: 'cuda' given"):

@@ -15,9 +15,9 @@ from femops.surrogate.fields.stiffness import StiffnessBatch
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.network import SPON, MeshMaps, cell_features, hierarchy
 
-_HELD_BACK, _MOST_HELD_BACK = 0.1, 64
-_AT_ONCE = 32
-_VIEWS = 8
+_VALIDATION_SHARE, _MAX_VALIDATION = 0.1, 64
+_CHUNK = 32
+_VIEWS = 8  # augmented views of a mesh
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,14 @@ class Part:
 
 
 class Batches(ABC):
-    """Training set to draw batches from, and a validation set that is held back."""
+    """Training set to draw batches from, and a validation set that is held out."""
 
     def __init__(self, options: BatchOptions) -> None:
         self._options = options
         self._views: dict[tuple[int, int | None], MeshMaps] = {}
 
     @abstractmethod
-    def drawn(self, draw: np.random.Generator) -> Iterator[Part]:
+    def drawn(self, rng: np.random.Generator) -> Iterator[Part]:
         """Yield the parts of a random training batch."""
 
     @abstractmethod
@@ -88,30 +88,30 @@ class Batches(ABC):
     def _split(self, count: int, siblings: int) -> tuple[Indices, Indices]:
         """Return the indices of the training and the validation set; a single microstructure is in both."""
         families = np.random.default_rng(self._options.seed).permutation(count // siblings)
-        held = min(max(1, _MOST_HELD_BACK // siblings), int(np.ceil(_HELD_BACK * len(families))))
+        held = min(max(1, _MAX_VALIDATION // siblings), int(np.ceil(_VALIDATION_SHARE * len(families))))
         numbers = families[:, None] * siblings + np.arange(siblings)
         return numbers[held if held < len(families) else 0 :].ravel(), numbers[:held].ravel()
 
     def _view(self, number: int, view: int | None, problems: Sequence[LinearFields]) -> MeshMaps:
         """Return the operators of meshes; with a `view`, in random coordinates and with random coarse grids."""
         if (number, view) not in self._views:
-            draw = None if view is None else np.random.default_rng([self._options.seed, number, view])
+            rng = None if view is None else np.random.default_rng([self._options.seed, number, view])
             rotation = None
-            if draw is not None:
+            if rng is not None:
                 lower, upper = problems[0].space.discretisation.mesh.bounds
-                turns = symmetries(upper - lower)
-                rotation = turns[draw.integers(len(turns))]
-            levels = [self._levels(problem, draw) for problem in problems]
-            self._views[number, view] = MeshMaps.side_by_side(levels, rotation)
+                rotations = symmetries(upper - lower)
+                rotation = rotations[rng.integers(len(rotations))]
+            levels = [self._levels(problem, rng) for problem in problems]
+            self._views[number, view] = MeshMaps.disjoint_union(levels, rotation)
         return self._views[number, view]
 
-    def _levels(self, problem: LinearFields, draw: np.random.Generator | None) -> Any:
+    def _levels(self, problem: LinearFields, rng: np.random.Generator | None) -> Any:
         n_levels, dim = self._options.levels, problem.space.discretisation.dim
-        shift = np.zeros(dim) if draw is None else np.asarray(0.5 * draw.integers(0, 2**n_levels, dim))
+        shift = np.zeros(dim) if rng is None else np.asarray(0.5 * rng.integers(0, 2**n_levels, dim))
         return hierarchy(problem.space, n_levels, shift.astype(np.float64))
 
-    def _any_view(self, draw: np.random.Generator, n_views: int) -> int | None:
-        return int(draw.integers(n_views)) if self._options.augment else None
+    def _any_view(self, rng: np.random.Generator, n_views: int) -> int | None:
+        return int(rng.integers(n_views)) if self._options.augment else None
 
 
 class OneMesh(Batches):
@@ -122,11 +122,11 @@ class OneMesh(Batches):
         self._data = _Data(group, options.device)
         self._training, self._held = self._split(len(group), group.siblings)
 
-    def drawn(self, draw: np.random.Generator) -> Iterator[Part]:
+    def drawn(self, rng: np.random.Generator) -> Iterator[Part]:
         """Yield the parts of a random training batch."""
         size = min(self._options.size, len(self._training))
-        chosen = self._training[draw.choice(len(self._training), size, replace=False)]
-        return self._parts(chosen, self._any_view(draw, _VIEWS))
+        chosen = self._training[rng.choice(len(self._training), size, replace=False)]
+        return self._parts(chosen, self._any_view(rng, _VIEWS))
 
     def held_back(self) -> Iterator[Part]:
         """Yield the parts of the validation set."""
@@ -134,8 +134,8 @@ class OneMesh(Batches):
 
     def _parts(self, numbers: Indices, view: int | None) -> Iterator[Part]:
         maps = self._view(0, view, [self._data.problem])
-        for start in range(0, len(numbers), _AT_ONCE):
-            yield self._part(numbers[start : start + _AT_ONCE], maps)
+        for start in range(0, len(numbers), _CHUNK):
+            yield self._part(numbers[start : start + _CHUNK], maps)
 
     def _part(self, numbers: Indices, maps: MeshMaps) -> Part:
         problem = self._data.problem[numbers]
@@ -143,7 +143,7 @@ class OneMesh(Batches):
         return Part(len(numbers), lambda network: self._data.errors(network(maps, problem, features), problem, numbers))
 
 
-class SideBySide(Batches):
+class ManyMeshes(Batches):
     """Microstructures on different meshes, in fixed batches."""
 
     def __init__(self, groups: Sequence[Group], options: BatchOptions) -> None:
@@ -154,10 +154,10 @@ class SideBySide(Batches):
         self._training, self._held = self._blocks(members[training]), self._blocks(members[held])
         self._n_views = max(1, _VIEWS // len(self._training))
 
-    def drawn(self, draw: np.random.Generator) -> Iterator[Part]:
+    def drawn(self, rng: np.random.Generator) -> Iterator[Part]:
         """Yield a random training batch."""
-        number = int(draw.integers(len(self._training)))
-        yield self._part(number, self._training[number], self._any_view(draw, self._n_views))
+        number = int(rng.integers(len(self._training)))
+        yield self._part(number, self._training[number], self._any_view(rng, self._n_views))
 
     def held_back(self) -> Iterator[Part]:
         """Yield the parts of the validation set."""
@@ -171,7 +171,7 @@ class SideBySide(Batches):
         data = [self._data[group] for group, _ in block]
         own = [one.problem[[i]] for one, (_, i) in zip(data, block, strict=True)]
         maps = self._view(number, view, own)
-        stiffness = StiffnessBatch.side_by_side([problem.stiffness for problem in own])
+        stiffness = StiffnessBatch.block_diagonal([problem.stiffness for problem in own])
         forces = -torch.cat([problem.load for problem in own], dim=1)
         tangents = [one.tangent[[i]] for one, (_, i) in zip(data, block, strict=True)]
         features = torch.cat([cell_features(maps.tangent(tangent)) for tangent in tangents], dim=1)
@@ -185,8 +185,8 @@ class SideBySide(Batches):
 
 
 def batches(groups: Sequence[Group], options: BatchOptions) -> Batches:
-    """Return `OneMesh` for a single group, else `SideBySide`."""
-    return OneMesh(groups[0], options) if len(groups) == 1 else SideBySide(groups, options)
+    """Return `OneMesh` for a single group, else `ManyMeshes`."""
+    return OneMesh(groups[0], options) if len(groups) == 1 else ManyMeshes(groups, options)
 
 
 class _Data:

@@ -16,7 +16,7 @@ from femops.surrogate.store import of_arrays, read_fit, read_manifest
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.batches import Group, in_precision
 from femops_spon.hyperelastic import linear_problems
-from femops_spon.network import SPON, NetworkOptions
+from femops_spon.network import SPON, Architecture
 from femops_spon.options import SPONOptions
 from femops_spon.processor import ProcessorOptions
 from femops_spon.training import Precision, TrainingOptions, predict, restored, train
@@ -47,7 +47,7 @@ def training_options(options: SPONOptions) -> TrainingOptions:
     """Return the network and training options of a study."""
     processor = ProcessorOptions(options.widths, options.layers, linear=True)
     return TrainingOptions(
-        NetworkOptions(processor, options.passes, options.smoothing, seed=options.seed),
+        Architecture(processor, options.passes, options.smoothing, seed=options.seed),
         options.levels,
         options.steps,
         options.batch,
@@ -130,7 +130,7 @@ def homogenized(problem: LinearFields) -> Tensor:
             if float((before - last).abs().max()) < _CONVERGED * float(last.abs().max()):
                 break
         else:
-            raise NotConverged("the conjugate gradients of a linear problem to learn from")
+            raise NotConverged("conjugate gradients for a linearised training problem")
         found.append(last)
     return torch.cat(found)
 

@@ -21,8 +21,8 @@ from femops_spon.network import SPON, MeshMaps, cell_features, hierarchy
 from femops_spon.training import Precision
 
 _STEPS, _INNER = 3, 4  # Newton and inner steps to the training states, which need not be converged
-_PREDICTING = 2  # Newton steps per prediction, starting from uniform strain
-_BYTES_OF_VALUE = 8 * 40  # memory of the network per nodal value
+_NEWTON_STEPS = 2  # Newton steps per prediction, starting from uniform strain
+_BYTES_PER_VALUE = 8 * 40  # memory of the network per nodal value
 
 
 class HyperelasticSPON:
@@ -45,8 +45,8 @@ class HyperelasticSPON:
     def predict(self, strain: Tensor) -> tuple[Tensor, Tensor]:
         """Return zero-mean w (n, n_nodes, dim) and an estimate of dw/dE (n, n_nodes, dim, n_s) at strains (n, n_s)."""
         space, n_s = self._fields.space, strain.shape[1]
-        fluctuation, sensitivity = self._fields.at_rest(strain)
-        width = n_s * space.discretisation.dim * _BYTES_OF_VALUE
+        fluctuation, sensitivity = self._fields.zero_fields(strain)
+        width = n_s * space.discretisation.dim * _BYTES_PER_VALUE
         with torch.no_grad():
             for part in chunks(len(strain), width * space.n_nodes):
                 fluctuation[part], sensitivity[part] = self._predicted(strain[part], fluctuation[part])
@@ -55,16 +55,16 @@ class HyperelasticSPON:
     def _predicted(self, strain: Tensor, fluctuation: Tensor) -> tuple[Tensor, Tensor]:
         fields, volume = self._fields, self._fields.space.discretisation.volume
         sensitivity = None
-        for _ in range(_PREDICTING):
+        for _ in range(_NEWTON_STEPS):
             at = fields.linearised(strain, fluctuation)
             cells = CellTangents(at.tangent.cpu().numpy(), None)
             problem = LinearFields.on(fields.space, cells, self._dtype, strain.device)
             residual = (volume * at.residual).to(self._dtype)
             forces = -torch.cat([residual[..., None], problem.load], dim=3)
             features = cell_features(at.tangent.to(self._dtype))
-            answer = self._network.solve(self._maps, problem.stiffness, forces, features).to(strain.dtype)
-            fluctuation = fields.moved(strain, fluctuation, answer[..., 0], at.energy)
-            sensitivity = answer[..., 1:]
+            update = self._network.solve(self._maps, problem.stiffness, forces, features).to(strain.dtype)
+            fluctuation = fields.line_search(strain, fluctuation, update[..., 0], at.energy)
+            sensitivity = update[..., 1:]
         assert sensitivity is not None
         return fluctuation, sensitivity
 
@@ -82,7 +82,7 @@ def linear_problems(rves: Sequence[RVE], strain: Array) -> Iterator[tuple[Period
     """
     for rve, strains in zip(rves, torch.as_tensor(strain), strict=True):
         fields = HyperelasticFields(rve)
-        nothing, slopes = fields.at_rest(strains)
-        solved, _ = fields.improve(strains, nothing, slopes, _STEPS, _INNER)
-        tangent = np.concatenate([fields.linearised(strains, state).tangent.numpy() for state in (nothing, solved)])
+        zero, slopes = fields.zero_fields(strains)
+        solved, _ = fields.improve(strains, zero, slopes, _STEPS, _INNER)
+        tangent = np.concatenate([fields.linearised(strains, state).tangent.numpy() for state in (zero, solved)])
         yield PeriodicSpace.shared(rve), tangent[:, common_order(rve.discretisation)]

@@ -10,7 +10,7 @@ from femops.surrogate.fields.hyperelastic import FieldResponse, HyperelasticFiel
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.families import network_of
 from femops_spon.hyperelastic import HyperelasticSPON
-from femops_spon.law import TINY, SPONLaw, in_numpy, squared
+from femops_spon.law import TINY, SPONLaw, in_numpy, quadratic_form
 from femops_spon.options import SPONParameters
 
 _INNER = 2  # conjugate-gradient steps per Newton step
@@ -41,15 +41,17 @@ class HyperelasticSPONLaw(SPONLaw):
         super().__init__(model)
         self.low, self.high = model.low, model.high
         if model.settings["linear"]:
-            raise CaseError("has nonlinear phases, the model was trained on linear ones; expected those", key="rve")
+            raise CaseError(
+                "has nonlinear phases, the model was trained on linear ones; expected linear phases", key="rve"
+            )
         self._corrections = parameters.corrections
         network = network_of(model, parameters.device)
         self._fields = HyperelasticFields(model.rve, device=torch_device(parameters.device))
-        self._start = self._fields.at_rest
+        self._start = self._fields.zero_fields
         if parameters.start == "network":
             self._start = HyperelasticSPON(network, self._fields, parameters.precision).predict
-        at_rest = self._respond(np.zeros((1, model.rve.discretisation.n_s)), 1)
-        self.metric = np.linalg.inv(in_numpy(at_rest.tangent)[0])
+        unstrained = self._respond(np.zeros((1, model.rve.discretisation.n_s)), 1)
+        self.metric = np.linalg.inv(in_numpy(unstrained.tangent)[0])
 
     def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
         """Return the response of the RVE; see `MaterialLaw.evaluate`."""
@@ -69,7 +71,10 @@ class HyperelasticSPONLaw(SPONLaw):
         if kind == "bound":
             return np.full(len(strain), np.inf)
         better = in_numpy(self._respond(strain, self._corrections + 1).stress)
-        change, size = squared(better - response.stress, self.metric), squared(response.stress, self.metric)
+        change, size = (
+            quadratic_form(better - response.stress, self.metric),
+            quadratic_form(response.stress, self.metric),
+        )
         return np.sqrt(change / np.maximum(size, TINY))
 
     def solve_exactly(self, strain: Array, state: Array, dt: float) -> LawResponse:
@@ -90,17 +95,17 @@ class HyperelasticSPONLaw(SPONLaw):
         return self._fields.space.to_free(fluctuation.reshape(-1, 1))[:, 0]
 
     def _predicted(self, strain: Array, corrections: int) -> tuple[Tensor, Tensor]:
-        given = self._given(strain)
+        given = self._tensor(strain)
         fluctuation, sensitivity = self._start(given)
         if corrections:
             return self._fields.improve(given, fluctuation, sensitivity, corrections, _INNER)
         return fluctuation, sensitivity
 
-    def _given(self, strain: Array) -> Tensor:
+    def _tensor(self, strain: Array) -> Tensor:
         return torch.tensor(np.ascontiguousarray(strain), dtype=torch.float64, device=self._fields.device)
 
     def _respond(self, strain: Array, corrections: int) -> FieldResponse:
-        given, space = self._given(strain), self._fields.space
+        given, space = self._tensor(strain), self._fields.space
         width = 8 * space.n_dofs * (1 + strain.shape[1]) * _COPIES
         parts = list(chunks(len(strain), width)) or [slice(0, 0)]
         return joined(

@@ -37,8 +37,8 @@ class SPONLaw(ABC):
             state: Not used. Shape (0,).
         """
         solver = self.exact.solver
-        history = [one[:, :, 0] for one in solver.virgin_history(1)]
-        return micro_fields(self.rve, solver, strain, self.free_fluctuation(strain), history)
+        virgin = [one[:, :, 0] for one in solver.virgin_state(1)]
+        return micro_fields(self.rve, solver, strain, self.free_fluctuation(strain), virgin)
 
     def exact_micro_fields(self, strain: Array, state: Array) -> MicroFields:
         """Return the microscale fields of the nested solve at one point; arguments as in `micro_fields`."""
@@ -49,7 +49,7 @@ class SPONLaw(ABC):
         """Return the fluctuation at the free dofs of the RVE (n_free,) [length] at a strain (n_s,)."""
 
 
-def squared(vectors: Array, matrix: Array) -> Array:
+def quadratic_form(vectors: Array, matrix: Array) -> Array:
     """Return v · matrix · v for vectors v (n, n_s). Shape (n,)."""
     return np.asarray(np.einsum("ns,st,nt->n", vectors, matrix, vectors))
 

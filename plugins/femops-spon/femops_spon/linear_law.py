@@ -5,14 +5,14 @@ import numpy as np
 from femops.law import CertificateKind, LawResponse
 from femops.notation import Array
 from femops.surrogate import TrainedModel, torch_device
-from femops.surrogate.fields.linear import LinearFields
+from femops.surrogate.fields.linear import LinearFields, stress_error_bound
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.families import network_of
-from femops_spon.law import TINY, SPONLaw, in_numpy, squared
+from femops_spon.law import TINY, SPONLaw, in_numpy, quadratic_form
 from femops_spon.options import SPONParameters
 from femops_spon.training import predict
 
-_MORE_STEPS = 3  # additional conjugate-gradient steps for the indicator
+_INDICATOR_STEPS = 3  # additional conjugate-gradient steps for the indicator
 
 
 class LinearSPONLaw(SPONLaw):
@@ -46,36 +46,35 @@ class LinearSPONLaw(SPONLaw):
         if parameters.corrections:
             fields = problem.improve(fields, parameters.corrections, problem.preconditioner())
         self._problem, self._fields = problem, problem.centred(fields)
-        self.stiffness = _only(problem.homogenized(self._fields))
+        self.stiffness = _first(problem.homogenized(self._fields))
         self.metric = np.linalg.inv(self.stiffness)
         row = problem.row_33(self._fields)
-        self._row_33 = None if row is None else _only(row)
-        self._bound = _only(problem.bound(self._fields))
+        self._row_33 = None if row is None else _first(row)
+        self._bound = _first(problem.bound(self._fields))
         self._indicator: Array | None = None
 
     @property
     def fields(self) -> Array:
         """Fluctuations of the unit strains at the free dofs of the RVE [length]. Shape (n_free, n_s)."""
-        return self._problem.space.to_free(_only(self._fields).reshape(self._problem.space.n_dofs, -1))
+        return self._problem.space.to_free(_first(self._fields).reshape(self._problem.space.n_dofs, -1))
 
     def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
         """Return the response of the RVE; see `MaterialLaw.evaluate`."""
         n = len(strain)
         tangent = np.tile(self.stiffness, (n, 1, 1))
         normal = None if self._row_33 is None else strain @ self._row_33
-        return LawResponse(
-            strain @ self.stiffness, tangent, np.empty((n, 0)), normal, self._relative(strain, self._bound)
-        )
+        bound = stress_error_bound(strain, self.stiffness, self._bound)
+        return LawResponse(strain @ self.stiffness, tangent, np.empty((n, 0)), normal, bound)
 
     def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
         """Return the relative error of the stress in the norm of `metric`: a bound, or the change by further steps."""
         if kind == "bound":
-            return self._relative(strain, self._bound)
+            return stress_error_bound(strain, self.stiffness, self._bound)
         if self._indicator is None:
-            better = self._problem.improve(self._fields, _MORE_STEPS, self._problem.preconditioner())
-            self._indicator = self.stiffness - _only(self._problem.homogenized(better))
+            better = self._problem.improve(self._fields, _INDICATOR_STEPS, self._problem.preconditioner())
+            self._indicator = self.stiffness - _first(self._problem.homogenized(better))
         change = strain @ self._indicator
-        return np.sqrt(squared(change, self.metric) / np.maximum(squared(strain, self.stiffness), TINY))
+        return np.sqrt(quadratic_form(change, self.metric) / np.maximum(quadratic_form(strain, self.stiffness), TINY))
 
     def solve_exactly(self, strain: Array, state: Array, dt: float) -> LawResponse:
         """Return the response of the nested solve, which is computed once for the unit strains."""
@@ -91,17 +90,7 @@ class LinearSPONLaw(SPONLaw):
         """Return the fluctuation at the free dofs of the RVE (n_free,) [length] at a strain (n_s,)."""
         return np.asarray(self.fields @ strain)
 
-    def _relative(self, strain: Array, error: Array) -> Array:
-        """Return the bound of ‖ΔC E‖ / ‖C̄ E‖ for all symmetric ΔC with 0 ≤ ΔC ≤ `error`.
 
-        In the norm of the compliance ‖ΔC E‖² ≤ λ E·ΔC·E, λ the largest eigenvalue of `error` relative to C̄.
-        """
-        root = np.linalg.inv(np.linalg.cholesky(self.stiffness))
-        largest = max(float(np.linalg.eigvalsh(root @ error @ root.T)[-1]), 0.0)
-        work = np.maximum(squared(strain, self.stiffness), TINY)
-        return np.sqrt(largest * np.maximum(squared(strain, error), 0.0) / work)
-
-
-def _only(values: Tensor) -> Array:
-    """Return the single item of a batch as a NumPy array."""
+def _first(values: Tensor) -> Array:
+    """Return the only item of a batch as a NumPy array."""
     return in_numpy(values[0])

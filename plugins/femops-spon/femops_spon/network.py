@@ -15,29 +15,38 @@ import numpy as np
 from femops import notation
 from femops.errors import CaseError
 from femops.notation import Array
+from femops.rve.discretisation import Indices
 from femops.surrogate.fields.linear import LinearFields
 from femops.surrogate.fields.periodic_space import PeriodicSpace
 from femops.surrogate.fields.stiffness import StiffnessBatch
-from femops.surrogate.graph import Box, Hierarchy, Indices, Samples, fe_graph, periodic_hierarchy, side_by_side, turned
+from femops.surrogate.graph import (
+    CellPoints,
+    Hierarchy,
+    PeriodicBox,
+    disjoint_union,
+    fe_graph,
+    periodic_hierarchy,
+    rotated,
+)
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.plain import PlainGraphNetwork
 from femops_spon.processor import HierarchyMaps, Processor, ProcessorOptions, Shape
 
-_FEWEST_CELLS = 4
+_MIN_CELLS = 4
 _FIRST_DAMPING = 0.4
 _CUTOFF = 1e-6
 _TINY = 1e-30
 
 
 @dataclass(frozen=True)
-class NetworkOptions:
-    """Options of a network.
+class Architecture:
+    """Architecture of a network.
 
     Attributes:
         processor: Size of the processor of each pass.
         passes: Number of passes over the residual forces, each with separate weights.
         smoothing: Damped Jacobi steps with the exact stiffness after each pass.
-        plain: Use a plain graph network on the mesh instead of finite-element message passing on nested grids.
+        plain: Use a plain graph network on the mesh instead of finite-element message passing on a grid hierarchy.
         seed: Seed of the initial weights.
     """
 
@@ -48,10 +57,10 @@ class NetworkOptions:
     seed: int = 0
 
 
-def grid_counts(space: PeriodicSpace, least: int = _FEWEST_CELLS) -> Indices:
-    """Return the cell counts of successively halved coarse grids for a mesh. Shape (n_grids, dim).
+def grid_counts(space: PeriodicSpace, least: int = _MIN_CELLS) -> Indices:
+    """Return the cell counts of successively halved coarse grids of a mesh. Shape (n_grids, dim).
 
-    If the mesh is a uniform grid, they are nested in it.
+    If the mesh is a uniform grid, every node of a coarse grid is a node of the finer one.
 
     Args:
         space: The space on the mesh.
@@ -87,8 +96,8 @@ def hierarchy(space: PeriodicSpace, n_levels: int, shift: Array | float = 0.0) -
         raise CaseError(f"the mesh is too coarse for the {n_levels} levels of the network", key="rve")
     finest = fe_graph(rve.mesh.points, rve.mesh.cells, rve.mesh.kind, space.node_of, space.n_nodes)
     start = lower + shift * (upper - lower) / (counts[0] if len(counts) else 1)
-    samples = Samples(rve.points, rve.weight)
-    return periodic_hierarchy(finest, space.points, samples, counts, Box(start, upper - lower))
+    points = CellPoints(rve.points, rve.weight)
+    return periodic_hierarchy(finest, space.points, points, counts, PeriodicBox(start, upper - lower))
 
 
 def rotation_of_strain(rotation: Array) -> Array:
@@ -108,20 +117,20 @@ class MeshMaps:
     """
 
     def __init__(self, levels: Hierarchy, rotation: Array | None = None, sizes: Sequence[int] = ()) -> None:
-        self.levels = HierarchyMaps(levels if rotation is None else turned(levels, rotation))
+        self.levels = HierarchyMaps(levels if rotation is None else rotated(levels, rotation))
         dim = levels[0].graph.dim
-        turn = np.eye(dim) if rotation is None else rotation
-        self.turned = rotation is not None
-        self._vector, self._strain = torch.as_tensor(turn), torch.as_tensor(rotation_of_strain(turn))
+        matrix = np.eye(dim) if rotation is None else rotation
+        self._rotated = rotation is not None
+        self._vector, self._strain = torch.as_tensor(matrix), torch.as_tensor(rotation_of_strain(matrix))
         self.sizes = tuple(sizes)
         self._owner = torch.as_tensor(np.repeat(np.arange(len(sizes)), sizes))
 
     @classmethod
-    def side_by_side(cls, hierarchies: Sequence[Hierarchy], rotation: Array | None = None) -> "MeshMaps":
+    def disjoint_union(cls, hierarchies: Sequence[Hierarchy], rotation: Array | None = None) -> "MeshMaps":
         """Return the operators of the disjoint union of one or more meshes; arguments as above."""
         if len(hierarchies) == 1:
             return cls(hierarchies[0], rotation)
-        return cls(side_by_side(hierarchies), rotation, [levels[0].graph.n_nodes for levels in hierarchies])
+        return cls(disjoint_union(hierarchies), rotation, [levels[0].graph.n_nodes for levels in hierarchies])
 
     def totals(self, values: Tensor) -> Tensor:
         """Return sums of values (N, n_nodes, ...) over the nodes of each RVE: N RVEs on one mesh, or one per mesh."""
@@ -134,20 +143,20 @@ class MeshMaps:
         """Return values of each RVE (n_rves, ...) at its nodes, broadcastable to (N, n_nodes, ...)."""
         return values[:, None] if not self.sizes else values[self._owner.to(values.device)][None]
 
-    def seen(self, vectors: Tensor) -> Tensor:
+    def to_rotated(self, vectors: Tensor) -> Tensor:
         """Return nodal vectors (N, n_nodes, dim) in the rotated coordinates."""
-        return vectors @ self._vector.T.to(vectors) if self.turned else vectors
+        return vectors @ self._vector.T.to(vectors) if self._rotated else vectors
 
-    def turned_back(self, vectors: Tensor) -> Tensor:
-        """Return nodal vectors in the original coordinates; the inverse of `seen`."""
-        return vectors @ self._vector.to(vectors) if self.turned else vectors
+    def from_rotated(self, vectors: Tensor) -> Tensor:
+        """Return nodal vectors in the original coordinates; the inverse of `to_rotated`."""
+        return vectors @ self._vector.to(vectors) if self._rotated else vectors
 
     def tangent(self, tangent: Tensor) -> Tensor:
         """Return tangents (..., n_s, n_s) in the rotated coordinates."""
-        if not self.turned:
+        if not self._rotated:
             return tangent
-        turn = self._strain.to(tangent)
-        return turn @ tangent @ turn.T
+        matrix = self._strain.to(tangent)
+        return matrix @ tangent @ matrix.T
 
 
 def cell_features(tangent: Tensor) -> Tensor:
@@ -172,19 +181,19 @@ class SPON(torch.nn.Module):
     Args:
         dim: Dimension of space.
         n_levels: Number of levels of the hierarchies.
-        options: See `NetworkOptions`.
+        architecture: See `Architecture`.
     """
 
-    def __init__(self, dim: int, n_levels: int, options: NetworkOptions) -> None:
+    def __init__(self, dim: int, n_levels: int, architecture: Architecture) -> None:
         super().__init__()
         self.dim, self.n_levels = dim, n_levels
         n_s = notation.n_strain(dim)
         shape = Shape(dim, 1 + n_s * (n_s + 1) // 2, dim, dim, n_levels)
-        kind: Any = PlainGraphNetwork if options.plain else Processor
+        kind: Any = PlainGraphNetwork if architecture.plain else Processor
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(options.seed)
-            self.passes = torch.nn.ModuleList(kind(shape, options.processor) for _ in range(options.passes))
-        self.damping = torch.nn.Parameter(torch.full((options.passes, options.smoothing), _FIRST_DAMPING))
+            torch.manual_seed(architecture.seed)
+            self.passes = torch.nn.ModuleList(kind(shape, architecture.processor) for _ in range(architecture.passes))
+        self.damping = torch.nn.Parameter(torch.full((architecture.passes, architecture.smoothing), _FIRST_DAMPING))
 
     def forward(self, maps: MeshMaps, problem: LinearFields, features: Tensor) -> Tensor:
         """Return the fluctuations of the unit strains, up to a translation. Shape (N, n_nodes, dim, n_s).
@@ -206,26 +215,26 @@ class SPON(torch.nn.Module):
             features: `cell_features` of the phases.
         """
         diagonal = stiffness.diagonal[..., None]
-        fields, rest = torch.zeros_like(forces), forces
+        fields, residual = torch.zeros_like(forces), forces
         search, images = fields[..., :0], fields[..., :0]
         for network, dampings in zip(self.passes, self.damping, strict=True):
-            step = self._answer(network, maps, rest / diagonal, features)
+            step = self._pass(network, maps, residual / diagonal, features)
             for damping in dampings:
-                step = step + damping * (rest - _Product.apply(step, stiffness)) / diagonal
+                step = step + damping * (residual - _Product.apply(step, stiffness)) / diagonal
             search = torch.cat([search, step], dim=3)
             images = torch.cat([images, _Product.apply(step, stiffness)], dim=3)
-            amount = maps.at_nodes(_least_energy(maps, search.detach(), images.detach(), rest.detach()))
+            amount = maps.at_nodes(_least_energy(maps, search.detach(), images.detach(), residual.detach()))
             search, images = search @ amount, images @ amount
-            fields, rest = fields + search, rest - images
+            fields, residual = fields + search, residual - images
         return fields
 
-    def _answer(self, network: torch.nn.Module, maps: MeshMaps, forces: Tensor, features: Tensor) -> Tensor:
-        """Return the network's output for forces divided by the diagonal of the stiffness (N, n_nodes, dim, k)."""
+    def _pass(self, network: torch.nn.Module, maps: MeshMaps, forces: Tensor, features: Tensor) -> Tensor:
+        """Return the output of one pass for forces divided by the diagonal of the stiffness (N, n_nodes, dim, k)."""
         share = 1.0 / (forces.shape[2] * maps.totals(torch.ones_like(forces[..., :1, :1])))
         size = maps.at_nodes((maps.totals(forces.square()).sum(1, keepdim=True) * share).clamp(min=_TINY).sqrt())
         columns = (forces / size).permute(0, 3, 1, 2)
-        answer = maps.turned_back(network(maps.levels, maps.seen(columns.flatten(0, 1)), features))
-        return answer.view(columns.shape).permute(0, 2, 3, 1) * size
+        output = maps.from_rotated(network(maps.levels, maps.to_rotated(columns.flatten(0, 1)), features))
+        return output.view(columns.shape).permute(0, 2, 3, 1) * size
 
 
 class _Product(torch.autograd.Function):
@@ -243,7 +252,7 @@ class _Product(torch.autograd.Function):
         return ctx.stiffness @ gradients[0].contiguous(), None
 
 
-def _least_energy(maps: MeshMaps, search: Tensor, images: Tensor, rest: Tensor) -> Tensor:
+def _least_energy(maps: MeshMaps, search: Tensor, images: Tensor, residual: Tensor) -> Tensor:
     """Return the coefficients of the fields (N, n_nodes, dim, m) of least energy for each RVE. Shape (n_rves, m, n_s).
 
     A small regularisation handles nearly dependent fields. The energy is stationary in the coefficients, so that
@@ -253,10 +262,10 @@ def _least_energy(maps: MeshMaps, search: Tensor, images: Tensor, rest: Tensor) 
         maps: Operators of the mesh.
         search: The fields.
         images: K times the fields.
-        rest: Residual forces. Shape (N, n_nodes, dim, n_s).
+        residual: Residual forces. Shape (N, n_nodes, dim, n_s).
     """
     m = search.shape[3]
-    work = _work(maps, search, torch.cat([images, rest], dim=3)).double()
+    work = _work(maps, search, torch.cat([images, residual], dim=3)).double()
     gram, right = work[..., :m], work[..., m:]
     scale = gram.diagonal(dim1=1, dim2=2).clamp(min=_TINY).rsqrt()[..., None]
     unit = scale * (0.5 * (gram + gram.transpose(1, 2))) * scale.transpose(1, 2)

@@ -10,21 +10,23 @@ Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
 class SPONOptions(SurrogateOptions):
-    """The `surrogate` block of a study: a network of finite-element message passing on nested grids."""
+    """The `surrogate` block of a study: a network of finite-element message passing on a hierarchy of grids."""
 
     law: Literal["spon"] = "spon"
-    widths: Sizes = Field((8, 16, 32), description="features on each grid, from the finest; the last one goes on")
-    layers: Sizes = Field((1, 1, 2), description="layers on each grid, before and after the coarser ones")
-    levels: PositiveInt | None = Field(None, description="number of grids with the mesh itself; default all there are")
-    passes: PositiveInt = Field(3, description="how often the network sees the forces that are left")
+    widths: Sizes = Field(
+        (8, 16, 32), description="features per level, finest first; the last applies to all coarser levels"
+    )
+    layers: Sizes = Field((1, 1, 2), description="layers per level, before and after the coarser levels")
+    levels: PositiveInt | None = Field(None, description="number of levels, including the mesh; default: all")
+    passes: PositiveInt = Field(3, description="how often the network is applied to the residual load")
     smoothing: int = Field(3, ge=0, description="Jacobi steps with the exact stiffness after each pass (families)")
-    steps: int = Field(1000, ge=0, description="steps of the optimiser")
-    batch: PositiveInt = Field(16, description="samples of a step")
-    learning_rate: float = Field(4e-3, gt=0, description="largest one; it falls along a cosine")
-    device: Literal["auto", "cpu", "cuda"] = Field("cpu", description="where to train (families)")
+    steps: int = Field(1000, ge=0, description="optimiser steps")
+    batch: PositiveInt = Field(16, description="samples per step")
+    learning_rate: float = Field(4e-3, gt=0, description="maximum; decays along a cosine")
+    device: Literal["auto", "cpu", "cuda"] = Field("cpu", description="device of the training (families)")
 
     @model_validator(mode="after")
-    def _as_many(self) -> Self:
+    def _same_length(self) -> Self:
         if len(self.widths) != len(self.layers):
             raise ValueError(f"{len(self.widths)} widths and {len(self.layers)} layers, expected as many of both")
         return self

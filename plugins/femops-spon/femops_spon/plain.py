@@ -18,13 +18,13 @@ class EdgeMaps(torch.nn.Module):
     """Gather and scatter maps between nodes, edges and cells.
 
     Args:
-        graph: A graph with known node offsets.
+        graph: A graph with known node positions.
     """
 
     def __init__(self, graph: FEGraph) -> None:
         super().__init__()
         if graph.offset is None:
-            raise ValueError("the places of the graph's nodes are not known, expected a graph of a mesh")
+            raise ValueError("the node positions of the graph are unknown, expected the graph of a mesh")
         n_corners = graph.cells.shape[1]
         first, second = np.nonzero(~np.eye(n_corners, dtype=bool))
         pairs = np.stack([graph.cells[:, first], graph.cells[:, second]], axis=-1).reshape(-1, 2)
@@ -60,9 +60,9 @@ class _EdgeLayer(torch.nn.Module):
 
     def forward(self, maps: EdgeMaps, nodes: Tensor, edges: Tensor) -> Tensor:
         """Return updated node features."""
-        shown = self.norm(nodes)
-        messages = self.message(torch.cat([maps.start(shown), maps.stop(shown), edges], dim=2))
-        return nodes + self.update(torch.cat([shown, maps.to_nodes(messages)], dim=2))
+        normalised = self.norm(nodes)
+        messages = self.message(torch.cat([maps.start(normalised), maps.stop(normalised), edges], dim=2))
+        return nodes + self.update(torch.cat([normalised, maps.to_nodes(messages)], dim=2))
 
 
 class PlainGraphNetwork(torch.nn.Module):

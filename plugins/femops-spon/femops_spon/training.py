@@ -4,30 +4,27 @@ The loss needs no reference fields: tr(C̄⁻¹ (C̄(W) − C̄)) / n_s is the m
 unit strains in the energy norm, relative to the stored energy. It is zero for the exact solution only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from femops.notation import Array
 from femops.surrogate import CheckedArrays, Checkpoint, Progress, state_dict
 from femops.surrogate.fields.linear import LinearFields
+from femops.surrogate.learning.loop import Schedule, Training
+from femops.surrogate.spec import Arrays
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.batches import Batches, BatchOptions, Group, batches, in_precision, tangents
-from femops_spon.network import SPON, MeshMaps, NetworkOptions, cell_features, grid_counts, hierarchy
+from femops_spon.network import SPON, Architecture, MeshMaps, cell_features, grid_counts, hierarchy
 from femops_spon.processor import ProcessorOptions
 
 _FLOOR = 1e-5  # lower limit of the error in the logarithmic loss
-_LARGEST_GRADIENT = 1.0
-_BETAS = (0.9, 0.98)
-_WARM_UP = 30
-_NAME = "spon"
+_LARGEST_GRADIENT, _WARM_UP = 1.0, 30
 _CHUNK = 32
 
-Weights = dict[str, npt.NDArray[Any]]
 Precision = Literal["float32", "float64"]
 
 
@@ -47,7 +44,7 @@ class TrainingOptions:
         save_every: Steps between checkpoints, which are also the points of the curves.
     """
 
-    network: NetworkOptions
+    network: Architecture
     levels: int | None
     steps: int
     batch: int
@@ -68,7 +65,7 @@ class Trained:
         curves: Median energy error of the training and the validation set, at each checkpoint.
     """
 
-    weights: Weights
+    weights: Arrays
     settings: Mapping[str, Any]
     curves: Mapping[str, Array]
 
@@ -89,18 +86,17 @@ def train(groups: Sequence[Group], options: TrainingOptions, checkpoint: Checkpo
     settings = {"dim": dim, "levels": levels, "network": asdict(options.network)}
     network = SPON(dim, levels, options.network).to(options.device)
     how = BatchOptions(levels, options.batch, options.augment, options.seed, options.device)
-    learner = _Learner(network, batches(groups, how), options)
-    learner.restore(checkpoint.load(_NAME))
-    while learner.step < options.steps:
-        learner.advance(min(learner.step + options.save_every, options.steps))
-        checkpoint.save(_NAME, learner.state())
-        seen, unseen = (learner.curves[name][-1] for name in ("training", "held back"))
-        progress("network", learner.step, options.steps, f"energy error {seen:.1e}, unseen {unseen:.1e}")
+    schedule = Schedule(options.steps, options.rate, options.save_every, _WARM_UP, _LARGEST_GRADIENT, seed=options.seed)
+    training = Training(dict(network.named_parameters()), schedule, "network", checkpoint, progress)
+    errors = _Errors(network, batches(groups, how))
+    training.adam(errors.loss, errors.medians)
     weights = {name: one.detach().cpu().numpy() for name, one in network.state_dict().items()}
-    return Trained(weights, settings, {name: np.array(values) for name, values in learner.curves.items()})
+    legend = {"training": "energy error", "held back": "unseen"}
+    curves = {entry: np.array(training.curves.get(name, [])) for entry, name in legend.items()}
+    return Trained(weights, settings, curves)
 
 
-def restored(weights: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any], device: Any = "cpu") -> SPON:
+def restored(weights: Arrays, settings: Mapping[str, Any], device: Any = "cpu") -> SPON:
     """Return a trained network.
 
     Args:
@@ -109,7 +105,7 @@ def restored(weights: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any
         device: A torch device.
     """
     block = dict(settings["network"])
-    options = NetworkOptions(**{**block, "processor": ProcessorOptions(**block["processor"])})
+    options = Architecture(**{**block, "processor": ProcessorOptions(**block["processor"])})
     network = SPON(int(settings["dim"]), int(settings["levels"]), options)
     found = state_dict(CheckedArrays(weights), network.state_dict())
     network.load_state_dict({name: torch.tensor(one) for name, one in found.items()})
@@ -138,62 +134,25 @@ def predict(network: SPON, problem: LinearFields, precision: Precision) -> Tenso
     return problem.centred(torch.cat(found))
 
 
-class _Learner:
-    """The optimiser and its state; the random draws of a step depend on its number only."""
+class _Errors:
+    """Errors of a network on batches; their loss is logarithmic."""
 
-    def __init__(self, network: SPON, data: Batches, options: TrainingOptions) -> None:
-        self._network, self._data, self._options = network, data, options
-        self._weights = {name: one for name, one in network.named_parameters() if one.numel()}
-        self._optimiser = torch.optim.Adam(self._weights.values(), lr=options.rate, betas=_BETAS)
-        self.step = 0
-        self.curves: dict[str, list[float]] = {"training": [], "held back": []}
+    def __init__(self, network: SPON, data: Batches) -> None:
+        self._network, self._data = network, data
+        self._seen: list[Tensor] = []
 
-    def advance(self, stop: int) -> None:
-        """Train up to step `stop` and append the median errors to the curves."""
-        errors = []
-        while self.step < stop:
-            errors.append(self._one())
-            self.step += 1
-        with torch.no_grad():
-            held = torch.cat([part.errors(self._network) for part in self._data.held_back()])
-        self.curves["training"].append(float(torch.cat(errors).median().clamp(min=_FLOOR)))
-        self.curves["held back"].append(float(held.median().clamp(min=_FLOOR)))
-
-    def _one(self) -> Tensor:
-        draw = np.random.default_rng([self._options.seed, self.step])
+    def loss(self, draw: np.random.Generator) -> Iterator[Tensor]:
+        """Yield the terms of the loss of a batch."""
         parts = list(self._data.drawn(draw))
         count = sum(part.count for part in parts)
-        self._optimiser.zero_grad()
-        found = []
         for part in parts:
             errors = part.errors(self._network)
-            (torch.log(errors.clamp(min=0.0) + _FLOOR).sum() / count).backward()
-            found.append(errors.detach())
-        torch.nn.utils.clip_grad_norm_(self._network.parameters(), _LARGEST_GRADIENT)
-        falling = 0.5 * (1.0 + np.cos(np.pi * self.step / self._options.steps))
-        self._optimiser.param_groups[0]["lr"] = self._options.rate * falling * min(1.0, (self.step + 1) / _WARM_UP)
-        self._optimiser.step()
-        return torch.cat(found)
+            self._seen.append(errors.detach())
+            yield torch.log(errors.clamp(min=0.0) + _FLOOR).sum() / count
 
-    def state(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the state as arrays."""
-        kept: dict[str, npt.NDArray[Any]] = {"step": np.array(self.step)}
-        kept |= {f"curve/{name}": np.array(values) for name, values in self.curves.items()}
-        for name, one in self._weights.items():
-            moments = self._optimiser.state[one]
-            parts = {"weight": one, "first": moments["exp_avg"], "second": moments["exp_avg_sq"]}
-            kept |= {f"{part}/{name}": tensor.detach().cpu().numpy() for part, tensor in parts.items()}
-        return kept
-
-    def restore(self, kept: Mapping[str, npt.NDArray[Any]] | None) -> None:
-        """Restore a saved state; None keeps the initial one."""
-        if kept is None:
-            return
-        self.step = int(kept["step"])
-        self.curves = {name: kept[f"curve/{name}"].tolist() for name in self.curves}
-        for name, one in self._weights.items():
-            weight, first, second = (torch.tensor(kept[f"{part}/{name}"]) for part in ("weight", "first", "second"))
-            with torch.no_grad():
-                one.copy_(weight)
-            moments = {"exp_avg": first.to(one), "exp_avg_sq": second.to(one)}
-            self._optimiser.state[one] = {"step": torch.tensor(float(self.step)), **moments}
+    def medians(self) -> dict[str, float]:
+        """Return the median errors of the batches since the last call and of the validation set."""
+        held_back = [part.errors(self._network) for part in self._data.held_back()]
+        found = {"energy error": self._seen, "unseen": held_back}
+        self._seen = []
+        return {name: float(torch.cat(errors).median().clamp(min=_FLOOR)) for name, errors in found.items()}

@@ -9,15 +9,16 @@ import scipy.sparse as sp
 from femops.meshing.box import grid
 from femops.meshing.cells import CELLS
 from femops.surrogate.graph import (
-    Box,
+    CellPoints,
     Level,
-    Samples,
+    PeriodicBox,
     fe_graph,
     graph_of_matrices,
     grid_graph,
     interpolation,
     periodic_hierarchy,
-    turned,
+    pooling,
+    rotated,
 )
 from femops.surrogate.torch_library import torch
 from femops_spon.plain import PlainGraphNetwork
@@ -29,9 +30,11 @@ SMALL = ProcessorOptions(widths=(6, 8), layers=(1, 1))
 def _square(n=8):
     """A periodic grid with two coarser ones."""
     lattice = np.stack(np.unravel_index(np.arange(n * n), (n, n), order="F"), axis=-1) / n
-    samples = Samples((lattice + 0.5 / n)[:, None], np.ones((n * n, 1)))
+    points = CellPoints((lattice + 0.5 / n)[:, None], np.ones((n * n, 1)))
     counts = np.array([[n // 2] * 2, [n // 4] * 2])
-    return periodic_hierarchy(grid_graph((n, n), (1.0, 1.0)), lattice, samples, counts, Box(np.zeros(2), np.ones(2)))
+    return periodic_hierarchy(
+        grid_graph((n, n), (1.0, 1.0)), lattice, points, counts, PeriodicBox(np.zeros(2), np.ones(2))
+    )
 
 
 def _normal(*shape, seed=0):
@@ -50,6 +53,26 @@ def test_cells_see_mean_and_gradient_of_linear_functions_exactly(cell):
     assert np.allclose(seen[:, 1:], length[:, None] * slope)
     if kind.degree == 1:
         assert np.allclose(seen[:, 0], corners.mean(axis=1) @ slope)
+    integral = graph.node_volume @ (mesh.points @ slope) / graph.n_cells
+    assert integral == pytest.approx(0.5 * slope.sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize("counts", [(4, 6), (3, 4, 5)])
+def test_the_graph_of_a_periodic_grid_is_that_of_its_mesh(counts):
+    size = np.array([1.0, 2.0, 0.5])[: len(counts)]
+    cell = "quad" if len(counts) == 2 else "hexahedron"
+    mesh = grid([np.linspace(0.0, edge, n + 1) for edge, n in zip(size, counts, strict=True)], cell)
+    index = np.rint(mesh.points / size * counts).astype(int) % counts
+    nodes = np.ravel_multi_index(tuple(index.T), counts, order="F")
+    expected, found = fe_graph(mesh.points, mesh.cells, CELLS[cell], nodes, np.prod(counts)), grid_graph(counts, size)
+    assert np.allclose(cell_operator(found).toarray(), cell_operator(expected).toarray())
+    assert np.allclose(found.volume, expected.volume)
+    assert np.allclose(_offsets_by_node(found), _offsets_by_node(expected))
+
+
+def _offsets_by_node(graph):
+    """Offsets of the nodes of each cell, sorted by node."""
+    return np.take_along_axis(graph.offset, np.argsort(graph.cells, axis=1)[..., None], axis=1)
 
 
 def test_answers_go_back_by_the_transpose():
@@ -75,9 +98,14 @@ def test_coarse_functions_are_interpolated_exactly_and_constants_survive_all_tra
         assert torch.allclose(maps.pool(on_fine), maps.to_cells(values)[..., :1])
 
 
+def test_pooling_weights_the_points_of_the_fine_cells_in_a_coarse_one():
+    matrix = pooling(np.array([[0, 1], [1, 1]]), np.array([[3.0, 1.0], [2.0, 2.0]]), 3)
+    assert np.allclose(matrix.toarray(), [[1.0, 0.0], [0.2, 0.8], [0.0, 0.0]])
+
+
 def test_interpolation_takes_any_points():
     points = np.random.default_rng(0).random((20, 2)) * 0.75
-    matrix = interpolation(points, np.array([4, 4]), Box(np.zeros(2), np.ones(2)))
+    matrix = interpolation(points, np.array([4, 4]), PeriodicBox(np.zeros(2), np.ones(2)))
     lattice = np.stack(np.unravel_index(np.arange(16), (4, 4), order="F"), axis=-1) / 4
     assert np.allclose(matrix @ lattice, points)
 
@@ -89,6 +117,13 @@ def test_graph_of_matrices_is_the_graph_they_came_from():
     again = graph_of_matrices(parts[0], sp.vstack(parts[1:], format="csr"), np.full(24, 0.1))
     assert np.allclose(cell_operator(again).toarray(), cell_operator(graph).toarray())
     assert np.allclose(again.volume, graph.volume)
+
+
+def test_cells_of_a_graph_may_have_different_numbers_of_nodes():
+    mean, slopes = np.array([[0.2, 0.3, 0.5], [0.4, 0.6, 0.0]]), np.array([[-1.0, 1.0, 0.0], [-2.0, 2.0, 0.0]])
+    graph = graph_of_matrices(sp.csr_array(mean), sp.csr_array(np.vstack([slopes, 3.0 * slopes])), np.ones(2))
+    seen = cell_operator(graph).toarray().reshape(2, 3, 3)
+    assert np.allclose(seen, np.stack([mean, slopes, 3.0 * slopes], axis=1))
 
 
 def _network(kind, options=SMALL, levels=3, seed=0):
@@ -147,9 +182,21 @@ def test_a_linear_processor_is_linear_in_the_nodes_and_steered_by_the_cells():
 
 def test_turned_graphs_have_turned_gradients():
     levels, turn = _square(), np.array([[0.0, -1.0], [1.0, 0.0]])
-    plain, other = (cell_operator(one[0].graph).toarray().reshape(64, 3, 64) for one in (levels, turned(levels, turn)))
+    plain, other = (cell_operator(one[0].graph).toarray().reshape(64, 3, 64) for one in (levels, rotated(levels, turn)))
     assert np.allclose(other[:, 0], plain[:, 0])
     assert np.allclose(other[:, 1:], np.einsum("ij,cjn->cin", turn, plain[:, 1:]))
+
+
+def test_a_rotated_graph_is_that_of_the_rotated_mesh():
+    mesh = grid([np.array([0.0, 0.3, 1.0]), np.array([0.0, 0.4, 0.5])], "triangle")
+    turn = np.array([[0.8, -0.6], [0.6, 0.8]])
+    plain, expected = (
+        fe_graph(points, mesh.cells, CELLS["triangle"], np.arange(len(points)), len(points))
+        for points in (mesh.points, mesh.points @ turn.T)
+    )
+    found = rotated((Level(plain),), turn)[0].graph
+    assert np.allclose(found.gradient, expected.gradient)
+    assert np.allclose(found.offset, expected.offset)
 
 
 def test_products_have_exact_derivatives_of_both_orders():

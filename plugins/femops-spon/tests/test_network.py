@@ -16,12 +16,12 @@ from femops.surrogate.fields.stiffness import StiffnessBatch
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.torch_library import torch
 from femops_spon.batches import BatchOptions, Group, batches, symmetries
-from femops_spon.network import SPON, MeshMaps, NetworkOptions, cell_features, hierarchy, rotation_of_strain
+from femops_spon.network import SPON, Architecture, MeshMaps, cell_features, hierarchy, rotation_of_strain
 from femops_spon.processor import ProcessorOptions
 from femops_spon.training import TrainingOptions, predict, restored, train
 
 PHASES = {"matrix": {"law": "elastic", "K": 4.0, "G": 2.0}, "fibre": {"law": "elastic", "K": 90.0, "G": 60.0}}
-SMALL = NetworkOptions(ProcessorOptions(widths=(6, 8), layers=(1, 1), linear=True), passes=2, smoothing=2)
+SMALL = Architecture(ProcessorOptions(widths=(6, 8), layers=(1, 1), linear=True), passes=2, smoothing=2)
 TURN = np.array([[0.0, -1.0], [1.0, 0.0]])
 
 
@@ -153,8 +153,8 @@ def test_meshes_side_by_side_are_answered_as_each_alone():
     network, levels = _network(2, 2), [hierarchy(problem.space, 2) for problem in problems]
     features = [cell_features(torch.as_tensor(problem.cells.tangent)) for problem in problems]
     together, stiffness = (
-        MeshMaps.side_by_side(levels),
-        StiffnessBatch.side_by_side([one.stiffness for one in problems]),
+        MeshMaps.disjoint_union(levels),
+        StiffnessBatch.block_diagonal([one.stiffness for one in problems]),
     )
     forces = -torch.cat([problem.load for problem in problems], dim=1)
     fields = network.solve(together, stiffness, forces, torch.cat(features, dim=1)).split(together.sizes, dim=1)

@@ -1,4 +1,4 @@
-"""SPON's own problems: their spaces, their truth, and the operators that it learns."""
+"""SPON's own problems: their spaces, their solutions, and the operators that it learns."""
 
 import itertools
 import json
@@ -18,17 +18,18 @@ from femops.errors import CaseError
 from femops.inputs.study import load_study
 from femops.offline.train import train
 from femops.pde.find import make_problem
-from femops.pde.levels import finest, interpolation, make_levels
+from femops.pde.levels import free_nodes, interpolation, make_hierarchy
 from femops.pde.meshes import Box, at_points, boundary, periodic_images, side
 from femops.pde.options import OwnBlock, Problem, problem_block
 from femops.pde.problem import PDEProblem
-from femops.pde.residual import remainder
-from femops.pde.truth import Solver, draw
+from femops.pde.random_fields import gaussian_field
+from femops.pde.residual import residual_load
+from femops.pde.solver import PDESolver, draw_inputs
 from femops.surrogate import ProblemTask
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.torch_library import torch
 from femops_spon.options import SPONOptions
-from femops_spon.pde.operator import Operator, build_network, left_by, load_operator, network_inputs
+from femops_spon.pde.operator import Operator, assembled_residual, build_network, load_operator, network_inputs
 from femops_spon.pde.training import fit_problem, stored_samples
 
 POISSON = {"pde": "poisson", "cells": 8, "boundary": "random", "length": 0.3}
@@ -45,7 +46,7 @@ class Kept(MemoryCheckpoint):
 
     def save(self, name, arrays):
         super().save(name, arrays)
-        if name == "network" and self.left is not None:
+        if name == "training" and self.left is not None:
             self.left -= 1
             if self.left == 0:
                 raise KeyboardInterrupt
@@ -96,17 +97,24 @@ def diffusion(options):
     return PDEProblem(residual, u, {"conductivity": conductivity}, sample, pinned, image_of=images, coarse=coarse)
 
 
+def advection():
+    """Diffusion with a flow along x, whose stiffness is not symmetric."""
+    problem = diffusion({})
+    (v,) = problem.residual.arguments()
+    return replace(problem, residual=problem.residual + 5.0 * problem.solution.dx(0) * v * ufl.dx)
+
+
 def wild(problem):
     """An operator with random weights, and samples for it."""
-    solver = Solver(problem)
-    samples = solver.encode(draw(problem, 3, 5))
+    solver = PDESolver(problem)
+    samples = solver.encode(draw_inputs(problem, 3, 5))
     n_features, options = samples.features.shape[1], {**NETWORK, "passes": 2}
     scales = {"features": np.ones(n_features), "features_mean": np.zeros(n_features), "slope": np.ones(1)}
     reference = {name: values[0] for name, values in samples.inputs.items()}
     network = build_network(solver, reference, scales, SPONOptions.model_validate(options))
     parts = {"weights.": network.state_dict(), "scales.": scales, "reference.": reference}
     arrays = {prefix + name: np.asarray(one) for prefix, part in parts.items() for name, one in part.items()}
-    arrays |= stored_samples(problem, solver.solve(draw(problem, 1, 5)), 5)
+    arrays |= stored_samples(problem, solver.solve(draw_inputs(problem, 1, 5)), 5)
     return Operator(arrays, {"surrogate": options}, problem), samples
 
 
@@ -124,7 +132,7 @@ def test_coarse_functions_are_prolonged_exactly(cell, order):
 def test_coarse_cells_average_the_fine_ones():
     fine, coarse = Box((1.0, 1.0), (8, 8), "triangle").spaces(1, fewest=4)
     nobody = np.zeros(81, dtype=bool)
-    levels = make_levels(finest(fine, nobody, np.arange(81)), [coarse])
+    levels = make_hierarchy(free_nodes(fine, nobody, np.arange(81)), [coarse])
     values = np.random.default_rng(0).random(levels[1].graph.n_nodes)
     seen = [
         np.einsum("cn,cn->c", one.graph.mean, field[one.graph.cells])
@@ -139,33 +147,68 @@ def test_an_unstructured_mesh_of_three_dimensions_has_levels_too():
     fine = mesh.refine(coarse)[0]
     spaces = [fem.functionspace(one, ("Lagrange", 1)) for one in (fine, coarse)]
     n = spaces[0].dofmap.index_map.size_local
-    levels = make_levels(finest(spaces[0], np.zeros(n, dtype=bool), np.arange(n)), spaces[1:])
+    levels = make_hierarchy(free_nodes(spaces[0], np.zeros(n, dtype=bool), np.arange(n)), spaces[1:])
     assert np.allclose(levels[1].prolongation @ np.ones(levels[1].graph.n_nodes), 1.0)
 
 
-def test_spaces_that_are_not_nested_are_refused():
+def test_spaces_that_are_no_subspaces_are_refused():
     spaces = [Box((1.0, 1.0), (n, n), "quadrilateral").spaces(1)[0] for n in (8, 3)]
-    with pytest.raises(ValueError, match="nested"):
-        make_levels(finest(spaces[0], np.zeros(81, dtype=bool), np.arange(81)), spaces[1:])
+    with pytest.raises(ValueError, match="expected a subspace of it"):
+        make_hierarchy(free_nodes(spaces[0], np.zeros(81, dtype=bool), np.arange(81)), spaces[1:])
 
 
 @pytest.mark.parametrize("order", [1, 2])
-def test_the_truth_of_a_neumann_problem_converges_as_theory_says(order):
+def test_the_solution_of_a_neumann_problem_converges_as_theory_says(order):
     errors = []
     for cells in (8, 16):
         problem = neumann({"cells": cells, "order": order})
         # sin(x) exp(y) vanishes at x = 0 and is harmonic.
-        found = Solver(problem).solve({"size": np.ones(1)}).solution[0]
+        found = PDESolver(problem).solve({"size": np.ones(1)}).solution[0]
         exact = at_points(problem.space, lambda x: np.sin(x[:, 0]) * np.exp(x[:, 1]))
         wrong = found - exact
         errors.append(np.sqrt(wrong @ problem.norms["l2"] @ wrong))
     assert np.log2(errors[0] / errors[1]) > order + 0.9
 
 
+def test_prescribed_nodes_are_in_no_level():
+    levels = make_problem(problem_block(POISSON)).levels
+    assert [one.graph.n_nodes for one in levels] == [49, 9, 1]
+
+
+def test_features_are_the_means_over_each_cell():
+    problem = diffusion({})
+    conductivity = np.arange(1.0, 65.0)
+    assert np.allclose(problem.features({"conductivity": conductivity}), conductivity[None])
+    beam = make_problem(problem_block(BEAM))
+    modulus = np.arange(1.0, 1.0 + beam.shape_of("modulus")[0])
+    found = beam.features({"modulus": modulus, "shortening": np.array(0.25)})
+    assert np.allclose(found[0], modulus)
+    gradient = [-0.25, 0.0, 0.0, 0.0]  # of the lifting
+    assert np.allclose(found[1:], np.array([0.25, *gradient])[:, None])
+
+
+def test_the_stress_of_the_beam_is_the_neo_hookean_one():
+    problem = make_problem(problem_block({**BEAM, "poisson_ratio": 0.25}))
+    problem.set_inputs({"modulus": np.full(problem.shape_of("modulus"), 2.0), "shortening": np.array(0.0)})
+    points, deformation = problem.space.tabulate_dof_coordinates()[:, :2], np.array([[0.9, 0.2], [-0.1, 1.2]])
+    problem.solution.x.array[:] = (points @ (deformation - np.eye(2)).T).ravel()
+    forces = fem.assemble_vector(fem.form(problem.residual)).array.reshape(-1, 2)
+    inverse, shear, lame = np.linalg.inv(deformation).T, 0.8, 0.8  # of E = 2, ν = 1/4
+    stress = shear * (deformation - inverse) + lame * np.log(np.linalg.det(deformation)) * inverse
+    assert np.allclose(forces[side(points, 0, 5.0)].sum(axis=0), stress[:, 0], rtol=1e-12)  # the height is 1
+
+
+def test_random_fields_have_the_covariance_that_they_state():
+    rng, points = np.random.default_rng(0), np.array([[0.0, 0.0], [0.3, 0.0], [0.3, 0.4]])
+    values = np.array([gaussian_field(rng, 2, 0.3)(points) for _ in range(4000)])
+    distance = np.linalg.norm(points[:, None] - points, axis=2)
+    assert np.allclose(values.T @ values / len(values), np.exp(-0.5 * (distance / 0.3) ** 2), atol=0.06)
+
+
 def test_newton_ends_in_equilibrium_with_the_ends_where_they_belong():
-    problem = make_problem(problem_block(BEAM))
-    solver = Solver(problem)
-    samples = solver.solve(draw(problem, 2, 1))
+    problem = make_problem(problem_block({**BEAM, "load_steps": 7}))  # sevenths are not exact
+    solver = PDESolver(problem)
+    samples = solver.solve(draw_inputs(problem, 2, 1))
     problem.set_inputs({name: values[1] for name, values in samples.inputs.items()})
     assert np.abs(solver.load(samples.solution[1])).max() < 1e-9 * np.abs(samples.load[1]).max()
     assert np.array_equal(samples.solution[:, problem.fixed], samples.lifting[:, problem.fixed])
@@ -173,7 +216,7 @@ def test_newton_ends_in_equilibrium_with_the_ends_where_they_belong():
 
 def test_a_larger_draw_begins_with_the_same_samples():
     problem = make_problem(problem_block(POISSON))
-    few, many = draw(problem, 2, 3), draw(problem, 4, 3)
+    few, many = draw_inputs(problem, 2, 3), draw_inputs(problem, 4, 3)
     assert all(np.array_equal(few[name], many[name][:2]) for name in few)
 
 
@@ -181,7 +224,7 @@ def test_a_larger_draw_begins_with_the_same_samples():
 def test_dirichlet_values_are_exact_whatever_the_weights(block):
     problem = make_problem(problem_block(block))
     operator, samples = wild(problem)
-    found = operator.answer(samples)
+    found = operator.predict(samples)
     assert np.array_equal(found[:, problem.fixed], samples.lifting[:, problem.fixed])
     assert np.abs(found - samples.lifting).max() > 0.0
 
@@ -189,7 +232,7 @@ def test_dirichlet_values_are_exact_whatever_the_weights(block):
 def test_periodic_images_move_together_whatever_the_weights():
     problem = diffusion({})
     operator, samples = wild(problem)
-    found = operator.answer(samples)
+    found = operator.predict(samples)
     assert np.array_equal(found, found[:, problem.image_of])
     assert found.std() > 0.0
 
@@ -204,37 +247,39 @@ def test_a_linear_operator_is_linear_in_its_load():
     assert torch.allclose(2.0 * parts[:1] - 3.0 * parts[1:2], together, rtol=1e-4, atol=1e-5 * float(parts.std()))
 
 
-@pytest.mark.parametrize("make", [lambda: make_problem(problem_block(BEAM)), lambda: diffusion({})])
-def test_the_remainder_vanishes_at_the_solution_and_has_the_derivative_that_it_says(make):
+@pytest.mark.parametrize(
+    "make", [lambda: make_problem(problem_block(BEAM)), lambda: diffusion({}), lambda: advection()]
+)
+def test_the_residual_load_vanishes_at_the_solution_and_has_the_derivative_that_it_says(make):
     problem = make()
-    solver = Solver(problem)
-    samples = solver.solve(draw(problem, 2, 1))
+    solver = PDESolver(problem)
+    samples = solver.solve(draw_inputs(problem, 2, 1))
     rows = np.array([1, 0])
-    assert left_by(solver, samples, rows) is not None
-    left = remainder(solver, samples, rows)
+    assert assembled_residual(solver, samples, rows) is not None
+    residual = residual_load(solver, samples, rows)
     shape = (2, -1, problem.n_components)
     copies = np.maximum(problem.free.T @ np.ones(problem.n_dofs), 1.0)
     exact = ((samples.solution - samples.lifting)[rows] @ problem.free) / copies
     answer = torch.from_numpy(0.9 * exact).reshape(shape).requires_grad_(True)
-    assert float(left(torch.from_numpy(exact).reshape(shape)).abs().max()) < 1e-8 * np.abs(samples.load).max()
+    assert float(residual(torch.from_numpy(exact).reshape(shape)).abs().max()) < 1e-8 * np.abs(samples.load).max()
     draws = torch.Generator().manual_seed(0)
     seen, along = (torch.randn(answer.shape, generator=draws, dtype=torch.float64) for _ in range(2))
     along = along * float(answer.detach().abs().max())
-    (gradient,) = torch.autograd.grad((seen * left(answer)).sum(), answer)
+    (gradient,) = torch.autograd.grad((seen * residual(answer)).sum(), answer)
     step = 1e-5
-    ends = [float((seen * left(answer.detach() + sign * step * along)).sum()) for sign in (1.0, -1.0)]
+    ends = [float((seen * residual(answer.detach() + sign * step * along)).sum()) for sign in (1.0, -1.0)]
     assert float((gradient * along).sum()) == pytest.approx((ends[0] - ends[1]) / (2.0 * step), rel=1e-5)
 
 
 def test_an_answer_that_turns_cells_inside_out_does_not_poison_the_training():
     problem = make_problem(problem_block(BEAM))
-    solver = Solver(problem)
-    samples = solver.encode(draw(problem, 1, 1))
+    solver = PDESolver(problem)
+    samples = solver.encode(draw_inputs(problem, 1, 1))
     n = problem.free.shape[1]
     answer = torch.from_numpy(np.random.default_rng(0).standard_normal((1, n // 2, 2)) * 10.0).requires_grad_(True)
-    left = remainder(solver, samples, np.array([0]))(answer)
-    (gradient,) = torch.autograd.grad(left.sum(), answer)
-    assert bool(torch.isfinite(left).all()) and bool(torch.isfinite(gradient).all())
+    residual = residual_load(solver, samples, np.array([0]))(answer)
+    (gradient,) = torch.autograd.grad(residual.sum(), answer)
+    assert bool(torch.isfinite(residual).all()) and bool(torch.isfinite(gradient).all())
 
 
 def reaction(source, load_steps):
@@ -261,8 +306,8 @@ def test_load_steps_end_where_one_step_does_and_are_encoded_under_the_whole_load
     found = []
     for load_steps in (1, 3):
         problem = reaction(source, load_steps)
-        solver = Solver(problem)
-        encoded = solver.encode(draw(problem, 2, 1))
+        solver = PDESolver(problem)
+        encoded = solver.encode(draw_inputs(problem, 2, 1))
         assert np.abs(encoded.load).max() > 0.0
         assert np.array_equal(encoded.load, solver.solve(encoded.inputs).load)
         found.append(solver.solve(encoded.inputs).solution)
@@ -295,7 +340,7 @@ def test_same_seed_same_operator_and_stored_operators_answer_alike():
     fits = [fitted(POISSON, seed=3, steps=5) for _ in range(2)]
     assert all(np.array_equal(values, fits[1].arrays[name]) for name, values in fits[0].arrays.items())
     operators = [Operator(fit.arrays, fit.settings) for fit in fits]
-    inputs = draw(operators[0].problem, 2, 9)
+    inputs = draw_inputs(operators[0].problem, 2, 9)
     assert np.array_equal(*(one.evaluate(inputs) for one in operators))
 
 
@@ -313,10 +358,10 @@ def test_an_operator_out_of_its_folder_has_the_errors_that_its_training_reported
     report = train(load_study(path), path, tmp_path / "out", MPI.COMM_SELF)
     operator = load_operator(report.model)
     # The test samples of a study: other random numbers of the same seed.
-    truth = operator.solver.solve(draw(operator.problem, 4, 2 * 1 + 1))
-    found = operator.evaluate(truth.inputs)
+    reference = operator.solver.solve(draw_inputs(operator.problem, 4, 2 * 1 + 1))
+    found = operator.evaluate(reference.inputs)
     mass = operator.problem.norms["l2"]
-    sizes = [np.einsum("ni,in->n", one, mass @ one.T) for one in (found - truth.solution, truth.solution)]
+    sizes = [np.einsum("ni,in->n", one, mass @ one.T) for one in (found - reference.solution, reference.solution)]
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["fit"]
     assert np.sqrt(sizes[0] / sizes[1]).mean() == pytest.approx(metrics["error_l2_mean"], rel=1e-6)
     assert metrics["boundary_error"] == 0.0
@@ -408,3 +453,14 @@ def test_functions_that_make_no_problem_are_told(pde, words):
 def test_boundary_finds_all_sides():
     points = Box((2.0, 1.0), (4, 2), "triangle").spaces(1)[0].tabulate_dof_coordinates()
     assert len(boundary(Box((2.0, 1.0), (4, 2), "triangle"), points)) == 12
+    assert [len(side(points, *one)) for one in ((0, 2.0), (1, 1.0))] == [3, 5]
+
+
+def test_periodic_images_are_a_period_apart_along_every_axis():
+    box = Box((2.0, 1.0), (4, 2), "triangle")
+    points = box.spaces(1)[0].tabulate_dof_coordinates()
+    images = periodic_images(box, points, (0, 1))
+    assert len(np.unique(images)) == 4 * 2
+    periods = (points - points[images])[:, :2] / box.size
+    assert np.allclose(periods, np.rint(periods))
+    assert len(np.unique(periodic_images(box, points, (0,)))) == 4 * 3

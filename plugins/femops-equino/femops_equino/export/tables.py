@@ -10,12 +10,12 @@ import numpy as np
 from femops.errors import CaseError
 from femops.export.tables import Tables
 from femops.notation import Array
-from femops_equino import networks
-from femops_equino.adjoint import elasticity
-from femops_equino.certificate import NO_STRAIN, ROUND_OFF
 from femops_equino.law import MOST_CORRECTIONS, EquiNOLaw
-from femops_equino.potential import FLOOR, Weights, expansion
-from femops_equino.reduced import ReducedModel
+from femops_equino.networks.evaluation import FLOOR, Weights, expansion
+from femops_equino.networks.stored import stored_weights
+from femops_equino.reduced.adjoint import elasticity
+from femops_equino.reduced.certificate import NO_STRAIN, ROUND_OFF
+from femops_equino.reduced.model import ReducedModel
 
 _TILE = 4
 _GROUP = 4
@@ -49,7 +49,7 @@ struct energy {
 
 def starts_from_network(law: EquiNOLaw) -> bool:
     """Return whether the first guess of the corrections is that of a network; if not, it is linear elasticity."""
-    trained = bool(networks.stored_weights(law.trained.arrays, "coefficients"))
+    trained = bool(stored_weights(law.trained.arrays, "coefficients"))
     return trained and law.parameters.start in ("auto", "network")
 
 
@@ -85,7 +85,7 @@ def adjoint_tables(law: EquiNOLaw) -> str:
     tables = _begun(law)
     _networks(tables, law, "potential", "coefficients", *(["normal"] if law.dim == 2 else []))
     _fields(tables, law)
-    weights = networks.stored_weights(law.trained.arrays, "coefficients")
+    weights = stored_weights(law.trained.arrays, "coefficients")
     elastic = elasticity(law.model, weights)
     tables.array("sensitivity", elastic.sensitivity.T)
     tables.array("inverse_factor", _padded(elastic.factor.T))
@@ -109,7 +109,7 @@ def _networks(tables: Tables, law: EquiNOLaw, *names: str) -> None:
     Raises:
         CaseError: The coefficients are not those of the modes.
     """
-    stored = {name: networks.stored_weights(law.trained.arrays, name) for name in names}
+    stored = {name: stored_weights(law.trained.arrays, name) for name in names}
     members = {name: (_potential if name == "potential" else _network)(one) for name, one in stored.items()}
     tables.sizes(
         width=max(one["width"] for one in members.values()),
@@ -160,7 +160,7 @@ def _potential(weights: Weights) -> dict[str, Any]:
 
 def _fields(tables: Tables, law: EquiNOLaw) -> None:
     """Add the reduced energy and the indicator."""
-    m, points, exact = len(law.model.quadratic), law.points, law.exact_parts
+    m, points, exact = len(law.model.quadratic), law.microscale.indicator_points, law.quadratics
     n_b, n_points, n_d = points.projection.shape
     groups = max(-(-n_points // _GROUP), 1)
     both = np.zeros((m + n_b, m + n_b))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from femops.notation import Array
-from femops.pde.residual import Remainder
+from femops.pde.residual import ResidualLoad
 from femops.surrogate.graph import Hierarchy
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.options import SPONOptions
@@ -30,7 +30,7 @@ class Operators:
         levels: Graphs of the free nodes.
         stiffness: Stiffness at the free values; a reference stiffness if the problem is nonlinear or inputs enter it.
             Rows and columns of fixed values are zero. Shape (n_nodes · n_components, n_nodes · n_components).
-        loose: Mask of the free values. Shape (n_nodes · n_components,).
+        free: Mask of the free values. Shape (n_nodes · n_components,).
         n_components: Components per node.
         n_features: Features per cell.
         linear: Whether the problem is linear, so that the solution is linear in the load.
@@ -38,7 +38,7 @@ class Operators:
 
     levels: Hierarchy
     stiffness: sp.csr_array
-    loose: npt.NDArray[np.bool_]
+    free: npt.NDArray[np.bool_]
     n_components: int
     n_features: int
     linear: bool
@@ -54,7 +54,7 @@ class OperatorNetwork(torch.nn.Module):
         options: Sizes of the network.
     """
 
-    loose: Tensor
+    free: Tensor
     compliance: Tensor
     features: Tensor
     features_mean: Tensor
@@ -67,41 +67,41 @@ class OperatorNetwork(torch.nn.Module):
         self.maps, self.stiffness = HierarchyMaps(levels), SparseMap(operators.stiffness)
         diagonal = operators.stiffness.diagonal()
         compliance = np.divide(1.0, diagonal, out=np.ones_like(diagonal), where=diagonal != 0.0)
-        self._constant("loose", operators.loose.reshape(-1, size))
+        self._constant("free", operators.free.reshape(-1, size))
         self._constant("compliance", compliance.reshape(-1, size))
-        for name, values in scales.items():
-            self._constant(name, values)
+        for name, scale in scales.items():
+            self._constant(name, scale)
         dim = levels[0].graph.dim
         n_features = operators.n_features + (0 if self.linear else dim * size)
         shape = Shape(size, max(n_features, 1), size, dim, len(levels))
         self.processor = Processor(shape, ProcessorOptions(options.widths, options.layers, linear=True))
 
-    def forward(self, load: Tensor, features: Tensor, remainder: Remainder | None = None) -> Tensor:
+    def forward(self, load: Tensor, features: Tensor, residual_load: ResidualLoad | None = None) -> Tensor:
         """Return the predicted free values.
 
         Args:
             load: −F at the lifting. Shape (N, n_nodes, n_components).
             features: Cell features. Shape (N, n_cells, n_features).
-            remainder: Callable for the residual load; by default load − stiffness · solution, which is exact if all
-                samples share the stiffness.
+            residual_load: Callable for the residual load; by default load − stiffness · solution, which is exact if
+                all samples share the stiffness.
 
         Returns:
             Free values, shape (N, n_nodes, n_components).
         """
-        answer, left = torch.zeros_like(load), load
+        values, residual = torch.zeros_like(load), load
         for number in range(self.passes):
             if number:
-                left = load - self._forces(answer) if remainder is None else remainder(answer)
-            cells = self._cells(features, answer)
-            step = self.processor(self.maps, left * self.compliance, cells)
-            answer = answer + self.loose * step
-        return answer
+                residual = load - self._forces(values) if residual_load is None else residual_load(values)
+            cells = self._cells(features, values)
+            step = self.processor(self.maps, residual * self.compliance, cells)
+            values = values + self.free * step
+        return values
 
-    def _forces(self, answer: Tensor) -> Tensor:
-        flat: Tensor = self.stiffness(answer.reshape(len(answer), -1, 1))
-        return flat.reshape(answer.shape)
+    def _forces(self, values: Tensor) -> Tensor:
+        flat: Tensor = self.stiffness(values.reshape(len(values), -1, 1))
+        return flat.reshape(values.shape)
 
-    def _cells(self, features: Tensor, answer: Tensor) -> Tensor:
+    def _cells(self, features: Tensor, values: Tensor) -> Tensor:
         """Return the cell features: scaled coefficients and, for nonlinear problems, the current gradient."""
         if self.linear and features.shape[2] == 0:
             return features.new_ones(*features.shape[:2], 1)
@@ -109,7 +109,7 @@ class OperatorNetwork(torch.nn.Module):
         if self.linear:
             return scaled
         finest: Any = next(iter(self.maps))
-        slopes = finest.to_cells(answer)[:, :, answer.shape[2] :] / self.slope
+        slopes = finest.to_cells(values)[:, :, values.shape[2] :] / self.slope
         return torch.cat([scaled, slopes], dim=-1)
 
     def _constant(self, name: str, values: npt.NDArray[Any]) -> None:

@@ -15,8 +15,8 @@ from femops.pde.distribution import Distribution, in_distribution
 from femops.pde.find import Build, stored_problem
 from femops.pde.options import problem_block
 from femops.pde.problem import Inputs, PDEProblem
-from femops.pde.residual import Remainder, remainder
-from femops.pde.truth import Samples, Solver
+from femops.pde.residual import ResidualLoad, residual_load
+from femops.pde.solver import PDESolver, Samples
 from femops.surrogate import CheckedArrays, state_dict
 from femops.surrogate.store import of_arrays, read_fit, read_manifest
 from femops.surrogate.torch_library import Tensor, torch
@@ -25,12 +25,12 @@ from femops_spon.pde.network import OperatorNetwork, Operators
 
 WEIGHTS, SCALES, REFERENCE = "weights.", "scales.", "reference."
 DISTRIBUTION, PROBE, SOLUTION = "distribution.", "probe.", "probe_solution"
-_AT_ONCE = 64
+_CHUNK = 64
 _SOLVED = 1e-6  # tolerance of the residual of a stored solution, relative to that at its lifting
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """Predicted solutions with indicators of their reliability.
 
     Attributes:
@@ -70,7 +70,7 @@ class Operator:
         if not isinstance(problem, PDEProblem):
             problem = stored_problem(problem_block(settings["problem"]), problem, allow_code)
         self.problem = problem
-        self.solver = Solver(problem)
+        self.solver = PDESolver(problem)
         options, stored = SPONOptions.model_validate(settings["surrogate"]), CheckedArrays(arrays)
         reference, scales, n = stored.part(REFERENCE), stored.part(SCALES), problem.n_features
         given = {name: reference.take(name, *problem.shape_of(name)) for name in problem.inputs}
@@ -98,32 +98,32 @@ class Operator:
         inputs = {name: probe.take(name, *problem.shape_of(name))[None] for name in problem.inputs}
         solution = stored.take(SOLUTION, problem.n_dofs)
         samples = self.solver.encode(inputs)
-        left = float(self.residuals(samples, solution[None])[0])
+        residual = float(self.residuals(samples, solution[None])[0])
         size = max(float(np.abs(solution).max()), np.finfo(float).tiny)
-        moved = float(np.abs(solution - samples.lifting[0])[problem.fixed].max(initial=0.0)) / size
-        if not (left <= _SOLVED and moved <= _SOLVED):
-            told = f"{left:.1e} of the load and {moved:.1e} of prescribed values"
+        deviation = float(np.abs(solution - samples.lifting[0])[problem.fixed].max(initial=0.0)) / size
+        if not (residual <= _SOLVED and deviation <= _SOLVED):
+            found = f"relative residual {residual:.1e}, deviation from the prescribed values {deviation:.1e}"
             raise CaseError(
-                f"is another one than the operator was trained for: one of its solutions leaves {told}", key="problem"
+                f"is not the one that the operator was trained for: a stored solution has {found}", key="problem"
             )
 
     @overload
     def evaluate(self, inputs: Inputs, details: Literal[False] = False) -> Array: ...
 
     @overload
-    def evaluate(self, inputs: Inputs, details: Literal[True]) -> Answer: ...
+    def evaluate(self, inputs: Inputs, details: Literal[True]) -> Prediction: ...
 
-    def evaluate(self, inputs: Inputs, details: bool = False) -> Array | Answer:
+    def evaluate(self, inputs: Inputs, details: bool = False) -> Array | Prediction:
         """Predict the solutions for samples of the inputs.
 
         Args:
             inputs: Values of the inputs by name, as in `Function.x.array` and `Constant.value`, with the sample as the
                 leading axis.
-            details: Whether to return an `Answer` with distribution test and residual. The residual takes one assembly
-                per sample, about a tenth of the time of the prediction (Poisson, 32 × 32 cells, 4 passes).
+            details: Whether to return a `Prediction` with distribution test and residual. The residual takes one
+                assembly per sample, about a tenth of the time of the prediction (Poisson, 32 × 32 cells, 4 passes).
 
         Returns:
-            Values at the dofs of the space, exact at Dirichlet dofs, shape (n, n_dofs); with `details`, an `Answer`.
+            Values at the dofs of the space, exact at Dirichlet dofs, shape (n, n_dofs); with `details`, a `Prediction`.
 
         Raises:
             CaseError: An input is missing, unknown, of another shape, or not finite and real; without `details` also if
@@ -133,24 +133,25 @@ class Operator:
         if not len(next(iter(given.values()))):
             nothing = np.zeros(0)
             solution = np.zeros((0, self.problem.n_dofs))
-            return Answer(solution, nothing.astype(bool), nothing) if details else solution
+            return Prediction(solution, nothing.astype(bool), nothing) if details else solution
         samples = self.solver.encode(given)
-        solution = self.answer(samples)
+        solution = self.predict(samples)
         if not details:
             wrong = np.flatnonzero(~np.isfinite(solution).all(axis=1))
             if len(wrong):
-                raise CaseError(f"the answer to sample {wrong[0]} is not finite; its inputs are beyond all trained for")
+                problem = "is not finite; its inputs are too far from the training samples"
+                raise CaseError(f"the prediction for sample {wrong[0]} {problem}")
             return solution
-        return Answer(solution, in_distribution(self._distributions, given), self.residuals(samples, solution))
+        return Prediction(solution, in_distribution(self._distributions, given), self.residuals(samples, solution))
 
     def residuals(self, samples: Samples, solution: Array) -> Array:
-        """Return the relative residuals of solutions (n, n_dofs) of encoded samples; see `Answer`. Shape (n,)."""
-        left = np.empty(samples.load.shape)
+        """Return the relative residuals of solutions (n, n_dofs) of encoded samples; see `Prediction`. Shape (n,)."""
+        loads = np.empty(samples.load.shape)
         for row, one in enumerate(solution):
             self.problem.set_inputs({name: values[row] for name, values in samples.inputs.items()})
-            left[row] = self.solver.load(one)
+            loads[row] = self.solver.load(one)
         with np.errstate(over="ignore", invalid="ignore"):
-            found, size = (np.linalg.norm(loads, axis=1) for loads in (left, samples.load))
+            found, size = (np.linalg.norm(one, axis=1) for one in (loads, samples.load))
             relative = np.divide(found, size, out=np.where(found == 0.0, 0.0, np.inf), where=size > 0.0)
         return np.where(np.isfinite(relative), relative, np.inf)
 
@@ -175,12 +176,15 @@ class Operator:
             found[name] = values
         return found
 
-    def answer(self, samples: Samples) -> Array:
+    def predict(self, samples: Samples) -> Array:
         """Return the predicted solutions for encoded samples. Shape (n, n_dofs)."""
         load, features = network_inputs(samples, self.problem.n_components)
-        chunks = np.split(np.arange(len(load)), range(_AT_ONCE, len(load), _AT_ONCE))
+        chunks = np.split(np.arange(len(load)), range(_CHUNK, len(load), _CHUNK))
         with torch.no_grad():
-            parts = [self.network(load[rows], features[rows], left_by(self.solver, samples, rows)) for rows in chunks]
+            parts = [
+                self.network(load[rows], features[rows], assembled_residual(self.solver, samples, rows))
+                for rows in chunks
+            ]
         free = torch.cat(parts).reshape(len(samples.load), -1).double().numpy()
         return np.asarray(samples.lifting + (self.problem.free @ free.T).T)
 
@@ -232,10 +236,10 @@ def load_operator(folder: Path, problem: PDEProblem | Build | None = None, allow
         raise error.within(file=folder) from error
 
 
-def left_by(solver: Solver, samples: Samples, rows: Any) -> Remainder | None:
+def assembled_residual(solver: PDESolver, samples: Samples, rows: Any) -> ResidualLoad | None:
     """Return a callable for the residual load of some samples, or None if one constant stiffness computes it."""
     fixed = solver.problem.linear and not solver.problem.coefficients
-    return None if fixed else remainder(solver, samples, rows)
+    return None if fixed else residual_load(solver, samples, rows)
 
 
 def network_inputs(samples: Samples, n_components: int) -> tuple[Tensor, Tensor]:
@@ -246,7 +250,7 @@ def network_inputs(samples: Samples, n_components: int) -> tuple[Tensor, Tensor]
 
 
 def build_network(
-    solver: Solver, reference: Inputs, scales: Mapping[str, Array], options: SPONOptions
+    solver: PDESolver, reference: Inputs, scales: Mapping[str, Array], options: SPONOptions
 ) -> OperatorNetwork:
     """Return an untrained network, initialised from the seed.
 
@@ -260,12 +264,8 @@ def build_network(
     problem.set_inputs(reference)
     stiffness = solver.stiffness(np.zeros(problem.n_dofs))
     n_features = len(scales["features"])
-    loose = problem.free.T @ np.ones(problem.n_dofs) > 0.0
-    operators = Operators(problem.levels, stiffness, loose, problem.n_components, n_features, problem.linear)
+    free_mask = problem.free.T @ np.ones(problem.n_dofs) > 0.0
+    operators = Operators(problem.levels, stiffness, free_mask, problem.n_components, n_features, problem.linear)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         return OperatorNetwork(operators, scales, options)
-
-
-def _part(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:
-    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}

@@ -1,7 +1,7 @@
 """Training of the solution operator of a problem on finite-element solutions."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,12 +9,12 @@ import scipy.sparse as sp
 
 from femops.errors import CaseError, NotConverged
 from femops.notation import Array
-from femops.pde.distribution import SAMPLES, Distribution
+from femops.pde.distribution import MIN_SAMPLES, Distribution
 from femops.pde.find import make_problem
 from femops.pde.problem import PDEProblem
-from femops.pde.truth import Samples, Solver, draw
+from femops.pde.solver import PDESolver, Samples, draw_inputs
 from femops.surrogate import Checkpoint, Fit, ProblemTask, Progress
-from femops.surrogate.learning.adam import TrainingState
+from femops.surrogate.learning.loop import Schedule, Training
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.options import SPONOptions
 from femops_spon.pde.network import OperatorNetwork
@@ -26,13 +26,13 @@ from femops_spon.pde.operator import (
     SOLUTION,
     WEIGHTS,
     Operator,
+    assembled_residual,
     build_network,
-    left_by,
     network_inputs,
 )
 from femops_spon.processor import SparseMap
 
-_SAVE_EVERY, _SHOW_EVERY, _WARM_UP, _CLIP, _TINY, _EPSILON = 100, 20, 50, 1.0, 1e-12, 1e-8
+_SHOW_EVERY, _WARM_UP, _LARGEST_GRADIENT, _TINY = 20, 50, 1.0, 1e-12
 
 
 def fit_problem(task: ProblemTask) -> Fit:
@@ -51,7 +51,7 @@ def fit_problem(task: ProblemTask) -> Fit:
     _refuse_options_of_families(options)
     checkpoint, progress = task.checkpoint, task.progress
     problem = make_problem(block)
-    solver = Solver(problem)
+    solver = PDESolver(problem)
     begin = time.perf_counter()
     seeds = (2 * block.samples.seed, 2 * block.samples.seed + 1)
     train = solved(solver, block.samples.train, seeds[0], "train", checkpoint, progress)
@@ -61,7 +61,11 @@ def fit_problem(task: ProblemTask) -> Fit:
     scales = scales_of(solver, train)
     network = build_network(solver, reference, scales, options)
     begin = time.perf_counter()
-    losses = _trained(network, solver, train, options, checkpoint, progress)
+    schedule = Schedule(
+        options.steps, options.learning_rate, _SHOW_EVERY, _WARM_UP, _LARGEST_GRADIENT, seed=options.seed
+    )
+    training = Training(dict(network.named_parameters()), schedule, "training", checkpoint, progress)
+    training.adam(_Loss(network, solver, train, options.batch))
     seconds["seconds_training"] = time.perf_counter() - begin
     arrays = {WEIGHTS + name: one.detach().numpy().copy() for name, one in network.state_dict().items()}
     arrays |= {SCALES + name: values for name, values in scales.items()}
@@ -70,7 +74,7 @@ def fit_problem(task: ProblemTask) -> Fit:
     settings = {"problem": block.model_dump(mode="json"), "surrogate": options.model_dump(mode="json")}
     operator = Operator(arrays, settings, problem)
     metrics = {**errors(operator, test), **seconds, "weights": float(operator.n_weights)}
-    return Fit(arrays, settings, metrics, {"loss": {"training": losses}})
+    return Fit(arrays, settings, metrics, {"loss": {"training": training.losses}})
 
 
 def stored_samples(problem: PDEProblem, solved: Samples, seed: int) -> dict[str, Array]:
@@ -81,7 +85,7 @@ def stored_samples(problem: PDEProblem, solved: Samples, seed: int) -> dict[str,
         solved: Training samples with solutions.
         seed: Seed of the training samples.
     """
-    drawn = draw(problem, max(SAMPLES, len(solved.load)), seed)
+    drawn = draw_inputs(problem, max(MIN_SAMPLES, len(solved.load)), seed)
     arrays = {PROBE + name: values[0] for name, values in solved.inputs.items()} | {SOLUTION: solved.solution[0]}
     for name, values in drawn.items():
         arrays |= Distribution.of(values).to_arrays(DISTRIBUTION + name)
@@ -95,13 +99,13 @@ def _refuse_options_of_families(options: SPONOptions) -> None:
         raise CaseError(f"{options.device!r} given, expected cpu in a study with problem", key="surrogate.device")
 
 
-def solved(solver: Solver, count: int, seed: int, name: str, checkpoint: Checkpoint, progress: Progress) -> Samples:
+def solved(solver: PDESolver, count: int, seed: int, name: str, checkpoint: Checkpoint, progress: Progress) -> Samples:
     """Return random samples with their solutions, loaded from the checkpoint if present.
 
     Raises:
         CaseError: Newton's method failed for a sample.
     """
-    inputs = draw(solver.problem, count, seed)
+    inputs = draw_inputs(solver.problem, count, seed)
     saved = checkpoint.load(f"{name}_solutions")
     if saved is not None:
         encoded = solver.encode(inputs)
@@ -119,7 +123,7 @@ def solved(solver: Solver, count: int, seed: int, name: str, checkpoint: Checkpo
     return found
 
 
-def scales_of(solver: Solver, samples: Samples) -> dict[str, Array]:
+def scales_of(solver: PDESolver, samples: Samples) -> dict[str, Array]:
     """Return the normalisation of the cell features; see `OperatorNetwork`."""
     problem = solver.problem
     size, graph = problem.n_components, problem.levels[0].graph
@@ -144,65 +148,25 @@ def free_values(problem: PDEProblem, samples: Samples) -> Array:
 
 
 class _Loss:
-    """Mean over samples of the relative error of the free values in a norm."""
+    """Mean over a batch of the relative error of the free values in the H1 seminorm."""
 
-    def __init__(self, network: OperatorNetwork, solver: Solver, samples: Samples, norm: str) -> None:
+    def __init__(self, network: OperatorNetwork, solver: PDESolver, samples: Samples, batch: int) -> None:
         problem = solver.problem
-        self.network, self.solver, self.samples = network, solver, samples
+        self.network, self.solver, self.samples, self.batch = network, solver, samples, batch
         self.load, self.features = network_inputs(samples, problem.n_components)
         answer = free_values(problem, samples)
-        metric = sp.csr_array(problem.free.T @ problem.norms[norm] @ problem.free)
+        metric = sp.csr_array(problem.free.T @ problem.norms["h1"] @ problem.free)
         size = np.einsum("ni,in->n", answer, metric @ answer.T)
         self.answer = torch.from_numpy(answer).float()
         self.size = torch.from_numpy(np.maximum(size, 1e-6 * size.mean())).float()
         self.metric = SparseMap(metric)
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        found = self.network(self.load[rows], self.features[rows], left_by(self.solver, self.samples, rows.numpy()))
+    def __call__(self, draw: np.random.Generator) -> Iterator[Tensor]:
+        rows = draw.integers(len(self.answer), size=self.batch)
+        found = self.network(self.load[rows], self.features[rows], assembled_residual(self.solver, self.samples, rows))
         error = (found.reshape(len(rows), -1) - self.answer[rows])[..., None]
-        squared: Tensor = (error * self.metric(error)).sum((1, 2))
-        return (squared / self.size[rows] + _TINY).sqrt().mean()
-
-
-def _trained(
-    network: OperatorNetwork,
-    solver: Solver,
-    samples: Samples,
-    options: SPONOptions,
-    checkpoint: Checkpoint,
-    progress: Progress,
-) -> Array:
-    """Train a network in place and return the loss at each step."""
-    loss = _Loss(network, solver, samples, "h1")
-    start = torch.nn.utils.parameters_to_vector(network.parameters()).detach().clone()
-    state = TrainingState.restored(start, options.seed, checkpoint.load("network"))
-    while state.step < options.steps:
-        stop = min(state.step + _SAVE_EVERY, options.steps)
-        for step in range(state.step, stop):
-            _adam_step(network, loss, state, options)
-            if (step + 1) % _SHOW_EVERY == 0:
-                progress("training", step + 1, options.steps, f"error {state.losses[-1]:.2e}")
-        checkpoint.save("network", state.arrays())
-    _set_weights(network, state.weights)
-    return np.array(state.losses)
-
-
-def _adam_step(network: OperatorNetwork, loss: _Loss, state: TrainingState, options: SPONOptions) -> None:
-    """Take one step of Adam, with linear warm-up and cosine decay of the learning rate."""
-    _set_weights(network, state.weights)
-    rows = torch.randint(len(loss.answer), (options.batch,), generator=state.draws)
-    value = loss(rows)
-    parts = torch.autograd.grad(value, list(network.parameters()), allow_unused=True, materialize_grads=True)
-    gradient = torch.cat([one.reshape(-1) for one in parts])
-    gradient = gradient * min(1.0, _CLIP / (float(gradient.norm()) + 1e-12))
-    rising = min(1.0, (state.step + 1) / _WARM_UP)
-    rate = 0.5 * options.learning_rate * (1.0 + np.cos(np.pi * state.step / options.steps)) * rising
-    state.adam_step(float(value.detach()), gradient, rate, _EPSILON)
-
-
-def _set_weights(network: OperatorNetwork, vector: Tensor) -> None:
-    with torch.no_grad():
-        torch.nn.utils.vector_to_parameters(vector, network.parameters())
+        squared = (error * self.metric(error)).sum((1, 2))
+        yield (squared / self.size[rows] + _TINY).sqrt().mean()
 
 
 def errors(operator: Operator, test: Samples) -> dict[str, float]:
@@ -212,7 +176,7 @@ def errors(operator: Operator, test: Samples) -> dict[str, float]:
     solution minus lifting.
     """
     problem, begin = operator.problem, time.perf_counter()
-    found = operator.answer(test)
+    found = operator.predict(test)
     seconds = time.perf_counter() - begin
     wrong, beyond = found - test.solution, test.solution - test.lifting
 

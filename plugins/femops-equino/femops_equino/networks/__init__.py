@@ -1,0 +1,1 @@
+"""Networks and splines of the energy and of the mode coefficients over the macroscale strain."""

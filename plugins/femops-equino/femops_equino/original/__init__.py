@@ -1,0 +1,1 @@
+"""The original EquiNO as published by its authors (`mode: original`)."""

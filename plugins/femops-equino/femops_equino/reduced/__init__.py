@@ -1,0 +1,1 @@
+"""The reduced model of an RVE: modes, cubature, minimisation of the energy, and the certificate of its error."""
