@@ -57,7 +57,7 @@ class ReducedSolution:
 
     @staticmethod
     def of(
-        coefficients: Array, stress: Array, tangent: Array, decrement: Array, n_s: int, used: int
+        coefficients: Array, stress: Array, tangent: Array, decrement: Array, n_s: int, evaluations: int
     ) -> "ReducedSolution":
         """Return the solution from stress (n, n_e) and tangent (n, n_e, n_e) with the components 33, in any precision.
 
