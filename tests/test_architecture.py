@@ -22,7 +22,7 @@ FLOORS = [
     {"builtin", "loading", "hosts"},
     {"macro"},
     {"inputs"},
-    {"offline"},
+    {"offline", "export"},
     {"commands"},
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -14,7 +14,6 @@ from mpi4py import MPI
 
 from femops import CaseError, load_law, notation
 from femops.checks import check_law
-from femops.commands.analysis import analysis_of
 from femops.contract import RESULT_FIELDS
 from femops.inputs.case import FieldName, MeshBlock
 from femops.law import CertificateKind, LawContext, LawResponse, StrainMeasure
@@ -51,7 +50,7 @@ class Stranger:
 
 def problem_of(law: Any, dim: int = 2, **changes: Any) -> MacroProblem:
     mesh = macro_mesh(lambda: box([1.0] * dim, [1] * dim, "quad" if dim == 2 else "hexahedron"), dim, MPI.COMM_WORLD)
-    return MacroProblem(analysis_of(box_case(BOXES[dim][1], **changes)), mesh, {"everywhere": law}, Timers())
+    return MacroProblem(box_case(BOXES[dim][1], **changes).analysis(), mesh, {"everywhere": law}, Timers())
 
 
 def told(law: Any, dim: int = 2) -> str:
@@ -151,9 +150,7 @@ def test_one_field_of_two_laws_has_one_size() -> None:
     laws = {"a": Stranger(), "b": Stranger(n_state=2, state_fields={"count": slice(0, 2)})}
     problem = r"material\.b: the state field 'count' has 2 components, but 1 in 'a'; expected as many"
     with pytest.raises(CaseError, match=problem):
-        MacroProblem(
-            analysis_of(box_case("quadrilateral", material={"a": ELASTIC, "b": ELASTIC})), mesh, laws, Timers()
-        )
+        MacroProblem(box_case("quadrilateral", material={"a": ELASTIC, "b": ELASTIC}).analysis(), mesh, laws, Timers())
 
 
 class Writer(Stranger):
@@ -333,8 +330,7 @@ def test_laws_that_know_time_keep_the_contract(law: Any, dim: int) -> None:
 def test_a_dashpot_is_pulled_with_the_force_of_its_rate(dim: int) -> None:
     """At the strain rate 0.01 the force is η · 0.01 at all times, however long the steps are."""
     problem = problem_of(Dashpot(dim), dim, steps={"times": [0.1, 0.5, 3.0]})
-    forces: list[float] = []
-    run_steps(problem, lambda report: forces.append(problem.reaction_on("right")[0]))
+    forces = [problem.reaction_on("right")[0] for _ in run_steps(problem)]
     assert forces == pytest.approx([0.03] * 3, rel=1e-10)
 
 
@@ -347,8 +343,7 @@ def test_stress_relaxes_as_the_closed_form_does(dim: int) -> None:
     pulled = {"right": {"displacement": {"ux": [[0.0, 0.0], [1.0, 0.02], [9.0, 0.02]]}}}
     times = [0.01, 0.3, 1.0, 1.7, 4.0]
     problem = problem_of(Maxwell(dim), dim, supports=held, loads=pulled, steps={"times": times})
-    forces: list[float] = []
-    run_steps(problem, lambda report: forces.append(problem.reaction_on("right")[0]))
+    forces = [problem.reaction_on("right")[0] for _ in run_steps(problem)]
     t = np.array(times)
     risen = 4.0 / 3.0 * 2.0 * 0.8 * 0.02 * (1.0 - np.exp(-np.minimum(t, 1.0) / 0.8))
     expected = 7.0 * 0.02 * np.minimum(t, 1.0) + risen * np.exp(-np.maximum(t - 1.0, 0.0) / 0.8)

@@ -10,7 +10,6 @@ from helpers import BOXES, ELASTIC, box_case, box_problem
 from mpi4py import MPI
 
 from femops import load_law, notation
-from femops.commands.analysis import analysis_of
 from femops.commands.prepare import prepare
 from femops.commands.run import solve
 from femops.law import LawResponse
@@ -88,7 +87,7 @@ def ring(dim: int, order: int, poisson: float) -> MacroProblem:
     changes = {"material": material, "supports": supports, "loads": {"left": {"pressure": 10.0}}}
     case = box_case(BOXES[dim][1], order=order, **changes)
     mesh = macro_mesh(lambda: replace(unit, points=points), dim, MPI.COMM_WORLD)
-    return MacroProblem(analysis_of(case), mesh, {"everywhere": load_law(material, dim=dim)}, Timers())
+    return MacroProblem(case.analysis(), mesh, {"everywhere": load_law(material, dim=dim)}, Timers())
 
 
 def lame(poisson: float, radius: float) -> float:
@@ -141,10 +140,10 @@ def stretched(dim: int, law: Any, largest: float, **changes: Any) -> MacroProble
     case = box_case(BOXES[dim][1], loads=loads, steps={"count": 2, "end": 2.0}, **changes)
     unit = box([1.0] * dim, [1] * dim, "quad" if dim == 2 else "hexahedron")
     problem = MacroProblem(
-        analysis_of(case), macro_mesh(lambda: unit, dim, MPI.COMM_WORLD), {"everywhere": law}, Timers()
+        case.analysis(), macro_mesh(lambda: unit, dim, MPI.COMM_WORLD), {"everywhere": law}, Timers()
     )
     assert problem.locking.notes() == ()
-    run_steps(problem, lambda report: None)
+    list(run_steps(problem))
     return problem
 
 
@@ -185,7 +184,7 @@ def test_linear_cells_of_an_rve_are_noted_too(dim: int, cell: str, matrix: Any, 
     law = load_law({"law": "nested", "rve": {**layers, "phases": {"matrix": matrix, "fibre": ELASTIC}}}, dim=dim)
     unit = box([1.0] * dim, [1] * dim, "quad" if dim == 2 else "hexahedron")
     mesh = macro_mesh(lambda: unit, dim, MPI.COMM_WORLD)
-    problem = MacroProblem(analysis_of(box_case(BOXES[dim][1], order=2)), mesh, {"everywhere": law}, Timers())
+    problem = MacroProblem(box_case(BOXES[dim][1], order=2).analysis(), mesh, {"everywhere": law}, Timers())
     line = f"RVE of everywhere: {what.format('can be much too stiff (locking)')}"
     assert problem.locking.notes() == ((line,) if what else ())
 

@@ -14,7 +14,6 @@ from helpers import BOXES, ELASTIC, SATURATING, box_case, box_problem
 from mpi4py import MPI
 
 from femops import CaseError, NotConverged, load_law, notation
-from femops.commands.analysis import analysis_of
 from femops.commands.run import run_case
 from femops.law import LawResponse
 from femops.macro.mesh import macro_mesh
@@ -197,13 +196,12 @@ class _Brittle:
 def _brittle_problem(limit: float, **changes: object) -> MacroProblem:
     case = box_case("quadrilateral", **changes)
     mesh = macro_mesh(lambda: box([1.0, 1.0], [2, 2], "quad"), 2, MPI.COMM_WORLD)
-    return MacroProblem(analysis_of(case), mesh, {"everywhere": _Brittle(limit)}, Timers())
+    return MacroProblem(case.analysis(), mesh, {"everywhere": _Brittle(limit)}, Timers())
 
 
 def test_steps_are_cut_back_and_grow_again() -> None:
     problem = _brittle_problem(0.003, steps={"count": 2, "end": 2.0})
-    reports = []
-    run_steps(problem, reports.append)
+    reports = list(run_steps(problem))
     assert [report.t for report in reports] == [1.0, 2.0]
     assert reports[0].cutbacks >= 2
     assert reports[0].increments >= 4
@@ -223,9 +221,9 @@ class _Stiffening(_Brittle):
 def test_increments_grow_by_half_after_each_that_was_easy() -> None:
     case = box_case("quadrilateral", steps={"count": 1, "end": 1.0})
     mesh = macro_mesh(lambda: box([1.0, 1.0], [2, 2], "quad"), 2, MPI.COMM_WORLD)
-    problem = MacroProblem(analysis_of(case), mesh, {"everywhere": _Stiffening(0.001)}, Timers())  # a step of 0.01
-    reports, times = [], []
-    run_steps(problem, reports.append, lambda number, t, iteration, residual: times.append(t))
+    problem = MacroProblem(case.analysis(), mesh, {"everywhere": _Stiffening(0.001)}, Timers())  # a step of 0.01
+    times = []
+    reports = list(run_steps(problem, lambda number, t, iteration, residual: times.append(t)))
     length = 1.0 / 16  # the first half of a half that is short enough
     expected = [length * sum(1.5**i for i in range(n)) for n in range(1, 6)]
     assert sorted(set(times)) == pytest.approx([*expected, 1.0])
@@ -235,7 +233,7 @@ def test_increments_grow_by_half_after_each_that_was_easy() -> None:
 def test_hopeless_steps_say_where_and_leave_the_last_state() -> None:
     problem = _brittle_problem(1e-9, steps={"count": 2, "end": 2.0})
     with pytest.raises(NotConverged, match=r"step 1 stopped at t = 0 after \d+ cutbacks: .*increment too large"):
-        run_steps(problem, lambda report: None)
+        list(run_steps(problem))
     assert np.abs(problem.displacement.x.array).max() == 0.0
 
 
@@ -255,7 +253,7 @@ class _Doubtful:
 def _trusting(law: _Doubtful, on_violation: str) -> MacroProblem:
     case = box_case("quadrilateral", trust={"tolerance": 1e-3, "on_violation": on_violation})
     mesh = macro_mesh(lambda: box([1.0, 1.0], [2, 2], "quad"), 2, MPI.COMM_WORLD)
-    return MacroProblem(analysis_of(case), mesh, {"everywhere": law}, Timers())
+    return MacroProblem(case.analysis(), mesh, {"everywhere": law}, Timers())
 
 
 def test_an_error_above_the_tolerance_stops_the_step() -> None:
@@ -297,7 +295,7 @@ def test_a_law_of_another_dimension_is_refused() -> None:
     mesh = macro_mesh(lambda: box([1.0, 1.0], [2, 2], "quad"), 2, MPI.COMM_WORLD)
     law = {"everywhere": load_law(ELASTIC, dim=3)}
     with pytest.raises(CaseError, match="the law is 3D, expected 2D"):
-        MacroProblem(analysis_of(box_case("quadrilateral")), mesh, law, Timers())
+        MacroProblem(box_case("quadrilateral").analysis(), mesh, law, Timers())
 
 
 RVE = {
@@ -316,9 +314,8 @@ def test_a_step_without_load_is_solved_though_the_law_answers_round_off_to_no_st
     loads = {"right": {"displacement": {"ux": [[0.0, 0.0], [0.5, 0.0], [1.0, 0.01]]}}}
     case = box_case("quadrilateral", steps={"count": 2, "end": 1.0}, loads=loads)
     mesh = macro_mesh(lambda: box([1.0, 1.0], [2, 2], "quad"), 2, MPI.COMM_WORLD)
-    problem = MacroProblem(analysis_of(case), mesh, {"everywhere": Rounding(1.0)}, Timers())
-    reports = []
-    run_steps(problem, reports.append)
+    problem = MacroProblem(case.analysis(), mesh, {"everywhere": Rounding(1.0)}, Timers())
+    reports = list(run_steps(problem))
     assert [report.cutbacks for report in reports] == [0, 0]
     assert problem.mean_displacement_of("right")[0] == pytest.approx(0.01, rel=1e-12)
 
@@ -395,7 +392,7 @@ def test_a_singular_stiffness_is_cut_back_and_named(tmp_path: Path) -> None:
     changes = {"supports": supports, "order": 2, "quadrature_degree": 0, "steps": {"count": 1, "smallest": 0.4}}
     problem = box_problem("tetrahedron", cells=2, loads={"right": {"traction": [1.0, 0.0, 0.0]}}, **changes)
     with pytest.raises(NotConverged, match="step 1 stopped at t = 0"):
-        run_steps(problem, lambda report: None)
+        list(run_steps(problem))
 
 
 def test_a_run_that_cannot_begin_leaves_the_earlier_results_alone(

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,10 @@ def test_an_interrupt_replaces_the_earlier_results_only_by_complete_steps(
     before = contents(folder)
     written(tmp_path, BLOCK | {"steps": {"count": 3}})
 
-    def interrupted(problem: Any, accepted: Any, watch: Any) -> None:
+    def interrupted(problem: Any, watch: Any) -> Iterator[StepReport]:
         for number in range(1, steps_before + 1):
             problem.solve(number / 3, 1 / 3)
-            accepted(StepReport(number, number / 3, 1, (0.0,), 1, 0))
+            yield StepReport(number, number / 3, 1, (0.0,), 1, 0)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("femops.commands.run.run_steps", interrupted)

@@ -15,13 +15,12 @@ from mpi4py import MPI
 from rich.console import Console
 
 from femops import CaseError, NotConverged, load_law
-from femops.commands.analysis import analysis_of
 from femops.commands.reports import report_trust
 from femops.errors import Refused
 from femops.law import CertificateKind, CertifiedLaw, LawResponse
 from femops.macro.mesh import macro_mesh
 from femops.macro.problem import MacroProblem
-from femops.macro.stepping import StepReport, run_steps
+from femops.macro.stepping import run_steps
 from femops.macro.timers import Timers
 from femops.macro.trust import choose_snapshots
 from femops.meshing.box import box
@@ -82,7 +81,7 @@ def problem_of(law: Any, trust: dict[str, Any] | None, **changes: Any) -> MacroP
     given = {"supports": FIXED, "loads": BENDING, "solver": {"rtol": 1e-10}, **changes}
     case = box_case("quadrilateral", **given, **({} if trust is None else {"trust": trust}))
     mesh = macro_mesh(lambda: box([1.0, 1.0], [2, 2], "quad"), 2, MPI.COMM_WORLD)
-    return MacroProblem(analysis_of(case), mesh, {"everywhere": law}, Timers())
+    return MacroProblem(case.analysis(), mesh, {"everywhere": law}, Timers())
 
 
 def solving(tolerance: float, **more: Any) -> dict[str, Any]:
@@ -310,8 +309,7 @@ def test_a_point_between_two_laws_does_not_keep_newton_from_converging() -> None
 
 def test_a_law_that_learned_needs_no_exact_solves_in_later_steps() -> None:
     problem = problem_of(Detuned(), solving(3e-3, enrich=True), steps={"count": 3, "end": 1.5})
-    solved: list[int] = []
-    run_steps(problem, lambda report: solved.append(problem.material.statistics.points_solved_exactly))
+    solved = [problem.material.statistics.points_solved_exactly for _ in run_steps(problem)]
     assert solved[0] == 0 < solved[1] == solved[2]
     (enrichment,) = problem.material.statistics.enrichments
     (region,) = problem.material.regions
@@ -322,8 +320,7 @@ def test_a_law_that_learned_needs_no_exact_solves_in_later_steps() -> None:
 
 def test_without_enrichment_later_steps_solve_again() -> None:
     problem = problem_of(Detuned(), solving(3e-3), steps={"count": 3, "end": 1.5})
-    solved: list[int] = []
-    run_steps(problem, lambda report: solved.append(problem.material.statistics.points_solved_exactly))
+    solved = [problem.material.statistics.points_solved_exactly for _ in run_steps(problem)]
     assert solved[0] == 0 < solved[1] < solved[2]
 
 
@@ -367,14 +364,14 @@ def test_a_violation_in_equilibrium_ends_the_run_at_once(trust: Any, law: Extrap
     """As many calls as a run takes whose answers nobody refuses; the step before is left as it was."""
     free = Extrapolating(0.5)
     steps = {"steps": {"count": 3, "end": 1.5}}
-    allowed, reports = problem_of(free, {"on_violation": "warn", "tolerance": 1e9}, **steps), []
+    allowed = problem_of(free, {"on_violation": "warn", "tolerance": 1e9}, **steps)
     before = free.calls
-    run_steps(allowed, reports.append)
+    reports = list(run_steps(allowed))
     needed = before + sum(report.iterations for report in reports[:2])
     law.calls = 0
     refused, accepted = problem_of(law, trust, **steps), []
     with pytest.raises(Refused, match=rf"^step 2 stopped at t = 0\.5: at t = 1 {problem}"):
-        run_steps(refused, accepted.append)
+        accepted.extend(run_steps(refused))
     assert law.calls == needed
     assert [(one.t, one.cutbacks) for one in accepted] == [(0.5, 0)]
     allowed.solve(0.5, 0.5)
@@ -395,9 +392,8 @@ def test_an_iterate_may_leave_the_range_that_the_solution_stays_in() -> None:
     free.solve(1.0, 1.0)
     limit = 0.5 * (max(seen) + seen[-1])
     assert max(seen) > 1.2 * seen[-1]
-    reports: list[StepReport] = []
     problem = problem_of(Extrapolating(60.0, limit), None, **traction, steps={"count": 1, "end": 1.0})
-    run_steps(problem, reports.append)
+    reports = list(run_steps(problem))
     assert reports[0].cutbacks == 0
     assert np.array_equal(problem.displacement.x.array, free.displacement.x.array)
     assert problem.material.statistics.points_out_of_range > 0
@@ -420,7 +416,7 @@ def test_trust_that_cannot_be_had_is_refused() -> None:
 def report() -> None:
     """Print what a run on the ranks at hand found, for the next test."""
     problem = problem_of(Detuned(), solving(3e-3, enrich=True), steps={"count": 3, "end": 1.5})
-    run_steps(problem, lambda report: None)
+    list(run_steps(problem))
     moved = problem.mean_displacement_of("top")
     if MPI.COMM_WORLD.rank == 0:
         found = problem.material.statistics

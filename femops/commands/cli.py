@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -45,6 +45,7 @@ console = Console(highlight=False, markup=False, emoji=False)
 _FORWARDING = 0.5  # [s] in which mpirun passes on what a rank wrote; it drops the rest when a rank aborts
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
+Kind = Literal["c", "mgis", "umat"]
 CaseFile = Annotated[Path, typer.Argument(metavar="CASE", help="The case file (YAML).")]
 Overrides = Annotated[
     list[str] | None,
@@ -255,6 +256,33 @@ def compare(
     report_comparison(console, report)
     console.print(f"Report: {folder / REPORT}; picture: {folder / PICTURE}", soft_wrap=True)
     _exit_if_missed(report["case"], report["quantities"]["law"], report["expected"])
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, or a law: '{law: spon, model: ...}'.")],
+    to: Annotated[Kind, typer.Option(help="c: the law alone; mgis, umat: with the interface of MFront or Abaqus.")],
+    corrections: Annotated[str | None, typer.Option(help="The law's parameter: auto, 0, 1, ..., adjoint.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the source, which names its functions; default results/LAW_KIND.")
+    ] = None,
+) -> None:
+    """Write a trained law as C source for other finite-element codes."""
+    import yaml
+    from mpi4py import MPI
+
+    from femops.export.model import export_model, law_mapping
+
+    def write() -> Path:
+        mapping = law_mapping(model)
+        if corrections is not None:
+            mapping["corrections"] = yaml.safe_load(corrections)
+        folder = output or Path("results") / f"{mapping.get('law')}_{to}"
+        export_model(mapping, to, folder)
+        return folder
+
+    folder = on_root(MPI.COMM_WORLD, write)
+    console.print(f"Source in {folder}; build it with: make -C {folder}", soft_wrap=True)
 
 
 @app.callback(invoke_without_command=True)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from mpi4py import MPI
 
-from femops.commands.analysis import analysis_of
 from femops.commands.results import remarks
 from femops.errors import CaseError
 from femops.inputs.case import Case
@@ -60,7 +59,7 @@ def prepare(case: Case, path: Path, comm: MPI.Comm, mesh: MacroMesh | None = Non
             if mesh is None:
                 mesh = macro_mesh(lambda: macro_tagged_mesh(case, path.parent), case.dim, comm)
             laws = _laws(case, path.parent, comm, training)
-            problem = MacroProblem(analysis_of(case), mesh, laws, timers)
+            problem = MacroProblem(case.analysis(), mesh, laws, timers)
             _check_reactions(case, problem)
             _check_output(case, problem)
             _check_points(case, problem)

@@ -94,7 +94,7 @@ class StepProgress:
         self._task: TaskID | None = None
 
     def __call__(self, step: int, t: float, iteration: int, residual: float) -> None:
-        """Show an iteration; see `femops.commands.run.Watch`."""
+        """Show an iteration; see `femops.macro.stepping.Watch`."""
         count = len(self._ends) - 1
         if self._task is None:
             self._task = self._display.begin(f"step 1/{count}", count)

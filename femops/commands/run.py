@@ -17,7 +17,7 @@ from femops.inputs.case import Case, Quantity
 from femops.inputs.resolved import move_files, resolved
 from femops.macro.probe import displacement_at
 from femops.macro.problem import MacroProblem
-from femops.macro.stepping import StepReport, run_steps
+from femops.macro.stepping import StepReport, Watch, run_steps
 from femops.offline.train import silent
 from femops.output.folder import FAILURE, SUMMARY, ResultsFolder, writing
 from femops.output.locks import locked
@@ -26,7 +26,6 @@ from femops.output.versions import versions
 from femops.parallel import on_root
 from femops.surrogate.spec import Progress
 
-Watch = Callable[[int, float, int, float], None]
 Observe = Callable[[MacroProblem, StepReport], None]
 # Smallest interval between summaries [s], and its smallest ratio to the time of writing one.
 _SUMMARY_EVERY, _SUMMARY_SHARE = 1.0, 20.0
@@ -111,15 +110,12 @@ class _Record:
 
     def solve(self, watch: Watch | None, observe: Observe | None) -> dict[str, Any]:
         """Solve all steps and write their output; return the summary; collective."""
-
-        def accepted(report: StepReport) -> None:
-            with self.run.timers.part("output"):
-                self.add(report)
-                if observe is not None:
-                    observe(self.problem, report)
-
         try:
-            run_steps(self.problem, accepted, watch)
+            for report in run_steps(self.problem, watch):
+                with self.run.timers.part("output"):
+                    self.add(report)
+                    if observe is not None:
+                        observe(self.problem, report)
             with self.run.timers.part("output"):
                 self.micro = self.results.finish()
             self.finished = True

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Self, get_args
 
@@ -12,6 +13,7 @@ from femops.errors import CaseError
 from femops.inputs.expressions import Value, value_at
 from femops.inputs.reading import STUDY, load_validated
 from femops.law import CertificateKind, LawParameters
+from femops.macro.analysis import Analysis, Displacement, Load, Newton, Steps, Treatment, Trust
 from femops.meshing import CELLS, EVERYWHERE, TaggedMesh
 from femops.meshing.box import box
 from femops.meshing.cells import AnyCell
@@ -75,16 +77,14 @@ class ComponentsBlock(_Block):
     uy: Value | None = None
     uz: Value | None = None
 
-    def given(self) -> dict[int, Any]:
-        """Return the prescribed components by axis."""
-        values = (self.ux, self.uy, self.uz)
-        return {axis: value for axis, value in enumerate(values) if value is not None}
-
     @model_validator(mode="after")
-    def _not_empty(self) -> Self:
-        if not self.given():
-            raise ValueError("expected at least one of ux, uy, uz")
+    def _valid(self) -> Self:
+        self.plain()
         return self
+
+    def plain(self) -> Displacement:
+        """Return the displacement as a plain object."""
+        return Displacement(_timed(self.ux), _timed(self.uy), _timed(self.uz))
 
 
 class LoadBlock(_Block):
@@ -96,10 +96,27 @@ class LoadBlock(_Block):
     displacement: ComponentsBlock | None = Field(None, description="prescribed displacement of a boundary [length]")
 
     @model_validator(mode="after")
-    def _not_empty(self) -> Self:
-        if all(value is None for value in (self.traction, self.pressure, self.body_force, self.displacement)):
-            raise ValueError("expected at least one of traction, pressure, body_force, displacement")
+    def _valid(self) -> Self:
+        self.plain()
         return self
+
+    def plain(self) -> Load:
+        """Return the load as a plain object."""
+        return Load(
+            _vector(self.traction),
+            _timed(self.pressure),
+            _vector(self.body_force),
+            None if self.displacement is None else self.displacement.plain(),
+        )
+
+
+def _timed(value: Any) -> Any:
+    """Return a value of a case as a number or a function of time; None stays None."""
+    return value if value is None or isinstance(value, int | float) else partial(value_at, value)
+
+
+def _vector(values: list[Any] | None) -> list[Any] | None:
+    return None if values is None else [_timed(value) for value in values]
 
 
 class StepsBlock(_Block):
@@ -111,12 +128,15 @@ class StepsBlock(_Block):
     smallest: float = Field(1e-3, gt=0, le=1, description="smallest part of a step that cutback may reach")
 
     @model_validator(mode="after")
-    def _one_form(self) -> Self:
+    def _valid(self) -> Self:
         if (self.times is None) == (self.count is None) or (self.times is not None and self.end is not None):
             raise ValueError("expected either count with end, or times")
-        if self.times is not None and any(b <= a for a, b in zip([0.0, *self.times], self.times, strict=False)):
-            raise ValueError(f"{self.times} given, expected times that increase from above 0")
+        self.plain()
         return self
+
+    def plain(self) -> Steps:
+        """Return the steps as a plain object."""
+        return Steps(tuple(self.ends()), self.smallest)
 
     def ends(self) -> list[float]:
         """Return the time at the end of each step."""
@@ -137,17 +157,18 @@ class TrustBlock(_Block):
     """What happens where a law's error exceeds the tolerance or its response is marked invalid."""
 
     tolerance: float = Field(1e-3, gt=0, description="largest relative error of a stress")
-    on_violation: Literal["solve", "stop", "warn"] = Field(
-        "stop", description="solve these points exactly, stop the run, or only count them"
-    )
+    on_violation: Treatment = Field("stop", description="solve these points exactly, stop the run, or only count them")
     enrich: bool = Field(False, description="laws learn between steps from the points that were solved exactly")
     certificate: CertificateKind = Field("indicator", description="how the error of a converged step is computed")
 
     @model_validator(mode="after")
-    def _enriched_by_exact_solves(self) -> Self:
-        if self.enrich and self.on_violation != "solve":
-            raise ValueError(f"enrich with on_violation {self.on_violation!r} given, expected on_violation: solve")
+    def _valid(self) -> Self:
+        self.plain()
         return self
+
+    def plain(self) -> Trust:
+        """Return the settings as a plain object."""
+        return Trust(**dict(self))
 
 
 class MicroPoint(_Block):
@@ -231,6 +252,19 @@ class Case(_Block):
         """Return the validated law of each region; `everywhere` denotes the whole body."""
         return dict(self.material)
 
+    def analysis(self) -> Analysis:
+        """Return the analysis as a plain object, without mesh and laws."""
+        return Analysis(
+            {name: components.plain() for name, components in self.supports.items()},
+            {name: load.plain() for name, load in self.loads.items()},
+            self.steps.plain(),
+            self.order,
+            self.quadrature_degree,
+            Newton(**dict(self.solver)),
+            None if self.trust is None else self.trust.plain(),
+            {name: law.law for name, law in self.laws().items()},
+        )
+
     @field_validator("material", mode="after")
     @classmethod
     def _valid_laws(cls, material: dict[str, Any]) -> dict[str, LawParameters]:
@@ -244,15 +278,11 @@ class Case(_Block):
 
     @model_validator(mode="after")
     def _fits_dimension(self) -> Self:
+        try:
+            self.analysis().check(self.dim)
+        except CaseError as error:
+            raise NestedError(error) from error
         axes = "xyz"[: self.dim]
-        for name, load in self.loads.items():
-            for key in ("traction", "body_force"):
-                vector = getattr(load, key)
-                if vector is not None and len(vector) != self.dim:
-                    _refuse(f"{len(vector)} components given, expected {self.dim}", f"loads.{name}.{key}")
-        for key, components in self._prescribed():
-            if max(components.given()) >= self.dim:
-                _refuse("uz given, expected ux and uy in plane strain", key)
         for name, quantity in self.quantities.items():
             if quantity.axis >= self.dim:
                 _refuse(
@@ -273,17 +303,9 @@ class Case(_Block):
         return self
 
     @model_validator(mode="after")
-    def _loaded_at_all_steps(self) -> Self:
-        for key, value in self._values():
-            for t in self.steps.ends():
-                try:
-                    value_at(value, t)
-                except ValueError as error:
-                    _refuse(str(error), key)
-        moving = any(
-            value not in (0, 0.0) for _, components in self._prescribed() for value in components.given().values()
-        )
-        if not self.loads and not moving:
+    def _loaded(self) -> Self:
+        components = [value for support in self.supports.values() for value in support.plain().given().values()]
+        if not self.loads and not any(components):
             _refuse("no load given; expected a load, or a nonzero prescribed displacement", "loads")
         return self
 
@@ -295,21 +317,6 @@ class Case(_Block):
         for number, micro in enumerate(self.output.micro):
             if micro.at is not None:
                 yield f"output.micro.{number}.at", micro.at
-
-    def _prescribed(self) -> Iterator[tuple[str, ComponentsBlock]]:
-        yield from ((f"supports.{name}", support) for name, support in self.supports.items())
-        for name, load in self.loads.items():
-            if load.displacement is not None:
-                yield f"loads.{name}.displacement", load.displacement
-
-    def _values(self) -> Iterator[tuple[str, Any]]:
-        for key, components in self._prescribed():
-            yield from ((f"{key}.u{'xyz'[axis]}", value) for axis, value in components.given().items())
-        for name, load in self.loads.items():
-            for kind in ("traction", "body_force"):
-                yield from ((f"loads.{name}.{kind}.{i}", value) for i, value in enumerate(getattr(load, kind) or ()))
-            if load.pressure is not None:
-                yield f"loads.{name}.pressure", load.pressure
 
 
 def _refuse(problem: str, key: str) -> NoReturn:

@@ -1,13 +1,29 @@
 """Description of an analysis: supports, loads, steps and settings, as plain objects for use in programs."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
+from femops.errors import CaseError
 from femops.law import CertificateKind
 
 Value = float | Callable[[float], float]
 """A number, or a function of time that raises ValueError where it is not defined."""
+
+Treatment = Literal["solve", "stop", "warn"]
+
+
+def at_time(value: Value, t: float) -> float:
+    """Return a value at time t.
+
+    Raises:
+        ValueError: It is not defined there, or not finite.
+    """
+    number = float(value(t) if callable(value) else value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number:g} given at t = {t:g}, expected a finite number")
+    return number
 
 
 @dataclass(frozen=True)
@@ -17,6 +33,10 @@ class Displacement:
     ux: Value | None = None
     uy: Value | None = None
     uz: Value | None = None
+
+    def __post_init__(self) -> None:
+        if not self.given():
+            raise ValueError("expected at least one of ux, uy, uz")
 
     def given(self) -> dict[int, Value]:
         """Return the prescribed components by axis."""
@@ -40,6 +60,10 @@ class Load:
     body_force: Sequence[Value] | None = None
     displacement: Displacement | None = None
 
+    def __post_init__(self) -> None:
+        if all(value is None for value in (self.traction, self.pressure, self.body_force, self.displacement)):
+            raise ValueError("expected at least one of traction, pressure, body_force, displacement")
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -47,11 +71,18 @@ class Steps:
 
     Attributes:
         ends: Times at the ends of the steps, positive and increasing.
-        smallest: Smallest part of a step that cutback may reach.
+        smallest: Smallest part of a step that cutback may reach, above 0 and at most 1.
     """
 
     ends: Sequence[float] = (1.0,)
     smallest: float = 1e-3
+
+    def __post_init__(self) -> None:
+        ends = list(self.ends)
+        if not ends or not all(a < b < math.inf for a, b in zip([0.0, *ends], ends, strict=False)):
+            raise ValueError(f"{ends} given, expected times that increase from above 0")
+        if not 0.0 < self.smallest <= 1.0:
+            raise ValueError(f"smallest {self.smallest:g} given, expected a number above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -66,6 +97,10 @@ class Newton:
     rtol: float = 1e-8
     max_iter: int = 20
 
+    def __post_init__(self) -> None:
+        if not (self.rtol > 0.0 and self.max_iter > 0):
+            raise ValueError(f"rtol {self.rtol:g} and max_iter {self.max_iter} given, expected positive numbers")
+
 
 @dataclass(frozen=True)
 class Trust:
@@ -79,9 +114,18 @@ class Trust:
     """
 
     tolerance: float = 1e-3
-    on_violation: Literal["solve", "stop", "warn"] = "stop"
+    on_violation: Treatment = "stop"
     enrich: bool = False
     certificate: CertificateKind = "indicator"
+
+    def __post_init__(self) -> None:
+        if not self.tolerance > 0.0:
+            raise ValueError(f"tolerance {self.tolerance:g} given, expected a positive number")
+        for name, kinds in (("on_violation", Treatment), ("certificate", CertificateKind)):
+            if getattr(self, name) not in get_args(kinds):
+                raise ValueError(f"{name} {getattr(self, name)!r} given, expected one of {', '.join(get_args(kinds))}")
+        if self.enrich and self.on_violation != "solve":
+            raise ValueError(f"enrich with on_violation {self.on_violation!r} given, expected on_violation: solve")
 
 
 @dataclass(frozen=True)
@@ -108,6 +152,31 @@ class Analysis:
     trust: Trust | None = None
     law_names: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.order not in (1, 2):
+            raise ValueError(f"order {self.order} given, expected 1 or 2")
+        if self.quadrature_degree is not None and self.quadrature_degree < 0:
+            raise ValueError(f"quadrature_degree {self.quadrature_degree} given, expected at least 0")
+
+    def check(self, dim: int) -> None:
+        """Check that components fit the dimension, and that all values are finite at the end of every step.
+
+        Raises:
+            CaseError: They do not; the message begins with the key.
+        """
+        for key, vector in self._vectors():
+            if len(vector) != dim:
+                raise CaseError(f"{len(vector)} components given, expected {dim}", key=key)
+        for key, displacement in self._displacements():
+            if max(displacement.given()) >= dim:
+                raise CaseError("uz given, expected ux and uy in plane strain", key=key)
+        for key, value in self._values():
+            for t in self.steps.ends:
+                try:
+                    at_time(value, t)
+                except ValueError as error:
+                    raise CaseError(str(error), key=key) from error
+
     def prescriptions(self) -> list[tuple[str, Displacement]]:
         """Return the boundaries and components of all supports and prescribed displacements."""
         loads = [(name, load.displacement) for name, load in self.loads.items() if load.displacement is not None]
@@ -119,3 +188,24 @@ class Analysis:
         for name, components in self.prescriptions():
             axes.setdefault(name, set()).update(components.given())
         return axes
+
+    def _displacements(self) -> Iterator[tuple[str, Displacement]]:
+        yield from ((f"supports.{name}", support) for name, support in self.supports.items())
+        for name, load in self.loads.items():
+            if load.displacement is not None:
+                yield f"loads.{name}.displacement", load.displacement
+
+    def _vectors(self) -> Iterator[tuple[str, Sequence[Value]]]:
+        for name, load in self.loads.items():
+            for kind, vector in (("traction", load.traction), ("body_force", load.body_force)):
+                if vector is not None:
+                    yield f"loads.{name}.{kind}", vector
+
+    def _values(self) -> Iterator[tuple[str, Value]]:
+        for key, displacement in self._displacements():
+            yield from ((f"{key}.u{'xyz'[axis]}", value) for axis, value in displacement.given().items())
+        for key, vector in self._vectors():
+            yield from ((f"{key}.{axis}", value) for axis, value in enumerate(vector))
+        for name, load in self.loads.items():
+            if load.pressure is not None:
+                yield f"loads.{name}.pressure", load.pressure

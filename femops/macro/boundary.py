@@ -9,7 +9,7 @@ from dolfinx import fem
 from mpi4py import MPI
 
 from femops.errors import CaseError
-from femops.macro.analysis import Analysis, Load, Value
+from femops.macro.analysis import Analysis, Load, Value, at_time
 from femops.macro.mesh import MacroMesh
 from femops.meshing import EVERYWHERE
 from femops.meshing.connectivity import RigidMotions
@@ -17,8 +17,8 @@ from femops.notation import Array
 from femops.parallel import on_every_rank
 
 
-def check_names(analysis: Analysis, laws: Iterable[str], mesh: MacroMesh) -> None:
-    """Check that the mesh has all boundaries and regions that an analysis names.
+def check_analysis(analysis: Analysis, laws: Iterable[str], mesh: MacroMesh) -> None:
+    """Check that an analysis fits the dimension of a mesh, and that the mesh has all boundaries and regions it names.
 
     Args:
         analysis: The analysis.
@@ -26,9 +26,14 @@ def check_names(analysis: Analysis, laws: Iterable[str], mesh: MacroMesh) -> Non
         mesh: The mesh.
 
     Raises:
-        CaseError: A name is unknown or cannot be used as the analysis demands; the message lists the known names.
+        CaseError: A name is unknown or cannot be used as the analysis demands, and the message lists the known names;
+            or see `Analysis.check`.
     """
+    analysis.check(mesh.mesh.topology.dim)
     laws = list(laws)
+    if EVERYWHERE in laws and len(laws) > 1:
+        problem = f"{EVERYWHERE!r} and named regions given, expected one law or a law for each region"
+        raise CaseError(problem, key="material")
     boundaries = [(f"supports.{name}", name) for name in analysis.supports]
     regions = [(f"material.{name}", name) for name in laws if name != EVERYWHERE]
     for name, load in analysis.loads.items():
@@ -185,10 +190,10 @@ class Loads:
         return surface, ufl.Measure("dx", domain=domain, subdomain_data=cells)
 
 
-def _at(value: Value, t: float) -> Any:
-    """Return a value at time t; expressions are validated at step ends only, and cutback adds other times."""
+def _at(value: Value, t: float) -> float:
+    """Return a value at time t; values are validated at step ends only, and cutback adds other times."""
     try:
-        return np.asarray(value(t) if callable(value) else value, dtype=np.float64)
+        return at_time(value, t)
     except ValueError as error:
         raise CaseError(str(error)) from error
 

@@ -15,7 +15,7 @@ from femops import notation
 from femops.errors import NotConverged
 from femops.law import MaterialLaw
 from femops.macro.analysis import Analysis
-from femops.macro.boundary import Loads, Supports, check_names, total
+from femops.macro.boundary import Loads, Supports, check_analysis, total
 from femops.macro.locking import Locking
 from femops.macro.material import Material
 from femops.macro.mesh import MacroMesh
@@ -51,13 +51,13 @@ class MacroProblem:
         timers: Timers of the run.
 
     Raises:
-        CaseError: The analysis names a boundary or region that the mesh does not have, or a law violates the contract.
+        CaseError: The analysis does not fit the mesh, or a law violates the contract.
     """
 
     def __init__(
         self, analysis: Analysis, mesh: MacroMesh, laws: Mapping[str, MaterialLaw], timers: Timers | None = None
     ) -> None:
-        check_names(analysis, laws, mesh)
+        check_analysis(analysis, laws, mesh)
         self.analysis, self.mesh, self.timers = analysis, mesh, timers or Timers()
         self.comm, self.dim = mesh.mesh.comm, mesh.mesh.topology.dim
         space = fem.functionspace(mesh.mesh, ("Lagrange", analysis.order, (self.dim,)))

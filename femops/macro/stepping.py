@@ -1,11 +1,12 @@
 """Load steps with automatic cutback and regrowth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from femops.errors import NotConverged, Refused
 from femops.macro.problem import MacroProblem, NewtonReport
 
+Watch = Callable[[int, float, int, float], None]
 _SHRINK = 0.5
 _GROW = 1.5
 _EASY_ITERATIONS = 6
@@ -32,42 +33,33 @@ class StepReport:
     cutbacks: int
 
 
-def run_steps(
-    problem: MacroProblem,
-    accepted: Callable[[StepReport], None] | None = None,
-    watch: Callable[[int, float, int, float], None] | None = None,
-) -> list[StepReport]:
-    """Run all load steps of an analysis and report them; laws may be enriched between steps; collective.
+def run_steps(problem: MacroProblem, watch: Watch | None = None) -> Iterator[StepReport]:
+    """Solve the load steps of an analysis one after the other; laws may be enriched between steps; collective.
+
+    Until the next report is asked for, the problem holds the solution at the end of the step.
 
     Args:
         problem: The macroscale problem.
-        accepted: Called after each step, once its state is committed.
         watch: Called with step number, time, iteration and residual.
+
+    Yields:
+        The report of each step, once its state is committed.
 
     Raises:
         NotConverged: An increment failed at the smallest length; the message names the step.
         Refused: An increment converged to a solution that must not be used; it is not retried.
     """
-    start, ends, reports = 0.0, problem.analysis.steps.ends, []
+    start, ends = 0.0, problem.analysis.steps.ends
     for number, end in enumerate(ends, start=1):
         report = _run_step(problem, number, start, end, watch)
         problem.locking.look()
-        reports.append(report)
-        if accepted is not None:
-            accepted(report)
+        yield report
         if number < len(ends):
             problem.enrich(number)
         start = end
-    return reports
 
 
-def _run_step(
-    problem: MacroProblem,
-    number: int,
-    start: float,
-    end: float,
-    watch: Callable[[int, float, int, float], None] | None,
-) -> StepReport:
+def _run_step(problem: MacroProblem, number: int, start: float, end: float, watch: Watch | None) -> StepReport:
     """Advance to the end of a step in one or more increments."""
     t, length = start, end - start
     smallest = problem.analysis.steps.smallest * (end - start)
@@ -93,13 +85,7 @@ def _run_step(
             length *= _GROW
 
 
-def _increment(
-    problem: MacroProblem,
-    number: int,
-    t: float,
-    target: float,
-    watch: Callable[[int, float, int, float], None] | None,
-) -> NewtonReport:
+def _increment(problem: MacroProblem, number: int, t: float, target: float, watch: Watch | None) -> NewtonReport:
     def observe(iteration: int, residual: float) -> None:
         if watch is not None:
             watch(number, target, iteration, residual)

@@ -47,6 +47,8 @@ class SurrogateSpec:
         fit_problem: Trains on such a problem.
         runs_code: Returns the name of the user code that training on such a problem imports, without importing it,
             or None. It is shown to the user before the code runs.
+        c_source: Returns the C99 source of a law, files by name, for `femops export`; see plugins/README.md. None:
+            only laws of linear phases can be exported.
     """
 
     name: str
@@ -61,6 +63,7 @@ class SurrogateSpec:
     problem: type[BaseModel] | None = None
     fit_problem: Callable[[ProblemTask], Fit] | None = None
     runs_code: Callable[[Any], str | None] | None = None
+    c_source: Callable[[Any], Mapping[str, str]] | None = None
 
     def law(self) -> LawSpec:
         """Return the law that a trained model becomes in a case."""
@@ -82,6 +85,7 @@ class SurrogateSpec:
                 "options, expected a class": is_class(self.options, SurrogateOptions),
                 "as_law, expected a function": callable(self.as_law),
                 "fit, fit_family and fit_problem, expected a function": bool(fits) and all(map(callable, fits)),
+                "c_source, expected a function": self.c_source is None or callable(self.c_source),
                 "problem, expected a model": self.problem is None or is_class(self.problem, BaseModel),
             },
         )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from femops.rve.spec import RVE
     from femops_equino.microscale import Microscale
 
-_MOST_CORRECTIONS = 12
+MOST_CORRECTIONS = 12
 
 
 class EquiNOLaw:
@@ -180,7 +180,7 @@ class EquiNOLaw:
         """Apply Newton corrections to the initial guess."""
         corrections = self.parameters.corrections
         counted = isinstance(corrections, int) and corrections > 0
-        largest = int(corrections) if counted else _MOST_CORRECTIONS
+        largest = int(corrections) if counted else MOST_CORRECTIONS
         tolerance = 0.0 if counted else self.parameters.tolerance
         start = self._start(strain, state)
         if self._device is not None:

@@ -1,5 +1,6 @@
 """EquiNO as a surrogate; what a trained law does not need is loaded when it is."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from femops.law import CertifiedLaw
@@ -38,3 +39,10 @@ def as_law(model: TrainedModel, parameters: EquiNOParameters) -> CertifiedLaw:
     from femops_equino.law import EquiNOLaw
 
     return EquiNOLaw(model, parameters)
+
+
+def c_source(law: CertifiedLaw) -> Mapping[str, str]:
+    """Return the C source of a law; see `femops_equino.export.c_source`."""
+    from femops_equino import export
+
+    return export.c_source(law)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
-from equino_cases import PHASES, RANGE, RVE, SPHERE
+from equino_cases import ANISOTROPIC, HOSTILE, PHASES, RANGE, RVE, SPHERE
 from mpi4py import MPI
 
 from femops import load_law
@@ -14,10 +14,11 @@ from femops.offline.train import train
 from femops.rve.sampling import sobol
 
 
-def _trained(folder, kinematics, rve, count, surrogate):
+def _trained(folder, kinematics, rve, count, surrogate, **notes):
     """Train, and return study file, model folder and metrics."""
     sampling = {"method": "sobol", "count": count, "seed": 1, "range": RANGE}
     study = {"kinematics": kinematics, "rve": rve, "sampling": sampling, "surrogate": {"law": "equino", **surrogate}}
+    study |= notes
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump({**study, "validation": {**sampling, "count": 8, "seed": 2}}))
     report = train(load_study(path), path, folder / "out", MPI.COMM_SELF)
@@ -38,6 +39,18 @@ def solid(tmp_path_factory):
     options = {"modes": 24, "points": 120, "certificate_points": 120, "states": 16, "networks": None}
     rve = {"spheres": SPHERE, "phases": PHASES}
     return _trained(tmp_path_factory.mktemp("solid"), "solid", rve, 12, options)
+
+
+@pytest.fixture(scope="session")
+def anisotropic(tmp_path_factory):
+    """Model folders of RVEs without symmetries by dimension, with networks; their sizes fill no block of a kernel."""
+    networks = {"labels": 150, "width": 10, "adam_steps": 40, "lbfgs_steps": 40}
+    options = {"modes": 13, "points": 42, "certificate_points": 41, "states": 16, "networks": networks}
+    notes = {"title": HOSTILE, "units": "MPa"}
+    return {
+        dim: _trained(tmp_path_factory.mktemp(name), name, ANISOTROPIC[dim], 8, options, **notes).model
+        for dim, name in {2: "plane_strain", 3: "solid"}.items()
+    }
 
 
 @pytest.fixture(scope="session")

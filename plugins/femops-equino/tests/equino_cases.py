@@ -25,6 +25,15 @@ RVE = {"circles": {"circles": CIRCLES, "mesh_size": 0.12, "cell": "quad8"}, "pha
 SPHERE = {"spheres": [{"center": [0.1, 0.0, 0.05], "radius": 0.3}], "mesh_size": 0.4, "cell": "tetra"}
 COARSE = {"circles": {"circles": [{"center": [0.1, 0.05], "radius": 0.3}], "mesh_size": 0.3, "cell": "triangle"}}
 
+# Without symmetries, so that exchanged shears show.
+ELLIPSE = {"center": [0.1, 0.05], "semi_axes": [0.35, 0.15], "angle": 25.0}
+SPHERES = [{"center": [0.1, 0.0, 0.05], "radius": 0.3}, {"center": [-0.3, -0.3, -0.2], "radius": 0.15}]
+ANISOTROPIC = {
+    2: {"ellipses": {"ellipses": [ELLIPSE], "mesh_size": 0.18, "cell": "quad8"}, "phases": PHASES},
+    3: {"spheres": {"spheres": SPHERES, "mesh_size": 0.5, "cell": "tetra"}, "phases": PHASES},
+}
+HOSTILE = 'hostile */ ??/ "\\ ü'
+
 
 class StoppedError(Exception):
     """Raised by a test to stop a training."""

