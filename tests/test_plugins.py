@@ -1,6 +1,7 @@
 """Laws of third-party plugins are found and checked like built-in laws."""
 
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +64,22 @@ def test_a_plugin_is_used_like_a_built_in_law() -> None:
     check_law(law)
     answer = law.evaluate(np.eye(6)[:1], np.zeros((1, 0)), 1.0)
     assert answer.stress[0, 1] == pytest.approx(2.0 - 2.0 * 2.0 / 3.0)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_law_on_the_page_of_plugins_keeps_the_contract(dim: int) -> None:
+    page = (Path(__file__).parents[1] / "plugins" / "README.md").read_text()
+    code = page.partition("`femops_mine/__init__.py`:\n")[2].partition("\nand its test:")[0]
+    names: dict[str, Any] = {"__name__": "femops_mine"}
+    exec(textwrap.dedent(code), names)
+    manager().register(mine := SimpleNamespace(femops_laws=names["femops_laws"]))
+    try:
+        law = load_law({"law": "reinforced", "lame": 4.0, "shear": 2.0, "fibre": 30.0}, dim=dim)
+        check_law(law)
+    finally:
+        manager().unregister(mine)
+    strain = np.eye(1, {2: 3, 3: 6}[dim])
+    assert law.evaluate(strain, np.zeros((1, 0)), 1.0).stress[0, 0] == pytest.approx(4.0 + 2.0 * 2.0 + 30.0)
 
 
 @pytest.mark.usefixtures("spring")
