@@ -353,8 +353,8 @@ class Extrapolating(Detuned):
 @pytest.mark.parametrize(
     ("trust", "law", "problem"),
     [
-        (None, Extrapolating(0.5, 6e-3), r"a law called its answer invalid at \d+ points; solve them with"),
-        ({"tolerance": 1.0, "on_violation": "stop"}, Extrapolating(0.5, 6e-3), "a law called its answer invalid"),
+        (None, Extrapolating(0.5, 6e-3), r"a law marked its response as invalid at \d+ points; solve them with"),
+        ({"tolerance": 1.0, "on_violation": "stop"}, Extrapolating(0.5, 6e-3), "a law marked its response as invalid"),
         ({"tolerance": 3e-3}, Extrapolating(0.5), r"the error stated by a law exceeds trust\.tolerance"),
         ({"tolerance": 3e-3}, Extrapolating(0.5, stated=True), r"the error stated by a law exceeds trust\.tolerance"),
     ],
