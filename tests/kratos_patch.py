@@ -11,8 +11,18 @@ import KratosMultiphysics.GeoMechanicsApplication
 import numpy as np
 
 variable = Kratos.KratosGlobals.GetVariable
-FIELDS = """DISPLACEMENT REACTION VELOCITY ACCELERATION VOLUME_ACCELERATION TOTAL_DISPLACEMENT INCREMENTAL_DISPLACEMENT
-WATER_PRESSURE REACTION_WATER_PRESSURE DT_WATER_PRESSURE""".split()
+FIELDS = [
+    "DISPLACEMENT",
+    "REACTION",
+    "VELOCITY",
+    "ACCELERATION",
+    "VOLUME_ACCELERATION",
+    "TOTAL_DISPLACEMENT",
+    "INCREMENTAL_DISPLACEMENT",
+    "WATER_PRESSURE",
+    "REACTION_WATER_PRESSURE",
+    "DT_WATER_PRESSURE",
+]
 DRY = {  # a medium without water, whose pressure is fixed at zero
     "DENSITY_SOLID": 0.0,
     "DENSITY_WATER": 0.0,
