@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic.json_schema import models_json_schema
 
 from femops.errors import CaseError
-from femops.inputs.expressions import Value, value_at
+from femops.inputs.expressions import TimeValue, value_at
 from femops.inputs.reading import STUDY, load_validated
 from femops.law import CertificateKind, LawParameters
 from femops.macro.analysis import Analysis, Displacement, Load, Newton, Steps, Treatment, Trust
@@ -73,9 +73,9 @@ class MeshBlock(MeshFile):
 class ComponentsBlock(_Block):
     """Prescribed displacement components [length]; those left out are free."""
 
-    ux: Value | None = None
-    uy: Value | None = None
-    uz: Value | None = None
+    ux: TimeValue | None = None
+    uy: TimeValue | None = None
+    uz: TimeValue | None = None
 
     @model_validator(mode="after")
     def _valid(self) -> Self:
@@ -90,9 +90,9 @@ class ComponentsBlock(_Block):
 class LoadBlock(_Block):
     """A load on a named group."""
 
-    traction: list[Value] | None = Field(None, description="force per area on a boundary [stress]")
-    pressure: Value | None = Field(None, description="pressure against the outward normal of a boundary [stress]")
-    body_force: list[Value] | None = Field(None, description="force per volume in a region [stress/length]")
+    traction: list[TimeValue] | None = Field(None, description="force per area on a boundary [stress]")
+    pressure: TimeValue | None = Field(None, description="pressure against the outward normal of a boundary [stress]")
+    body_force: list[TimeValue] | None = Field(None, description="force per volume in a region [stress/length]")
     displacement: ComponentsBlock | None = Field(None, description="prescribed displacement of a boundary [length]")
 
     @model_validator(mode="after")

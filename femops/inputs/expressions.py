@@ -131,5 +131,5 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-Value = Annotated[float | str | list[tuple[float, float]], BeforeValidator(_checked)]
+TimeValue = Annotated[float | str | list[tuple[float, float]], BeforeValidator(_checked)]
 """A number, an expression in t, or a table of pairs [t, value]."""

@@ -18,7 +18,7 @@ from femops.meshing.building import exterior_facets
 from femops.meshing.connectivity import describe_parts, part_of_nodes
 from femops.parallel import on_root
 
-Indices = npt.NDArray[np.int32]
+LocalIndices = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class MacroMesh:
 
     mesh: dolfinx_mesh.Mesh
     kind: CellKind
-    regions: dict[str, Indices]
-    boundaries: dict[str, Indices]
+    regions: dict[str, LocalIndices]
+    boundaries: dict[str, LocalIndices]
     interior: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
     sets_without_facets: dict[str, str] = field(default_factory=dict)
     parts: tuple[str, ...] = ("the body",)
-    part_of_cell: Indices = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    part_of_cell: LocalIndices = field(default_factory=lambda: np.empty(0, dtype=np.int32))
 
     @property
     def n_cells(self) -> int:
@@ -155,7 +155,7 @@ def _distribute(tagged: TaggedMesh | None, header: dict[str, Any], comm: MPI.Com
     )
 
 
-def _parts(mesh: dolfinx_mesh.Mesh, cells: npt.NDArray[np.int64], n_parts: int) -> Indices:
+def _parts(mesh: dolfinx_mesh.Mesh, cells: npt.NDArray[np.int64], n_parts: int) -> LocalIndices:
     """Return the connected part of each cell of this rank; `cells` are input cells on rank 0, empty elsewhere."""
     dim = mesh.topology.dim
     found = np.zeros(mesh.topology.index_map(dim).size_local, dtype=np.int32)
@@ -167,14 +167,14 @@ def _parts(mesh: dolfinx_mesh.Mesh, cells: npt.NDArray[np.int64], n_parts: int) 
     return found
 
 
-def _entities(mesh: dolfinx_mesh.Mesh, dim: int, nodes: Any, n_nodes: int) -> Indices:
+def _entities(mesh: dolfinx_mesh.Mesh, dim: int, nodes: Any, n_nodes: int) -> LocalIndices:
     """Return this rank's entities with the given input nodes (on rank 0; None elsewhere)."""
     if nodes is None:
         nodes = np.empty((0, n_nodes), dtype=np.int64)
     return np.unique(_tagged(mesh, dim, nodes, np.ones(len(nodes), dtype=np.int32)).indices).astype(np.int32)
 
 
-def _tagged(mesh: dolfinx_mesh.Mesh, dim: int, nodes: Any, values: Indices) -> dolfinx_mesh.MeshTags:
+def _tagged(mesh: dolfinx_mesh.Mesh, dim: int, nodes: Any, values: LocalIndices) -> dolfinx_mesh.MeshTags:
     """Return this rank's entities with the given input nodes as mesh tags."""
     nodes = np.ascontiguousarray(nodes, dtype=np.int64)
     found, found_values = distribute_entity_data(mesh, dim, nodes, values)

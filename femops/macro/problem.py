@@ -26,7 +26,7 @@ from femops.notation import Array
 # After unloading, the residual can only fall to round-off of the largest earlier forces, not of the current ones.
 _SMALLEST_FORCE = 1e-3
 
-Watch = Callable[[int, float], None]
+NewtonWatch = Callable[[int, float], None]
 
 
 @dataclass
@@ -112,7 +112,7 @@ class MacroProblem:
             squares = total(self.comm, [residual @ residual, internal @ internal])
             return float(np.sqrt(squares[0])), float(np.sqrt(squares[1]))
 
-    def solve(self, t: float, dt: float, watch: Watch | None = None) -> NewtonReport:
+    def solve(self, t: float, dt: float, watch: NewtonWatch | None = None) -> NewtonReport:
         """Advance the solution to time t by Newton's method; on failure the previous solution is restored.
 
         Args:
@@ -144,7 +144,7 @@ class MacroProblem:
         """Enrich the laws with exact solutions at the end of a step; collective."""
         self.material.enrich(self.quadrature.strain(), step)
 
-    def _iterate(self, dt: float, report: NewtonReport, watch: Watch | None) -> None:
+    def _iterate(self, dt: float, report: NewtonReport, watch: NewtonWatch | None) -> None:
         """Run Newton's method; the first iteration applies the new loads with the tangent of the committed state."""
         rtol = self.analysis.newton.rtol
         for _ in range(self.analysis.newton.max_iter):

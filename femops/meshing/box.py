@@ -8,8 +8,8 @@ import numpy as np
 from femops.errors import CaseError
 from femops.meshing.building import SUPPORTED, exterior_facets
 from femops.meshing.cells import CELLS, CellKind
-from femops.meshing.tagged import Indices, TaggedMesh
-from femops.notation import Array
+from femops.meshing.tagged import TaggedMesh
+from femops.notation import Array, Indices
 
 SIDES = (("left", "right"), ("bottom", "top"), ("back", "front"))
 

@@ -9,8 +9,8 @@ from femops.errors import CaseError
 from femops.meshing.cell_checks import check_nodes_of_cells, check_volume_of_cells, jacobians
 from femops.meshing.cells import CELLS, CellKind
 from femops.meshing.connectivity import notes_on_connectivity
-from femops.meshing.tagged import Indices, TaggedMesh
-from femops.notation import Array
+from femops.meshing.tagged import TaggedMesh
+from femops.notation import Array, Indices
 
 SUPPORTED = tuple(name for name, kind in CELLS.items() if kind.dim > 1)
 

@@ -4,8 +4,7 @@ import numpy as np
 
 from femops.errors import CaseError
 from femops.meshing.cells import CELLS, CellKind
-from femops.meshing.tagged import Indices
-from femops.notation import Array
+from femops.notation import Array, Indices
 
 
 def check_nodes_of_cells(points: Array, cells: Indices) -> None:

@@ -8,8 +8,8 @@ import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from femops.meshing.tagged import Indices, TaggedMesh
-from femops.notation import Array
+from femops.meshing.tagged import TaggedMesh
+from femops.notation import Array, Indices
 
 # Nodes closer than this fraction of the shortest edge at them are noted as coincident. Larger than the tolerance of
 # the geometry of RVEs: the note should also find nodes that a mesh program has written with few digits.

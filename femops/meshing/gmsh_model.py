@@ -11,7 +11,8 @@ import numpy as np
 from femops.errors import CaseError
 from femops.meshing.building import RawMesh, build
 from femops.meshing.cells import CELLS, CellKind
-from femops.meshing.tagged import Indices, TaggedMesh
+from femops.meshing.tagged import TaggedMesh
+from femops.notation import Indices
 
 _QUIET = {"General.Terminal": 0.0, "General.NumThreads": 1.0}
 _FAMILIES = {"interval": "line", "quadrilateral": "quadrangle"}  # gmsh names of shapes that differ from those of basix

@@ -12,9 +12,10 @@ import numpy as np
 from femops.errors import CaseError
 from femops.meshing.abaqus import read_inp
 from femops.meshing.building import RawMesh, build
-from femops.meshing.tagged import Indices, TaggedMesh
+from femops.meshing.tagged import TaggedMesh
 from femops.meshing.tags import CellArray, Tags, as_integers, check_tags, tagged_groups
 from femops.meshing.xdmf import has_several_grids, read_xdmf
+from femops.notation import Indices
 
 
 def read_mesh(path: Path | str, tags: Tags | None = None, cell_array: str | None = None) -> TaggedMesh:

@@ -6,9 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from femops.meshing.cells import CELLS, CellKind
-from femops.notation import Array
-
-Indices = npt.NDArray[np.int64]
+from femops.notation import Array, Indices
 
 EVERYWHERE = "everywhere"
 """Name of the region that is the whole body, whether the mesh has regions or not."""

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from femops.errors import CaseError
-from femops.meshing.tagged import Indices
+from femops.notation import Indices
 
 Tags = Mapping[str, int | Mapping[str, int]]
 """Integer tags by name; or such mappings by the name of the cell array."""

@@ -11,8 +11,8 @@ import numpy as np
 from femops.errors import CaseError
 from femops.meshing.building import RawMesh, facets_among
 from femops.meshing.cells import CELLS
-from femops.meshing.tagged import Indices
 from femops.meshing.tags import UNTAGGED, CellArray, Tags, as_integers, tagged_groups
+from femops.notation import Indices
 
 _KINDS = {("polyvertex", 1): "vertex", ("polyline", 2): "line", ("polyline", 3): "line3"}
 _KINDS |= {("edge", 3): "line3", ("triangle", 3): "triangle", ("triangle", 6): "triangle6"}

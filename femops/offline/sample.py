@@ -10,14 +10,13 @@ import numpy as np
 from femops.errors import CaseError, NotConverged
 from femops.inputs.study import Study
 from femops.law import LawContext
-from femops.notation import Array
+from femops.notation import Array, Indices
 from femops.offline import family_store
 from femops.offline.filling import CountProgress, Rows, SampleReport, fill
 from femops.offline.snapshot_store import SnapshotStore, discard_unsound
 from femops.offline.strains import member_strains, study_paths
 from femops.output.locks import locked
 from femops.plugins import get_law
-from femops.rve.discretisation import Indices
 from femops.rve.family import Family
 from femops.rve.law import NestedLaw, NestedParameters
 from femops.rve.snapshots import Fields, SnapshotSolver, content_hash

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from femops.meshing.tagged import Indices, TaggedMesh
-from femops.notation import Array
+from femops.meshing.tagged import TaggedMesh
+from femops.notation import Array, Indices
 
 if TYPE_CHECKING:
     import pyvista

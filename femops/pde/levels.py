@@ -14,8 +14,7 @@ import scipy.sparse as sp
 import ufl
 from dolfinx import fem, geometry
 
-from femops.notation import Array
-from femops.rve.discretisation import Indices
+from femops.notation import Array, Indices
 from femops.surrogate.graph import FEGraph, Hierarchy, Level, graph_of_matrices
 
 _TOLERANCE, _NEWTON = 1e-10, 20
@@ -152,17 +151,13 @@ def interpolation(space: Any, points: Array) -> sp.csr_array:
 
 def _pulled_back(mesh: Any, cells: Indices, points: Array) -> Array:
     """Return the reference coordinates of points in given cells. Shape (n_points, dim)."""
-    element = mesh.ufl_domain().ufl_coordinate_element().sub_elements[0]
-    dim = mesh.geometry.dim
-    corners = mesh.geometry.x[mesh.geometry.dofmaps[0][cells]][:, :, :dim]
-    found = np.full((len(points), dim), 0.25)
-    for _ in range(_NEWTON):
-        table = element.tabulate(1, found)
-        gap = points[:, :dim] - np.einsum("pa,pai->pi", table[0], corners)
-        if np.abs(gap).max() < _TOLERANCE * np.abs(corners).max():
-            return found
-        found = found + np.linalg.solve(np.einsum("jpa,pai->pij", table[1:], corners), gap[..., None])[..., 0]
-    raise ValueError("a point cannot be located in its cell; is the coarse mesh distorted?")
+    dim, geometry_of = mesh.geometry.dim, mesh.geometry.x[mesh.geometry.dofmaps[0]]
+    found = np.empty((len(points), dim))
+    order = np.argsort(cells, kind="stable")
+    for own in np.split(order, np.flatnonzero(np.diff(cells[order])) + 1):
+        corners = geometry_of[cells[own[0]], :, :dim]
+        found[own] = mesh.geometry.cmaps[0].pull_back(points[own, :dim], corners, tol=_TOLERANCE, maxit=_NEWTON)
+    return found
 
 
 def _cells_at(mesh: Any, points: Array) -> Indices:

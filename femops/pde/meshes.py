@@ -8,8 +8,7 @@ import numpy as np
 from dolfinx import fem, mesh
 from mpi4py import MPI
 
-from femops.notation import Array
-from femops.rve.discretisation import Indices
+from femops.notation import Array, Indices
 
 _KINDS = {
     ("triangle", 2): mesh.CellType.triangle,

@@ -10,9 +10,8 @@ import scipy.sparse as sp
 import ufl
 from dolfinx import fem
 
-from femops.notation import Array
+from femops.notation import Array, Indices
 from femops.pde.levels import free_nodes, make_hierarchy, measures, scalar_space
-from femops.rve.discretisation import Indices
 from femops.surrogate.graph import Hierarchy
 
 Inputs = Mapping[str, Array]

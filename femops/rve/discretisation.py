@@ -3,16 +3,13 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 
 from femops import notation
 from femops.errors import CaseError
 from femops.meshing import TaggedMesh
-from femops.notation import Array
+from femops.notation import Array, Indices
 from femops.rve.outline import Outline
-
-Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ import numpy as np
 import scipy.sparse as sp
 
 from femops import notation
-from femops.notation import Array
+from femops.notation import Array, Indices
 from femops.phases import Phase
 from femops.rve.assembly import Cells, add_stiffness, add_stress_of_unit_strains, upper_pattern
 from femops.rve.boundary import FreeDofs
-from femops.rve.discretisation import Discretisation, Indices
+from femops.rve.discretisation import Discretisation
 from femops.rve.linear_phases import LinearPhases
 from femops.rve.outline import nodal_normals
 

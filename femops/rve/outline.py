@@ -15,12 +15,11 @@ from femops.errors import CaseError
 from femops.meshing import TaggedMesh
 from femops.meshing.building import exterior, measures
 from femops.meshing.connectivity import coincident_pairs, components, links_of_cells
-from femops.notation import Array
+from femops.notation import Array, Indices
 from femops.rve.parallelepiped import TOLERANCE, Parallelepiped, box_of, from_hull, spanned
 from femops.rve.periodicity import faces_match
 
 Flags = npt.NDArray[np.bool_]
-Indices = npt.NDArray[np.int64]
 _NO_VOLUME = 1e-9
 
 

@@ -15,11 +15,10 @@ from femops.errors import CaseError
 from femops.meshing import TaggedMesh
 from femops.meshing.building import exterior
 from femops.meshing.connectivity import coincident_pairs, components
-from femops.notation import Array
+from femops.notation import Array, Indices
 from femops.rve.parallelepiped import TOLERANCE, Parallelepiped
 
 Flags = npt.NDArray[np.bool_]
-Indices = npt.NDArray[np.int64]
 _ROUND_OFF = 1e-9
 _MOST_TOLERANCE = 1e-2
 

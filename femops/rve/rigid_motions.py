@@ -1,14 +1,12 @@
 """Check for disconnected parts of an RVE with free rigid-body motions."""
 
 import numpy as np
-import numpy.typing as npt
 
 from femops.errors import CaseError
 from femops.meshing import TaggedMesh
 from femops.meshing.connectivity import RigidMotions, describe_parts, part_of_nodes
+from femops.notation import Indices
 from femops.rve.boundary import FreeDofs
-
-Indices = npt.NDArray[np.int64]
 
 
 def check_rigid_motions(mesh: TaggedMesh, free: FreeDofs) -> None:

@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from femops.errors import NotConverged
-from femops.notation import Array
+from femops.notation import Array, Indices
 from femops.phases import Phase
 from femops.rve.boundary import free_dofs
 from femops.rve.conditions import Boundary
 from femops.rve.constrained import ConstrainedSolver
-from femops.rve.discretisation import Discretisation, Indices
+from femops.rve.discretisation import Discretisation
 from femops.rve.equations import Equations, Points
 from femops.rve.line_search import Step, line_search
 from femops.rve.linear import LinearSolverName, linear_solver

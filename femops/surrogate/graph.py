@@ -14,8 +14,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from femops.meshing.cells import CellKind
-from femops.notation import Array
-from femops.rve.discretisation import Indices
+from femops.notation import Array, Indices
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from femops.meshing.abaqus.scopes import Model, SurfaceEntry, read_model
 from femops.meshing.abaqus.surfaces import facets_of_surface
 from femops.meshing.building import RawMesh
 from femops.meshing.cells import CELLS
-from femops.meshing.tagged import Indices
+from femops.notation import Indices
 
 
 def read_inp(path: Path) -> RawMesh:

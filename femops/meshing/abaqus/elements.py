@@ -7,7 +7,7 @@ import numpy as np
 from femops.errors import CaseError
 from femops.meshing.building import local_facets
 from femops.meshing.cells import CellKind
-from femops.meshing.tagged import Indices
+from femops.notation import Indices
 
 WRITTEN = {"triangle": "CPE3", "triangle6": "CPE6", "quad": "CPE4", "quad8": "CPE8", "quad9": "S9R5"}
 WRITTEN |= {"tetra": "C3D4", "tetra10": "C3D10", "hexahedron": "C3D8", "hexahedron20": "C3D20"}

@@ -10,8 +10,7 @@ from femops.errors import CaseError
 from femops.meshing.abaqus.scopes import Elements, Instance, Model, Scope, SetEntry
 from femops.meshing.building import exterior
 from femops.meshing.cells import CELLS
-from femops.meshing.tagged import Indices
-from femops.notation import Array
+from femops.notation import Array, Indices
 
 _DISCRETE = -1  # number of an element without volume
 

@@ -9,8 +9,7 @@ from femops.errors import CaseError
 from femops.meshing.abaqus.elements import kind_of_type
 from femops.meshing.abaqus.text import Block, blocks, data_lines
 from femops.meshing.cells import CELLS
-from femops.meshing.tagged import Indices
-from femops.notation import Array
+from femops.notation import Array, Indices
 
 # Keywords that generate or transform nodes and elements: ignoring them would give a wrong mesh.
 _REFUSED = ["SYSTEM", "NGEN", "NFILL", "NCOPY", "NMAP", "ELGEN", "ELCOPY", "SYMMETRIC MODEL GENERATION"]

@@ -7,7 +7,7 @@ from femops.meshing.abaqus.elements import WHOLE, face_nodes
 from femops.meshing.abaqus.placing import Piece, Placed
 from femops.meshing.abaqus.scopes import SurfaceEntry
 from femops.meshing.cells import CELLS
-from femops.meshing.tagged import Indices
+from femops.notation import Indices
 
 
 def facets_of_surface(placed: Placed, piece: Piece, entry: SurfaceEntry) -> Indices | None:

@@ -7,7 +7,8 @@ import numpy as np
 
 from femops.errors import CaseError
 from femops.meshing.abaqus.elements import WRITTEN
-from femops.meshing.tagged import Indices, TaggedMesh
+from femops.meshing.tagged import TaggedMesh
+from femops.notation import Indices
 
 
 def write_inp(mesh: TaggedMesh, path: Path) -> None:

@@ -9,8 +9,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from femops.errors import CaseError
 from femops.meshing.box import grid
 from femops.meshing.cells import CELLS, AnyCell
-from femops.meshing.tagged import Indices, TaggedMesh
-from femops.notation import Array
+from femops.meshing.tagged import TaggedMesh
+from femops.notation import Array, Indices
 from femops.rve.geometry.cell import VOID, Cell, Model, PhaseName, edges, grid_lines
 from femops.rve.geometry.packing import periodic_offsets
 

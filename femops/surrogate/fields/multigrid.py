@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from femops.notation import Array
-from femops.rve.discretisation import Indices
+from femops.notation import Array, Indices
 from femops.surrogate.fields.periodic_space import PeriodicSpace
 from femops.surrogate.fields.stiffness import NodePairs, StiffnessBatch, repeated
 from femops.surrogate.torch_library import Tensor, torch

@@ -11,9 +11,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from femops.errors import CaseError
-from femops.notation import Array
+from femops.notation import Array, Indices
 from femops.rve.boundary import free_dofs, periodic_cell
-from femops.rve.discretisation import Discretisation, Indices
+from femops.rve.discretisation import Discretisation
 from femops.rve.spec import RVE
 
 

@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import scipy.sparse as sp
 
-from femops.rve.discretisation import Indices
+from femops.notation import Indices
 from femops.surrogate.torch_library import Tensor, torch
 
 

@@ -18,7 +18,7 @@ from femops.surrogate import TrainedModel
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.store import Origin, write_model
 from femops_equino.options import EquiNOOptions, EquiNOParameters
-from femops_equino.reduced.cubature import Rows, choose
+from femops_equino.reduced.cubature import CubatureRows, choose
 from femops_equino.surrogate import as_law, fit
 
 HIGH = np.full(3, 0.02)
@@ -202,7 +202,7 @@ def test_the_search_for_points_ends_where_round_off_is_left():
     random = np.random.default_rng(0)
     matrix = np.hstack([random.standard_normal((12, 12)), random.standard_normal((12, 60))])
     total = matrix[:, :12] @ random.uniform(0.5, 1.0, 12)
-    points, factor = choose(Rows(matrix, total), 60, lambda chosen, factor: False)
+    points, factor = choose(CubatureRows(matrix, total), 60, lambda chosen, factor: False)
     assert len(points) <= 12 and (factor > 0.0).all()
     np.testing.assert_allclose(matrix[:, points] @ factor, total, rtol=0, atol=1e-12)
 

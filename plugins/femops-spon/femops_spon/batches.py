@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from femops.notation import Array
-from femops.rve.discretisation import Indices
+from femops.notation import Array, Indices
 from femops.surrogate.fields.linear import LinearFields
 from femops.surrogate.fields.stiffness import StiffnessBatch
 from femops.surrogate.torch_library import Tensor, torch

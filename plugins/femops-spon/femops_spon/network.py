@@ -14,8 +14,7 @@ import numpy as np
 
 from femops import notation
 from femops.errors import CaseError
-from femops.notation import Array
-from femops.rve.discretisation import Indices
+from femops.notation import Array, Indices
 from femops.surrogate.fields.linear import LinearFields
 from femops.surrogate.fields.periodic_space import PeriodicSpace
 from femops.surrogate.fields.stiffness import StiffnessBatch

@@ -27,7 +27,7 @@ _SKETCH_PER_POINT = 4
 
 
 @dataclass(frozen=True)
-class Rows:
+class CubatureRows:
     """Linear system for the weight factors of the points: matrix · factor = total.
 
     Attributes:
@@ -41,7 +41,7 @@ class Rows:
 
 def rows(
     full: ReducedModel, metric: Array, z: Array, alpha: float, largest: int, seed: int, extra: Array | None = None
-) -> Rows:
+) -> CubatureRows:
     """Return a random sketch of the points' contributions to the energy gradient at training states.
 
     Stresses are measured in the norm of `metric`, relative to the square root of the work, because soft deformation
@@ -84,11 +84,11 @@ def rows(
     total_sum = matrix.sum(axis=1)
     volume = weight * (_VOLUME_WEIGHT * np.linalg.norm(total_sum) / max(weight.sum(), np.finfo(float).tiny))
     matrix = np.vstack([matrix, volume])
-    return Rows(matrix, matrix.sum(axis=1))
+    return CubatureRows(matrix, matrix.sum(axis=1))
 
 
 def choose(
-    rows: Rows,
+    rows: CubatureRows,
     largest: int,
     good_enough: Callable[[npt.NDArray[np.int64], Array], bool],
     progress: Callable[[int, int], None] | None = None,
@@ -134,7 +134,7 @@ def choose(
     return np.array(chosen, dtype=np.int64), factor
 
 
-def _fit(rows: Rows, chosen: list[int], factor: Array) -> tuple[list[int], Array]:
+def _fit(rows: CubatureRows, chosen: list[int], factor: Array) -> tuple[list[int], Array]:
     """Fit the factors of chosen points; points whose factor would become negative are removed."""
     while True:
         wanted = scipy.linalg.lstsq(rows.matrix[:, chosen], rows.total, lapack_driver="gelsy", check_finite=False)[0]

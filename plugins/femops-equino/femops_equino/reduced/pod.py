@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from femops.notation import Array
-from femops.rve.discretisation import Indices
+from femops.notation import Array, Indices
 from femops.rve.spec import RVE
 
 Gram = Callable[[Array, Array], Array]
