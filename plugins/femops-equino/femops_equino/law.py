@@ -85,7 +85,13 @@ class EquiNOLaw:
         valid &= solution.decrement <= largest  # a response that has not converged is not valid
         state = self._state(strain, solution.coefficients)
         return LawResponse(
-            solution.stress, solution.tangent, state, solution.stress_33, None, valid, solution.decrement
+            solution.stress,
+            solution.tangent,
+            state,
+            solution.stress_33,
+            valid=valid,
+            solver_residual=solution.decrement,
+            tangent_33=solution.tangent_33,
         )
 
     def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:

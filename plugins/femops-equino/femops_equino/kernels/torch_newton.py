@@ -78,9 +78,7 @@ class TorchNewton:
                 evaluations += used
                 for target, values in zip(answer, found, strict=True):
                     target[part] = values.cpu().numpy()
-        stress_33 = stress[:, n_s].copy() if self._n_e > n_s else None
-        wanted = stress[:, :n_s].copy(), tangent[:, :n_s, :n_s].copy()
-        return ReducedSolution(a, *wanted, stress_33, decrement, evaluations / max(n, 1))
+        return ReducedSolution.of(a, stress, tangent, decrement, n_s, evaluations)
 
     def _minimise(self, z: Tensor, largest: int, tolerance: float) -> tuple[_Step, int]:
         """Return the last evaluation of every point; converged points leave the batch."""

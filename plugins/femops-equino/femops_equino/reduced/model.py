@@ -42,6 +42,7 @@ class ReducedSolution:
         stress: Homogenized stress. Shape (n, n_s).
         tangent: Shape (n, n_s, n_s).
         stress_33: Shape (n,) in plane strain; None in 3D.
+        tangent_33: Its derivative by the strain. Shape (n, n_s) in plane strain; None in 3D.
         decrement: Newton decrement of the last evaluation relative to S : E. Shape (n,).
         evaluations: Average number of evaluations of the energy's derivatives per point.
     """
@@ -50,8 +51,34 @@ class ReducedSolution:
     stress: Array
     tangent: Array
     stress_33: Array | None
+    tangent_33: Array | None
     decrement: Array
     evaluations: float
+
+    @staticmethod
+    def of(
+        coefficients: Array, stress: Array, tangent: Array, decrement: Array, n_s: int, evaluations: int
+    ) -> "ReducedSolution":
+        """Return the solution from stress (n, n_e) and tangent (n, n_e, n_e) with the components 33, in any precision.
+
+        Args:
+            coefficients: See the attributes.
+            stress: With the component 33.
+            tangent: With the components 33.
+            decrement: See the attributes.
+            n_s: Number of Mandel components.
+            evaluations: Number of evaluations at all points.
+        """
+        plane, double = stress.shape[1] > n_s, np.float64
+        return ReducedSolution(
+            coefficients.astype(double),
+            stress[:, :n_s].astype(double),
+            tangent[:, :n_s, :n_s].astype(double),
+            stress[:, n_s].astype(double) if plane else None,
+            tangent[:, n_s, :n_s].astype(double) if plane else None,
+            decrement.astype(double),
+            evaluations / max(len(stress), 1),
+        )
 
 
 @dataclass(frozen=True)
@@ -114,15 +141,7 @@ class ReducedModel:
             unfinished = unfinished[~(decrement[unfinished] <= tolerance)]
             if not len(unfinished):
                 break
-        stress_33 = stress[:, n_s].astype(np.float64) if self.dim == 2 else None
-        return ReducedSolution(
-            a.astype(np.float64),
-            stress[:, :n_s].astype(np.float64),
-            tangent[:, :n_s, :n_s].astype(np.float64),
-            stress_33,
-            decrement.astype(np.float64),
-            evaluations / max(n, 1),
-        )
+        return ReducedSolution.of(a, stress, tangent, decrement, n_s, evaluations)
 
     def derivatives(self, z: Array) -> tuple[Array, Array]:
         """Return gradient (n, m) and Hessian (n, m, m) of the energy at z (n, m)."""
