@@ -16,6 +16,9 @@ def load_law(
 ) -> MaterialLaw:
     """Build a law for use outside a femops run.
 
+    Of a trained surrogate only what evaluation needs is read and checked now; its RVE is when it is first used
+    (`law.rve`).
+
     Args:
         law: A mapping as under `material` in a case file, for example `{"law": "nested", "rve": {...}}`, or the model
             folder of a trained surrogate.

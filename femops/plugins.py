@@ -136,7 +136,10 @@ def _provided(plugins: pluggy.PluginManager, plugin: Any) -> list[tuple[LawSpec,
                 raise TypeError(f"{hook.name} returns {shown(specs)}, expected a list of {expected[1]}")
             for spec in specs:
                 spec.validate()
-                found.append((spec.law() if isinstance(spec, TrainableSpec) else spec, spec))
+                law = spec.law() if isinstance(spec, TrainableSpec) else spec
+                if not isinstance(law, LawSpec):
+                    raise TypeError(f"{hook.name} returns {shown(specs)}, expected a list of {expected[1]}")
+                found.append((law, spec))
     return found
 
 

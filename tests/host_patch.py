@@ -42,6 +42,7 @@ class Patch:
         cells: Four or eight nodes of each cell, in the order of VTK.
         problem: The solved problem.
         displacement: Displacements after each step. Shape (n_points, dim) each.
+        pull: Displacement of the right side, in the direction of each axis. Shape (dim,).
     """
 
     parameters: dict[str, Any]
@@ -50,6 +51,7 @@ class Patch:
     cells: Any
     problem: MacroProblem
     displacement: list[Array]
+    pull: Array
 
     @property
     def dim(self) -> int:
@@ -63,18 +65,16 @@ class Patch:
     def right(self) -> Any:
         return np.flatnonzero(self.points[:, 0] == 1.0)
 
-    @property
-    def pull(self) -> Array:
-        return PULL[: self.dim]
-
     def compare(self, displacement: Array, step: int = -1) -> None:
         """Check nodal displacements against femops."""
         expected = self.displacement[step]
         assert np.abs(displacement - expected).max() < 1e-9 * np.abs(expected).max()
 
 
-def solved_patch(folder: Path, dim: int, law: dict[str, Any], factors: tuple[float, ...] = (1.0,)) -> Patch:
-    """Solve the patch in femops, with the right side displaced by each factor times `PULL` in turn."""
+def solved_patch(
+    folder: Path, dim: int, law: dict[str, Any], factors: tuple[float, ...] = (1.0,), pull: Array = PULL
+) -> Patch:
+    """Solve the patch in femops, with the right side displaced by each factor times `pull` in turn."""
     mesh = box([1.0] * dim, [2] * dim, "quad" if dim == 2 else "hexahedron")
     points = mesh.points.copy()
     inside = ((points > 1e-9) & (points < 1 - 1e-9)).any(axis=1) & (points[:, 0] > 0.0) & (points[:, 0] < 1.0)
@@ -82,9 +82,8 @@ def solved_patch(folder: Path, dim: int, law: dict[str, Any], factors: tuple[flo
     write_mesh(replace(mesh, points=points), folder / "distorted.msh")
     names = ("ux", "uy", "uz")[:dim]
     history = [[0.0, 0.0], *([float(i), factor] for i, factor in enumerate(factors, start=1))]
-    moved = {
-        name: [[t, factor * float(pull)] for t, factor in history] for name, pull in zip(names, PULL, strict=False)
-    }
+    pull = pull[:dim]
+    moved = {name: [[t, factor * float(u)] for t, factor in history] for name, u in zip(names, pull, strict=True)}
     problem = box_problem(
         CELLS[dim],
         folder,
@@ -99,7 +98,7 @@ def solved_patch(folder: Path, dim: int, law: dict[str, Any], factors: tuple[flo
     for step in range(1, len(factors) + 1):
         problem.solve(float(step), 1.0)
         displacement.append(problem.displacement.x.array.reshape(-1, dim)[place])
-    return Patch(law, load_law(law, dim=dim), points, mesh.cells, problem, displacement)
+    return Patch(law, load_law(law, dim=dim), points, mesh.cells, problem, displacement, pull)
 
 
 def assert_quadratic(norms: Any) -> None:

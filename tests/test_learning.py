@@ -199,3 +199,12 @@ def test_a_state_that_does_not_fit_is_ignored(saved: dict[str, Any]) -> None:
     trained(expected)
     assert len(trained(problem, memory=memory).losses) == 24
     np.testing.assert_array_equal(problem.values()["in"], expected.values()["in"])
+
+
+@pytest.mark.parametrize("edge", [torch.log, lambda a: torch.log(a) / (a > 0.0)], ids=["nan", "inf"])
+def test_steps_beyond_the_domain_of_a_loss_are_shortened(edge: Any) -> None:
+    """-log a + 50 a, which is not finite for a <= 0, has its minimum at a = 0.02."""
+    weight = torch.tensor([0.1], dtype=torch.float64, requires_grad=True)
+    training = Training({"a": weight}, Schedule(0, 1.0, 10, lbfgs_steps=30), "name", MemoryCheckpoint(), silent)
+    training.lbfgs(lambda: (-edge(weight) + 50.0 * weight).sum())
+    assert float(weight.detach()[0]) == pytest.approx(0.02, rel=1e-6)

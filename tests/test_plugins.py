@@ -141,6 +141,16 @@ def returning(value: Any, hook: str = "femops_laws") -> SimpleNamespace:
     return SimpleNamespace(**{hook: hookimpl(implementation)})
 
 
+class NoLaw:
+    """Something that only looks like a surrogate."""
+
+    def validate(self) -> None:
+        pass
+
+    def law(self) -> int:
+        return 3
+
+
 GOOD = LawSpec("odd", "a test", SpringParameters, _spring)
 SURROGATE = SurrogateSpec("odd", "a test", ToyOptions, ToyParameters, None, ToyLaw)
 
@@ -156,6 +166,7 @@ SURROGATE = SurrogateSpec("odd", "a test", ToyOptions, ToyParameters, None, ToyL
         (returning([replace(GOOD, build=None)]), "TypeError: its law 'odd' has no valid build, expected a function"),
         (returning([GOOD, GOOD]), "its law 'odd' is also provided by itself a second time"),
         (returning([SURROGATE], "femops_surrogates"), "TypeError: its law 'odd' has no valid fit, fit_family and"),
+        (returning([NoLaw()], "femops_surrogates"), "TypeError: femops_surrogates returns .*, expected a list of Surr"),
         (returning([], "femops_lawz"), "TypeError: it has the unknown hook 'femops_lawz'"),
     ],
 )

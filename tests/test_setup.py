@@ -1,6 +1,9 @@
 """Installation as described in the README."""
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -53,3 +56,41 @@ def test_no_file_names_a_registry() -> None:
     for name in ("pyproject.toml", "constraints.txt", ".ci/run", "README.md"):
         assert "index-url" not in (ROOT / name).read_text()
     assert not (ROOT / "uv.lock").exists() or "uv.lock" in (ROOT / ".gitignore").read_text()
+
+
+def test_the_number_of_threads_is_set_before_numpy_reads_it() -> None:
+    code = (
+        "import os, sys\n"
+        "class Spy:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'numpy':\n"
+        "            print(os.environ.get('OPENBLAS_NUM_THREADS'), os.environ.get('OMP_NUM_THREADS'))\n"
+        "sys.meta_path.insert(0, Spy())\n"
+        "import femops.commands.cli\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "1"]
+
+
+def test_mumps_is_loaded_in_a_program_that_has_nothing_but_the_nested_law() -> None:
+    """Without its plugins, which may load the libraries in their order by chance."""
+    phases = {"matrix": {"law": "elastic", "K": 1.0, "G": 1.0}, "fibre": {"law": "elastic", "K": 2.0, "G": 3.0}}
+    circle = {"circles": [{"center": [0.0, 0.0], "radius": 0.3}], "mesh_size": 0.3, "cell": "triangle6"}
+    law = {"law": "nested", "rve": {"circles": circle, "phases": phases}, "solver": {"linear": "mumps"}}
+    code = (
+        "import importlib.metadata as metadata\n"
+        "every = metadata.entry_points\n"
+        "def fewer(**given):\n"
+        "    mine = given.get('group') == 'femops'\n"
+        "    return [one for one in every(**given) if one.name == 'builtin'] if mine else every(**given)\n"
+        "metadata.entry_points = fewer\n"
+        "import numpy, sys\n"
+        "from femops import load_law\n"
+        "assert 'mpi4py' not in sys.modules\n"
+        f"law = load_law({law!r})\n"
+        "assert 'femops_spon' not in sys.modules\n"
+        "print(law.evaluate(numpy.full((1, 3), 1e-3), numpy.zeros((1, law.n_state)), 1.0).stress.shape)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100)
+    assert done.stdout == "(1, 3)\n", done.stderr

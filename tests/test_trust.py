@@ -353,8 +353,8 @@ class Extrapolating(Detuned):
 @pytest.mark.parametrize(
     ("trust", "law", "problem"),
     [
-        (None, Extrapolating(0.5, 6e-3), r"a law called its answer invalid at \d+ points; solve them with"),
-        ({"tolerance": 1.0, "on_violation": "stop"}, Extrapolating(0.5, 6e-3), "a law called its answer invalid"),
+        (None, Extrapolating(0.5, 6e-3), r"a law marked its response as invalid at \d+ points; solve them with"),
+        ({"tolerance": 1.0, "on_violation": "stop"}, Extrapolating(0.5, 6e-3), "a law marked its response as invalid"),
         ({"tolerance": 3e-3}, Extrapolating(0.5), r"the error stated by a law exceeds trust\.tolerance"),
         ({"tolerance": 3e-3}, Extrapolating(0.5, stated=True), r"the error stated by a law exceeds trust\.tolerance"),
     ],
@@ -402,7 +402,7 @@ def test_an_iterate_may_leave_the_range_that_the_solution_stays_in() -> None:
 def test_newton_that_fails_out_of_range_says_both() -> None:
     law = Extrapolating(0.5, 1e-9)
     problem = problem_of(law, None, solver={"rtol": 1e-10, "max_iter": 1})
-    with pytest.raises(NotConverged, match="stayed above 1e-10 in 1 iterations; in the last one a law called its"):
+    with pytest.raises(NotConverged, match="stayed above 1e-10 in 1 iterations; in the last one a law marked its"):
         problem.solve(1.0, 1.0)
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mpi4py import MPI
 
@@ -17,6 +19,7 @@ from femops.macro.probe import check_point
 from femops.macro.problem import MacroProblem
 from femops.macro.timers import Timers
 from femops.offline.train import silent, trained_model
+from femops.parallel import on_every_rank
 from femops.plugins import get_law
 from femops.surrogate.spec import Progress, SurrogateParameters
 
@@ -82,11 +85,19 @@ def _laws(case: Case, base: Path, comm: MPI.Comm, training: Progress) -> dict[st
     laws = {}
     for name, parameters in case.laws().items():
         try:
-            laws[name] = get_law(_with_model(parameters, base, comm, training), LawContext(case.dim, base, comm))
+            law = get_law(_with_model(parameters, base, comm, training), LawContext(case.dim, base, comm))
+            if isinstance(law, MicroscaleLaw):
+                on_every_rank(comm, partial(_rve_of, law))  # read now, where errors name the region
+            laws[name] = law
         except CaseError as error:
             region = name if len(case.laws()) > 1 else ""
             raise error.within(key=".".join(part for part in ("material", region) if part)) from error
     return laws
+
+
+def _rve_of(law: MicroscaleLaw) -> Any:
+    """Return the RVE of a law, which a stored surrogate builds when it is first asked for."""
+    return law.rve
 
 
 def _with_model(parameters: LawParameters, base: Path, comm: MPI.Comm, training: Progress) -> LawParameters:

@@ -12,7 +12,7 @@ import yaml
 from femops.errors import CaseError
 from femops.export.linear import linear_source
 from femops.export.tables import number, string
-from femops.law import LawContext, MaterialLaw
+from femops.law import LawContext, MaterialLaw, MicroscaleLaw
 from femops.notation import n_strain
 from femops.output.atomic import new_folder, write_bytes
 from femops.output.folder import writing
@@ -52,6 +52,8 @@ def export_model(law: Mapping[str, Any], kind: Kind, output: Path) -> None:
     manifest = read_manifest(folder)
     built = get_law(parameters, LawContext(manifest.dim))
     source = surrogate_spec(parameters.law).c_source
+    if isinstance(built, MicroscaleLaw):
+        _ = built.rve  # which checks the parts of the model that evaluation does not need
     try:
         written = dict(source(built) if source is not None else linear_source(built))
     except CaseError as error:

@@ -20,7 +20,10 @@ def at_time(value: Value, t: float) -> float:
     Raises:
         ValueError: It is not defined there, or not finite.
     """
-    number = float(value(t) if callable(value) else value)
+    try:
+        number = float(value(t) if callable(value) else value)
+    except (ArithmeticError, TypeError) as error:
+        raise ValueError(f"{value} gives no number at t = {t:g} ({error})") from error
     if not math.isfinite(number):
         raise ValueError(f"{number:g} given at t = {t:g}, expected a finite number")
     return number

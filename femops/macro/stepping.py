@@ -36,7 +36,8 @@ class StepReport:
 def run_steps(problem: MacroProblem, watch: Watch | None = None) -> Iterator[StepReport]:
     """Solve the load steps of an analysis one after the other; laws may be enriched between steps; collective.
 
-    Until the next report is asked for, the problem holds the solution at the end of the step.
+    A step is solved when its report is asked for, as by `for report in run_steps(problem):` or
+    `list(run_steps(problem))`; until the next one, the problem holds the solution at the end of the step.
 
     Args:
         problem: The macroscale problem.

@@ -166,7 +166,7 @@ def violation(counts: Counts, trust: Trust | None, *, solvable: bool) -> str:
     instead = "solve them with trust: {on_violation: solve}, or " if solvable and not solving else ""
     advice = f"; {instead}train the law on a larger range" if solvable else ""
     if counts.unsolved_invalid:
-        return f"a law called its answer invalid at {counts.unsolved_invalid} points{advice}"
+        return f"a law marked its response as invalid at {counts.unsolved_invalid} points{advice}"
     if counts.unsolved_above and trust is not None:
         worst = f" (largest {counts.worst:.1e}, tolerance {trust.tolerance:g})" if counts.worst >= 0.0 else ""
         where = f"at {counts.unsolved_above} points{worst}"

@@ -156,9 +156,10 @@ class MumpsSolver:
     n_kept = 0
 
     def __init__(self, pattern: sp.csr_array) -> None:
-        from petsc4py import PETSc
-
         import femops.stack  # noqa: F401
+
+        # isort: split
+        from petsc4py import PETSc
 
         self._petsc = PETSc
         n = int(pattern.shape[0])

@@ -101,6 +101,8 @@ class Training:
         Args:
             loss: Returns the loss of all samples.
         """
+        if self.step >= self._schedule.steps:
+            return
         optimiser = make_lbfgs(self._weights.values())
         self._take(lbfgs_steps(optimiser, loss), self._schedule.steps, optimiser)
 

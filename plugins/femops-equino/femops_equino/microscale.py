@@ -45,8 +45,9 @@ class Microscale:
         self.rve, self.basis = rve, basis
         self.exact = ExactRVE(rve)
         d = rve.discretisation
-        arrays.check("modes.displacement", len(basis.displacement) == self.exact.solver.free.count, "the free dofs")
-        arrays.check("modes.stress", len(basis.stress) == d.n_s * d.n_points, "the quadrature points")
+        own = CheckedArrays(arrays, n_free=self.exact.solver.free.count)
+        own.take("modes.displacement", "n_free", "r")
+        own.take("modes.stress", d.n_s * d.n_points, "n_b")
         self.indicator_points = CertificatePoints.from_arrays(arrays, rve)
 
     @cached_property

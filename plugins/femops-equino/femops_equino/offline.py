@@ -35,7 +35,7 @@ class Offline:
         basis: Modes.
         full: Reduced model with all quadrature points.
         model: Reduced model with cubature points.
-        points: CertificatePoints of the indicator.
+        points: Points of the indicator.
         states: Strains used to choose the points, Mandel [-]. Shape (T, n_s).
         lost: Relative norm of displacements and stresses lost by the first k modes, k = 0, 1, …; see `Modes`.
         errors: Median relative stress error by number of cubature points.

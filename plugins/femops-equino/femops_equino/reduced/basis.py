@@ -32,7 +32,7 @@ class Basis:
         """Return the stored modes; binds r, n_b and m = n_e + r."""
         displacement = arrays.take("modes.displacement", "n_free", "r")
         arrays.sizes["m"] = arrays.sizes["n_e"] + arrays.sizes["r"]
-        stress = arrays.take("modes.stress", "n_s · n_points", "n_b")
+        stress = arrays.take("modes.stress", "stresses", "n_b")
         return Basis(displacement, stress, arrays.take("modes.elastic", "r", "n_s"))
 
 

@@ -177,7 +177,7 @@ def energy_gap(
     """Return the energy gap of predictions after one Newton step with the stiffness of `solver`.
 
     Args:
-        points: CertificatePoints over which energies are summed.
+        points: Points over which energies are summed.
         quadratics: Exact contributions of linear phases and bulk parts.
         solver: Reduced model for stiffness and sensitivities.
         strain: E. Shape (n, n_s).
