@@ -39,7 +39,9 @@ def test_a_termination_writes_the_last_accepted_step_and_gives_the_folder_back(t
     folder = tmp_path / "results"
     code, said = ended_by(signal.SIGTERM, path, folder)
     assert code == cli.TERMINATED
-    assert said == "femops: terminated; the files of the finished steps are complete"
+    assert (
+        said == "femops: terminated; the files of the finished steps are complete, a training goes on in the next run"
+    )
     assert {file.name for file in folder.iterdir()} == {"block.vtkhdf", "case.yaml", "curves.csv", "summary.json"}
     assert n_steps(folder / "block.vtkhdf") == 1
 
@@ -48,7 +50,9 @@ def test_an_interrupt_leaves_complete_files_of_the_finished_steps(tmp_path: Path
     path, folder = written(tmp_path, NESTED | {"steps": {"count": 5000}}), tmp_path / "results"
     code, said = ended_by(signal.SIGINT, path, folder)
     assert code == cli.INTERRUPTED
-    assert said == "femops: interrupted; the files of the finished steps are complete"
+    assert (
+        said == "femops: interrupted; the files of the finished steps are complete, a training goes on in the next run"
+    )
     summary = summary_of(folder)
     assert not summary["finished"]
     with (folder / "curves.csv").open() as file:

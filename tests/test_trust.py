@@ -232,7 +232,10 @@ def test_what_a_law_says_of_its_own_iteration_is_no_error_of_its_answers() -> No
     assert (found.largest_error, found.points_judged, problem.material.states_error) == (None, 0, False)
     printed = said_of(asdict(found))
     assert "No error of the answers was estimated" in printed and "Largest error" not in printed
-    assert f"Largest solver residual of a law: {found.largest_solver_residual:.1e}; no error of its answers." in printed
+    assert (
+        f"Largest solver residual of a law: {found.largest_solver_residual:.1e}; it is no error of the stress."
+        in printed
+    )
     exact = problem_of(Iterating(), solving(1e-15))
     exact.solve(1.0, 1.0)
     assert exact.material.statistics.largest_solver_residual is None  # no answer of the law is left

@@ -81,7 +81,7 @@ def run(
 
 @app.command()
 def check(case: CaseFile, overrides: Overrides = None) -> None:
-    """Validate a case and build its meshes and laws without solving it."""
+    """Validate a case and build its meshes and laws without solving it; a surrogate without a model is trained."""
     from mpi4py import MPI
 
     from femops.commands.prepare import prepare
@@ -378,7 +378,11 @@ def _guarded(arguments: list[str] | None) -> int:
         code = INTERRUPTED
     if code == INTERRUPTED:  # typer may turn Ctrl-C into this code
         resumes = bool({"train", "sample"} & set(arguments or sys.argv[1:2]))
-        kept = "run it again to go on" if resumes else "the files of the finished steps are complete"
+        kept = (
+            "run it again to go on"
+            if resumes
+            else "the files of the finished steps are complete, a training goes on in the next run"
+        )
         terminated = signal.SIGTERM in interrupts
         how, code = ("terminated", TERMINATED) if terminated else ("interrupted", INTERRUPTED)
         return _fail(f"femops: {how}; {kept}", code)

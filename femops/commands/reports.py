@@ -70,7 +70,8 @@ def report_run(console: Console, summary: dict[str, Any], folder: Path, picture:
     report_notes(console, summary["notes"])
     iterations = sum(step["iterations"] for step in summary["steps"])
     cutbacks = sum(step["cutbacks"] for step in summary["steps"])
-    console.print(f"{len(summary['steps'])} steps, {iterations} iterations, {cutbacks} cutbacks.")
+    counts = {"step": len(summary["steps"]), "iteration": iterations, "cutback": cutbacks}
+    console.print(f"{', '.join(f'{n} {what}{"" if n == 1 else "s"}' for what, n in counts.items())}.")
     report_trust(console, summary["law_statistics"])
     fields = folder / f"{Path(summary['case']).stem}.vtkhdf"
     console.print(f"Results in {folder}; open {fields} in ParaView.", soft_wrap=True)
@@ -96,7 +97,7 @@ def report_trust(console: Console, statistics: dict[str, Any]) -> None:
         console.print(f"After step {one['step']} the law of {one['region']} learned {one['snapshots']} snapshots.")
     _report_error(console, statistics)
     if (residual := statistics["largest_solver_residual"]) is not None:
-        console.print(f"Largest solver residual of a law: {residual:.1e}; no error of its answers.")
+        console.print(f"Largest solver residual of a law: {residual:.1e}; it is no error of the stress.")
 
 
 def _report_error(console: Console, statistics: dict[str, Any]) -> None:

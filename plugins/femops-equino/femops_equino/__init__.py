@@ -9,7 +9,7 @@ from femops_equino.surrogate import as_law, c_source, check, fit
 @hookimpl
 def femops_surrogates() -> list[SurrogateSpec]:
     """Return the surrogate `equino`."""
-    summary = "equilibrium neural operator: reduced RVE that certifies itself (surrogate)"
+    summary = "equilibrium neural operator: reduced-order model of one RVE with error bounds (surrogate)"
     return [
         SurrogateSpec("equino", summary, EquiNOOptions, EquiNOParameters, fit, as_law, check=check, c_source=c_source)
     ]
