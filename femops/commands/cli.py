@@ -45,7 +45,7 @@ console = Console(highlight=False, markup=False, emoji=False)
 _FORWARDING = 0.5  # [s] in which mpirun passes on what a rank wrote; it drops the rest when a rank aborts
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
-Kind = Literal["c", "mgis", "umat"]
+Kind = Literal["c", "mgis", "umat", "torch"]
 CaseFile = Annotated[Path, typer.Argument(metavar="CASE", help="The case file (YAML).")]
 Overrides = Annotated[
     list[str] | None,
@@ -261,13 +261,16 @@ def compare(
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, or a law: '{law: spon, model: ...}'.")],
-    to: Annotated[Kind, typer.Option(help="c: the law alone; mgis, umat: with the interface of MFront or Abaqus.")],
+    to: Annotated[
+        Kind,
+        typer.Option(help="c: the law alone; mgis, umat: with the interface of MFront or Abaqus; torch: a program."),
+    ],
     corrections: Annotated[str | None, typer.Option(help="The law's parameter: auto, 0, 1, ..., adjoint.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder of the source, which names its functions; default results/LAW_KIND.")
+        Path | None, typer.Option(help="Folder to write, which names the functions in C; default results/LAW_KIND.")
     ] = None,
 ) -> None:
-    """Write a trained law as C source for other finite-element codes."""
+    """Write a trained law as C source or as a program of torch for other finite-element codes."""
     import yaml
     from mpi4py import MPI
 
@@ -282,7 +285,8 @@ def export(
         return folder
 
     folder = on_root(MPI.COMM_WORLD, write)
-    console.print(f"Source in {folder}; build it with: make -C {folder}", soft_wrap=True)
+    written = f"Program in {folder}" if to == "torch" else f"Source in {folder}; build it with: make -C {folder}"
+    console.print(written, soft_wrap=True)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,4 +1,4 @@
-"""Export of a trained law as a folder of C99 source."""
+"""Export of a trained law as a folder of C99 source or a program of torch."""
 
 import re
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from femops.surrogate.registry import surrogate_spec
 from femops.surrogate.spec import SurrogateParameters
 from femops.surrogate.store import Manifest, read_manifest
 
-Kind = Literal["c", "mgis", "umat"]
+Kind = Literal["c", "mgis", "umat", "torch"]
 
 _MARK = "Exported by femops"
 _LICENCE = "LGPL-3.0-or-later"
@@ -31,43 +31,44 @@ _TEMPLATES = ("femops_law.h", "NAME.h", "NAME.c", "Makefile", "CMakeLists.txt")
 
 
 def export_model(law: Mapping[str, Any], kind: Kind, output: Path) -> None:
-    """Write a trained law as C source, which builds into one shared library without dependencies; atomically.
+    """Write a trained law as C source, which builds into one library without dependencies, or for torch; atomically.
 
     Args:
         law: A mapping as under `material` in a case file; see `law_mapping`.
         kind: `c` is the law alone (see `templates/femops_law.h`), `mgis` adds the generic behaviour of MFront, `umat`
-            the user material of Abaqus.
-        output: The folder to write; its name becomes the prefix of the functions.
+            the user material of Abaqus. `torch` is an exported program instead (see `templates/README.txt`).
+        output: The folder to write; its name becomes the prefix of the functions in C.
 
     Raises:
         CaseError: The model is missing, damaged or cannot be exported, or the folder is not one to write.
     """
-    name = _name(output)
+    _check_output(output, kind)
+    name = output.name
     parameters = law_parameters(law)
     if not isinstance(parameters, SurrogateParameters):
         raise CaseError(f"{parameters.law!r} is not trained, expected the law of a trained surrogate", key="law")
     if parameters.in_single_precision:
-        raise CaseError(f"{parameters.precision} given, expected float64 for C", key="precision")
+        raise CaseError(f"{parameters.precision} given, expected float64", key="precision")
     folder = model_folder(parameters, LawContext(2))
     manifest = read_manifest(folder)
     built = get_law(parameters, LawContext(manifest.dim))
-    source = surrogate_spec(parameters.law).c_source
     if isinstance(built, MicroscaleLaw):
         _ = built.rve  # which checks the parts of the model that evaluation does not need
     try:
-        written = dict(source(built) if source is not None else linear_source(built))
+        written = dict(_law_files(built, parameters.law, kind))
     except CaseError as error:
         raise error.within(file=folder) from error
-    wrappers = () if kind == "c" else (kind,)
+    wrappers = (kind,) if kind in ("mgis", "umat") else ()
     values = _values(name, manifest, parameters, built, wrappers)
-    for template in (*_TEMPLATES, *(f"{wrapper}.c" for wrapper in wrappers)):
+    templates = ("README.txt",) if kind == "torch" else (*_TEMPLATES, *(f"{wrapper}.c" for wrapper in wrappers))
+    for template in templates:
         own = template.replace("NAME", name)
         if own in written:
             raise CaseError(f"{name!r} is the name of one of its files; choose another folder", file=output)
         written[own] = _filled(template, values)
     with writing(output), new_folder(output) as new:
-        for file, text in written.items():
-            write_bytes(new / file, text.encode())
+        for file, content in written.items():
+            write_bytes(new / file, content.encode() if isinstance(content, str) else content)
 
 
 def law_mapping(text: str) -> dict[str, Any]:
@@ -90,23 +91,40 @@ def law_mapping(text: str) -> dict[str, Any]:
     return {"law": name, "model": text, "device": "cpu"}
 
 
-def _name(output: Path) -> str:
-    """Return the name of an exported law, that of its folder.
+def _law_files(law: MaterialLaw, surrogate: str, kind: Kind) -> Mapping[str, str | bytes]:
+    """Return the files that the plugin of a law gives; laws of linear phases need none for C.
 
     Raises:
-        CaseError: It is no name in C, or the folder has other files than those of an exported law.
+        CaseError: The law cannot be exported.
     """
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", output.name):
+    exporters = surrogate_spec(surrogate).exporters
+    exporter = exporters.get("torch" if kind == "torch" else "c")
+    if exporter is not None:
+        return exporter(law)
+    if kind == "torch":
+        raise CaseError(f"cannot be exported: the plugin of {surrogate!r} gives no program of torch")
+    return linear_source(law)
+
+
+def _check_output(output: Path, kind: Kind) -> None:
+    """Check the folder of an exported law.
+
+    Raises:
+        CaseError: Its name is none in C, or it has other files than those of an exported law.
+    """
+    if kind != "torch" and not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", output.name):
         raise CaseError(
             f"{output.name!r} names the functions of the law, expected letters, digits and _ after a letter",
             file=output,
         )
-    header = output / f"{output.name}.h"
     with writing(output):
         foreign = output.exists() and (not output.is_dir() or any(output.iterdir()))
-        if foreign and not (header.is_file() and _MARK in header.read_text(encoding="utf-8", errors="replace")[:100]):
+        if foreign and not any(_marked(output / file) for file in (f"{output.name}.h", "README.txt")):
             raise CaseError("exists and is no exported law, expected a new folder", file=output)
-    return output.name
+
+
+def _marked(file: Path) -> bool:
+    return file.is_file() and _MARK in file.read_text(encoding="utf-8", errors="replace")[:100]
 
 
 def _values(
@@ -132,6 +150,7 @@ def _values(
         "LAW": _comment(manifest.law),
         "ABOUT": "\n".join(f" *   {key:<12}{_comment(text)}".rstrip() for key, text in about.items()),
         "DIM": str(law.dim),
+        "N_S": str(n_strain(law.dim)),
         "HYPOTHESIS": {2: "PlaneStrain", 3: "Tridimensional"}[law.dim],
         "LOW": ", ".join(map(number, low)),
         "HIGH": ", ".join(map(number, high)),

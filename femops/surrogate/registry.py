@@ -1,7 +1,7 @@
 """Surrogates that plugins register: their specification, and those installed."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -47,8 +47,8 @@ class SurrogateSpec:
         fit_problem: Trains on such a problem.
         runs_code: Returns the name of the user code that training on such a problem imports, without importing it,
             or None. It is shown to the user before the code runs.
-        c_source: Returns the C99 source of a law, files by name, for `femops export`; see plugins/README.md. None:
-            only laws of linear phases can be exported.
+        exporters: For `femops export`: functions that return a law as C99 source (`c`) or as a program of torch
+            (`torch`), files by name; see plugins/README.md. Laws of linear phases need none for `c`.
     """
 
     name: str
@@ -63,7 +63,7 @@ class SurrogateSpec:
     problem: type[BaseModel] | None = None
     fit_problem: Callable[[ProblemTask], Fit] | None = None
     runs_code: Callable[[Any], str | None] | None = None
-    c_source: Callable[[Any], Mapping[str, str]] | None = None
+    exporters: Mapping[str, Callable[[Any], Mapping[str, str | bytes]]] = field(default_factory=dict)
 
     def law(self) -> LawSpec:
         """Return the law that a trained model becomes in a case."""
@@ -85,7 +85,9 @@ class SurrogateSpec:
                 "options, expected a class": is_class(self.options, SurrogateOptions),
                 "as_law, expected a function": callable(self.as_law),
                 "fit, fit_family and fit_problem, expected a function": bool(fits) and all(map(callable, fits)),
-                "c_source, expected a function": self.c_source is None or callable(self.c_source),
+                "exporters, expected functions by c and torch": isinstance(self.exporters, Mapping)
+                and self.exporters.keys() <= {"c", "torch"}
+                and all(map(callable, self.exporters.values())),
                 "problem, expected a model": self.problem is None or is_class(self.problem, BaseModel),
             },
         )

@@ -3,7 +3,7 @@
 from femops.hookspecs import hookimpl
 from femops.surrogate import SurrogateSpec
 from femops_equino.options import EquiNOOptions, EquiNOParameters
-from femops_equino.surrogate import as_law, c_source, check, fit
+from femops_equino.surrogate import as_law, c_source, check, fit, torch_program
 
 
 @hookimpl
@@ -11,5 +11,14 @@ def femops_surrogates() -> list[SurrogateSpec]:
     """Return the surrogate `equino`."""
     summary = "equilibrium neural operator: reduced-order model of one RVE with error bounds (surrogate)"
     return [
-        SurrogateSpec("equino", summary, EquiNOOptions, EquiNOParameters, fit, as_law, check=check, c_source=c_source)
+        SurrogateSpec(
+            "equino",
+            summary,
+            EquiNOOptions,
+            EquiNOParameters,
+            fit,
+            as_law,
+            check=check,
+            exporters={"c": c_source, "torch": torch_program},
+        )
     ]

@@ -46,3 +46,10 @@ def c_source(law: CertifiedLaw) -> Mapping[str, str]:
     from femops_equino import export
 
     return export.c_source(law)
+
+
+def torch_program(law: CertifiedLaw) -> Mapping[str, bytes]:
+    """Return a law as a program of torch; see `femops_equino.export.torch_program`."""
+    from femops_equino.export import torch_program  # imports torch
+
+    return torch_program.torch_program(law)

@@ -1,4 +1,4 @@
-"""The law of a trained EquiNO as C99 source; see `femops.surrogate.SurrogateSpec.c_source`.
+"""The law of a trained EquiNO as C99 source; see `femops.surrogate.SurrogateSpec.exporters`.
 
 The C files of this package are included once per block size by `law.h`, which is written here with the tables.
 """

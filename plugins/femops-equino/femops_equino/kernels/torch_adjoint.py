@@ -40,15 +40,15 @@ class TorchAdjoint:
         like = self._weights["linear"]
         both = (torch.as_tensor(one).to(like.device, like.dtype).split(_CHUNK) for one in (strain, inside))
         with torch.no_grad():
-            parts = [self._part(*part) for part in zip(*both, strict=True)]
+            parts = [self.response(*part) for part in zip(*both, strict=True)]
         stress, decrement = (torch.cat(one).cpu().numpy().astype(np.float64) for one in zip(*parts, strict=True))
         return response_of(stress, decrement, strain.shape[1])
 
-    def _part(self, strain: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+    def response(self, strain: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
         """Return stresses (n, n_e) and relative decrements (n,)."""
         n_s, n_e, linear = strain.shape[1], self._n_e, self._weights["linear"]
         a, sensitivity = torch_networks.coefficients(self._weights, inside, self._at_zero)
-        z = torch.cat([strain, strain.new_zeros(len(strain), n_e - n_s), a + (strain - inside) @ linear.T], 1)
+        z = torch.cat([strain, strain.new_zeros(strain.shape[0], n_e - n_s), a + (strain - inside) @ linear.T], 1)
         gradient = self._model.gradient(z)
         residual = gradient[:, n_e:]
         stress = gradient[:, :n_e] + residual @ self._sensitivity

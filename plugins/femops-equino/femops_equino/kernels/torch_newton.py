@@ -24,7 +24,7 @@ _BUDGET = 1e9  # bytes: fills an accelerator, but leaves memory to other ranks o
 _SMALLEST = 1e-30  # as in `kernels.newton`
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """One evaluation: a after the step, stress (n, n_e), tangent (n, n_e, n_e) and relative decrement (n,)."""
 
     coefficients: Tensor
@@ -80,9 +80,9 @@ class TorchNewton:
                     target[part] = values.cpu().numpy()
         return ReducedSolution.of(a, stress, tangent, decrement, n_s, evaluations)
 
-    def _minimise(self, z: Tensor, largest: int, tolerance: float) -> tuple[_Step, int]:
+    def _minimise(self, z: Tensor, largest: int, tolerance: float) -> tuple[Step, int]:
         """Return the last evaluation of every point; converged points leave the batch."""
-        step = answer = self._step(z)
+        step = answer = self.step(z)
         evaluations = len(z)
         where = torch.arange(len(z), device=z.device)
         for _ in range(largest - 1):
@@ -90,14 +90,14 @@ class TorchNewton:
             if len(still) == 0:
                 break
             where, z = where[still], torch.cat([z[still, : self._n_e], step.coefficients[still]], 1)
-            step = self._step(z)
+            step = self.step(z)
             evaluations += len(z)
             for kept, values in zip(answer, step, strict=True):
                 kept[where] = values
         return answer, evaluations
 
-    def _step(self, z: Tensor) -> _Step:
-        """Evaluate, take one Newton step in a, and condense a out of the stress and the tangent."""
+    def step(self, z: Tensor) -> Step:
+        """Evaluate at z (n, m), take one Newton step in a, and condense a out of the stress and the tangent."""
         n_e = self._n_e
         gradient, packed = self._derivatives(z)
         factor, failed = torch.linalg.cholesky_ex(packed[:, self._place[n_e:, n_e:]])
@@ -112,7 +112,7 @@ class TorchNewton:
         wrong = failed > 0  # a failed factorisation leaves finite numbers, which must not be returned
         stress = stress.masked_fill(wrong[:, None], torch.nan)
         decrement = decrement.masked_fill(wrong, torch.nan)
-        return _Step(z[:, n_e:] - change, stress, tangent, decrement)
+        return Step(z[:, n_e:] - change, stress, tangent, decrement)
 
     def _derivatives(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradient (n, m) and the lower triangle (n, m (m + 1) / 2) of the Hessian."""
@@ -135,7 +135,7 @@ class TorchNewton:
 
     def _sampled(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return deviators (n, n_d, C) at the cubature points, their norms and secant moduli h (n, C)."""
-        d = (z @ self._projection.T).view(len(z), self._n_d, len(self._weight))
+        d = (z @ self._projection.T).view(z.shape[0], self._n_d, len(self._weight))
         norm = torch.sqrt((d * d).sum(1) + _SMALLEST)
         return d, norm, self._alpha1 / (self._alpha2 + norm)
 

@@ -181,5 +181,5 @@ def _inputs(weights: Mapping[str, Tensor], x: Tensor) -> _Inputs:
     pulled = torch.einsum("kij,nj->nki", gram, x)
     rho = torch.sqrt((pulled * x[:, None]).sum(2) + FLOOR**2)
     turn = pulled / rho[..., None]
-    identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(len(x), -1, -1)
+    identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(x.shape[0], -1, -1)
     return _Inputs(torch.cat([x, rho - FLOOR], 1), torch.cat([identity, turn], 1), turn, rho, gram)
