@@ -114,6 +114,13 @@ def test_corrections_may_start_from_elasticity(anisotropic, dim):
     assert np.abs(program(torch.tensor(strain))["stress"].numpy() - expected).max() < 1e-12 * np.abs(expected).max()
 
 
+def test_what_has_not_converged_is_not_valid(anisotropic):
+    law = load_law({"law": "equino", "model": str(anisotropic[2]), "corrections": "auto", "tolerance": 1e-60})
+    program = torch.export.load(io.BytesIO(torch_program(law)["law.pt2"])).module()
+    strain = _strains(2, 7)
+    assert not _evaluate(law, strain).valid.any() and not program(torch.tensor(strain))["valid"].any()
+
+
 def test_what_has_no_program_is_refused(anisotropic, tmp_path):
     with pytest.raises(CaseError, match="mode original, expected a model of mode certified"):
         torch_program(SimpleNamespace())
