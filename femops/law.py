@@ -6,10 +6,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from femops.notation import Array
-from femops.validation import check_types, first_error, is_class
+from femops.validation import check_types, is_class, validated
 
 
 class StrainMeasure(Enum):
@@ -220,10 +220,7 @@ class LawSpec:
         Raises:
             CaseError: A parameter is unknown, missing or out of range.
         """
-        try:
-            return self.parameters.model_validate(dict(mapping))
-        except ValidationError as error:
-            raise first_error(error) from error
+        return validated(self.parameters, dict(mapping))
 
     def validate(self) -> None:
         """Check the types of the attributes.

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from femops.errors import CaseError
 
@@ -60,6 +60,18 @@ def first_error(error: ValidationError) -> CaseError:
     known = _EXPECTED.get(problem["type"])
     expected = known.format_map(context) if known else problem["msg"].removeprefix("Input should be ")
     return CaseError(f"{shown(problem['input'])} given, expected {expected}", key=key)
+
+
+def validated[M: BaseModel](model: type[M], data: object) -> M:
+    """Return data as an instance of a model.
+
+    Raises:
+        CaseError: The data is not valid; see `first_error`.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise first_error(error) from error
 
 
 def _names_type(part: int | str) -> bool:

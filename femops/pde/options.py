@@ -9,13 +9,12 @@ from pydantic import (
     Field,
     RootModel,
     SerializeAsAny,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
 from femops.errors import CaseError
-from femops.validation import NestedError, first_error, shown
+from femops.validation import NestedError, shown, validated
 
 
 class SampleCounts(BaseModel):
@@ -112,7 +111,4 @@ def problem_block(given: Any) -> ProblemBlock:
     name = str(given["pde"])
     if name not in BLOCKS and ":" not in name:
         raise CaseError(f"{shown(name)} given, expected {', '.join(BLOCKS)} or package.module:function", key="pde")
-    try:
-        return BLOCKS.get(name, OwnBlock).model_validate(dict(given))
-    except ValidationError as error:
-        raise first_error(error) from error
+    return validated(BLOCKS.get(name, OwnBlock), dict(given))

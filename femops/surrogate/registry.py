@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from femops.errors import CaseError
 from femops.law import CertifiedLaw, LawSpec
@@ -21,7 +21,7 @@ from femops.surrogate.spec import (
     SurrogateParameters,
     TrainedModel,
 )
-from femops.validation import check_types, first_error, is_class, shown
+from femops.validation import check_types, is_class, shown, validated
 
 if TYPE_CHECKING:
     from femops.rve.spec import RVE
@@ -75,12 +75,11 @@ class SurrogateSpec:
         Raises:
             TypeError: An attribute is invalid.
         """
+        self.law().validate()
         fits = [one for one in (self.fit, self.fit_family, self.fit_problem) if one is not None]
         check_types(
             self.name,
             {
-                "name, expected text": isinstance(self.name, str) and self.name != "",
-                "summary, expected text": isinstance(self.summary, str),
                 "parameters, expected a class": is_class(self.parameters, SurrogateParameters),
                 "options, expected a class": is_class(self.options, SurrogateOptions),
                 "as_law, expected a function": callable(self.as_law),
@@ -118,10 +117,7 @@ def surrogate_options(mapping: Mapping[str, Any]) -> SurrogateOptions:
     """
     if "law" not in mapping:
         raise CaseError(f"missing; {available('expected one of', installed_surrogates())}", key="law")
-    try:
-        return surrogate_spec(mapping["law"]).options.model_validate(dict(mapping))
-    except ValidationError as error:
-        raise first_error(error) from error
+    return validated(surrogate_spec(mapping["law"]).options, dict(mapping))
 
 
 def surrogate_problem(law: str, mapping: object) -> BaseModel:
@@ -137,7 +133,4 @@ def surrogate_problem(law: str, mapping: object) -> BaseModel:
     model = surrogate_spec(law).problem
     if model is None:
         raise CaseError(f"given, but {law!r} brings no problems along; expected rve")
-    try:
-        return model.model_validate(mapping)
-    except ValidationError as error:
-        raise first_error(error) from error
+    return validated(model, mapping)

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors
 import safetensors.numpy
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from femops.errors import CaseError
 from femops.law import LawParameters
@@ -31,7 +31,7 @@ from femops.output.tables import plain
 from femops.rve.conditions import Boundary
 from femops.surrogate.arrays import StoredArrayError, finite_range, packed
 from femops.surrogate.spec import Fit, TrainedModel
-from femops.validation import first_error
+from femops.validation import validated
 
 if TYPE_CHECKING:
     from femops.rve.spec import RVE
@@ -194,9 +194,9 @@ def read_manifest(folder: Path) -> Manifest:
         problem = f"interface {interface!r} given, this femops reads {STORE_INTERFACE}; train the model again"
         raise CaseError(problem, file=file)
     try:
-        manifest = Manifest.model_validate(data)
-    except ValidationError as error:
-        raise first_error(error).within(file=file) from error
+        manifest = validated(Manifest, data)
+    except CaseError as error:
+        raise error.within(file=file) from error
     if manifest.sha256 != checksum(data):
         raise CaseError("is damaged or was edited (its checksum is another one); train the model again", file=file)
     return manifest
@@ -216,11 +216,13 @@ def read_model(folder: Path, manifest: Manifest) -> TrainedModel:
     if manifest.rve is None:
         raise CaseError("holds a model without an RVE of its own; expected one of a single RVE", file=folder)
 
+    mesh = {name: values for name, values in arrays.items() if not name.startswith(_MODEL)}
+
     @cache
     def build() -> "RVE":
         from femops.surrogate.stored_rve import stored_rve  # loads the libraries of meshes
 
-        return stored_rve(folder, manifest, arrays)
+        return stored_rve(folder, manifest, mesh)
 
     return model_of(Fit(_own(arrays), manifest.settings), build, folder, manifest)
 

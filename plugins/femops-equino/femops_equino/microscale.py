@@ -13,15 +13,13 @@ from femops.surrogate import CheckedArrays, ExactRVE, FitTask
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.spec import Arrays
 from femops_equino.fields import fields_with_stress
-from femops_equino.offline import enriched
+from femops_equino.offline import CONVERGED, MOST_EVALUATIONS, enriched
 from femops_equino.options import EquiNOOptions
 from femops_equino.reduced.basis import Basis
 from femops_equino.reduced.certificate import CertificatePoints
 from femops_equino.reduced.full import FullModel, full_model
 from femops_equino.reduced.pod import ElasticRVE
 
-_MOST_CORRECTIONS = 12
-_CONVERGED = 1e-14
 _SNAPSHOT_RTOL = 1e-10
 
 
@@ -83,7 +81,7 @@ class Microscale:
             Fluctuation at the free dofs [length], shape (n_free, n), and stress at the quadrature points [stress],
             shape (n_s, n_points, n).
         """
-        a = self.full.model.solve(strain, strain @ self.basis.elastic.T, _MOST_CORRECTIONS, _CONVERGED).coefficients
+        a = self.full.model.solve(strain, strain @ self.basis.elastic.T, MOST_EVALUATIONS, CONVERGED).coefficients
         fluctuation = self.basis.displacement @ a.T
         local = (self.operators.gradient @ fluctuation).reshape(strain.shape[1], -1, len(strain)) + strain.T[:, None]
         stress = np.empty_like(local)
