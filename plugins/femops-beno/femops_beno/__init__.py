@@ -1,0 +1,1 @@
+"""BENO, the boundary-embedded graph neural operator, for elliptic problems on varying shapes."""
