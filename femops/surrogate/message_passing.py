@@ -6,6 +6,7 @@ cells, for N samples on one graph. The weights are independent of the graph and 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,13 +50,23 @@ class SparseMap(torch.nn.Module):
         matrix: The map; rows of one output, and columns of one input, are consecutive. Shape (n_out · r, n_in · s).
         r: Number of parts of the output features.
         s: Number of parts of the input features.
+        transpose: The transposed map, if known.
     """
 
-    def __init__(self, matrix: sp.csr_array, r: int = 1, s: int = 1) -> None:
+    def __init__(self, matrix: sp.csr_array, r: int = 1, s: int = 1, transpose: sp.csr_array | None = None) -> None:
         super().__init__()
-        self._matrix, self._transpose = matrix.tocsr(), sp.csr_array(matrix.T)
+        self._matrix = matrix.tocsr()
+        self._transpose = sp.csr_array(matrix.T) if transpose is None else transpose
         self._r, self._s = r, s
         self._last: tuple[Any, tuple[Tensor, Tensor]] | None = None
+
+    @classmethod
+    def joined(cls, maps: Sequence["SparseMap"]) -> "SparseMap":
+        """Return the block-diagonal map of several: that of the disjoint union of their graphs."""
+        matrix, transpose = (
+            _block_diagonal([getattr(one, name) for one in maps]) for name in ("_matrix", "_transpose")
+        )
+        return cls(matrix, maps[0]._r, maps[0]._s, transpose)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features (N, n_in, s · width) to (N, n_out, r · width)."""
@@ -65,6 +76,17 @@ class SparseMap(torch.nn.Module):
             self._last = key, (repeated(self._matrix, n, x), repeated(self._transpose, n, x))
         y: Tensor = _Multiplied.apply(x.reshape(-1, width), *self._last[1])
         return y.view(n, -1, self._r * width)
+
+
+def _block_diagonal(blocks: Sequence[sp.csr_array]) -> sp.csr_array:
+    """Return a block-diagonal matrix; faster than scipy.sparse.block_diag."""
+    rows, columns = (np.cumsum([0, *(one.shape[axis] for one in blocks)]) for axis in (0, 1))
+    filled = np.cumsum([0, *(one.nnz for one in blocks)])
+    starts = [one.indptr[:-1] + first for one, first in zip(blocks, filled, strict=False)]
+    places = [one.indices + first for one, first in zip(blocks, columns, strict=False)]
+    values = np.concatenate([one.data for one in blocks])
+    parts = (values, np.concatenate(places), np.concatenate([*starts, filled[-1:]]))
+    return sp.csr_array(parts, shape=(int(rows[-1]), int(columns[-1])))
 
 
 class LevelMaps(torch.nn.Module):
@@ -107,6 +129,27 @@ def cell_operator(graph: FEGraph) -> sp.csr_array:
     columns = np.broadcast_to(graph.cells[:, None], seen.shape)
     shape = (seen.shape[0] * seen.shape[1], graph.n_nodes)
     return sp.csr_array(sp.coo_array((seen.ravel(), (rows.ravel(), columns.ravel())), shape=shape))
+
+
+class JoinedMaps(torch.nn.Module):
+    """The operators of one level of several meshes, as one graph without edges between the meshes.
+
+    Args:
+        parts: Operators of each mesh.
+
+    Attributes:
+        owner: Mesh of each node. Shape (n_nodes,).
+    """
+
+    owner: Tensor
+
+    def __init__(self, parts: Sequence[LevelMaps]) -> None:
+        super().__init__()
+        for name in ("to_cells", "to_nodes", "prolong", "restrict", "pool"):
+            if hasattr(parts[0], name):
+                setattr(self, name, SparseMap.joined([getattr(one, name) for one in parts]))
+        owner = np.repeat(np.arange(len(parts)), [one.graph.n_nodes for one in parts])
+        self.register_buffer("owner", torch.from_numpy(owner), persistent=False)
 
 
 class HierarchyMaps(torch.nn.ModuleList):
@@ -152,6 +195,7 @@ class Shape:
         outputs: Outputs per node.
         dim: Dimension of space.
         levels: Number of levels of the hierarchies; 1 is message passing on the mesh alone.
+        latents: Length of a vector per mesh that enters each layer, see `Processor.forward`; 0 for none.
     """
 
     node_features: int
@@ -159,6 +203,7 @@ class Shape:
     outputs: int
     dim: int
     levels: int
+    latents: int = 0
 
 
 class CellLayer(torch.nn.Module):
@@ -171,9 +216,10 @@ class CellLayer(torch.nn.Module):
         width: Features of nodes and cells.
         dim: Dimension of space.
         linear: Whether the layer is linear in the nodal features; the cell features then do not change.
+        latents: Length of the vector of each mesh that is added to its nodes by a linear map; 0 for none.
     """
 
-    def __init__(self, width: int, dim: int, linear: bool) -> None:
+    def __init__(self, width: int, dim: int, linear: bool, latents: int = 0) -> None:
         super().__init__()
         hidden = 2 * width
         self.linear = linear
@@ -182,11 +228,14 @@ class CellLayer(torch.nn.Module):
         self.own = torch.nn.Linear(width, hidden)
         self.answer = torch.nn.Linear(hidden, (1 + dim) * width, bias=False)
         self.change = None if linear else torch.nn.Linear(hidden, width, bias=False)
+        self.told = torch.nn.Linear(latents, width, bias=False) if latents else None
         with torch.no_grad():
             self.answer.weight *= _SMALL_START
 
-    def forward(self, maps: LevelMaps, nodes: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-        """Return updated features of nodes and cells."""
+    def forward(self, maps: Any, nodes: Tensor, cells: Tensor, latent: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return updated features of nodes and cells; see `Processor.forward`."""
+        if self.told is not None and latent is not None:
+            nodes = nodes + self.told(latent)[:, maps.owner]
         seen = self.seen(maps.to_cells(nodes if self.norm is None else self.norm(nodes)))
         own, columns = self.own(cells)[:, None], seen.unflatten(0, (len(cells), -1))
         hidden = columns * (1.0 + torch.tanh(own)) if self.linear else torch.nn.functional.silu(columns + own)
@@ -198,29 +247,32 @@ class CellLayer(torch.nn.Module):
 class _Cycle(torch.nn.Module):
     """V-cycle from `level` to the coarsest level."""
 
-    def __init__(self, level: int, n_levels: int, dim: int, options: ProcessorOptions) -> None:
+    def __init__(self, level: int, shape: Shape, options: ProcessorOptions) -> None:
         super().__init__()
         width, depth, linear = options.width(level), options.depth(level), options.linear
-        self.before = torch.nn.ModuleList(CellLayer(width, dim, linear) for _ in range(depth))
-        self.after = torch.nn.ModuleList(CellLayer(width, dim, linear) for _ in range(depth))
+        layer = partial(CellLayer, width, shape.dim, linear, shape.latents)
+        self.before = torch.nn.ModuleList(layer() for _ in range(depth))
+        self.after = torch.nn.ModuleList(layer() for _ in range(depth))
         self.coarser: torch.nn.Module | None = None
-        if level + 1 < n_levels:
+        if level + 1 < shape.levels:
             coarse = options.width(level + 1)
             self.down = torch.nn.Linear(width, coarse, bias=False)
             self.pooled = torch.nn.Linear(width, coarse, bias=not linear)
             self.up = torch.nn.Linear(coarse, width, bias=False)
-            self.coarser = _Cycle(level + 1, n_levels, dim, options)
+            self.coarser = _Cycle(level + 1, shape, options)
 
-    def forward(self, levels: Sequence[LevelMaps], nodes: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, levels: Sequence[Any], nodes: Tensor, cells: Tensor, latent: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Return updated features on the first of `levels`."""
         for layer in self.before:
-            nodes, cells = layer(levels[0], nodes, cells)
+            nodes, cells = layer(levels[0], nodes, cells, latent)
         if self.coarser is not None:
             maps = levels[1]
-            found, _ = self.coarser(levels[1:], maps.restrict(self.down(nodes)), maps.pool(self.pooled(cells)))
+            found, _ = self.coarser(levels[1:], maps.restrict(self.down(nodes)), maps.pool(self.pooled(cells)), latent)
             nodes = nodes + maps.prolong(self.up(found))
         for layer in self.after:
-            nodes, cells = layer(levels[0], nodes, cells)
+            nodes, cells = layer(levels[0], nodes, cells, latent)
         return nodes, cells
 
 
@@ -239,24 +291,28 @@ class Processor(torch.nn.Module):
         self.of_cells = torch.nn.Sequential(
             torch.nn.Linear(shape.cell_features, width), torch.nn.SiLU(), torch.nn.Linear(width, width)
         )
-        self.cycle = _Cycle(0, shape.levels, shape.dim, options)
+        self.cycle = _Cycle(0, shape, options)
         self.norm = None if linear else torch.nn.LayerNorm(width)
         self.decoder = torch.nn.Linear(width, shape.outputs, bias=not linear)
         with torch.no_grad():
             self.decoder.weight *= _SMALL_START
 
-    def forward(self, levels: Sequence[LevelMaps], nodes: Tensor, cells: Tensor) -> Tensor:
+    def forward(
+        self, levels: Sequence[torch.nn.Module], nodes: Tensor, cells: Tensor, latent: Tensor | None = None
+    ) -> Tensor:
         """Return the outputs at the nodes.
 
         Args:
-            levels: `HierarchyMaps` of the meshes.
+            levels: `HierarchyMaps` of the meshes, or `JoinedMaps` for each level of several meshes.
             nodes: Features at the nodes; k consecutive samples share the cell features of one sample. Shape (N · k,
                 n_nodes, node_features).
             cells: Features at the cells. Shape (N, n_cells, cell_features).
+            latent: Vector of each mesh of `JoinedMaps` that enters each layer linearly. Shape (N · k, n_meshes,
+                latents).
 
         Returns:
             Outputs, shape (N · k, n_nodes, outputs).
         """
         nodes, cells = self.of_nodes(nodes), self.of_cells(cells)
-        nodes, _ = self.cycle(list(levels), nodes, cells)
+        nodes, _ = self.cycle(list(levels), nodes, cells, latent)
         return self.decoder(nodes if self.norm is None else self.norm(nodes))
