@@ -6,7 +6,6 @@ cells, for N samples on one graph. The weights are independent of the graph and 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,7 +65,7 @@ class SparseMap(torch.nn.Module):
         matrix, transpose = (
             _block_diagonal([getattr(one, name) for one in maps]) for name in ("_matrix", "_transpose")
         )
-        return cls(matrix, maps[0]._r, maps[0]._s, transpose)
+        return cls(matrix, max(one._r for one in maps), max(one._s for one in maps), transpose)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features (N, n_in, s · width) to (N, n_out, r · width)."""
@@ -131,27 +130,6 @@ def cell_operator(graph: FEGraph) -> sp.csr_array:
     return sp.csr_array(sp.coo_array((seen.ravel(), (rows.ravel(), columns.ravel())), shape=shape))
 
 
-class JoinedMaps(torch.nn.Module):
-    """The operators of one level of several meshes, as one graph without edges between the meshes.
-
-    Args:
-        parts: Operators of each mesh.
-
-    Attributes:
-        owner: Mesh of each node. Shape (n_nodes,).
-    """
-
-    owner: Tensor
-
-    def __init__(self, parts: Sequence[LevelMaps]) -> None:
-        super().__init__()
-        for name in ("to_cells", "to_nodes", "prolong", "restrict", "pool"):
-            if hasattr(parts[0], name):
-                setattr(self, name, SparseMap.joined([getattr(one, name) for one in parts]))
-        owner = np.repeat(np.arange(len(parts)), [one.graph.n_nodes for one in parts])
-        self.register_buffer("owner", torch.from_numpy(owner), persistent=False)
-
-
 class HierarchyMaps(torch.nn.ModuleList):
     """The operators of all levels, finest first."""
 
@@ -195,7 +173,6 @@ class Shape:
         outputs: Outputs per node.
         dim: Dimension of space.
         levels: Number of levels of the hierarchies; 1 is message passing on the mesh alone.
-        latents: Length of a vector per mesh that enters each layer, see `Processor.forward`; 0 for none.
     """
 
     node_features: int
@@ -203,7 +180,6 @@ class Shape:
     outputs: int
     dim: int
     levels: int
-    latents: int = 0
 
 
 class CellLayer(torch.nn.Module):
@@ -233,7 +209,15 @@ class CellLayer(torch.nn.Module):
             self.answer.weight *= _SMALL_START
 
     def forward(self, maps: Any, nodes: Tensor, cells: Tensor, latent: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return updated features of nodes and cells; see `Processor.forward`."""
+        """Return updated features of nodes and cells.
+
+        Args:
+            maps: `LevelMaps`, or the like of several meshes with the mesh of each node, `owner`.
+            nodes: Features at the nodes; k consecutive samples share the cell features of one sample. Shape (N · k,
+                n_nodes, width).
+            cells: Features at the cells. Shape (N, n_cells, width).
+            latent: Vector of each mesh. Shape (N · k, n_meshes, latents).
+        """
         if self.told is not None and latent is not None:
             nodes = nodes + self.told(latent)[:, maps.owner]
         seen = self.seen(maps.to_cells(nodes if self.norm is None else self.norm(nodes)))
@@ -247,32 +231,29 @@ class CellLayer(torch.nn.Module):
 class _Cycle(torch.nn.Module):
     """V-cycle from `level` to the coarsest level."""
 
-    def __init__(self, level: int, shape: Shape, options: ProcessorOptions) -> None:
+    def __init__(self, level: int, n_levels: int, dim: int, options: ProcessorOptions) -> None:
         super().__init__()
         width, depth, linear = options.width(level), options.depth(level), options.linear
-        layer = partial(CellLayer, width, shape.dim, linear, shape.latents)
-        self.before = torch.nn.ModuleList(layer() for _ in range(depth))
-        self.after = torch.nn.ModuleList(layer() for _ in range(depth))
+        self.before = torch.nn.ModuleList(CellLayer(width, dim, linear) for _ in range(depth))
+        self.after = torch.nn.ModuleList(CellLayer(width, dim, linear) for _ in range(depth))
         self.coarser: torch.nn.Module | None = None
-        if level + 1 < shape.levels:
+        if level + 1 < n_levels:
             coarse = options.width(level + 1)
             self.down = torch.nn.Linear(width, coarse, bias=False)
             self.pooled = torch.nn.Linear(width, coarse, bias=not linear)
             self.up = torch.nn.Linear(coarse, width, bias=False)
-            self.coarser = _Cycle(level + 1, shape, options)
+            self.coarser = _Cycle(level + 1, n_levels, dim, options)
 
-    def forward(
-        self, levels: Sequence[Any], nodes: Tensor, cells: Tensor, latent: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, levels: Sequence[LevelMaps], nodes: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
         """Return updated features on the first of `levels`."""
         for layer in self.before:
-            nodes, cells = layer(levels[0], nodes, cells, latent)
+            nodes, cells = layer(levels[0], nodes, cells)
         if self.coarser is not None:
             maps = levels[1]
-            found, _ = self.coarser(levels[1:], maps.restrict(self.down(nodes)), maps.pool(self.pooled(cells)), latent)
+            found, _ = self.coarser(levels[1:], maps.restrict(self.down(nodes)), maps.pool(self.pooled(cells)))
             nodes = nodes + maps.prolong(self.up(found))
         for layer in self.after:
-            nodes, cells = layer(levels[0], nodes, cells, latent)
+            nodes, cells = layer(levels[0], nodes, cells)
         return nodes, cells
 
 
@@ -291,28 +272,24 @@ class Processor(torch.nn.Module):
         self.of_cells = torch.nn.Sequential(
             torch.nn.Linear(shape.cell_features, width), torch.nn.SiLU(), torch.nn.Linear(width, width)
         )
-        self.cycle = _Cycle(0, shape, options)
+        self.cycle = _Cycle(0, shape.levels, shape.dim, options)
         self.norm = None if linear else torch.nn.LayerNorm(width)
         self.decoder = torch.nn.Linear(width, shape.outputs, bias=not linear)
         with torch.no_grad():
             self.decoder.weight *= _SMALL_START
 
-    def forward(
-        self, levels: Sequence[torch.nn.Module], nodes: Tensor, cells: Tensor, latent: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, levels: Sequence[LevelMaps], nodes: Tensor, cells: Tensor) -> Tensor:
         """Return the outputs at the nodes.
 
         Args:
-            levels: `HierarchyMaps` of the meshes, or `JoinedMaps` for each level of several meshes.
+            levels: `HierarchyMaps` of the meshes.
             nodes: Features at the nodes; k consecutive samples share the cell features of one sample. Shape (N · k,
                 n_nodes, node_features).
             cells: Features at the cells. Shape (N, n_cells, cell_features).
-            latent: Vector of each mesh of `JoinedMaps` that enters each layer linearly. Shape (N · k, n_meshes,
-                latents).
 
         Returns:
             Outputs, shape (N · k, n_nodes, outputs).
         """
         nodes, cells = self.of_nodes(nodes), self.of_cells(cells)
-        nodes, _ = self.cycle(list(levels), nodes, cells, latent)
+        nodes, _ = self.cycle(list(levels), nodes, cells)
         return self.decoder(nodes if self.norm is None else self.norm(nodes))

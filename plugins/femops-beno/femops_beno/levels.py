@@ -5,7 +5,7 @@ basis functions of a level vanish at the prescribed nodes, as those of the mesh 
 56, 1996; built by PyAMG).
 """
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,29 +16,34 @@ from femops.meshing import TaggedMesh
 from femops.notation import Array
 from femops.surrogate.graph import FEGraph, Hierarchy, Level, fe_graph, graph_of_matrices
 
-_PASSES_OF_JACOBI = ("jacobi", {"omega": 4.0 / 3.0})
+_COARSEST = 12
+_JACOBI = ("jacobi", {"omega": 4.0 / 3.0})
 
 
-def shape_hierarchy(mesh: TaggedMesh, free: npt.NDArray[np.bool_], stiffness: sp.csr_array, n_levels: int) -> Hierarchy:
-    """Return the graphs of a mesh and of coarser levels, whose nodes are the free ones.
+def shape_hierarchy(mesh: TaggedMesh, free: npt.NDArray[np.bool_], stiffness: sp.csr_array) -> Hierarchy:
+    """Return the graphs of a mesh and of coarser levels; all nodes are free.
 
     Args:
         mesh: A mesh of linear cells.
         free: Mask of the nodes that are not prescribed. Shape (n_nodes,).
-        stiffness: A scalar stiffness of all nodes, which determines what is near. Shape (n_nodes, n_nodes).
-        n_levels: Number of levels, including the mesh; where a level has one node, the following ones repeat it.
+        stiffness: A scalar stiffness of the nodes of the mesh; it determines which nodes are strongly connected. Shape
+            (n_nodes, n_nodes).
+
+    Returns:
+        As many levels as it takes to a few nodes; at least one.
     """
     finest = _without_prescribed(mesh, free)
-    levels, operator = [Level(finest)], sp.csr_matrix(stiffness[free][:, free])
     multigrid = pyamg.smoothed_aggregation_solver(
-        operator, smooth=_PASSES_OF_JACOBI, max_levels=n_levels, max_coarse=1, coarse_solver="pinv", keep=True
+        sp.csr_matrix(stiffness[free][:, free]), smooth=_JACOBI, max_coarse=_COARSEST, keep=True
     )
-    graph, measure = finest, _cell_measures(finest)
-    for number in range(n_levels - 1):
-        given = multigrid.levels[number] if number + 1 < len(multigrid.levels) else None
-        prolongation, owner = _step(given, multigrid, number, graph)
-        graph, measure, pool = _coarser(graph, measure, prolongation, owner)
-        levels.append(Level(graph, prolongation, pool))
+    levels, measure, graph = [Level(finest)], finest.volume, finest
+    for given, coarse in zip(multigrid.levels, multigrid.levels[1:], strict=False):
+        # The factors make the functions of each level add up to 1 away from prescribed nodes.
+        fine_sums, sums = (np.asarray(one.B).ravel() for one in (given, coarse))
+        prolongation = sp.diags_array(1.0 / fine_sums) @ sp.csr_array(given.P) @ sp.diags_array(sums)
+        cells = _CoarseCells.of_aggregates(graph, measure, sp.csr_array(given.AggOp))
+        levels.append(Level(_coarser(graph, cells, prolongation), sp.csr_array(prolongation), cells.mean))
+        graph, measure = levels[-1].graph, cells.measure
     return tuple(levels)
 
 
@@ -51,48 +56,40 @@ def _without_prescribed(mesh: TaggedMesh, free: npt.NDArray[np.bool_]) -> FEGrap
     return FEGraph(np.maximum(full.cells, 0), mean, gradient, full.volume, full.n_nodes)
 
 
-def _cell_measures(graph: FEGraph) -> Array:
-    """Return the sizes of the cells, relative to the mean cell of the mesh [-]. Shape (n_cells,)."""
-    return graph.volume
+@dataclass(frozen=True)
+class _CoarseCells:
+    """Cells of the next level: unions of cells.
 
-
-def _step(given: Any, multigrid: Any, number: int, graph: FEGraph) -> tuple[sp.csr_array, npt.NDArray[np.int64]]:
-    """Return the prolongation from the next level, with row sums of 1 inside, and the aggregate of each node."""
-    if given is None:
-        return sp.eye_array(graph.n_nodes, format="csr"), np.arange(graph.n_nodes)
-    ones = np.asarray(multigrid.levels[number + 1].B).ravel()
-    prolongation = sp.csr_array(given.P) @ sp.diags_array(ones)
-    aggregates = sp.csr_array(given.AggOp)
-    owner = np.zeros(graph.n_nodes, dtype=np.int64)
-    rows, columns = aggregates.nonzero()
-    owner[rows] = columns
-    return sp.csr_array(prolongation), owner
-
-
-def _coarser(
-    graph: FEGraph, measure: Array, prolongation: sp.csr_array, owner: npt.NDArray[np.int64]
-) -> tuple[FEGraph, Array, sp.csr_array]:
-    """Return the graph of the next level, the sizes of its cells and the averaging onto them.
-
-    A coarse cell consists of the cells whose nodes belong to one aggregate, by majority of the shape functions.
+    Attributes:
+        measure: Sizes of the coarse cells, relative to the mean cell of the mesh [-]. Shape (n_coarse_cells,).
+        scale: Length of the coarse cell over that of each of its cells [-]. Shape (n_cells,).
+        mean: Means over the coarse cells. Shape (n_coarse_cells, n_cells).
     """
-    n_cells, n_coarse = graph.n_cells, prolongation.shape[1]
-    rows = np.repeat(np.arange(n_cells), graph.cells.shape[1])
-    columns = graph.cells.ravel()
-    shares = sp.coo_array((graph.mean.ravel(), (rows, owner[columns])), shape=(n_cells, n_coarse)).toarray()
-    cell_owner, compact = np.unique(shares.argmax(axis=1), return_inverse=True)
-    compact = compact.ravel()
-    total = np.bincount(compact, weights=measure, minlength=len(cell_owner))
-    pool = sp.coo_array(
-        (measure / total[compact], (compact, np.arange(n_cells))), shape=(len(cell_owner), n_cells)
-    ).tocsr()
-    scale = (total[compact] / measure) ** (1.0 / graph.dim)
 
-    def on_nodes(values: Array) -> sp.csr_array:
-        return sp.coo_array((values.ravel(), (rows, columns)), shape=(n_cells, graph.n_nodes)).tocsr()
+    measure: Array
+    scale: Array
+    mean: sp.csr_array
 
-    mean = pool @ on_nodes(graph.mean) @ prolongation
-    scaled = pool @ sp.diags_array(scale)
-    slopes = [scaled @ on_nodes(graph.gradient[:, axis]) @ prolongation for axis in range(graph.dim)]
-    coarse = graph_of_matrices(sp.csr_array(mean), sp.csr_array(sp.vstack(slopes)), total)
-    return coarse, total, sp.csr_array(pool)
+    @classmethod
+    def of_aggregates(cls, graph: FEGraph, measure: Array, aggregates: sp.csr_array) -> "_CoarseCells":
+        """Return the coarse cells; each cell belongs to the aggregate with most of its nodes."""
+        rows = np.repeat(np.arange(graph.n_cells), graph.cells.shape[1])
+        shares = sp.coo_array((graph.mean.ravel(), (rows, graph.cells.ravel())), shape=(graph.n_cells, graph.n_nodes))
+        _, owner = np.unique((shares @ aggregates).toarray().argmax(axis=1), return_inverse=True)
+        total = np.bincount(owner, weights=measure)
+        shape = (len(total), graph.n_cells)
+        mean = sp.coo_array((measure / total[owner], (owner, np.arange(graph.n_cells))), shape=shape).tocsr()
+        return cls(total, (total[owner] / measure) ** (1.0 / graph.dim), mean)
+
+
+def _coarser(graph: FEGraph, cells: _CoarseCells, prolongation: sp.csr_array) -> FEGraph:
+    """Return the graph of the next level: means and mean gradients of its functions over its cells."""
+    rows, columns = np.repeat(np.arange(graph.n_cells), graph.cells.shape[1]), graph.cells.ravel()
+
+    def of_functions(values: Array) -> sp.csr_array:
+        return sp.coo_array((values.ravel(), (rows, columns)), shape=(graph.n_cells, graph.n_nodes)) @ prolongation
+
+    scaled = cells.mean @ sp.diags_array(cells.scale)
+    slopes = [scaled @ of_functions(graph.gradient[:, axis]) for axis in range(graph.dim)]
+    mean = sp.csr_array(cells.mean @ of_functions(graph.mean))
+    return graph_of_matrices(mean, sp.csr_array(sp.vstack(slopes)), cells.measure)
