@@ -85,6 +85,15 @@ def write_samples(file: Path, samples: Sequence[Sample]) -> None:
         write_bytes(path, content.getvalue())
 
 
+def files_of(file: Path) -> list[Path]:
+    """Return the files that `read_samples` reads.
+
+    Raises:
+        CaseError: The file is named neither as one of a triple nor as an archive.
+    """
+    return [file] if file.suffix in _ARCHIVES else list(_siblings(file).values())
+
+
 def _triples(file: Path) -> dict[str, dict[str, Array]]:
     """Return the arrays of each triple, by the name of the triple and the part."""
     if file.suffix not in _ARCHIVES:
