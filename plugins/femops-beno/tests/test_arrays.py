@@ -108,6 +108,14 @@ def test_what_was_read_is_written_without_loss_but_for_the_boundary_values(tmp_p
         assert again["BC"].shape == arrays[2].shape
 
 
+def test_cells_outside_have_the_number_of_their_corner(tmp_path):
+    write_samples(tmp_path / "x.npz", samples(2))
+    with np.load(tmp_path / "x.npz") as arrays:
+        for state in arrays["RHS"][:, :, 3].reshape(2, 24, 24):
+            assert state[[0, -1, 0, -1], [0, 0, -1, -1]].tolist() == [1, 2, 3, 4]
+            assert state[12, 12] == 0
+
+
 def test_an_archive_may_hold_several_triples_and_other_files(tmp_path):
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         for number, name in enumerate(("N16_3c", "N16_x")):
