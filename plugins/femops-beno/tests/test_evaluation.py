@@ -105,3 +105,16 @@ def test_a_model_is_evaluated_on_arrays_and_on_the_test_samples_of_a_study(tmp_p
     assert loaded == [Path("model")]
     assert list(rows) == (["corners 2"] if problem is None else ["corners 2", "polygon 5–12, holes 0–2", "all"])
     assert ("to given" in rows["corners 2"]) == (problem is None)
+
+
+def test_a_prediction_that_is_not_finite_is_the_worst_and_is_drawn(tmp_path):
+    samples = [random_sample(block().shapes[0], block(), 1, i) for i in range(3)]
+
+    def predict(systems):
+        return [scaled(systems)[0], np.full_like(systems[1].solution, np.nan), scaled(systems)[2]]
+
+    found = evaluated(predict, samples, silent)
+    assert np.isnan(found.rows["corners 2"]["largest"])
+    assert "relative error nan" in found.pictures["worst"].get_suptitle()
+    for name, figure in found.pictures.items():
+        figure.savefig(tmp_path / f"{name}.png")
