@@ -23,7 +23,14 @@ from rich.table import Table
 import femops
 from femops.commands.faults import noted, of_files
 from femops.commands.progress import StepProgress, bars, stages
-from femops.commands.reports import missed, report_comparison, report_notes, report_run, report_training
+from femops.commands.reports import (
+    missed,
+    report_comparison,
+    report_evaluation,
+    report_notes,
+    report_run,
+    report_training,
+)
 from femops.errors import CaseError, NotConverged, Refused
 from femops.inputs.case import Case, case_schema, load_case
 from femops.output.folder import writing
@@ -256,6 +263,26 @@ def compare(
     report_comparison(console, report)
     console.print(f"Report: {folder / REPORT}; picture: {folder / PICTURE}", soft_wrap=True)
     _exit_if_missed(report["case"], report["quantities"]["law"], report["expected"])
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder that femops train wrote.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="A file of data, or a study whose test samples are evaluated.")
+    ],
+    output: Annotated[Path | None, typer.Option(help="Folder of the results; default results/DATA_evaluate.")] = None,
+) -> None:
+    """Evaluate a trained solution operator on data: errors in a table, and pictures."""
+    from mpi4py import MPI
+
+    from femops.commands.evaluate import evaluate as evaluate_model
+
+    folder, comm = output or Path("results") / f"{data.stem}_evaluate", MPI.COMM_WORLD
+    with bars(console, comm, transient=True) as display:
+        report = on_root(comm, lambda: evaluate_model(model, data, folder, stages(display)))
+    report_evaluation(console, report["rows"])
+    console.print(f"Report and pictures in {folder}", soft_wrap=True)
 
 
 @app.command()
