@@ -169,18 +169,24 @@ def test_scaled_data_are_other_data():
     assert (large - 10.0 * small).norm() > 0.1 * (10.0 * small).norm()
 
 
-def test_the_boundary_branch_sees_the_source_along_its_edges():
-    """The published leak: the source features of the nodes are zero in that branch, those of the edges are not."""
+def test_what_the_branches_see():
+    """Sources and boundary values are zero at nodes and boundary points of the other branch, but not along edges."""
     encoded = [PublishedBENO.encode(one) for one in random_problems(2)]
     model = network(encoded)
-    seen = []
-    model.of_boundary.register_forward_hook(lambda module, given, found: seen.append(found))
-    features = encoded[0].features.copy()
-    features[:, 2:6] += 1.0
+    seen = {}
+    for name in ("of_source", "of_boundary"):
+        hook = lambda module, given, name=name: seen.update({name: given})  # noqa: E731
+        getattr(model, name).register_forward_pre_hook(hook)
+    batch = model.join(encoded)
     with torch.no_grad():
-        model(model.join([encoded[0]]))
-        model(model.join([replace(encoded[0], features=features)]))
-    assert (seen[0] - seen[1]).norm() > 1e-3 * seen[0].norm()
+        model(batch)
+    (no_values, source, edges), (with_values, no_source, other_edges) = seen["of_source"], seen["of_boundary"]
+    assert not no_values.boundary[..., 2].any() and not no_source[:, 2:6].any()
+    assert with_values.boundary[..., 2].all() and source[:, 2:6].all()
+    torch.testing.assert_close(no_source[:, [0, 1, 6, 7, 8, 9]], batch.features[:, [0, 1, 6, 7, 8, 9]])
+    assert edges is other_edges
+    ends = source[batch.edges]
+    torch.testing.assert_close(edges[:, :6], torch.cat([ends[0, :, :3], ends[1, :, :3]], dim=1))
 
 
 def test_vector_problems_are_refused():
