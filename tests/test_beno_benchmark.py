@@ -75,6 +75,19 @@ def test_a_grid_with_cut_corners_is_rasterised_exactly():
     assert FNO().encode(fine).raster.points == 65
 
 
+def test_the_fourier_operator_sees_the_same_boundary_on_finer_grids():
+    seen = []
+    torch.manual_seed(0)
+    model = FNO()
+    model.network.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    for cells in (32, 64):
+        encoded = model.encode(problems("corners_0", cells, 1, 0)[0])
+        with torch.no_grad():
+            assert model(model.join([encoded])).isfinite().all()
+    marks = [channels[0, 2].sum() / (channels.shape[-1] - 1) ** 2 for channels in seen]
+    assert marks[0] == marks[1] == 4 / 32
+
+
 def test_problems_are_solved_and_differ_in_shape():
     for shape, loops in [*((name, 1) for name in CORNERS), (UNSEEN, 2)]:
         one, other = problems(shape, 16, 2, 5)

@@ -25,6 +25,7 @@ from femops_beno.systems import System
 
 _CELLS = 32  # of the coarsest grid
 _NEAR = 0.75  # a grid point with a node nearer than this, in grid spacings, belongs to the domain
+_FINEST = 2.0**20  # positions closer than one over it are the same
 _INPUTS = 5  # x, y, source, prescribed value, mark of a prescribed value
 
 
@@ -216,10 +217,19 @@ def _grid_cells(mesh: TaggedMesh) -> int:
 
 @dataclass(frozen=True)
 class GridBatch(Batch):
-    """`grid` (n_problems, 5, points, points): masked inputs and the mask; `cell` (n_nodes,) among all grid points."""
+    """Problems on grids of one size.
+
+    Attributes:
+        grid: Source, prescribed value, its mark, mask of the domain. Shape (n_problems, 4, points, points).
+        cell: Grid point of each node, among those of all problems. Shape (n_nodes,).
+        places: The different positions of nodes. Shape (n_places, 2).
+        place: That of each node. Shape (n_nodes,).
+    """
 
     grid: Tensor
     cell: Tensor
+    places: Tensor
+    place: Tensor
 
     @classmethod
     def joined(cls, problems: Sequence[Encoded]) -> "GridBatch":
@@ -232,13 +242,18 @@ class GridBatch(Batch):
             target[:3] = one.inputs[raster.nearest, 2:].T * raster.inside
             target[3] = raster.inside
         cell = np.concatenate([raster.cell + i * n * n for i, raster in enumerate(rasters)])
+        code = np.concatenate([np.round(one.inputs[:, :2] * _FINEST) @ [2 * _FINEST, 1] for one in problems])
+        _, first, place = np.unique(code, return_index=True, return_inverse=True)
         tensors = torch.from_numpy(grid).view(-1, 4, n, n), torch.from_numpy(cell)
-        return cls(nodes.inputs, nodes.solution, nodes.owner, *tensors)
+        places = nodes.inputs[torch.from_numpy(first), :2], torch.from_numpy(place)
+        return cls(nodes.inputs, nodes.solution, nodes.owner, *tensors, *places)
 
 
 def _scaled_grid(batch: GridBatch, scales: Scales) -> Tensor:
-    """Return the channels: source, prescribed value, its mark, mask."""
-    return batch.grid / torch.cat([scales.inputs[2:], torch.ones(1)])[:, None, None]
+    """Return scaled channels; those of the boundary, a line of points, have the same integral on every grid."""
+    finer = (batch.grid.shape[-1] - 1) / _CELLS
+    factor = torch.tensor([1.0, finer, finer, 1.0]) / torch.cat([scales.inputs[2:], torch.ones(1)])
+    return batch.grid * factor[:, None, None]
 
 
 class FNO(torch.nn.Module):
@@ -290,9 +305,9 @@ class DeepONet(torch.nn.Module):
 
     def forward(self, batch: GridBatch) -> Tensor:
         weights = self.branch(_scaled_grid(batch, self.scales).flatten(1))
-        basis = self.trunk(batch.inputs[:, :2])
-        found = (weights[batch.owner] * basis).sum(1) / basis.shape[1] ** 0.5 + self.shift
-        return self.scales.values(batch, found)
+        basis = self.trunk(batch.places)
+        found = weights @ basis.T / basis.shape[1] ** 0.5 + self.shift
+        return self.scales.values(batch, found[batch.owner, batch.place])
 
     def loss(self, batch: GridBatch, values: Tensor) -> Tensor:
         return relative_error(batch, values)

@@ -2,7 +2,8 @@
 
 from femops.surrogate.torch_library import Tensor, torch
 
-_WIDTH, _MODES, _LAYERS, _PADDING = 32, 12, 4, 7
+_WIDTH, _MODES, _LAYERS = 32, 12, 4
+_PADDING = 7 / 32  # of the side
 
 
 class _FourierLayer(torch.nn.Module):
@@ -32,7 +33,8 @@ class FourierOperator(torch.nn.Module):
         self.project = torch.nn.Sequential(torch.nn.Conv2d(_WIDTH, 128, 1), torch.nn.GELU(), torch.nn.Conv2d(128, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.nn.functional.pad(self.lift(x), (0, _PADDING, 0, _PADDING))
+        padding = round(_PADDING * (x.shape[-1] - 1))
+        x = torch.nn.functional.pad(self.lift(x), (0, padding, 0, padding))
         for number, layer in enumerate(self.layers):
             x = layer(x) if number == _LAYERS - 1 else torch.nn.functional.gelu(layer(x))
-        return self.project(x[..., :-_PADDING, :-_PADDING])[:, 0]
+        return self.project(x[..., :-padding, :-padding])[:, 0]
