@@ -28,6 +28,7 @@ from femops.errors import CaseError, NotConverged, Refused
 from femops.inputs.case import Case, case_schema, load_case
 from femops.output.folder import writing
 from femops.output.locks import locked
+from femops.packages import remedy
 from femops.parallel import on_root
 from femops.plugins import installed
 
@@ -407,9 +408,9 @@ def _abort(error: Exception, arguments: list[str]) -> int:
 
     comm = MPI.COMM_WORLD
     rank = comm.rank if comm.size > 1 else None
-    file, prefix = of_files(error), "femops: " if rank is None else f"femops: rank {rank}: "
+    known, prefix = of_files(error) or remedy(error), "femops: " if rank is None else f"femops: rank {rank}: "
     errors.quiet = False
-    code = _fail(prefix + (file or noted(error, arguments, rank)), INPUT_ERROR if file else UNKNOWN_FAULT)
+    code = _fail(prefix + (known or noted(error, arguments, rank)), INPUT_ERROR if known else UNKNOWN_FAULT)
     if comm.size > 1:
         time.sleep(_FORWARDING)
         comm.Abort(code)
