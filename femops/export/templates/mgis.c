@@ -163,7 +163,8 @@ static void write_tangent(const double *tangent, const double *tangent_33, doubl
 }
 
 int @NAME@_@HYPOTHESIS@(struct view *view) {
-  double wanted = view->K[0], strain[N_S], stress[N_S], tangent[N_S * N_S], tangent_33[N_S], stress_33 = 0.0, error = NAN;
+  double wanted = view->K[0], strain[N_S], stress[N_S], tangent[N_S * N_S], tangent_33[N_S];
+  double stress_33 = 0.0, error = NAN;
   const double with_sound = 50.0, offset = 100.0;
   int status;
   if (wanted > with_sound) {
