@@ -65,13 +65,10 @@ def umat(umat_folder, compiler):
 
 def _expected(law, strain):
     """Return the response at one strain (n_s,), with tangents that include 33 in plane strain, which comes last."""
-    step, n_s = 1e-6, len(strain)
     answer = law.evaluate(strain[None], np.zeros((1, law.n_state)), 1.0)
     stress, tangent = answer.stress[0], answer.tangent[0]
     if law.dim == 2:
-        around = strain + step * np.concatenate([np.eye(n_s), -np.eye(n_s)])
-        normal = law.evaluate(around, np.zeros((2 * n_s, law.n_state)), 1.0).stress_33
-        row = (normal[:n_s] - normal[n_s:]) / (2.0 * step)
+        row = answer.tangent_33[0]
         stress = np.append(stress, answer.stress_33)
         tangent = np.block([[tangent, row[:, None]], [row[None], np.zeros((1, 1))]])
     error = law.certify(strain[None], answer, "indicator")[0]
@@ -133,7 +130,7 @@ def test_mgis_integrates_in_the_components_of_mfront(mgis, law, dim):
     if dim == 2:
         known[2, 2] = False  # 33, 33 has no effect in plane strain
         assert answer.K[2, 2] > 0.0
-    _close(answer.K[known], expected.tangent[np.ix_(places, places)][known], 1e-5 if dim == 2 else 1e-12)
+    _close(answer.K[known], expected.tangent[np.ix_(places, places)][known], 1e-12)
     in_plane = [i for i, place in enumerate(places) if place < len(strain)]
     own = [places[i] for i in in_plane]
     _close(answer.K[np.ix_(in_plane, in_plane)], expected.tangent[np.ix_(own, own)], 1e-12)
@@ -269,7 +266,7 @@ def test_umat_speaks_the_components_of_abaqus(umat, law, dim, name):
         known = np.ones_like(tangent, dtype=bool)
         if dim == 2 and n > 3:
             known[2, 2] = False
-        _close(found.ddsdde[:m, :m][known], tangent[known], 1e-12 if n == 3 or dim == 3 else 1e-5)
+        _close(found.ddsdde[:m, :m][known], tangent[known], 1e-12)
         assert np.linalg.eigvalsh(found.ddsdde)[0] > 0.0  # what plane strain does not use is regular
         assert (found.stress[m:] == 0.0).all()
         np.testing.assert_allclose(found.statev, [expected.error, 0.0], rtol=0, atol=1e-12)
