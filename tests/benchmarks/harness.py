@@ -91,7 +91,8 @@ def _run_child(name: str, problem: str, options: Mapping[str, str]) -> dict[str,
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         command = [sys.executable, "-m", "benchmarks.harness", name, problem, json.dumps(dict(options)), str(answer)]
-        environment = {**os.environ, **dict.fromkeys(_THREADS, "1"), "PYTHONPATH": str(HERE.parent)}
+        path = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**os.environ, **dict.fromkeys(_THREADS, "1"), "PYTHONPATH": path}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if not answer.exists():
             raise SystemExit(f"{name}: {problem} failed:\n{done.stderr.strip()}")
