@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse as sp
 
 from femops.notation import Array, Indices
@@ -80,7 +81,7 @@ def encode(system: System) -> Encoded:
     )
 
 
-def _levels(system: System, free: Array, stiffness: sp.csr_array) -> tuple[EncodedLevel, ...]:
+def _levels(system: System, free: npt.NDArray[np.bool_], stiffness: sp.csr_array) -> tuple[EncodedLevel, ...]:
     """Return the levels of a system; `stiffness` is that of its graph nodes."""
     size = system.n_components
     hierarchy = shape_hierarchy(system.mesh, free, _scalar(system.stiffness, size))
@@ -92,8 +93,8 @@ def _levels(system: System, free: Array, stiffness: sp.csr_array) -> tuple[Encod
             blocks = sp.csr_array(sp.kron(level.prolongation, sp.eye_array(size)))
             projected = sp.csr_array(blocks.T @ projected @ blocks)
         diagonal = projected.diagonal()
-        diagonal = np.where(diagonal > 0.0, diagonal, 1.0).reshape(-1, size)
-        found.append(EncodedLevel(named, level.graph.n_nodes, level.graph.n_cells, diagonal))
+        positive = np.where(diagonal > 0.0, diagonal, 1.0).reshape(-1, size)
+        found.append(EncodedLevel(named, level.graph.n_nodes, level.graph.n_cells, positive))
     return tuple(found)
 
 
@@ -115,6 +116,13 @@ class LevelBatch(torch.nn.Module):
         diagonal: Shape (n_nodes, n_components).
         owner: System of each node. Shape (n_nodes,).
     """
+
+    to_cells: SparseMap
+    to_nodes: SparseMap
+    prolong: SparseMap
+    restrict: SparseMap
+    pool: SparseMap
+    project: SparseMap
 
     def __init__(self, given: Sequence[EncodedLevel | None], finer: Sequence[EncodedLevel | None]) -> None:
         super().__init__()
