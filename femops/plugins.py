@@ -11,6 +11,7 @@ import pluggy
 from femops import hookspecs
 from femops.errors import CaseError
 from femops.law import LawContext, LawParameters, LawSpec, MaterialLaw, TrainableSpec
+from femops.packages import remedy
 from femops.validation import shown
 
 _GROUP = "femops"
@@ -144,7 +145,7 @@ def _provided(plugins: pluggy.PluginManager, plugin: Any) -> list[tuple[LawSpec,
 
 
 def _in_a_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return remedy(error) or " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def available(what: str, names: Iterable[str]) -> str:

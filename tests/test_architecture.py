@@ -11,7 +11,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 # Rooms from the ground up: a module imports its own floor and those below it.
 FLOORS = [
-    {"errors", "notation", "parallel", "stack", "validation"},
+    {"errors", "notation", "packages", "parallel", "stack", "validation"},
     {"conversions", "law", "hookspecs", "contract", "checks"},
     {"plugins"},
     {"meshing", "phases"},
@@ -24,6 +24,7 @@ FLOORS = [
     {"inputs"},
     {"offline", "export"},
     {"commands"},
+    {"__main__"},
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 

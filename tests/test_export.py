@@ -48,7 +48,8 @@ def _toy(sources: list[Any]) -> Iterator[None]:
 
     @hookimpl
     def femops_surrogates() -> list[SurrogateSpec]:
-        return [replace(spec, exporters=dict.fromkeys(("c", "torch"), lambda law: sources[-1]) if sources else {})]
+        kinds = ("c", "torch", "onnx") if sources else ()
+        return [replace(spec, exporters=dict.fromkeys(kinds, lambda law: sources[-1]))]
 
     plugin = SimpleNamespace(femops_surrogates=femops_surrogates)
     manager().register(plugin)
@@ -96,15 +97,16 @@ def test_the_folder_has_the_source_of_the_plugin_and_the_interface(model: Path, 
     assert [file.name for file in model.parent.iterdir() if "partial" in file.name] == []
 
 
-def test_a_program_of_torch_has_a_page_beside_it(model: Path, sources: list[Any]) -> None:
-    sources.append({"law.pt2": b"\x80program"})
+@pytest.mark.parametrize(("kind", "file"), [("torch", "law.pt2"), ("onnx", "law.onnx")])
+def test_a_program_has_a_page_beside_it(model: Path, sources: list[Any], kind: Any, file: str) -> None:
+    sources.append({file: b"\x80program"})
     output = model.parent / "two-words"  # it names no function
     for _ in range(2):
-        export_model(law_mapping(str(model)), "torch", output)
-        assert {file.name for file in output.iterdir()} == {"law.pt2", "README.txt"}
-    assert (output / "law.pt2").read_bytes() == b"\x80program"
+        export_model(law_mapping(str(model)), kind, output)
+        assert {one.name for one in output.iterdir()} == {file, "README.txt"}
+    assert (output / file).read_bytes() == b"\x80program"
     text = (output / "README.txt").read_text()
-    assert "toy" in text and "(n, 3, 3)" in text and "@" not in text
+    assert "toy" in text and "(n, 3, 3)" in text and f"{file} is a program" in text and "@" not in text
 
 
 def test_the_command_exports_and_says_how_to_build(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,6 +117,7 @@ def test_the_command_exports_and_says_how_to_build(model: Path, capsys: pytest.C
     assert f"make -C {model.parent / 'beam'}" in printed.out
 
 
+@pytest.mark.parametrize("kind", ["c", "onnx"])
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
@@ -128,11 +131,11 @@ def test_the_command_exports_and_says_how_to_build(model: Path, capsys: pytest.C
     ],
 )
 def test_a_damaged_or_foreign_model_is_refused(
-    model: Path, damage: Any, expected: str, capsys: pytest.CaptureFixture[str]
+    model: Path, kind: str, damage: Any, expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damage(model)
     output = model.parent / "beam"
-    message = _refusal(capsys, "export", model, "--to", "c", "--output", output)
+    message = _refusal(capsys, "export", model, "--to", kind, "--output", output)
     assert expected in message and str(model) in message
     assert not output.exists()
 
@@ -151,7 +154,7 @@ def test_a_law_without_c_source_is_refused(model: Path, sources: list[Any], caps
     message = _refusal(capsys, "export", model, "--to", "umat", "--output", model.parent / "beam")
     assert "model: cannot be exported: its plugin gives no C source" in message
     message = _refusal(capsys, "export", model, "--to", "torch", "--output", model.parent / "beam")
-    assert "model: cannot be exported: the plugin of 'toy' gives no program of torch" in message
+    assert "model: cannot be exported: the plugin of 'toy' gives no program of torch, and its RVE has phases" in message
     assert "corrections" in _refusal(capsys, "export", model, "--to", "c", "--corrections", "1")
     message = _refusal(capsys, "export", "{law: elastic, E: 1.0, nu: 0.3}", "--to", "c")
     assert "law: 'elastic' is not trained" in message

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -207,6 +208,18 @@ def test_a_laminate_of_linear_phases_has_its_closed_form(geometry: str) -> None:
 def test_the_contract_holds_with_the_tangent_to_six_digits(geometry: str, matrix: str) -> None:
     law = nested(geometry, matrix)
     check_law(law, rtol_tangent=1e-6, n_points=4 if law.dim == 2 else 2)
+    row = law.evaluate(strains(law.dim), virgin(law, 3), 1.0).tangent_33
+    assert (row is None) == (law.dim == 3)  # it was checked in plane strain
+
+
+def test_a_phase_that_does_not_know_its_row_of_33_leaves_none() -> None:
+    law = nested("circle", "saturating")
+    fibre, matrix = law.rve.phases
+    bare = SimpleNamespace(linear=False, evaluate=matrix.evaluate, state_fields=matrix.state_fields)
+    other = NestedLaw(replace(law.rve, phases=(fibre, bare)), law.solver.options)
+    known, unknown = (one.evaluate(strains(2), virgin(law, 3), 1.0) for one in (law, other))
+    assert known.tangent_33 is not None and unknown.tangent_33 is None
+    np.testing.assert_array_equal(unknown.tangent, known.tangent)
 
 
 @BOTH_DIMS

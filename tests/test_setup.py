@@ -17,7 +17,7 @@ def test_uv_and_pip_are_given_the_same_versions() -> None:
 
 
 def _name(requirement: str) -> str:
-    return re.split(r"[<>=;\s]", requirement)[0]
+    return re.split(r"[\[<>=;\s]", requirement)[0]
 
 
 def test_every_requirement_has_an_exact_version() -> None:
@@ -25,7 +25,9 @@ def test_every_requirement_has_an_exact_version() -> None:
         tomllib.loads(file.read_text()) for file in (ROOT / "pyproject.toml", *ROOT.glob("plugins/*/pyproject.toml"))
     ]
     pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
-    wanted = {_name(one) for project in projects for one in project["project"]["dependencies"]}
+    of_all = [project["project"] for project in projects]
+    extras = [one for project in of_all for extra in project.get("optional-dependencies", {}).values() for one in extra]
+    wanted = {_name(one) for project in of_all for one in [*project["dependencies"], *extras]}
     wanted |= {_name(one) for group in projects[0]["dependency-groups"].values() for one in group}
     assert wanted - {project["project"]["name"] for project in projects} <= pinned
 
@@ -33,7 +35,7 @@ def test_every_requirement_has_an_exact_version() -> None:
 def test_a_clone_is_installed_with_its_plugins() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     plugins = {path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml")}
-    assert plugins <= set(project["dependency-groups"]["dev"])
+    assert plugins <= {_name(one) for one in project["dependency-groups"]["dev"]}
     assert {name: {"workspace": True} for name in plugins} == project["tool"]["uv"]["sources"]
     assert all(f"plugins/{name}" in (ROOT / "README.md").read_text() for name in plugins)
 

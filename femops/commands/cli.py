@@ -23,11 +23,19 @@ from rich.table import Table
 import femops
 from femops.commands.faults import noted, of_files
 from femops.commands.progress import StepProgress, bars, stages
-from femops.commands.reports import missed, report_comparison, report_notes, report_run, report_training
+from femops.commands.reports import (
+    missed,
+    report_comparison,
+    report_evaluation,
+    report_notes,
+    report_run,
+    report_training,
+)
 from femops.errors import CaseError, NotConverged, Refused
 from femops.inputs.case import Case, case_schema, load_case
 from femops.output.folder import writing
 from femops.output.locks import locked
+from femops.packages import remedy
 from femops.parallel import on_root
 from femops.plugins import installed
 
@@ -45,7 +53,7 @@ console = Console(highlight=False, markup=False, emoji=False)
 _FORWARDING = 0.5  # [s] in which mpirun passes on what a rank wrote; it drops the rest when a rank aborts
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
-Kind = Literal["c", "mgis", "umat", "torch"]
+Kind = Literal["c", "mgis", "umat", "torch", "onnx"]
 CaseFile = Annotated[Path, typer.Argument(metavar="CASE", help="The case file (YAML).")]
 Overrides = Annotated[
     list[str] | None,
@@ -259,18 +267,40 @@ def compare(
 
 
 @app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder that femops train wrote.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="A file of data, or a study whose test samples are evaluated.")
+    ],
+    output: Annotated[Path | None, typer.Option(help="Folder of the results; default results/DATA_evaluate.")] = None,
+) -> None:
+    """Evaluate a trained solution operator on data: errors in a table, and pictures."""
+    from mpi4py import MPI
+
+    from femops.commands.evaluate import evaluate as evaluate_model
+
+    folder, comm = output or Path("results") / f"{data.stem}_evaluate", MPI.COMM_WORLD
+    with bars(console, comm, transient=True) as display:
+        report = on_root(comm, lambda: evaluate_model(model, data, folder, stages(display)))
+    report_evaluation(console, report["rows"])
+    console.print(f"Report and pictures in {folder}", soft_wrap=True)
+
+
+@app.command()
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, or a law: '{law: spon, model: ...}'.")],
     to: Annotated[
         Kind,
-        typer.Option(help="c: the law alone; mgis, umat: with the interface of MFront or Abaqus; torch: a program."),
+        typer.Option(
+            help="c: the law alone; mgis, umat: with the interface of MFront or Abaqus; torch, onnx: a program."
+        ),
     ],
     corrections: Annotated[str | None, typer.Option(help="The law's parameter: auto, 0, 1, ..., adjoint.")] = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder to write, which names the functions in C; default results/LAW_KIND.")
     ] = None,
 ) -> None:
-    """Write a trained law as C source or as a program of torch for other finite-element codes."""
+    """Write a trained law as C source or as a program of torch or ONNX for other finite-element codes."""
     import yaml
     from mpi4py import MPI
 
@@ -285,7 +315,8 @@ def export(
         return folder
 
     folder = on_root(MPI.COMM_WORLD, write)
-    written = f"Program in {folder}" if to == "torch" else f"Source in {folder}; build it with: make -C {folder}"
+    is_program = to in ("torch", "onnx")
+    written = f"Program in {folder}" if is_program else f"Source in {folder}; build it with: make -C {folder}"
     console.print(written, soft_wrap=True)
 
 
@@ -404,9 +435,9 @@ def _abort(error: Exception, arguments: list[str]) -> int:
 
     comm = MPI.COMM_WORLD
     rank = comm.rank if comm.size > 1 else None
-    file, prefix = of_files(error), "femops: " if rank is None else f"femops: rank {rank}: "
+    known, prefix = of_files(error) or remedy(error), "femops: " if rank is None else f"femops: rank {rank}: "
     errors.quiet = False
-    code = _fail(prefix + (file or noted(error, arguments, rank)), INPUT_ERROR if file else UNKNOWN_FAULT)
+    code = _fail(prefix + (known or noted(error, arguments, rank)), INPUT_ERROR if known else UNKNOWN_FAULT)
     if comm.size > 1:
         time.sleep(_FORWARDING)
         comm.Abort(code)

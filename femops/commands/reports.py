@@ -198,3 +198,13 @@ def _report_validation(console: Console, metrics: Mapping[str, Any]) -> None:
             time = metrics[name]
             law, nested = (f"{1e6 * time[side]:.3g} µs" for side in ("law", "nested"))
             console.print(f"Time of {what}: law {law}, nested {nested}, ratio {time['ratio']:.3g}.", soft_wrap=True)
+
+
+def report_evaluation(console: Console, rows: Mapping[str, Mapping[str, float | None]]) -> None:
+    """Print the table of an evaluation; numbers that are not finite are None."""
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    table = Table("", *columns)
+    for name, row in rows.items():
+        shown = {column: "not finite" if value is None else f"{value:.3g}" for column, value in row.items()}
+        table.add_row(name, *(shown.get(column, "") for column in columns))
+    console.print(table)

@@ -1,6 +1,9 @@
-"""C source of laws whose tangent is constant: those of RVEs with linear phases."""
+"""Laws whose tangent is constant, those of RVEs with linear phases, as C source and as programs."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.resources import files
+from typing import Literal
 
 import numpy as np
 
@@ -11,31 +14,77 @@ from femops.notation import Array, n_strain
 
 _TRIALS = 16
 _ROUND_OFF = 1e-9
+_NO_WORK = 1e-300
 
 
-def linear_source(law: MaterialLaw) -> dict[str, str]:
-    """Return the C files of a law of an RVE of linear phases.
+@dataclass(frozen=True)
+class LinearLaw:
+    """The constants of a law of an RVE of linear phases.
 
-    Its error, if it has one, is that of the law: √(E·B·E / E·C·E) with its tangent C and a matrix B, found from the
-    errors at the unit strains and at their sums.
-
-    Raises:
-        CaseError: The RVE has other phases, or the error is none of this kind.
+    Attributes:
+        tangent: C, Mandel [stress]. Shape (n_s, n_s).
+        tangent_33: In plane strain, d stress_33 / d strain [stress], shape (n_s,); None in 3D.
+        bound: B [stress] of the error √(E·B·E / E·C·E), shape (n_s, n_s); None if the law states no error.
     """
-    if not isinstance(law, MicroscaleLaw) or not all(phase.linear for phase in law.rve.phases):
-        raise CaseError("cannot be exported: its plugin gives no C source, and its RVE has phases that are not linear")
-    n_s = n_strain(law.dim)
-    units = law.evaluate(np.eye(n_s), np.zeros((n_s, law.n_state)), 1.0)
-    tangent = units.tangent[0]
+
+    tangent: Array
+    tangent_33: Array | None
+    bound: Array | None
+
+    @classmethod
+    def of(cls, law: MaterialLaw, without: str) -> "LinearLaw":
+        """Find the constants from the response and the errors at the unit strains and at their sums.
+
+        Args:
+            law: The law.
+            without: What its plugin does not give, for the message.
+
+        Raises:
+            CaseError: The RVE has other phases, or the error is none of this kind.
+        """
+        if not isinstance(law, MicroscaleLaw) or not all(phase.linear for phase in law.rve.phases):
+            raise CaseError(f"cannot be exported: {without}, and its RVE has phases that are not linear")
+        n_s = n_strain(law.dim)
+        units = law.evaluate(np.eye(n_s), np.zeros((n_s, law.n_state)), 1.0)
+        tangent = units.tangent[0]
+        return cls(tangent, units.stress_33, None if units.error is None else _bound(law, tangent))
+
+
+def linear_source(law: LinearLaw) -> dict[str, str]:
+    """Return the C files of a law with a constant tangent."""
     tables = Tables()
-    tables.sizes(n_s=n_s, chunk=256, has_error=int(units.error is not None))
-    tables.array("stiffness", tangent)
-    if law.dim == 2:
-        tables.array("stiffness_33", units.stress_33)
-    if units.error is not None:
-        tables.array("bound", _bound(law, tangent))
+    tables.sizes(n_s=len(law.tangent), chunk=256, has_error=int(law.bound is not None))
+    tables.array("stiffness", law.tangent)
+    if law.tangent_33 is not None:
+        tables.array("stiffness_33", law.tangent_33)
+    if law.bound is not None:
+        tables.array("bound", law.bound)
     text = files("femops.export").joinpath("templates", "linear.h").read_text(encoding="utf-8")
     return {"law.h": text, "tables.h": str(tables)}
+
+
+def linear_program(law: LinearLaw, kind: Literal["torch", "onnx"]) -> Mapping[str, bytes]:
+    """Return a law with a constant tangent as a program of torch or ONNX; see `femops.surrogate.programs`."""
+    from femops.surrogate.programs import onnx_program, saved_program
+    from femops.surrogate.torch_library import Tensor, torch
+
+    constants = {name: torch.as_tensor(one) for name, one in vars(law).items() if one is not None}
+
+    class Program(torch.nn.Module):
+        def forward(self, strain: Tensor) -> dict[str, Tensor]:
+            work = ((strain @ constants["tangent"]) * strain).sum(1)
+            response = {"stress": strain @ constants["tangent"], "valid": torch.isfinite(work)}
+            response["tangent"] = constants["tangent"].repeat(strain.shape[0], 1, 1)
+            if law.tangent_33 is not None:
+                response["stress_33"] = strain @ constants["tangent_33"]
+                response["tangent_33"] = constants["tangent_33"].repeat(strain.shape[0], 1)
+            if law.bound is not None:
+                gap = ((strain @ constants["bound"]) * strain).sum(1)
+                response["error"] = torch.sqrt(gap.clamp(min=0.0) / work.clamp(min=_NO_WORK))
+            return response
+
+    write = saved_program if kind == "torch" else onnx_program
+    return write(Program(), len(law.tangent))
 
 
 def _bound(law: MaterialLaw, tangent: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Export of a trained law as a folder of C99 source or a program of torch."""
+"""Export of a trained law as a folder of C99 source or a program of torch or ONNX."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from femops.errors import CaseError
-from femops.export.linear import linear_source
+from femops.export.linear import LinearLaw, linear_program, linear_source
 from femops.export.tables import number, string
 from femops.law import LawContext, MaterialLaw, MicroscaleLaw
 from femops.notation import n_strain
@@ -23,20 +23,30 @@ from femops.surrogate.registry import surrogate_spec
 from femops.surrogate.spec import SurrogateParameters
 from femops.surrogate.store import Manifest, read_manifest
 
-Kind = Literal["c", "mgis", "umat", "torch"]
+Kind = Literal["c", "mgis", "umat", "torch", "onnx"]
 
 _MARK = "Exported by femops"
 _LICENCE = "LGPL-3.0-or-later"
+_TORCH = """law.pt2 is a program of torch.export, which needs torch alone:
+
+    law = torch.export.load("law.pt2").module()
+    response = law(strain)"""
+_ONNX = """law.onnx is a program of ONNX, which needs ONNX Runtime alone:
+
+    session = onnxruntime.InferenceSession("law.onnx")
+    names = [one.name for one in session.get_outputs()]
+    response = dict(zip(names, session.run(names, {"strain": strain})))"""
+_PROGRAMS = {"torch": _TORCH, "onnx": _ONNX}
 _TEMPLATES = ("femops_law.h", "NAME.h", "NAME.c", "Makefile", "CMakeLists.txt")
 
 
 def export_model(law: Mapping[str, Any], kind: Kind, output: Path) -> None:
-    """Write a trained law as C source, which builds into one library without dependencies, or for torch; atomically.
+    """Write a trained law, atomically: as C source of a library without dependencies, or as a program.
 
     Args:
         law: A mapping as under `material` in a case file; see `law_mapping`.
         kind: `c` is the law alone (see `templates/femops_law.h`), `mgis` adds the generic behaviour of MFront, `umat`
-            the user material of Abaqus. `torch` is an exported program instead (see `templates/README.txt`).
+            the user material of Abaqus. `torch` and `onnx` are programs instead (see `templates/README.txt`).
         output: The folder to write; its name becomes the prefix of the functions in C.
 
     Raises:
@@ -59,8 +69,8 @@ def export_model(law: Mapping[str, Any], kind: Kind, output: Path) -> None:
     except CaseError as error:
         raise error.within(file=folder) from error
     wrappers = (kind,) if kind in ("mgis", "umat") else ()
-    values = _values(name, manifest, parameters, built, wrappers)
-    templates = ("README.txt",) if kind == "torch" else (*_TEMPLATES, *(f"{wrapper}.c" for wrapper in wrappers))
+    values = _values(name, manifest, parameters, built, wrappers) | {"PROGRAM": _PROGRAMS.get(kind, "")}
+    templates = ("README.txt",) if kind in _PROGRAMS else (*_TEMPLATES, *(f"{wrapper}.c" for wrapper in wrappers))
     for template in templates:
         own = template.replace("NAME", name)
         if own in written:
@@ -92,18 +102,17 @@ def law_mapping(text: str) -> dict[str, Any]:
 
 
 def _law_files(law: MaterialLaw, surrogate: str, kind: Kind) -> Mapping[str, str | bytes]:
-    """Return the files that the plugin of a law gives; laws of linear phases need none for C.
+    """Return the files that the plugin of a law gives; laws of linear phases need none.
 
     Raises:
         CaseError: The law cannot be exported.
     """
-    exporters = surrogate_spec(surrogate).exporters
-    exporter = exporters.get("torch" if kind == "torch" else "c")
+    exporter = surrogate_spec(surrogate).exporters.get(kind if kind in _PROGRAMS else "c")
     if exporter is not None:
         return exporter(law)
-    if kind == "torch":
-        raise CaseError(f"cannot be exported: the plugin of {surrogate!r} gives no program of torch")
-    return linear_source(law)
+    if kind == "torch" or kind == "onnx":
+        return linear_program(LinearLaw.of(law, f"the plugin of {surrogate!r} gives no program of {kind}"), kind)
+    return linear_source(LinearLaw.of(law, "its plugin gives no C source"))
 
 
 def _check_output(output: Path, kind: Kind) -> None:
@@ -112,7 +121,7 @@ def _check_output(output: Path, kind: Kind) -> None:
     Raises:
         CaseError: Its name is none in C, or it has other files than those of an exported law.
     """
-    if kind != "torch" and not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", output.name):
+    if kind not in _PROGRAMS and not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", output.name):
         raise CaseError(
             f"{output.name!r} names the functions of the law, expected letters, digits and _ after a letter",
             file=output,

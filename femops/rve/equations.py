@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from femops import notation
 from femops.notation import Array, Indices
-from femops.phases import Phase
+from femops.phases import Phase, PlaneStrainPhase
 from femops.rve.assembly import Cells, add_stiffness, add_stress_of_unit_strains, upper_pattern
 from femops.rve.boundary import FreeDofs
 from femops.rve.discretisation import Discretisation
@@ -90,6 +90,12 @@ class Equations:
             self.mean_strain = self._of_surface(self.mean_strain)
 
     @property
+    def knows_row_33(self) -> bool:
+        """Whether d stress_33 / dE is known: in plane strain, of phases that know their own."""
+        nonlinear = self.phases[self._n_linear :]
+        return self.discretisation.dim == 2 and all(isinstance(phase, PlaneStrainPhase) for phase in nonlinear)
+
+    @property
     def bytes_of_one(self) -> float:
         """Memory per RVE of a batch [byte]."""
         n_s = self.discretisation.n_s
@@ -131,6 +137,27 @@ class Equations:
     def sum_33(self, points: Points, strain: Array, fluctuation: Array) -> Array | None:
         """Return Σ w stress_33, shape (N,), in plane strain; None in 3D."""
         return None if len(strain) == 6 else points.sum_33 + self._linear.sum_33(strain, fluctuation)
+
+    def row_33(self, points: Points) -> tuple[Array, Array]:
+        """Return Σ w D₃₃, shape (n_s, N), and Σ w Bᵀ D₃₃, (n_free, N), with the rows D₃₃ = d stress_33 / d ε.
+
+        Needs `knows_row_33`. The fluctuations' share of d Σ w stress_33 / dE is the second one, times X = dq/dE.
+        """
+        rows = np.empty(points.stress.shape)
+        for position in range(self._n_linear, len(self.phases)):
+            phase, part = self.phases[position], self._points_of_phase(position)
+            assert isinstance(phase, PlaneStrainPhase)
+            rows[:, part] = phase.tangent_33(points.tangent[:, :, part])
+        force = self._divergence @ rows.reshape(-1, rows.shape[2])
+        mean, linear = self._linear.row_33
+        return self._weight @ rows + mean[:, None], force + linear[:, None]
+
+    def linearised(self, points: Points, fluctuation: Array) -> tuple[Array, Array]:
+        """Return K w, shape (n_free, N), and Lᵀ w = Σ w D B w, (n_s, N), of fluctuations w (n_free, N)."""
+        local = (self._gradient @ fluctuation).reshape(points.stress.shape)
+        stress = np.einsum("stgn,tgn->sgn", points.tangent, local)
+        force = self._divergence @ stress.reshape(-1, stress.shape[2]) + self._linear.matrix @ fluctuation
+        return force, self._weight @ stress + self._linear.load.T @ fluctuation
 
     def residual(self, points: Points, strain: Array, fluctuation: Array) -> Array:
         """Return the residual: internal forces, under static conditions minus those of the uniform traction ⟨σ⟩ · n."""

@@ -73,6 +73,7 @@ class NestedLaw:
         stress = np.empty((n_qp, n_s))
         tangent = np.empty((n_qp, n_s, n_s))
         stress_33 = np.empty(n_qp) if self.dim == 2 else None
+        tangent_33 = np.empty((n_qp, n_s)) if self.solver.knows_tangent_33 else None
         new_state = np.empty((n_qp, self.n_state))
         for start in range(0, n_qp, self.solver.batch):
             part = slice(start, start + self.solver.batch)
@@ -81,8 +82,10 @@ class NestedLaw:
             tangent[part] = solution.tangent.transpose(2, 0, 1)
             if stress_33 is not None and solution.stress_33 is not None:
                 stress_33[part] = solution.stress_33
+            if tangent_33 is not None and solution.tangent_33 is not None:
+                tangent_33[part] = solution.tangent_33.T
             new_state[part] = self._pack(strain[part], solution)
-        return LawResponse(stress, tangent, new_state, stress_33)
+        return LawResponse(stress, tangent, new_state, stress_33, tangent_33=tangent_33)
 
     def micro_fields(self, strain: Array, state: Array) -> MicroFields:
         """Solve the RVE of one point again and return its fields.

@@ -29,6 +29,7 @@ class LinearPhases:
         matrix: The same stiffness, both triangles. Shape (n_free, n_free).
         load: Σ w Bᵀ D. Shape (n_free, n_s).
         mean: Σ w D. Shape (n_s, n_s).
+        row_33: In plane strain Σ w D₃₃, shape (n_s,), and Σ w Bᵀ D₃₃, (n_free,), with stress_33 = D₃₃ · ε.
     """
 
     discretisation: Discretisation
@@ -40,14 +41,14 @@ class LinearPhases:
     matrix: sp.csr_array = field(init=False)
     load: Array = field(init=False)
     mean: Array = field(init=False)
+    row_33: tuple[Array, Array] = field(init=False)
 
     def __post_init__(self) -> None:
         rve = self.discretisation
         n_s = rve.n_s
         free_of_cell = self.free.of[rve.dofs]
         values, load = np.zeros((self.pattern.nnz, 1)), np.zeros((self.free.count, n_s, 1))
-        self.mean, self._row_33 = np.zeros((n_s, n_s)), np.zeros(n_s)
-        self._fluctuation_33 = np.zeros(self.free.count)
+        self.mean, self.row_33 = np.zeros((n_s, n_s)), (np.zeros(n_s), np.zeros(self.free.count))
         for position, phase in enumerate(self.phases):
             cells = rve.cells_of_phase[position]
             response = phase.evaluate(np.eye(n_s), np.zeros((0, n_s)))
@@ -65,11 +66,13 @@ class LinearPhases:
 
     def sum_33(self, strain: Array, fluctuation: Array) -> Array:
         """Return Σ w stress_33 in plane strain. Shape (N,)."""
-        return self._row_33 @ strain + self._fluctuation_33 @ fluctuation
+        mean, of_fluctuation = self.row_33
+        return mean @ strain + of_fluctuation @ fluctuation
 
     def _add_33(self, cells: slice, row: Array) -> None:
         """Add the contribution of a phase with stress_33 = `row` · ε."""
         weight = self.discretisation.weight[cells].ravel()
         gradient = self.discretisation.gradient(self.free.of, cells, self.free.count)
-        self._row_33 += weight.sum() * row
-        self._fluctuation_33 += gradient.T @ np.outer(row, weight).ravel()
+        mean, of_fluctuation = self.row_33
+        mean += weight.sum() * row
+        of_fluctuation += gradient.T @ np.outer(row, weight).ravel()

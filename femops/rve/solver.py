@@ -63,6 +63,8 @@ class Solution:
         stress: Homogenized stress, Mandel [stress]. Shape (n_s, N).
         tangent: Consistent tangent, Mandel [stress]. Shape (n_s, n_s, N).
         stress_33: In plane strain the mean out-of-plane stress [stress], shape (N,); None in 3D.
+        tangent_33: In plane strain d stress_33 / d E [stress], shape (n_s, N); None in 3D or if a nonlinear phase
+            does not know its own.
         fluctuation: Free dofs of the fluctuation [length]. Shape (n_free, N).
         sensitivity: d fluctuation / d E [length]. Shape (n_free, n_s, N).
         state: Trial state of each phase. Shape (n_state, n_points_of_phase, N) each.
@@ -74,6 +76,7 @@ class Solution:
     stress: Array
     tangent: Array
     stress_33: Array | None
+    tangent_33: Array | None
     fluctuation: Array
     sensitivity: Array
     state: list[Array]
@@ -148,6 +151,11 @@ class RVESolver:
         solver = linear_solver(self.options.linear, self._equations.pattern)
         self._linear_solver = ConstrainedSolver(solver, mean_strain)
         self.elastic_sensitivity = self._elastic_sensitivity()
+
+    @property
+    def knows_tangent_33(self) -> bool:
+        """Whether solutions have `tangent_33`."""
+        return self._equations.knows_row_33
 
     @property
     def n_state_of_phase(self) -> list[int]:
@@ -319,10 +327,12 @@ class RVESolver:
         volume = self.discretisation.volume
         correction = np.einsum("fsn,fn->sn", batch.sensitivity, batch.points.internal_force)
         sum_33 = self._equations.sum_33(*at)
+        row_33 = self._row_33(batch)
         solution = Solution(
             (self._equations.sum_stress(*at) + correction) / volume,
             total / volume,
             None if sum_33 is None else sum_33 / volume,
+            None if row_33 is None else row_33 / volume,
             batch.fluctuation,
             batch.sensitivity,
             batch.points.state,
@@ -332,8 +342,9 @@ class RVESolver:
         )
         for values in (solution.stress, solution.tangent, solution.fluctuation, solution.sensitivity):
             values[..., list(batch.failures)] = np.nan
-        if solution.stress_33 is not None:
-            solution.stress_33[list(batch.failures)] = np.nan
+        for normal in (solution.stress_33, solution.tangent_33):
+            if normal is not None:
+                normal[..., list(batch.failures)] = np.nan
         return solution
 
     def _reset(self, batch: _Batch) -> None:
@@ -356,6 +367,23 @@ class RVESolver:
             batch.sensitivity[:, :, kept] += change
             total[:, :, kept] += np.einsum("fsn,ftn->stn", residual, change)
         return total
+
+    def _row_33(self, batch: _Batch) -> Array | None:
+        """Return d Σ w stress_33 / dE, shape (n_s, N), if it is known.
+
+        It is linear in X, unlike the tangent, so that the adjoint y = K₀⁻¹ f of its part fᵀ X corrects X once more:
+        fᵀ X − yᵀ (K X + L).
+        """
+        if not self._equations.knows_row_33:
+            return None
+        mean, force = self._equations.row_33(batch.points)
+        kept = np.flatnonzero(batch.kept)
+        if len(kept):
+            adjoint = np.zeros_like(force)
+            adjoint[:, kept] = self._linear_solver.resolve(kept, force[:, None, kept])[:, 0]
+            stiff, load = self._equations.linearised(batch.points, adjoint)
+            mean, force = mean - load, force - stiff
+        return mean + np.einsum("fn,fsn->sn", force, batch.sensitivity)
 
 
 def _named(failures: dict[int, str], strain: Array, first: int | None) -> str:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from femops.surrogate.registry import SurrogateSpec
     from femops.surrogate.spec import (
         Checkpoint,
+        Evaluation,
+        EvaluationTask,
         FamilyTask,
         Fit,
         FitTask,
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "CheckedArrays": "arrays",
     "Checkpoint": "spec",
+    "Evaluation": "spec",
+    "EvaluationTask": "spec",
     "ExactRVE": "exact",
     "ExactResponse": "exact",
     "FamilyParameters": "family",
@@ -52,6 +56,8 @@ _HOMES = {
 __all__ = [
     "CheckedArrays",
     "Checkpoint",
+    "Evaluation",
+    "EvaluationTask",
     "ExactRVE",
     "ExactResponse",
     "FamilyParameters",

@@ -1,8 +1,9 @@
 """Surrogates that plugins register: their specification, and those installed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -13,6 +14,8 @@ from femops.notation import Array
 from femops.plugins import available, installed
 from femops.surrogate.law import surrogate_law
 from femops.surrogate.spec import (
+    Evaluation,
+    EvaluationTask,
     FamilyTask,
     Fit,
     FitTask,
@@ -48,7 +51,11 @@ class SurrogateSpec:
         runs_code: Returns the name of the user code that training on such a problem imports, without importing it,
             or None. It is shown to the user before the code runs.
         exporters: For `femops export`: functions that return a law as C99 source (`c`) or as a program of torch
-            (`torch`), files by name; see plugins/README.md. Laws of linear phases need none for `c`.
+            (`torch`) or ONNX (`onnx`), files by name; see plugins/README.md. Laws of linear phases need none.
+        data_files: Returns the files that training on such a problem reads, given the block and the folder of the
+            study; the model is trained again when their content changes.
+        evaluate_data: Evaluates a model of such a problem on a file of data or the test samples of a study, for
+            `femops evaluate`.
     """
 
     name: str
@@ -64,6 +71,8 @@ class SurrogateSpec:
     fit_problem: Callable[[ProblemTask], Fit] | None = None
     runs_code: Callable[[Any], str | None] | None = None
     exporters: Mapping[str, Callable[[Any], Mapping[str, str | bytes]]] = field(default_factory=dict)
+    data_files: Callable[[Any, Path], Iterable[Path]] | None = None
+    evaluate_data: Callable[[EvaluationTask], Evaluation] | None = None
 
     def law(self) -> LawSpec:
         """Return the law that a trained model becomes in a case."""
@@ -84,9 +93,12 @@ class SurrogateSpec:
                 "options, expected a class": is_class(self.options, SurrogateOptions),
                 "as_law, expected a function": callable(self.as_law),
                 "fit, fit_family and fit_problem, expected a function": bool(fits) and all(map(callable, fits)),
-                "exporters, expected functions by c and torch": isinstance(self.exporters, Mapping)
-                and self.exporters.keys() <= {"c", "torch"}
+                "exporters, expected functions by c, torch and onnx": isinstance(self.exporters, Mapping)
+                and self.exporters.keys() <= {"c", "torch", "onnx"}
                 and all(map(callable, self.exporters.values())),
+                "data_files and evaluate_data, expected functions": all(
+                    one is None or callable(one) for one in (self.data_files, self.evaluate_data)
+                ),
                 "problem, expected a model": self.problem is None or is_class(self.problem, BaseModel),
             },
         )

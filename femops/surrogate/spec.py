@@ -16,6 +16,8 @@ from femops.law import LawContext, LawParameters
 from femops.notation import Array, dimension
 
 if TYPE_CHECKING:  # a program that only evaluates a trained law does not load them
+    from matplotlib.figure import Figure
+
     from femops.rve.snapshots import SnapshotSolver
     from femops.rve.spec import RVE
 
@@ -138,12 +140,44 @@ class ProblemTask:
         options: The plugin's options.
         checkpoint: Storage for resuming after an interruption.
         progress: Progress callback.
+        folder: Folder of the study, to which relative paths refer.
     """
 
     problem: Any
     options: Any
     checkpoint: Checkpoint
     progress: Progress
+    folder: Path = Path()
+
+
+@dataclass(frozen=True)
+class EvaluationTask:
+    """Input of an evaluation of a trained model on data of the plugin.
+
+    Attributes:
+        model: The model folder.
+        data: File of data, or the study whose test samples are evaluated.
+        problem: The `problem` block of that study; None for other files.
+        progress: Progress callback.
+    """
+
+    model: Path
+    data: Path
+    problem: Any
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result of an evaluation.
+
+    Attributes:
+        rows: Numbers by row and column of a table.
+        pictures: Figures by name.
+    """
+
+    rows: Mapping[str, Mapping[str, float]]
+    pictures: Mapping[str, Figure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""Time per point of exported laws on one thread, against femops' own batch and a closed-form law in C.
+"""Time per point and error of exported laws on one thread, against femops' own batch and a closed-form law in C.
 
-Processor time, the least of some repeats. The C programs are compiled with the flags of the exported Makefile and
-measure themselves.
+Processor time, the least of some repeats, with the flags of the exported Makefile; the C programs measure themselves.
+Errors are those of the C stress against the nested law, and the indicator that the law states of them.
 """
 
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,17 +23,19 @@ from femops.surrogate.store import Origin, write_model
 
 _COUNTS = (1, 8, 1000)
 _REPEATS = 7
+_N_POINTS = 16000
+_N_TRUTH = 64
 _PATHS: tuple[Any, ...] = ("auto", 1, 0, "adjoint")
+_COMPILERS = {"gcc": ["gcc"], "clang": [sys.executable, "-m", "ziglang", "cc", "-fno-sanitize=undefined"]}
 _FLAGS = ["-std=c99", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 
-# Reads points and prints the shortest time per point [us] of responses and of responses with errors.
+# Reads points, prints the shortest time per point [us] without and with errors, and writes what the last call gave.
 _PROGRAM = """
 #define _POSIX_C_SOURCE 199309L
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
-int rve_evaluate(size_t, const double *, const double *, double, double *, double *, double *, double *, double *,
-                 int *);
+PROTOTYPE;
 static double now(void) {
   struct timespec t;
   clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
@@ -50,8 +53,8 @@ int main(int count, char **given) {
       const double begin = now();
       size_t done = 0;
       while (done < total) {
-        rve_evaluate(n, strain + 3 * done, 0, 1.0, out, out + 3 * n, out + 12 * n, out + 13 * n,
-                     error ? out + 16 * n : 0, status);
+        double *at = strain + 3 * done;
+        CALL;
         done += n;
       }
       const double seconds = (now() - begin) / (double)done;
@@ -59,10 +62,25 @@ int main(int count, char **given) {
     }
     printf("%.17g\\n", 1e6 * best);
   }
-  file = fopen("stress", "wb"); /* of the last call */
-  return !file || fwrite(out, 8, 3 * n, file) != 3 * n;
+  file = fopen("out", "wb");
+  (void)status;
+  return !file || fwrite(out, 8, 17 * n, file) != 17 * n;
 }
 """
+
+_LAW = {
+    "PROTOTYPE": "int rve_evaluate(size_t, const double *, const double *, double, double *, double *, double *,"
+    " double *, double *, int *)",
+    "CALL": "rve_evaluate(n, at, 0, 1.0, out, out + 3 * n, out + 12 * n, out + 13 * n, error ? out + 16 * n : 0,"
+    " status)",
+}
+_UMAT_ARGUMENTS = dict.fromkeys(range(37), "0") | {0: "out", 1: "out + 12", 2: "out + 3", 10: "at"}
+_UMAT_ARGUMENTS |= {21: "&n_tens", 22: "&n_statv", 23: "props", 24: "&n_props"}
+_UMAT = {
+    "PROTOTYPE": f"void umat_({', '.join(['const void *'] * 37)})",
+    "CALL": "const int n_tens = 3, n_statv = 2, n_props = 3; const double props[] = {1.0, 0.0, !error};"
+    f" umat_({', '.join(_UMAT_ARGUMENTS.values())})",
+}
 
 # The phase `saturating` in plane strain: stress, tangent and the row of 33.
 _SATURATING = """
@@ -94,32 +112,46 @@ int rve_evaluate(size_t n, const double *strain, const double *state, double dt,
 def _run(name: str, options: dict[str, str]) -> dict[str, Any]:
     nested = models.nested(name, predictor=False)
     trained = models.train(nested, models.snapshots(nested, models.strains(64, 1)), networks={"width": 32})
-    strain, result = models.strains(16000, 11), {}
+    strain = models.strains(_N_POINTS, 11)
+    few = strain[-_N_TRUTH:]
+    truth = nested.evaluate(few, np.zeros((_N_TRUTH, nested.n_state)), 1.0).stress
     with tempfile.TemporaryDirectory() as folder:
         base, phases = Path(folder), {phase: law_parameters(given) for phase, given in models.PHASES.items()}
         write_model(base / "model", Origin("equino", "-"), trained, phases)
-        (base / "strain").write_bytes(strain.tobytes())
-        (base / "saturating").mkdir()
-        (base / "saturating" / "rve.c").write_text(_SATURATING)
-        closed = _measured(base / "saturating", base / "strain", len(strain))
-        result |= {f"saturating_c_{n}_us": closed[n][0] for n in _COUNTS}
+        strain.tofile(base / "strain")
+        (base / "saturating" / "rve").mkdir(parents=True)
+        (base / "saturating" / "rve" / "rve.c").write_text(_SATURATING)
+        result = {}
+        for compiler in _COMPILERS:
+            closed = _measured(base / "saturating" / "rve", compiler, _LAW, _COUNTS)
+            result |= {f"saturating_{n}_{compiler}_us": times[0] for n, times in closed.items()}
         for corrections in _PATHS:
-            mapping = {"law": "equino", "model": str(base / "model"), "corrections": corrections, "device": "cpu"}
-            law = load_law(mapping)
-            export_model(mapping, "c", base / f"path_{corrections}" / "rve")
-            c = _measured(base / f"path_{corrections}" / "rve", base / "strain", len(strain))
-            for n in _COUNTS:
-                result |= {
-                    f"{corrections}_{n}_c_us": c[n][0],
-                    f"{corrections}_{n}_c_with_error_us": c[n][1],
-                    f"{corrections}_{n}_femops_us": _femops(law, strain[:n]),
-                }
-            stress = np.fromfile(base / f"path_{corrections}" / "rve" / "stress").reshape(-1, 3)
-            last = law.evaluate(strain[-len(stress) :], np.zeros((len(stress), law.n_state)), 1.0).stress
-            result[f"{corrections}_difference"] = float(np.abs(stress - last).max() / np.abs(last).max())
-            result[f"{corrections}_c_over_femops"] = c[1000][0] / result[f"{corrections}_1000_femops_us"]
-            result[f"{corrections}_c_over_saturating_c"] = c[1000][0] / closed[1000][0]
+            found = _path(base, corrections, strain, truth, result)
+            result |= {f"{corrections}_{key}": value for key, value in found.items()}
     return result
+
+
+def _path(base: Path, corrections: Any, strain: Array, truth: Array, closed: dict[str, float]) -> dict[str, float]:
+    """Return times, ratios and errors of one path."""
+    mapping = {"law": "equino", "model": str(base / "model"), "corrections": corrections, "device": "cpu"}
+    law, result = load_law(mapping), {}
+    for kind in ("c", "umat"):
+        export_model(mapping, kind, base / f"{kind}_{corrections}" / "rve")
+    for n in _COUNTS:
+        result[f"{n}_femops_us"] = _femops(law, strain[:n])
+    for compiler in _COMPILERS:
+        c = _measured(base / f"c_{corrections}" / "rve", compiler, _LAW, _COUNTS)
+        umat = _measured(base / f"umat_{corrections}" / "rve", compiler, _UMAT, (1,))
+        for where, times in [*((f"{n}_{compiler}", c[n]) for n in _COUNTS), (f"umat_{compiler}", umat[1])]:
+            result |= {f"{where}_us": times[0], f"{where}_with_error_us": times[1]}
+        result[f"{compiler}_over_femops"] = c[1000][0] / result["1000_femops_us"]
+        result[f"{compiler}_over_saturating"] = c[1000][0] / closed[f"saturating_1000_{compiler}_us"]
+        out = np.fromfile(base / f"c_{corrections}" / "rve" / "out")
+        stress, error = out[:3000].reshape(-1, 3), out[16000:]
+        last = law.evaluate(strain[-1000:], np.zeros((1000, law.n_state)), 1.0).stress
+        result[f"{compiler}_difference"] = float(np.abs(stress - last).max() / np.abs(last).max())
+    result |= models.spread("S", models.relative(stress[-len(truth) :], truth))
+    return result if corrections == 0 else result | models.spread("indicator", error[-len(truth) :])
 
 
 def _femops(law: MaterialLaw, strain: Array) -> float:
@@ -133,16 +165,18 @@ def _femops(law: MaterialLaw, strain: Array) -> float:
     return min(times[1:]) / calls / len(strain) * 1e6
 
 
-def _measured(folder: Path, strain: Path, total: int) -> dict[int, list[float]]:
+def _measured(folder: Path, compiler: str, called: dict[str, str], counts: tuple[int, ...]) -> dict[int, list[float]]:
     """Return the times per point without and with errors [us] by number of points of a call."""
-    (folder / "program.c").write_text(_PROGRAM.replace("REPEATS", str(_REPEATS)))
-    command = ["cc", *_FLAGS, "-o", "program", "program.c", "rve.c", "-lm"]
-    subprocess.run(command, cwd=folder, check=True)
-    found = {}
-    for n in _COUNTS:
-        printed = subprocess.run(
-            ["./program", str(n), str(total), str(strain)], cwd=folder, check=True, capture_output=True
-        )
+    text = _PROGRAM.replace("REPEATS", str(_REPEATS))
+    for name, code in called.items():
+        text = text.replace(name, code)
+    (folder / "program.c").write_text(text)
+    sources = [name for name in ("program.c", "rve.c", "umat.c") if (folder / name).exists()]
+    subprocess.run([*_COMPILERS[compiler], *_FLAGS, "-o", "program", *sources, "-lm"], cwd=folder, check=True)
+    found, strain = {}, folder.parents[1] / "strain"
+    for n in counts:
+        command = ["./program", str(n), str(_N_POINTS), str(strain)]
+        printed = subprocess.run(command, cwd=folder, check=True, capture_output=True)
         found[n] = [float(one) for one in printed.stdout.split()]
     return found
 

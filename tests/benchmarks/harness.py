@@ -1,7 +1,8 @@
 """Runs benchmark problems, each in a child process, and writes what they found with the circumstances.
 
 A benchmark is a module of this folder with `PROBLEMS`: functions from options (str → str) to a flat dict of results,
-by name. The results of `NAME` go to `results/NAME.json`.
+by name. The results of `NAME` go to `results/NAME.json`. What has been found is kept in `results/NAME.part.json`; a run
+that was interrupted continues from there, if commit and options are the same.
 """
 
 import importlib
@@ -24,8 +25,10 @@ from rich.table import Table
 HERE = Path(__file__).parent
 PACKAGES = (
     "femops",
+    "femops-beno",
     "femops-equino",
     "femops-spon",
+    "pyamg",
     "torch",
     "dolfinx-solver-real",
     "mkl",
@@ -47,20 +50,25 @@ def run_benchmark(name: str, only: list[str], options: Mapping[str, str], consol
         console: Where progress and results are shown.
     """
     names = only or _problem_names(name)
-    problems: dict[str, Any] = {}
+    part = HERE / "results" / f"{name}.part.json"
+    origin = {"commit": _git("rev-parse", "HEAD"), "options": dict(options)}
+    problems = {} if only else _kept(part, origin)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         for problem in names:
             task = progress.add_task(f"{name}: {problem}", total=1)
-            problems[problem] = _run_child(name, problem, options)
+            if problem not in problems:
+                problems[problem] = _run_child(name, problem, options)
+            if not only:
+                _write(part, {"origin": origin, "problems": problems})
             progress.advance(task)
     console.print(_table(name, problems))
     if only:
         return
     record = {"benchmark": name, **circumstances(), "problems": problems}
     target = HERE / "results" / f"{name}.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write(target, record)
+    part.unlink()
     console.print(f"written: {target}")
 
 
@@ -91,11 +99,26 @@ def _run_child(name: str, problem: str, options: Mapping[str, str]) -> dict[str,
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         command = [sys.executable, "-m", "benchmarks.harness", name, problem, json.dumps(dict(options)), str(answer)]
-        environment = {**os.environ, **dict.fromkeys(_THREADS, "1"), "PYTHONPATH": str(HERE.parent)}
+        path = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**os.environ, **dict.fromkeys(_THREADS, "1"), "PYTHONPATH": path}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if not answer.exists():
             raise SystemExit(f"{name}: {problem} failed:\n{done.stderr.strip()}")
         return dict(json.loads(answer.read_text(encoding="utf-8")))
+
+
+def _kept(part: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an interrupted run of the same origin has found."""
+    found = json.loads(part.read_text(encoding="utf-8")) if part.exists() else {}
+    return dict(found["problems"]) if found.get("origin") == origin else {}
+
+
+def _write(target: Path, record: Mapping[str, Any]) -> None:
+    """Write a record at once, so that an interrupted write leaves the earlier one."""
+    target.parent.mkdir(exist_ok=True)
+    new = target.with_suffix(".new")
+    new.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    new.replace(target)
 
 
 def _problem_names(name: str) -> list[str]:

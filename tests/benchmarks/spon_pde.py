@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from benchmarks.fourier import FourierOperator
 
 from femops.notation import Array
 from femops.pde.find import make_problem
@@ -36,7 +37,7 @@ NETWORK = {"widths": (8, 8, 16), "layers": (1, 1, 2), "passes": 4, "learning_rat
 POISSON_NETWORK = {**NETWORK, "steps": 800}
 BEAM_NETWORK = {**NETWORK, "widths": (16, 16, 32), "steps": 1000}
 MESHES, FINE, STEPS, N_REFERENCE, LENGTH = (8, 16, 32, 64), 128, 400, 40, 0.2
-FNO_WIDTH, FNO_MODES, FNO_LAYERS, FNO_PADDING, FNO_BATCH, FNO_RATE = 32, 12, 4, 7, 10, 3e-3
+FNO_BATCH, FNO_RATE = 10, 3e-3
 
 
 def silent(stage: str, done: int, total: int, note: str = "") -> None:
@@ -111,41 +112,6 @@ def _median(matrix: Any, wrong: Array, exact: Array) -> float:
     return float(np.median(np.sqrt(size[0] / size[1])))
 
 
-class _FourierLayer(torch.nn.Module):
-    """Spectral convolution beside a pointwise map."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        shape = (2, FNO_WIDTH, FNO_WIDTH, FNO_MODES, FNO_MODES)
-        self.weight = torch.nn.Parameter(torch.randn(shape, dtype=torch.cfloat) / FNO_WIDTH**2)
-        self.pointwise = torch.nn.Conv2d(FNO_WIDTH, FNO_WIDTH, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        spectrum = torch.fft.rfft2(x)
-        new, m = torch.zeros_like(spectrum), FNO_MODES
-        for rows, weight in zip((slice(0, m), slice(-m, None)), self.weight, strict=True):
-            new[:, :, rows, :m] = torch.einsum("bixy,ioxy->boxy", spectrum[:, :, rows, :m], weight)
-        return torch.fft.irfft2(new, s=x.shape[-2:]) + self.pointwise(x)
-
-
-class _FourierOperator(torch.nn.Module):
-    """FNO from input channels on a grid to one value."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.lift = torch.nn.Conv2d(channels, FNO_WIDTH, 1)
-        self.layers = torch.nn.ModuleList(_FourierLayer() for _ in range(FNO_LAYERS))
-        self.project = torch.nn.Sequential(
-            torch.nn.Conv2d(FNO_WIDTH, 128, 1), torch.nn.GELU(), torch.nn.Conv2d(128, 1, 1)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.nn.functional.pad(self.lift(x), (0, FNO_PADDING, 0, FNO_PADDING))
-        for number, layer in enumerate(self.layers):
-            x = layer(x) if number == FNO_LAYERS - 1 else torch.nn.functional.gelu(layer(x))
-        return self.project(x[..., :-FNO_PADDING, :-FNO_PADDING])[:, 0]
-
-
 def fno(solver: PDESolver, train: Samples, test: Samples, seconds: float) -> dict[str, float]:
     """Train a Fourier neural operator for some time and judge it.
 
@@ -171,7 +137,7 @@ def fno(solver: PDESolver, train: Samples, test: Samples, seconds: float) -> dic
         return torch.cat([torch.stack(fields, 1), grid.expand(len(samples.load), -1, -1, -1)], 1)
 
     torch.manual_seed(0)
-    network = _FourierOperator(len(train.inputs) + 2)
+    network = FourierOperator(len(train.inputs) + 2)
     steps, took = _train_fno(network, channels(train), on_grid(train.solution / size["solution"]), seconds)
     with torch.no_grad():
         flat = torch.cat([network(part) for part in channels(test).split(50)]).reshape(len(test.load), -1)
@@ -187,7 +153,7 @@ def fno(solver: PDESolver, train: Samples, test: Samples, seconds: float) -> dic
     }
 
 
-def _train_fno(network: _FourierOperator, given: Tensor, wanted: Tensor, seconds: float) -> tuple[int, float]:
+def _train_fno(network: FourierOperator, given: Tensor, wanted: Tensor, seconds: float) -> tuple[int, float]:
     """Train with Adam, the rate falling along a cosine of the time; return the steps and seconds that it took."""
     optimiser = torch.optim.Adam(network.parameters(), FNO_RATE, weight_decay=1e-4)
     draws, begin, steps = torch.Generator().manual_seed(0), time.perf_counter(), 0

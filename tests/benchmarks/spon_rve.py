@@ -21,6 +21,7 @@ from femops.rve.family import Family, microstructure
 from femops.rve.solver import RVESolver, SolverOptions
 from femops.rve.spec import RVE, build_rve
 from femops.surrogate.fields.linear import LinearFields
+from femops.surrogate.message_passing import ProcessorOptions, Shape
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.batches import Group, in_precision, symmetries
 from femops_spon.families import training_options
@@ -35,7 +36,6 @@ from femops_spon.network import (
 )
 from femops_spon.options import SPONOptions
 from femops_spon.plain import PlainGraphNetwork
-from femops_spon.processor import ProcessorOptions, Shape
 from femops_spon.training import predict, restored, train
 
 PHASE = {"law": "elastic", "K": 4780.0, "G": 2200.0}
@@ -294,7 +294,7 @@ class PerColumn(torch.nn.Module):
         self.processor = processor
 
     def forward(self, levels: Any, nodes: Tensor, cells: Tensor) -> Tensor:
-        """Return outputs at the nodes, see `femops_spon.processor.Processor`."""
+        """Return outputs at the nodes, see `femops.surrogate.message_passing.Processor`."""
         return self.processor(levels, nodes, cells.repeat_interleave(len(nodes) // len(cells), dim=0))
 
 

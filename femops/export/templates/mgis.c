@@ -4,7 +4,8 @@
  * Returns 1 if the response may be used, 0 if it is unreliable, -1 if there is none. It is unreliable where the
  * strain is outside the range of the training, unless the parameter out_of_range is 1, and where the error exceeds the
  * parameter tolerance; rdt then proposes half of the step. The internal state variables Error and OutOfRange say so
- * at every point. As in MFront, parameters belong to the process: set them before threads start. */
+ * at every point. The error costs more than the response: with the parameter compute_error 0, and where the law has
+ * none, Error is -1. As in MFront, parameters belong to the process: set them before threads start. */
 
 #include "@NAME@.h"
 
@@ -93,10 +94,11 @@ TYPES(InternalStateVariablesTypes, 0, 0);
 COUNT(nExternalStateVariables, 0);
 TYPES(ExternalStateVariablesTypes, 0);
 COUNT(TemperatureRemovedFromExternalStateVariables, 1);
-COUNT(nParameters, 2);
-NAMES(Parameters, "out_of_range", "tolerance");
-TYPES(ParametersTypes, 2, 0); /* unsigned short, double */
+COUNT(nParameters, 3);
+NAMES(Parameters, "out_of_range", "compute_error", "tolerance");
+TYPES(ParametersTypes, 2, 2, 0); /* unsigned short, unsigned short, double */
 COUNT(out_of_range_ParameterDefaultValue, 0);
+COUNT(compute_error_ParameterDefaultValue, 1);
 extern @NAME@_API const double @NAME@_tolerance_ParameterDefaultValue;
 const double @NAME@_tolerance_ParameterDefaultValue = 0.0;
 COUNT(nInitializeFunctions, 0);
@@ -113,8 +115,9 @@ COUNT(savesTangentOperator, 0);
 @NAME@_API int @NAME@_setOutOfBoundsPolicy(int policy);
 @NAME@_API int @NAME@_@HYPOTHESIS@(struct view *view);
 
-static unsigned short extrapolates = 0; /* the parameter out_of_range: 0 refuses, 1 extrapolates */
-static double tolerance = 0.0;          /* of the error; 0: none */
+static unsigned short extrapolates = 0;   /* the parameter out_of_range: 0 refuses, 1 extrapolates */
+static unsigned short computes_error = 1; /* the parameter compute_error */
+static double tolerance = 0.0;            /* of the error; 0: none */
 
 /* Return 1 if there is such a parameter that takes the value. */
 int @NAME@_setParameter(const char *name, double value) {
@@ -124,8 +127,11 @@ int @NAME@_setParameter(const char *name, double value) {
 }
 
 int @NAME@_setUnsignedShortParameter(const char *name, unsigned short value) {
-  if (strcmp(name, "out_of_range") != 0 || value > 1) return 0;
-  extrapolates = value;
+  unsigned short *parameter = 0;
+  if (strcmp(name, "out_of_range") == 0) parameter = &extrapolates;
+  if (strcmp(name, "compute_error") == 0) parameter = &computes_error;
+  if (!parameter || value > 1) return 0;
+  *parameter = value;
   return 1;
 }
 
@@ -157,7 +163,8 @@ static void write_tangent(const double *tangent, const double *tangent_33, doubl
 }
 
 int @NAME@_@HYPOTHESIS@(struct view *view) {
-  double wanted = view->K[0], strain[N_S], stress[N_S], tangent[N_S * N_S], tangent_33[N_S], stress_33 = 0.0, error;
+  double wanted = view->K[0], strain[N_S], stress[N_S], tangent[N_S * N_S], tangent_33[N_S];
+  double stress_33 = 0.0, error = NAN;
   const double with_sound = 50.0, offset = 100.0;
   int status;
   if (wanted > with_sound) {
@@ -177,13 +184,16 @@ int @NAME@_@HYPOTHESIS@(struct view *view) {
     write_tangent(tangent, tangent_33, view->K);
   }
   if (predicts && elastic) return 1;
-  status = @NAME@_evaluate(1, strain, 0, view->dt, stress, tangent, &stress_33, tangent_33, predicts ? 0 : &error, 0);
+  status = @NAME@_evaluate(1, strain, 0, view->dt, stress, tangent, &stress_33, tangent_33,
+                           predicts || !computes_error ? 0 : &error, 0);
+  if (tolerance > 0.0 && isnan(error) && !predicts)
+    return refused(view, -1, "the tolerance needs an error: compute_error is 0, or the law has none");
   if (status == FEMOPS_NOT_CONVERGED) return refused(view, -1, "the corrections have not converged");
   if (!elastic && (wanted > 0.5 || predicts)) write_tangent(tangent, tangent_33, view->K);
   if (predicts) return 1;
   for (int i = 0; i < N; i++)
     view->s1.thermodynamic_forces[i] = position[i] < N_S ? stress[position[i]] : stress_33;
-  view->s1.internal_state_variables[0] = error;
+  view->s1.internal_state_variables[0] = isnan(error) ? -1.0 : error; /* hosts draw and average it */
   view->s1.internal_state_variables[1] = status == FEMOPS_OUT_OF_RANGE;
   if (status == FEMOPS_OUT_OF_RANGE && !extrapolates)
     return refused(view, 0, "the strain is outside the range of the training");

@@ -1,11 +1,12 @@
 /* @MARK@: the law as a user material of Abaqus/Standard (UMAT), also read by CalculiX and Kratos.
  *
  * NTENS @NTENS@. Shears are engineering shears in Abaqus' order 12, 13, 23, or with -DSHEAR_12_23_13 in that of Kratos.
- * PROPS(1): 0 refuses strains outside the range of the training, 1 extrapolates. PROPS(2): tolerance of
- * the error, 0 for none. Without PROPS: 0, 0. STATEV(1) is the error, STATEV(2) is 1 outside the range.
+ * PROPS(1): 0 refuses strains outside the range of the training, 1 extrapolates. PROPS(2): tolerance of the error, 0
+ * for none. PROPS(3): 1 does not compute the error, which costs more than the response. Those that are missing are 0.
+ * STATEV(1) is the error, or -1 if it is not computed or the law has none; STATEV(2) the status in femops_law.h.
  *
- * Where there is no response, or a refused one, a message says so, PNEWDT is half of the step, and if the host gives
- * no PNEWDT, stress and tangent are not a number. Arguments that are not needed may be null. */
+ * Where there is no response, or a refused one, PNEWDT is half of the step; if the host gives no PNEWDT, stress and
+ * tangent are not a number. Arguments that are not needed may be null. */
 
 #include "@NAME@.h"
 
@@ -56,52 +57,56 @@ static double entry(int a, int b, const double *tangent, const double *tangent_3
   return a == N_S ? 0.5 * (tangent[0] + tangent[N_S + 1]) : 0.5 * tangent[N_S * N_S - 1];
 }
 
-/* Report a failure. */
-static void refuse(const char *why, int n, double *stress, double *ddsdde, double *pnewdt, const int *noel,
+/* Why a response is refused; null: it is not. */
+static const char *refusal(int status, int extrapolates, double error, double tolerance) {
+  if (status == FEMOPS_NOT_CONVERGED) return "the corrections have not converged";
+  if (status == FEMOPS_OUT_OF_RANGE && !extrapolates) return "the strain is outside the range of the training";
+  if (tolerance > 0.0 && !(error <= tolerance)) return "the error exceeds the tolerance";
+  return 0;
+}
+
+/* Respond at a point. Return why it has no response or a refused one, or null, and whether the input is wrong. */
+static const char *respond(double *stress, double *statev, double *ddsdde, const double *stran, const double *dstran,
+                           const double *dtime, int n, int n_statev, const double *props, int n_props, int *wrong) {
+  const int *at = positions(n), extrapolates = n_props > 0 && props[0] == 1.0;
+  const double tolerance = n_props > 1 ? props[1] : 0.0;
+  const int error_read = tolerance > 0.0 || n_statev > 0, without_error = n_props > 2 && props[2] == 1.0;
+  double strain[N_S] = {0.0}, own[MOST] = {0.0}, tangent[N_S * N_S], tangent_33[N_S], error = NAN;
+  int status;
+  *wrong = 1;
+  if (!at || !stran || !stress || !ddsdde) return "expected STRESS, DDSDDE, STRAN and NTENS @NTENS@";
+  for (int i = 0; i < n; i++) {
+    const double total = stran[i] + (dstran ? dstran[i] : 0.0);
+    if (at[i] < N_S)
+      strain[at[i]] = total / scale(at[i]); /* engineering shears are twice the tensor's */
+    else if (fabs(total) > 1e-12)
+      return "a strain out of the plane is not zero";
+  }
+  status = @NAME@_evaluate(1, strain, 0, dtime ? *dtime : 1.0, own, tangent, own + N_S, tangent_33,
+                           error_read && !without_error ? &error : 0, 0);
+  if (tolerance > 0.0 && isnan(error)) return "the tolerance needs an error: PROPS(3) is 1, or the law has none";
+  *wrong = 0;
+  for (int i = 0; i < n; i++) {
+    stress[i] = own[at[i]] / scale(at[i]);
+    for (int j = 0; j < n; j++) ddsdde[i + n * j] = entry(at[i], at[j], tangent, tangent_33); /* by columns */
+  }
+  if (n_statev > 0) statev[0] = isnan(error) ? -1.0 : error; /* hosts draw and average it */
+  if (n_statev > 1) statev[1] = status;
+  return refusal(status, extrapolates, error, tolerance);
+}
+
+/* Say why there is no response or a refused one where nothing else does, and make the host notice. A line is for wrong
+ * input, and for hosts without PNEWDT; but these go on with what is not a number, which needs no line again. */
+static void refuse(const char *why, int wrong, int n, double *stress, double *ddsdde, double *pnewdt, const int *noel,
                    const int *npt) {
-  fprintf(stderr, "@NAME@: element %d, point %d: %s\n", noel ? *noel : 0, npt ? *npt : 0, why);
+  if (wrong || (!pnewdt && !isnan(stress[0])))
+    fprintf(stderr, "@NAME@: element %d, point %d: %s\n", noel ? *noel : 0, npt ? *npt : 0, why);
   if (pnewdt) {
     if (*pnewdt > 0.5) *pnewdt = 0.5;
     return;
   }
   for (int i = 0; stress && i < n; i++) stress[i] = NAN;
   for (int i = 0; ddsdde && i < n * n; i++) ddsdde[i] = NAN;
-}
-
-static void respond(double *stress, double *statev, double *ddsdde, const double *stran, const double *dstran,
-                    const double *dtime, const int *ntens, const int *nstatv, const double *props, const int *nprops,
-                    double *pnewdt, const int *noel, const int *npt) {
-  const int n = ntens ? *ntens : 0, n_props = props && nprops ? *nprops : 0, *at = positions(n);
-  const int extrapolates = n_props > 0 && props[0] == 1.0;
-  const double tolerance = n_props > 1 ? props[1] : 0.0;
-  double strain[N_S] = {0.0}, own[MOST] = {0.0}, tangent[N_S * N_S], tangent_33[N_S], error = 0.0;
-  int status;
-  if (!at || !stran || !stress || !ddsdde) {
-    refuse("expected STRESS, DDSDDE, STRAN and NTENS @NTENS@", n, stress, ddsdde, pnewdt, noel, npt);
-    return;
-  }
-  for (int i = 0; i < n; i++) {
-    const double total = stran[i] + (dstran ? dstran[i] : 0.0);
-    if (at[i] < N_S)
-      strain[at[i]] = total / scale(at[i]); /* engineering shears are twice the tensor's */
-    else if (fabs(total) > 1e-12) {
-      refuse("a strain out of the plane is not zero", n, stress, ddsdde, pnewdt, noel, npt);
-      return;
-    }
-  }
-  status = @NAME@_evaluate(1, strain, 0, dtime ? *dtime : 1.0, own, tangent, own + N_S, tangent_33, &error, 0);
-  for (int i = 0; i < n; i++) {
-    stress[i] = own[at[i]] / scale(at[i]);
-    for (int j = 0; j < n; j++) ddsdde[i + n * j] = entry(at[i], at[j], tangent, tangent_33); /* by columns */
-  }
-  if (statev && nstatv && *nstatv > 0) statev[0] = error;
-  if (statev && nstatv && *nstatv > 1) statev[1] = status == FEMOPS_OUT_OF_RANGE;
-  if (status == FEMOPS_NOT_CONVERGED)
-    refuse("the corrections have not converged", n, stress, ddsdde, pnewdt, noel, npt);
-  else if (status == FEMOPS_OUT_OF_RANGE && !extrapolates)
-    refuse("the strain is outside the range of the training", n, stress, ddsdde, pnewdt, noel, npt);
-  else if (tolerance > 0.0 && !(error <= tolerance))
-    refuse("the error exceeds the tolerance", n, stress, ddsdde, pnewdt, noel, npt);
 }
 
 /* The arguments of UMAT up to KINC; Fortran adds the length of CMNAME, which C ignores if it is missing. */
@@ -120,7 +125,11 @@ static void respond(double *stress, double *statev, double *ddsdde, const double
     (void)sse, (void)spd, (void)scd, (void)rpl, (void)ddsddt, (void)drplde, (void)drpldt, (void)time, (void)temp;  \
     (void)dtemp, (void)predef, (void)dpred, (void)cmname, (void)ndi, (void)nshr, (void)coords, (void)drot;         \
     (void)celent, (void)dfgrd0, (void)dfgrd1, (void)layer, (void)kspt, (void)kstep, (void)kinc;                    \
-    respond(stress, statev, ddsdde, stran, dstran, dtime, ntens, nstatv, props, nprops, pnewdt, noel, npt);        \
+    const int n = ntens ? *ntens : 0, n_statev = statev && nstatv ? *nstatv : 0;                                   \
+    int wrong;                                                                                                     \
+    const char *why = respond(stress, statev, ddsdde, stran, dstran, dtime, n, n_statev, props,                    \
+                              props && nprops ? *nprops : 0, &wrong);                                              \
+    if (why) refuse(why, wrong, n, stress, ddsdde, pnewdt, noel, npt);                                             \
   }
 
 ENTRY(umat_) /* the name that Fortran compilers give it on Linux */

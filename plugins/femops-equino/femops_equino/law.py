@@ -228,27 +228,22 @@ class EquiNOLaw:
         return (coefficients - strain @ self.basis.elastic.T)[:, : self.n_state]
 
     def _adjoint_response(self, strain: Array, valid: Any) -> LawResponse:
-        """Return the adjoint-corrected stress of the reduced model, with the tangent of the potential."""
+        """Return the adjoint-corrected stress of the reduced model, with the tangents of the networks."""
         response = self._adjoint.evaluate(strain, np.clip(strain, self.low, self.high))
-        tangent = self._networks["potential"](strain)[2].astype(np.float64)
-        state = np.zeros((len(strain), 0))
+        tangent = self._networks["potential"](strain)[2]
+        row = self._networks["normal"](strain)[1] if self.dim == 2 else None
         valid &= np.isfinite(response.decrement)
-        return LawResponse(response.stress, tangent, state, response.stress_33, None, valid, response.decrement)
+        return _stateless(response.stress, tangent, response.stress_33, row, valid, response.decrement)
 
     def _uncorrected(self, strain: Array, valid: Any) -> LawResponse:
-        stress_33 = None
         if self._spline is not None:
             from femops_equino.networks import spline
 
             _, stress, tangent, stress_33 = spline.evaluate(self._spline, strain)
-        else:
-            _, stress, tangent = self._networks["potential"](strain)
-            if self.dim == 2:
-                stress_33 = self._networks["normal"](strain)[:, 0]
-        if stress_33 is not None:
-            stress_33 = stress_33.astype(np.float64)
-        state = np.zeros((len(strain), 0))
-        return LawResponse(stress.astype(np.float64), tangent.astype(np.float64), state, stress_33, None, valid)
+            return _stateless(stress, tangent, stress_33, None, valid)
+        _, stress, tangent = self._networks["potential"](strain)
+        normal, row = self._networks["normal"](strain) if self.dim == 2 else (None, None)
+        return _stateless(stress, tangent, normal, row, valid)
 
     def _gap(self, strain: Array, state: Array, kind: CertificateKind) -> Gap:
         """Return the energy gap of the fields of a response."""
@@ -261,3 +256,15 @@ class EquiNOLaw:
         microscale = self.microscale
         points = microscale.full.points if kind == "bound" else microscale.indicator_points
         return energy_gap(points, self.quadratics, self.model, strain, coefficients)
+
+
+def _stateless(
+    stress: Any, tangent: Any, stress_33: Any, tangent_33: Any, valid: Any, decrement: Array | None = None
+) -> LawResponse:
+    """Return a response without a state, of arrays in any precision."""
+
+    def double(values: Any) -> Any:
+        return None if values is None else np.asarray(values, dtype=np.float64)
+
+    state, normal, row = np.zeros((len(stress), 0)), double(stress_33), double(tangent_33)
+    return LawResponse(double(stress), double(tangent), state, normal, None, valid, decrement, row)

@@ -53,3 +53,10 @@ def torch_program(law: CertifiedLaw) -> Mapping[str, bytes]:
     from femops_equino.export import torch_program  # imports torch
 
     return torch_program.torch_program(law)
+
+
+def onnx_program(law: CertifiedLaw) -> Mapping[str, bytes]:
+    """Return a law as a program of ONNX; see `femops_equino.export.onnx_program`."""
+    from femops_equino.export import onnx_program  # imports torch
+
+    return onnx_program.onnx_program(law)

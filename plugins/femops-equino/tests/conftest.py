@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
+from compiled import COMPILERS
 from equino_cases import ANISOTROPIC, HOSTILE, PHASES, RANGE, RVE, SPHERE
 from mpi4py import MPI
 
@@ -51,6 +52,12 @@ def anisotropic(tmp_path_factory):
         dim: _trained(tmp_path_factory.mktemp(name), name, ANISOTROPIC[dim], 8, options, **notes).model
         for dim, name in {2: "plane_strain", 3: "solid"}.items()
     }
+
+
+@pytest.fixture(scope="module", params=COMPILERS)
+def compiler(request):
+    """Name of a compiler for exported C source."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

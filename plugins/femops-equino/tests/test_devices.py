@@ -108,10 +108,12 @@ def test_networks_on_a_device_are_those_of_the_kernels(plane):
     kernels = stored(arrays, "float64")
     in_torch = stored(arrays, "float64", torch.device("cpu"))
     assert set(kernels) == set(in_torch) == {"potential", "coefficients", "normal"}
-    for name in ("coefficients", "normal"):
-        expected = kernels[name](strain)
+    pairs = [(in_torch["coefficients"](strain), kernels["coefficients"](strain))]
+    pairs += zip(in_torch["normal"](strain), kernels["normal"](strain), strict=True)
+    assert [expected.shape for _, expected in pairs[1:]] == [(20,), (20, 3)]
+    for found, expected in pairs:
         atol = 1e-11 * np.abs(expected).max()
-        np.testing.assert_allclose(in_torch[name](strain), expected, rtol=0, atol=atol)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
 
 
 def test_without_a_driver_auto_takes_the_kernels_and_cuda_is_refused(monkeypatch):

@@ -43,6 +43,7 @@ def test_stress_and_tangent_are_those_of_the_nested_solve(law, reference):
     error = relative(ours.stress, theirs.stress[inside])
     assert np.median(error) < 1e-4 and error.max() < 2e-3
     assert relative(ours.tangent, theirs.tangent[inside]).max() < 1e-3
+    assert relative(ours.tangent_33, theirs.tangent_33[inside]).max() < 1e-3
     normal = theirs.stress_33[inside]
     assert np.abs(ours.stress_33 - normal).max() < 1e-4 * np.abs(normal).max()
     np.testing.assert_allclose(ours.tangent, ours.tangent.transpose(0, 2, 1), rtol=0, atol=1e-10 * 43452.0)

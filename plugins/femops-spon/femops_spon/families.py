@@ -12,13 +12,13 @@ from femops.rve.spec import RVE
 from femops.surrogate import FamilyTask, Fit, TrainedModel, torch_device
 from femops.surrogate.fields.linear import CellTangents, LinearFields
 from femops.surrogate.fields.periodic_space import PeriodicSpace
+from femops.surrogate.message_passing import ProcessorOptions
 from femops.surrogate.store import of_arrays, read_fit, read_manifest
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.batches import Group, in_precision
 from femops_spon.hyperelastic import linear_problems
 from femops_spon.network import SPON, Architecture
 from femops_spon.options import SPONOptions
-from femops_spon.processor import ProcessorOptions
 from femops_spon.training import Precision, TrainingOptions, predict, restored, train
 
 _STEPS, _MOST_STEPS, _CONVERGED = 8, 80, 1e-7

@@ -27,9 +27,9 @@ from femops.surrogate.graph import (
     periodic_hierarchy,
     rotated,
 )
+from femops.surrogate.message_passing import HierarchyMaps, Processor, ProcessorOptions, Shape
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.plain import PlainGraphNetwork
-from femops_spon.processor import HierarchyMaps, Processor, ProcessorOptions, Shape
 
 _MIN_CELLS = 4
 _FIRST_DAMPING = 0.4

@@ -10,8 +10,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from femops.surrogate.graph import FEGraph
+from femops.surrogate.message_passing import LevelMaps, ProcessorOptions, Shape, SparseMap
 from femops.surrogate.torch_library import Tensor, torch
-from femops_spon.processor import LevelMaps, ProcessorOptions, Shape, SparseMap
 
 
 class EdgeMaps(torch.nn.Module):
@@ -66,7 +66,7 @@ class _EdgeLayer(torch.nn.Module):
 
 
 class PlainGraphNetwork(torch.nn.Module):
-    """Encoder, message-passing layers along edges, decoder; replaces `femops_spon.processor.Processor`.
+    """Encoder, message-passing layers along edges, decoder; replaces `femops.surrogate.message_passing.Processor`.
 
     Args:
         shape: See `Shape`; only the finest level is used.

@@ -20,9 +20,9 @@ from femops.surrogate.graph import (
     pooling,
     rotated,
 )
+from femops.surrogate.message_passing import HierarchyMaps, LevelMaps, Processor, ProcessorOptions, Shape, cell_operator
 from femops.surrogate.torch_library import torch
 from femops_spon.plain import PlainGraphNetwork
-from femops_spon.processor import HierarchyMaps, LevelMaps, Processor, ProcessorOptions, Shape, cell_operator
 
 SMALL = ProcessorOptions(widths=(6, 8), layers=(1, 1))
 

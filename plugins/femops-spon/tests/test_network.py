@@ -14,10 +14,10 @@ from femops.surrogate.fields.linear import LinearFields
 from femops.surrogate.fields.periodic_space import PeriodicSpace
 from femops.surrogate.fields.stiffness import StiffnessBatch
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
+from femops.surrogate.message_passing import ProcessorOptions
 from femops.surrogate.torch_library import torch
 from femops_spon.batches import BatchOptions, Group, batches, symmetries
 from femops_spon.network import SPON, Architecture, MeshMaps, cell_features, hierarchy, rotation_of_strain
-from femops_spon.processor import ProcessorOptions
 from femops_spon.training import TrainingOptions, predict, restored, train
 
 PHASES = {"matrix": {"law": "elastic", "K": 4.0, "G": 2.0}, "fibre": {"law": "elastic", "K": 90.0, "G": 60.0}}

@@ -49,7 +49,8 @@ static void OF(add_fenchel_gap)(const double *point, const double *restrict e, c
     }
   double apart[LANES];
   FOR_LANES apart[p] = series(x[p]);
-  FOR_LANES if (!(fabs(x[p]) < 0.1)) apart[p] = less_log1p(x[p]);
+  for (int p = 0; p < LANES; p++) /* calls of a library are not vectorised */
+    if (!(fabs(x[p]) < 0.1)) apart[p] = less_log1p(x[p]);
   FOR_LANES {
     const double both = size[p] * n[p], volumetric = 3.0 * bulk * dilation[p] - total[p];
     gap[p] += point[0] * (volumetric * volumetric / (18.0 * bulk) + alpha1 * alpha2 * apart[p] +

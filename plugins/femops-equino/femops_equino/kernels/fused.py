@@ -299,6 +299,31 @@ def coefficients(net, strain, bits, power, values):  # type: ignore[no-untyped-d
 
 
 @_compiled
+def normal(net, strain, bits, power, answer):  # type: ignore[no-untyped-def]
+    """Evaluate the first output of a coefficient network and its derivative by strain at all points."""
+    block = len(bits)
+    value, slope = answer
+    n_s, n_norms, (width, n_in), tall = strain.shape[1], net.gram.shape[0], net.weight_1.shape, len(net.weight_3)
+    kind, exponential = strain.dtype, (net.exponential, bits, power)
+    x, z = np.zeros((n_s, block), kind), np.empty((n_in, block), kind)
+    turn, inverse = np.empty((n_norms, n_s, block), kind), np.empty((n_norms, block), kind)
+    last, units = np.empty((tall, block), kind), np.empty((5, width, block), kind)
+    first, scaled, pulled = np.zeros((tall, block), kind), np.empty((tall, block), kind), np.empty((n_in, block), kind)
+    first[0] = net.exponential[6]
+    for start in range(0, strain.shape[0], block):
+        count = _load(net, strain, start, x)
+        _inputs(net, x, z, turn, inverse)
+        for i in range(n_s):
+            x[i] /= net.inverse_scale[i]
+        _values(net, exponential, x, z, units, last)
+        _pull_back(net, first, turn, units, scaled, pulled)
+        for p in range(count):
+            value[start + p] = last[0, p]
+            for i in range(n_s):
+                slope[start + p, i] = net.linear[0, i] + pulled[i, p]
+
+
+@_compiled
 def _values(net, exponential, macro, z, units, last):  # type: ignore[no-untyped-def]
     """Write coefficients (n_out, block) into `last`, and the slopes of both layers into `units[1]` and `units[3]`."""
     block = z.shape[1]

@@ -21,7 +21,7 @@ from femops_equino.networks.evaluation import Precision
 from femops_equino.reduced.model import ReducedModel, ReducedSolution
 
 _BUDGET = 1e9  # bytes: fills an accelerator, but leaves memory to other ranks on it
-_SMALLEST = 1e-30  # as in `kernels.newton`
+SMALLEST = 1e-30  # as in `kernels.newton`
 
 
 class Step(NamedTuple):
@@ -107,7 +107,7 @@ class TorchNewton:
         stress = gradient[:, :n_e] - (to_strain.mT @ to_minimum)[:, :, 0]
         tangent = packed[:, self._place[:n_e, :n_e]] - to_strain.mT @ to_strain
         gap = (to_minimum * to_minimum).sum((1, 2))
-        decrement = gap / torch.clamp((stress * z[:, :n_e]).sum(1), min=_SMALLEST)
+        decrement = gap / torch.clamp((stress * z[:, :n_e]).sum(1), min=SMALLEST)
         change = torch.linalg.solve_triangular(factor.mT, to_minimum, upper=True)[:, :, 0]
         wrong = failed > 0  # a failed factorisation leaves finite numbers, which must not be returned
         stress = stress.masked_fill(wrong[:, None], torch.nan)
@@ -125,6 +125,11 @@ class TorchNewton:
                 bend[:, place] += secant
         return self._gradient(z, d, secant), torch.addmm(self._packed, bend.flatten(1), self._products)
 
+    def derivatives(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradient (n, m) and the Hessian (n, m, m) of the energy at z (n, m)."""
+        gradient, packed = self._derivatives(z)
+        return gradient, packed[:, self._place]
+
     def gradient(self, z: Tensor) -> Tensor:
         """Return the gradient (n, m) of the energy at z (n, m)."""
         d, _, secant = self._sampled(z)
@@ -136,7 +141,7 @@ class TorchNewton:
     def _sampled(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return deviators (n, n_d, C) at the cubature points, their norms and secant moduli h (n, C)."""
         d = (z @ self._projection.T).view(z.shape[0], self._n_d, len(self._weight))
-        norm = torch.sqrt((d * d).sum(1) + _SMALLEST)
+        norm = torch.sqrt((d * d).sum(1) + SMALLEST)
         return d, norm, self._alpha1 / (self._alpha2 + norm)
 
 

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from array_api_compat import array_namespace
 
-from femops_equino.kernels.fused import TILE, coefficients, potential, workspace
+from femops_equino.kernels.fused import TILE, coefficients, normal, potential, workspace
 
 Weights = Mapping[str, npt.NDArray[Any]]
 Precision = Literal["float64", "float32"]
@@ -155,6 +155,24 @@ def evaluate_coefficients(network: Network, strain: npt.NDArray[Any], n_out: int
     bits = workspace(len(strain), kind)
     coefficients(network, np.ascontiguousarray(strain, dtype=kind), bits, bits.view(kind), out)
     return out
+
+
+def evaluate_normal(network: Network, strain: npt.NDArray[Any]) -> tuple[Any, Any]:
+    """Evaluate the network of the stress normal to the plane.
+
+    Args:
+        network: See `prepare`; of one output.
+        strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
+
+    Returns:
+        Stress, shape (n,), and its derivative by strain, (n, n_s), both [stress] and in the network's precision.
+    """
+    n, n_s = strain.shape
+    kind = network.linear.dtype
+    answer = np.empty(n, kind), np.empty((n, n_s), kind)
+    bits = workspace(n, kind)
+    normal(network, np.ascontiguousarray(strain, dtype=kind), bits, bits.view(kind), answer)
+    return answer
 
 
 def _filled(array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:

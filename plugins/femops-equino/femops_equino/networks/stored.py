@@ -16,7 +16,8 @@ def stored(
 ) -> dict[str, Callable[[Array], Any]]:
     """Return the networks of a trained model as functions of strains (n, n_s).
 
-    `potential` returns energy, stress and tangent, the others their outputs (n, n_out), all in the given precision.
+    `potential` returns energy, stress and tangent, `normal` the stress normal to the plane and its derivative, and
+    `coefficients` its outputs (n, n_out), all in the given precision.
 
     Args:
         arrays: Arrays of the trained model.
@@ -63,8 +64,12 @@ def _on_device(
         there = torch_networks.on_device(weights, device, precision)
         if name == "potential":
             return partial(torch_networks.evaluate_potential, *there)
+        if name == "normal":
+            return partial(torch_networks.evaluate_normal, *there)
         return partial(torch_networks.evaluate_coefficients, *there)
     ready = evaluation.prepare(weights, precision)
     if name == "potential":
         return partial(evaluation.evaluate_potential, ready)
+    if name == "normal":
+        return partial(evaluation.evaluate_normal, ready)
     return partial(evaluation.evaluate_coefficients, ready, n_out=len(weights["weight_3"]))

@@ -154,6 +154,17 @@ def evaluate_coefficients(
     return _in_chunks(values, weights, strain)[0]
 
 
+def evaluate_normal(
+    weights: Mapping[str, Tensor], at_zero: Expansion, strain: npt.NDArray[Any]
+) -> tuple[npt.NDArray[Any], ...]:
+    """Return the first coefficient (n,) and its derivative by strain (n, n_s) at strains (n, n_s)."""
+
+    def first(part: Tensor) -> tuple[Tensor, ...]:
+        return tuple(one[:, 0] for one in coefficients(weights, part, at_zero))
+
+    return _in_chunks(first, weights, strain)
+
+
 def _in_chunks(
     network: Callable[[Tensor], tuple[Tensor, ...]], weights: Mapping[str, Tensor], strain: npt.NDArray[Any]
 ) -> tuple[npt.NDArray[Any], ...]:

@@ -17,9 +17,9 @@ import scipy.sparse as sp
 from femops.notation import Array
 from femops.pde.residual import ResidualLoad
 from femops.surrogate.graph import Hierarchy
+from femops.surrogate.message_passing import HierarchyMaps, Processor, ProcessorOptions, Shape, SparseMap
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.options import SPONOptions
-from femops_spon.processor import HierarchyMaps, Processor, ProcessorOptions, Shape, SparseMap
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from femops.pde.problem import PDEProblem
 from femops.pde.solver import PDESolver, Samples, draw_inputs
 from femops.surrogate import Checkpoint, Fit, ProblemTask, Progress
 from femops.surrogate.learning.loop import Schedule, Training
+from femops.surrogate.message_passing import SparseMap
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.options import SPONOptions
 from femops_spon.pde.network import OperatorNetwork
@@ -30,7 +31,6 @@ from femops_spon.pde.operator import (
     build_network,
     network_inputs,
 )
-from femops_spon.processor import SparseMap
 
 _SHOW_EVERY, _WARM_UP, _LARGEST_GRADIENT, _TINY = 20, 50, 1.0, 1e-12
 

@@ -49,13 +49,23 @@ class SparseMap(torch.nn.Module):
         matrix: The map; rows of one output, and columns of one input, are consecutive. Shape (n_out · r, n_in · s).
         r: Number of parts of the output features.
         s: Number of parts of the input features.
+        transpose: The transposed map, if known.
     """
 
-    def __init__(self, matrix: sp.csr_array, r: int = 1, s: int = 1) -> None:
+    def __init__(self, matrix: sp.csr_array, r: int = 1, s: int = 1, transpose: sp.csr_array | None = None) -> None:
         super().__init__()
-        self._matrix, self._transpose = matrix.tocsr(), sp.csr_array(matrix.T)
+        self._matrix = matrix.tocsr()
+        self._transpose = sp.csr_array(matrix.T) if transpose is None else transpose
         self._r, self._s = r, s
         self._last: tuple[Any, tuple[Tensor, Tensor]] | None = None
+
+    @classmethod
+    def joined(cls, maps: Sequence["SparseMap"]) -> "SparseMap":
+        """Return the block-diagonal map of several: that of the disjoint union of their graphs."""
+        matrix, transpose = (
+            _block_diagonal([getattr(one, name) for one in maps]) for name in ("_matrix", "_transpose")
+        )
+        return cls(matrix, max(one._r for one in maps), max(one._s for one in maps), transpose)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features (N, n_in, s · width) to (N, n_out, r · width)."""
@@ -65,6 +75,17 @@ class SparseMap(torch.nn.Module):
             self._last = key, (repeated(self._matrix, n, x), repeated(self._transpose, n, x))
         y: Tensor = _Multiplied.apply(x.reshape(-1, width), *self._last[1])
         return y.view(n, -1, self._r * width)
+
+
+def _block_diagonal(blocks: Sequence[sp.csr_array]) -> sp.csr_array:
+    """Return a block-diagonal matrix; faster than scipy.sparse.block_diag."""
+    rows, columns = (np.cumsum([0, *(one.shape[axis] for one in blocks)]) for axis in (0, 1))
+    filled = np.cumsum([0, *(one.nnz for one in blocks)])
+    starts = [one.indptr[:-1] + first for one, first in zip(blocks, filled, strict=False)]
+    places = [one.indices + first for one, first in zip(blocks, columns, strict=False)]
+    values = np.concatenate([one.data for one in blocks])
+    parts = (values, np.concatenate(places), np.concatenate([*starts, filled[-1:]]))
+    return sp.csr_array(parts, shape=(int(rows[-1]), int(columns[-1])))
 
 
 class LevelMaps(torch.nn.Module):
@@ -171,9 +192,10 @@ class CellLayer(torch.nn.Module):
         width: Features of nodes and cells.
         dim: Dimension of space.
         linear: Whether the layer is linear in the nodal features; the cell features then do not change.
+        latents: Length of the vector of each mesh that is added to its nodes by a linear map; 0 for none.
     """
 
-    def __init__(self, width: int, dim: int, linear: bool) -> None:
+    def __init__(self, width: int, dim: int, linear: bool, latents: int = 0) -> None:
         super().__init__()
         hidden = 2 * width
         self.linear = linear
@@ -182,11 +204,22 @@ class CellLayer(torch.nn.Module):
         self.own = torch.nn.Linear(width, hidden)
         self.answer = torch.nn.Linear(hidden, (1 + dim) * width, bias=False)
         self.change = None if linear else torch.nn.Linear(hidden, width, bias=False)
+        self.told = torch.nn.Linear(latents, width, bias=False) if latents else None
         with torch.no_grad():
             self.answer.weight *= _SMALL_START
 
-    def forward(self, maps: LevelMaps, nodes: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-        """Return updated features of nodes and cells."""
+    def forward(self, maps: Any, nodes: Tensor, cells: Tensor, latent: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return updated features of nodes and cells.
+
+        Args:
+            maps: `LevelMaps`, or the like of several meshes with the mesh of each node, `owner`.
+            nodes: Features at the nodes; k consecutive samples share the cell features of one sample. Shape (N · k,
+                n_nodes, width).
+            cells: Features at the cells. Shape (N, n_cells, width).
+            latent: Vector of each mesh. Shape (N · k, n_meshes, latents).
+        """
+        if self.told is not None and latent is not None:
+            nodes = nodes + self.told(latent)[:, maps.owner]
         seen = self.seen(maps.to_cells(nodes if self.norm is None else self.norm(nodes)))
         own, columns = self.own(cells)[:, None], seen.unflatten(0, (len(cells), -1))
         hidden = columns * (1.0 + torch.tanh(own)) if self.linear else torch.nn.functional.silu(columns + own)

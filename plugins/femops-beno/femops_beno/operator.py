@@ -1,0 +1,111 @@
+"""Evaluation of a trained BENO."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from femops.errors import CaseError
+from femops.notation import Array
+from femops.surrogate import CheckedArrays, state_dict
+from femops.surrogate.spec import Arrays
+from femops.surrogate.store import of_arrays, read_fit, read_manifest
+from femops.surrogate.torch_library import torch
+from femops_beno.encoding import Batch, Encoded, encode
+from femops_beno.network import BENO, Architecture
+from femops_beno.systems import System
+
+_BATCH = 32
+
+
+class Operator:
+    """A trained BENO: from systems of any shape to their solutions.
+
+    Args:
+        network: The network.
+    """
+
+    def __init__(self, network: BENO) -> None:
+        self.network = network
+
+    @classmethod
+    def restored(cls, arrays: Arrays, settings: Mapping[str, Any]) -> "Operator":
+        """Return the operator of stored weights.
+
+        Raises:
+            CaseError: An array is missing or invalid.
+        """
+        block = settings["network"]
+        network = BENO(Architecture(**{**block, "widths": tuple(block["widths"]), "layers": tuple(block["layers"])}))
+        found = state_dict(CheckedArrays(arrays), network.state_dict())
+        network.load_state_dict({name: torch.tensor(one) for name, one in found.items()})
+        return cls(network)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what `restored` needs besides the weights."""
+        return {"network": asdict(self.network.architecture)}
+
+    def evaluate(self, systems: Sequence[System]) -> list[Array]:
+        """Predict the solutions of systems.
+
+        The network computes in single precision; prescribed values are exact.
+
+        Args:
+            systems: The systems, of any shapes and meshes of linear cells.
+
+        Returns:
+            Values at the nodes of each system, shape (n_values,) each.
+
+        Raises:
+            CaseError: A system has another dimension, or other numbers of components or features than in the training.
+        """
+        for system in systems:
+            self._check(system)
+        found: list[Array] = []
+        for start in range(0, len(systems), _BATCH):
+            part = systems[start : start + _BATCH]
+            encoded = [encode(system) for system in part]
+            found += [completed(*pair) for pair in zip(part, self.free_values(encoded), encoded, strict=True)]
+        return found
+
+    def free_values(self, encoded: Sequence[Encoded]) -> list[Array]:
+        """Return the solutions minus the liftings at the nodes of the graphs. Shape (n_nodes, n_components) each."""
+        with torch.no_grad():
+            batch = Batch.of(encoded)
+            values = self.network(batch)
+        return [one.double().numpy() for one in values.split(list(batch.sizes))]
+
+    def _check(self, system: System) -> None:
+        one = self.network.architecture
+        given = system.mesh.dim, system.n_components, system.features.shape[1]
+        if given != (one.dim, one.n_components, one.n_features):
+            names = "dimension, components and features per cell"
+            expected = f"{one.dim}, {one.n_components} and {one.n_features}, as in the training"
+            raise CaseError(f"a system has {names} {given[0]}, {given[1]} and {given[2]}, expected {expected}")
+
+
+def completed(system: System, values: Array, encoded: Encoded) -> Array:
+    """Return the solution of a system (n_values,) from values at the nodes of its graph (n_nodes, n_components)."""
+    solution = system.lifting.reshape(-1, system.n_components).copy()
+    solution[encoded.nodes] += values
+    return np.ascontiguousarray(solution.ravel())
+
+
+def load_operator(folder: Path) -> Operator:
+    """Load the operator in a model folder written by `femops train`.
+
+    Raises:
+        CaseError: The model is missing, damaged, or not an operator of BENO.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    if manifest.problem is None or manifest.law != "beno":
+        raise CaseError("holds another model, expected an operator of 'beno'", file=folder)
+    fit = read_fit(folder, manifest)
+    try:
+        with of_arrays(folder):
+            return Operator.restored(fit.arrays, fit.settings)
+    except CaseError as error:
+        raise error.within(file=folder) from error
