@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -16,7 +16,7 @@ from toy_surrogate import ToyTraining, toy_spec
 
 from femops import CaseError
 from femops.commands import cli
-from femops.export.model import export_model, law_mapping
+from femops.export.model import Kind, export_model, law_mapping
 from femops.export.tables import Tables, number, string
 from femops.hookspecs import hookimpl
 from femops.inputs.study import load_study
@@ -117,7 +117,7 @@ def test_the_command_exports_and_says_how_to_build(model: Path, capsys: pytest.C
     assert f"make -C {model.parent / 'beam'}" in printed.out
 
 
-@pytest.mark.parametrize("kind", ["c", "onnx"])
+@pytest.mark.parametrize("kind", get_args(Kind))
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [

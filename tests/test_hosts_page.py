@@ -47,6 +47,18 @@ def test_the_example_finds_the_deflection_of_femops(host: str, deflection: float
     assert float(run(EXAMPLES[host], tmp_path)) == pytest.approx(deflection, rel=1e-8)
 
 
+@pytest.mark.parametrize("host", EXAMPLES)
+def test_a_folder_that_is_no_model_ends_the_example_with_the_reason(host: str, tmp_path: Path) -> None:
+    (tmp_path / "micro_manager.py").write_text("class MicroSimulationInterface: pass\n")
+    (tmp_path / "models" / "rve3").mkdir(parents=True)
+    (tmp_path / "models" / "rve3" / "notes.txt").write_text("foreign")
+    code, changed = re.subn(r"load_law\(\s*\{.*?\}", 'load_law("models/rve3"', EXAMPLES[host], flags=re.DOTALL)
+    assert changed == 1
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    reason = "models/rve3: has no manifest.json, expected a model folder that femops train wrote"
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == f"femops.errors.CaseError: {reason}"
+
+
 def test_the_example_of_the_micro_manager_is_a_micro_simulation(tmp_path: Path) -> None:
     (tmp_path / "micro_manager.py").write_text("class MicroSimulationInterface: pass\n")
     code = EXAMPLES["preCICE Micro Manager"] + (

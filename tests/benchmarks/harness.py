@@ -36,6 +36,12 @@ PACKAGES = (
     "numba",
     "numpy",
     "scipy",
+    "ogs",
+    "kratosgeomechanicsapplication",
+    "felupe",
+    "scikit-fem",
+    "torch-fem",
+    "dolfinx-external-operator",
 )
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
