@@ -10,7 +10,7 @@ import meshio
 import numpy as np
 import pytest
 from helpers import SATURATING
-from host_patch import J2, LAWS, Patch, assert_quadratic, material, solved_patch
+from host_structures import J2, LAWS, Structure, assert_quadratic, material, solved_patch
 from scipy.sparse.linalg import MatrixRankWarning
 
 from femops import CaseError, LawResponse, NotConverged, load_law, notation
@@ -31,14 +31,14 @@ REVERSED = (1.0, -0.5)
 
 
 @pytest.fixture(scope="module", params=[(dim, law) for dim in (2, 3) for law in LAWS], ids=lambda p: f"{p[0]}D {p[1]}")
-def patch(request: Any, tmp_path_factory: Any) -> Patch:
+def patch(request: Any, tmp_path_factory: Any) -> Structure:
     """A patch of each law in each dimension."""
     dim, law = request.param
     return solved_patch(tmp_path_factory.mktemp("patch"), dim, material(law, dim))
 
 
 @pytest.fixture(scope="module", params=[2, 3])
-def plastic(request: Any, tmp_path_factory: Any) -> Patch:
+def plastic(request: Any, tmp_path_factory: Any) -> Structure:
     """A patch of J2 plasticity that is loaded and reversed."""
     return solved_patch(tmp_path_factory.mktemp("plastic"), request.param, J2, REVERSED)
 
@@ -53,7 +53,7 @@ def _double_precision() -> Iterator[None]:
 # -- FElupe -------------------------------------------------------------------------------------------------------
 
 
-def felupe_steps(patch: Patch, umat: Any, factors: tuple[float, ...], **options: Any) -> list[Any]:
+def felupe_steps(patch: Structure, umat: Any, factors: tuple[float, ...], **options: Any) -> list[Any]:
     """Results of FElupe's Newton method after each step."""
     mesh = fem.Mesh(patch.points, patch.cells, "quad" if patch.dim == 2 else "hexahedron")
     region = (fem.RegionQuad if patch.dim == 2 else fem.RegionHexahedron)(mesh)
@@ -75,19 +75,19 @@ def felupe_steps(patch: Patch, umat: Any, factors: tuple[float, ...], **options:
     return results
 
 
-def test_felupe_finds_the_displacement_of_femops(patch: Patch) -> None:
+def test_felupe_finds_the_displacement_of_femops(patch: Structure) -> None:
     (result,) = felupe_steps(patch, felupe.Material(patch.law), (1.0,))
     patch.compare(result.x[0].values)
     assert_quadratic(result.fnorms)
 
 
-def test_felupe_evaluates_the_law_once_per_iteration(patch: Patch) -> None:
+def test_felupe_evaluates_the_law_once_per_iteration(patch: Structure) -> None:
     counting = Counting(patch.law)
     (result,) = felupe_steps(patch, felupe.Material(counting), (1.0,))
     assert counting.calls == result.iterations + 1
 
 
-def test_felupe_commits_the_state_of_each_step(plastic: Patch) -> None:
+def test_felupe_commits_the_state_of_each_step(plastic: Structure) -> None:
     results = felupe_steps(plastic, felupe.Material(plastic.law), REVERSED)
     for step, result in enumerate(results):
         plastic.compare(result.x[0].values, step)
@@ -116,14 +116,14 @@ def test_felupe_refuses_strains_out_of_the_plane_for_a_law_in_plane_strain() -> 
 # -- scikit-fem ---------------------------------------------------------------------------------------------------
 
 
-def scikit_basis(patch: Patch) -> Any:
+def scikit_basis(patch: Structure) -> Any:
     kind = "quad" if patch.dim == 2 else "hexahedron"
     mesh = from_meshio(meshio.Mesh(patch.points, [(kind, patch.cells)]))
     element = skfem.ElementQuad1() if patch.dim == 2 else skfem.ElementHex1()
     return skfem.Basis(mesh, skfem.ElementVector(element), intorder=2)
 
 
-def scikit_step(solid: Any, patch: Patch, x: Array, factor: float) -> list[float]:
+def scikit_step(solid: Any, patch: Structure, x: Array, factor: float) -> list[float]:
     """Solve a step by Newton's method in place and return the residual norms."""
     basis = solid.basis
     left = basis.get_dofs(lambda p: p[0] == 0.0).all()
@@ -144,13 +144,13 @@ def scikit_step(solid: Any, patch: Patch, x: Array, factor: float) -> list[float
     return norms
 
 
-def scikit_nodes(basis: Any, patch: Patch, x: Array) -> Array:
+def scikit_nodes(basis: Any, patch: Structure, x: Array) -> Array:
     """Displacements at the nodes of the patch."""
     order = [int(np.abs(basis.mesh.p.T - point).sum(axis=1).argmin()) for point in patch.points]
     return x[basis.nodal_dofs][:, order].T
 
 
-def test_scikit_fem_finds_the_displacement_of_femops(patch: Patch) -> None:
+def test_scikit_fem_finds_the_displacement_of_femops(patch: Structure) -> None:
     basis = scikit_basis(patch)
     solid = scikit_fem.Solid(patch.law, basis)
     x = basis.zeros()
@@ -159,7 +159,7 @@ def test_scikit_fem_finds_the_displacement_of_femops(patch: Patch) -> None:
     assert_quadratic(norms)
 
 
-def test_scikit_fem_commits_the_state_of_each_step(plastic: Patch) -> None:
+def test_scikit_fem_commits_the_state_of_each_step(plastic: Structure) -> None:
     basis = scikit_basis(plastic)
     solid = scikit_fem.Solid(plastic.law, basis)
     x = basis.zeros()
@@ -169,7 +169,7 @@ def test_scikit_fem_commits_the_state_of_each_step(plastic: Patch) -> None:
         plastic.compare(scikit_nodes(basis, plastic, x), step)
 
 
-def test_scikit_fem_refuses_a_law_of_another_dimension(patch: Patch) -> None:
+def test_scikit_fem_refuses_a_law_of_another_dimension(patch: Structure) -> None:
     with pytest.raises(CaseError, match=f"the law is {5 - patch.dim}D, expected {patch.dim}D as the mesh"):
         scikit_fem.Solid(load_law(SATURATING, dim=5 - patch.dim), scikit_basis(patch))
 
@@ -177,7 +177,7 @@ def test_scikit_fem_refuses_a_law_of_another_dimension(patch: Patch) -> None:
 # -- torch-fem ----------------------------------------------------------------------------------------------------
 
 
-def torch_model(patch: Patch, umat: Any) -> Any:
+def torch_model(patch: Structure, umat: Any) -> Any:
     nodes, cells = torch.tensor(patch.points), torch.tensor(patch.cells)
     model = (torchfem.Planar if patch.dim == 2 else torchfem.Solid)(nodes, cells, umat)
     fixed = torch.zeros_like(nodes, dtype=torch.bool)
@@ -202,7 +202,7 @@ def with_norms(model: Any) -> list[float]:
     return norms
 
 
-def test_torch_fem_finds_the_displacement_of_femops(patch: Patch) -> None:
+def test_torch_fem_finds_the_displacement_of_femops(patch: Structure) -> None:
     model = torch_model(patch, torch_fem.Material(patch.law))
     norms = with_norms(model)
     u, *_ = model.solve(rtol=1e-13, atol=1e-30, max_iter=20)
@@ -210,7 +210,7 @@ def test_torch_fem_finds_the_displacement_of_femops(patch: Patch) -> None:
     assert_quadratic(norms)
 
 
-def test_torch_fem_commits_the_state_of_each_step(plastic: Patch) -> None:
+def test_torch_fem_commits_the_state_of_each_step(plastic: Structure) -> None:
     model = torch_model(plastic, torch_fem.Material(plastic.law))
     increments = torch.tensor([0.0, *REVERSED])
     u, *_ = model.solve(increments, rtol=1e-12, atol=1e-30, max_iter=20, return_intermediate=True)
@@ -223,7 +223,7 @@ def without_state(law: dict[str, Any]) -> dict[str, Any]:
     return {**law, "solver": {**law["solver"], "predictor": False}} if law["law"] == "nested" else law
 
 
-def test_gradients_flow_through_torch_fem(patch: Patch) -> None:
+def test_gradients_flow_through_torch_fem(patch: Structure) -> None:
     """The derivative of a reaction with respect to the nodes, over two increments, against central differences."""
     rng = np.random.default_rng(4)
     law = load_law(without_state(patch.parameters), dim=patch.dim)
@@ -245,7 +245,7 @@ def test_gradients_flow_through_torch_fem(patch: Patch) -> None:
     assert float((gradient * torch.tensor(direction)).sum()) == pytest.approx(float(expected), rel=1e-6)
 
 
-def test_an_external_strain_in_torch_fem_moves_the_strain_of_the_law(patch: Patch) -> None:
+def test_an_external_strain_in_torch_fem_moves_the_strain_of_the_law(patch: Structure) -> None:
     model = torch_model(patch, torch_fem.Material(patch.law))
     model.displacements = torch.zeros_like(model.nodes)
     model.constraints = torch.ones_like(model.constraints)
@@ -260,7 +260,7 @@ def test_an_external_strain_in_torch_fem_moves_the_strain_of_the_law(patch: Patc
     )
 
 
-def test_torch_fem_refuses_what_it_cannot_do(plastic: Patch) -> None:
+def test_torch_fem_refuses_what_it_cannot_do(plastic: Structure) -> None:
     umat = torch_fem.Material(plastic.law)
     with pytest.raises(NotImplementedError, match="rotate the RVE"):
         umat.rotate(torch.eye(plastic.dim))
@@ -307,7 +307,7 @@ class Limited(Counting):
         return replace(response, valid=size <= self.valid)
 
 
-HOSTS: dict[str, Callable[[Patch, Any, dict[str, str]], Any]] = {
+HOSTS: dict[str, Callable[[Structure, Any, dict[str, str]], Any]] = {
     "felupe": lambda patch, law, how: felupe_steps(patch, felupe.Material(law, **how), (1.0,))[0].x[0].values,
     "scikit-fem": lambda patch, law, how: scikit_solved(patch, law, how),
     "torch-fem": lambda patch, law, how: (
@@ -317,7 +317,7 @@ HOSTS: dict[str, Callable[[Patch, Any, dict[str, str]], Any]] = {
 ALL_HOSTS = pytest.mark.parametrize("host", HOSTS)
 
 
-def scikit_solved(patch: Patch, law: Any, how: dict[str, str]) -> Array:
+def scikit_solved(patch: Structure, law: Any, how: dict[str, str]) -> Array:
     basis = scikit_basis(patch)
     x = basis.zeros()
     scikit_step(scikit_fem.Solid(law, basis, **how), patch, x, 1.0)
@@ -325,13 +325,13 @@ def scikit_solved(patch: Patch, law: Any, how: dict[str, str]) -> Array:
 
 
 @pytest.fixture(scope="module")
-def plane(tmp_path_factory: Any) -> Patch:
+def plane(tmp_path_factory: Any) -> Structure:
     """A small patch for the decisions."""
     return solved_patch(tmp_path_factory.mktemp("plane"), 2, SATURATING)
 
 
 @ALL_HOSTS
-def test_a_strain_out_of_range_stops_every_host_unless_the_user_decides_otherwise(host: str, plane: Patch) -> None:
+def test_a_strain_out_of_range_stops_every_host_unless_the_user_decides_otherwise(host: str, plane: Structure) -> None:
     law = Limited(plane.law, valid=0.01)
     with pytest.raises(Refused, match=r"\d+ of \d+ strains are out of the range of the law, the first \["):
         HOSTS[host](plane, law, {})
@@ -339,12 +339,12 @@ def test_a_strain_out_of_range_stops_every_host_unless_the_user_decides_otherwis
 
 
 @ALL_HOSTS
-def test_a_law_that_does_not_converge_stops_every_host(host: str, plane: Patch) -> None:
+def test_a_law_that_does_not_converge_stops_every_host(host: str, plane: Structure) -> None:
     with pytest.raises(NotConverged, match="the iteration of the law"):
         HOSTS[host](plane, Limited(plane.law, converges=0.01), {})
 
 
-def test_hosts_with_a_step_control_cut_back_where_the_law_does_not_converge(plane: Patch) -> None:
+def test_hosts_with_a_step_control_cut_back_where_the_law_does_not_converge(plane: Structure) -> None:
     """The first iteration puts the whole displacement into one layer of cells; smaller steps do not."""
     law = Limited(plane.law, converges=0.09)
     u, *_ = torch_model(plane, torch_fem.Material(law, not_converged="nan")).solve(rtol=1e-12, atol=1e-30, max_iter=20)
@@ -355,7 +355,7 @@ def test_hosts_with_a_step_control_cut_back_where_the_law_does_not_converge(plan
         felupe_steps(plane, umat, (1.0,))
 
 
-def test_hosts_with_a_step_control_cut_back_where_an_iterate_leaves_the_range(plane: Patch) -> None:
+def test_hosts_with_a_step_control_cut_back_where_an_iterate_leaves_the_range(plane: Structure) -> None:
     law = Limited(plane.law, valid=0.09)
     with pytest.raises(Refused):
         HOSTS["torch-fem"](plane, law, {})

@@ -12,7 +12,7 @@ from dolfinx import fem
 from dolfinx.fem import petsc as fem_petsc
 from dolfinx_external_operator import evaluate_external_operators, evaluate_operands, replace_external_operators
 from helpers import SATURATING
-from host_patch import J2, LAWS, Patch, assert_quadratic, material, solved_patch
+from host_structures import J2, LAWS, Structure, assert_quadratic, material, solved_patch
 from petsc4py import PETSc
 from scipy.spatial import cKDTree
 
@@ -27,14 +27,14 @@ REVERSED = (1.0, -0.5)
 
 
 @pytest.fixture(scope="module", params=[(dim, law) for dim in (2, 3) for law in LAWS], ids=lambda p: f"{p[0]}D {p[1]}")
-def patch(request: Any, tmp_path_factory: Any) -> Patch:
+def patch(request: Any, tmp_path_factory: Any) -> Structure:
     """A patch of each law in each dimension."""
     dim, law = request.param
     return solved_patch(tmp_path_factory.mktemp("patch"), dim, material(law, dim))
 
 
 @pytest.fixture(scope="module", params=[2, 3])
-def plastic(request: Any, tmp_path_factory: Any) -> Patch:
+def plastic(request: Any, tmp_path_factory: Any) -> Structure:
     """A patch of J2 plasticity that is loaded and reversed."""
     return solved_patch(tmp_path_factory.mktemp("plastic"), request.param, J2, REVERSED)
 
@@ -103,7 +103,7 @@ class Counting:
         return LawResponse(response.stress, response.tangent, response.state, response.stress_33, valid=valid)
 
 
-def test_dolfinx_finds_the_displacement_of_femops(patch: Patch) -> None:
+def test_dolfinx_finds_the_displacement_of_femops(patch: Structure) -> None:
     law = Counting(patch.law)
     body = Body(patch.problem.mesh.mesh, law)
     norms = body.solve(patch.pull)
@@ -112,7 +112,7 @@ def test_dolfinx_finds_the_displacement_of_femops(patch: Patch) -> None:
     assert law.calls == len(norms)  # stress and tangent of an iteration are one evaluation
 
 
-def test_dolfinx_commits_the_state_of_each_step(plastic: Patch) -> None:
+def test_dolfinx_commits_the_state_of_each_step(plastic: Structure) -> None:
     body = Body(plastic.problem.mesh.mesh, plastic.law)
     for step, factor in enumerate(REVERSED):
         body.solve(factor * plastic.pull)
@@ -120,7 +120,7 @@ def test_dolfinx_commits_the_state_of_each_step(plastic: Patch) -> None:
         plastic.compare(body.at(plastic.points), step)
 
 
-def test_a_strain_out_of_range_stops_dolfinx_unless_the_user_decides_otherwise(patch: Patch) -> None:
+def test_a_strain_out_of_range_stops_dolfinx_unless_the_user_decides_otherwise(patch: Structure) -> None:
     law = Counting(patch.law, valid=0.01)
     with pytest.raises(Refused, match="strains are out of the range of the law"):
         Body(patch.problem.mesh.mesh, law).solve(patch.pull)
@@ -129,7 +129,7 @@ def test_a_strain_out_of_range_stops_dolfinx_unless_the_user_decides_otherwise(p
     patch.compare(body.at(patch.points))
 
 
-def test_a_law_of_another_dimension_is_refused_by_dolfinx(patch: Patch) -> None:
+def test_a_law_of_another_dimension_is_refused_by_dolfinx(patch: Structure) -> None:
     with pytest.raises(CaseError, match=f"the law is {5 - patch.dim}D, expected {patch.dim}D as the mesh"):
         Body(patch.problem.mesh.mesh, load_law(SATURATING, dim=5 - patch.dim))
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import SATURATING
-from host_patch import J2, material
+from host_structures import J2, material
 
 from femops import CaseError, LawResponse, NotConverged, load_law
 from femops.conversions import ABAQUS

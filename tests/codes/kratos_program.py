@@ -1,9 +1,12 @@
-"""Solve a patch by Kratos with a UMAT; a program: FOLDER LIBRARY [PROPS...].
+"""Solve a structure by Kratos with a UMAT; a program: FOLDER LIBRARY [PROPS...].
 
-FOLDER/patch.npz holds points, cells, left, right and pull; the nodal displacements go to FOLDER/displacement.npy.
+FOLDER/structure.npz holds points, cells, nodes that are held and their displacements, and nodal forces.
+FOLDER/answer.npz gets nodal displacements, the strain and both state variables of every integration point, and the
+time of the solution.
 """
 
 import sys
+import time
 from pathlib import Path
 
 import KratosMultiphysics as Kratos
@@ -19,6 +22,7 @@ FIELDS = [
     "VOLUME_ACCELERATION",
     "TOTAL_DISPLACEMENT",
     "INCREMENTAL_DISPLACEMENT",
+    "POINT_LOAD",
     "WATER_PRESSURE",
     "REACTION_WATER_PRESSURE",
     "DT_WATER_PRESSURE",
@@ -39,9 +43,9 @@ DRY = {  # a medium without water, whose pressure is fixed at zero
 }
 
 folder, library = Path(sys.argv[1]), sys.argv[2]
-patch = np.load(folder / "patch.npz")
-dim = patch["points"].shape[1]
-part = Kratos.Model().CreateModelPart("patch", 2)
+structure = np.load(folder / "structure.npz")
+dim = structure["points"].shape[1]
+part = Kratos.Model().CreateModelPart("structure", 2)
 for name in FIELDS:
     part.AddNodalSolutionStepVariable(variable(name))
 process = part.ProcessInfo
@@ -60,10 +64,10 @@ material[variable("STATE_VARIABLES")] = Kratos.Vector([0.0, 0.0])
 law = {2: "SmallStrainUMAT2DPlaneStrainLaw", 3: "SmallStrainUMAT3DLaw"}[dim]
 material[Kratos.CONSTITUTIVE_LAW] = Kratos.KratosGlobals.GetConstitutiveLaw(law).Clone()
 
-for number, point in enumerate(patch["points"], start=1):
+for number, point in enumerate(structure["points"], start=1):
     part.CreateNewNode(number, *point, *[0.0] * (3 - dim))
 element = {2: "UPwSmallStrainElement2D4N", 3: "UPwSmallStrainElement3D8N"}[dim]
-for number, cell in enumerate(patch["cells"], start=1):
+for number, cell in enumerate(structure["cells"], start=1):
     part.CreateNewElement(element, number, [int(node) + 1 for node in cell], material)
 axes = [variable(f"DISPLACEMENT_{axis}") for axis in "XYZ"[:dim]]
 for node in part.Nodes:
@@ -71,6 +75,8 @@ for node in part.Nodes:
         node.AddDof(axis, variable(axis.Name().replace("DISPLACEMENT", "REACTION")))
     node.AddDof(Kratos.WATER_PRESSURE, variable("REACTION_WATER_PRESSURE"))
     node.Fix(Kratos.WATER_PRESSURE)
+for number in np.flatnonzero(structure["force"].any(axis=1)) + 1:
+    part.CreateNewCondition(f"PointLoadCondition{dim}D1N", int(number), [int(number)], material)
 
 criterion = Kratos.ResidualCriteria(1e-13, 1e-13)
 criterion.SetEchoLevel(2)
@@ -81,15 +87,33 @@ strategy.SetEchoLevel(1)
 strategy.Initialize()
 part.CloneTimeStep(1.0)
 process[Kratos.STEP] = 1
-for side, values in ((patch["left"], np.zeros(dim)), (patch["right"], patch["pull"])):
-    for number in side:
-        for axis, value in zip(axes, values, strict=True):
-            node = part.GetNode(int(number) + 1)
-            node.Fix(axis)
-            node.SetSolutionStepValue(axis, 0, float(value))
+for number, values in zip(structure["held"], structure["prescribed"], strict=True):
+    node = part.GetNode(int(number) + 1)
+    for axis, value in zip(axes, values, strict=True):
+        node.Fix(axis)
+        node.SetSolutionStepValue(axis, 0, float(value))
+for node, force in zip(part.Nodes, structure["force"], strict=True):
+    node.SetSolutionStepValue(variable("POINT_LOAD"), 0, [*map(float, force), 0.0][:3])
+begin = time.perf_counter()
 strategy.InitializeSolutionStep()
 strategy.Predict()
 if not strategy.SolveSolutionStep():
     sys.exit("not converged")
 strategy.FinalizeSolutionStep()
-np.save(folder / "displacement.npy", [[node.GetSolutionStepValue(axis) for axis in axes] for node in part.Nodes])
+seconds = time.perf_counter() - begin
+
+
+def at_points(name):
+    """Return a result at all integration points."""
+    values = [element.CalculateOnIntegrationPoints(variable(name), process) for element in part.Elements]
+    return np.concatenate([np.array([np.array(one) for one in cell]) for cell in values])
+
+
+np.savez(
+    folder / "answer.npz",
+    displacement=[[node.GetSolutionStepValue(axis) for axis in axes] for node in part.Nodes],
+    strain=at_points("ENGINEERING_STRAIN_VECTOR"),
+    error=at_points("STATE_VARIABLE_1"),
+    out_of_range=at_points("STATE_VARIABLE_2"),
+    seconds=seconds,
+)
