@@ -1,5 +1,6 @@
 """Laws as external operators of DOLFINx: the same patch as in femops, quadratic convergence, history, two ranks."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -158,11 +159,12 @@ except Refused:
 @pytest.mark.mpi
 def test_two_ranks_find_what_one_finds_and_stop_together() -> None:
     def words(ranks: int) -> list[str]:
+        """Return number and word of each rank; their lines may run into each other."""
         command = [str(Path(sys.executable).parent / "mpirun"), "-n", str(ranks), sys.executable, "-c", RANKS]
         here = Path(__file__).parent
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=here, check=False)
         assert done.returncode == 0, done.stderr
-        return done.stdout.split()
+        return [part for pair in re.findall(r"([\d.]+e[+-]\d+) ([a-z]+)", done.stdout) for part in pair]
 
     (alone, accepted), two = words(1), words(2)
     assert accepted == "accepted"

@@ -24,6 +24,7 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as spl
 from benchmarks.beno_baselines import FNO, DeepONet, GraphNetwork, Model
 from benchmarks.beno_data import CORNERS, UNSEEN, problems
+from benchmarks.beno_ours import Ours
 
 from femops.notation import Array
 from femops.surrogate.torch_library import torch
@@ -46,6 +47,8 @@ class Candidate:
 
 
 MODELS = {
+    "ours_1": Candidate(partial(Ours, 1), 16, 4e-3),
+    "ours_4": Candidate(partial(Ours, 4), 16, 4e-3),
     "published": Candidate(PublishedBENO, BATCH, LEARNING_RATE, WEIGHT_DECAY),
     "graph_network": Candidate(GraphNetwork, 4, 5e-4),
     "fno": Candidate(FNO, 16, 3e-3, 1e-4),

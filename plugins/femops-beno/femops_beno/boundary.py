@@ -76,16 +76,16 @@ class BoundaryBatch:
     weight: Tensor
 
     @classmethod
-    def of(cls, boundaries: list[BoundaryPoints]) -> "BoundaryBatch":
-        """Return the padded boundaries, in single precision."""
+    def of(cls, boundaries: list[BoundaryPoints], dtype: torch.dtype) -> "BoundaryBatch":
+        """Return the padded boundaries, with the given type of all numbers."""
         longest = max(len(one.weight) for one in boundaries)
 
         def padded(name: str) -> Tensor:
             rows = [getattr(one, name) for one in boundaries]
-            found = np.zeros((len(rows), longest, *rows[0].shape[1:]), dtype=np.float32)
+            found = np.zeros((len(rows), longest, *rows[0].shape[1:]))
             for target, row in zip(found, rows, strict=True):
                 target[: len(row)] = row
-            return torch.from_numpy(found)
+            return torch.from_numpy(found).to(dtype)
 
         return cls(padded("shape"), padded("data"), padded("weight"))
 

@@ -110,6 +110,7 @@ class LevelBatch(torch.nn.Module):
     Args:
         given: The level of each system, None for systems that do not have it.
         finer: The next finer level of each system.
+        dtype: Type of the numbers.
 
     Attributes:
         to_cells, to_nodes, prolong, restrict, pool, project: See `EncodedLevel`.
@@ -124,19 +125,21 @@ class LevelBatch(torch.nn.Module):
     pool: SparseMap
     project: SparseMap
 
-    def __init__(self, given: Sequence[EncodedLevel | None], finer: Sequence[EncodedLevel | None]) -> None:
+    def __init__(
+        self, given: Sequence[EncodedLevel | None], finer: Sequence[EncodedLevel | None], dtype: torch.dtype
+    ) -> None:
         super().__init__()
         present = [one for one in given if one is not None]
         for name in present[0].maps:
             setattr(self, name, SparseMap.joined([_map_of(name, *pair) for pair in zip(given, finer, strict=True)]))
-        self.diagonal = _single(np.concatenate([one.diagonal for one in present]))
+        self.diagonal = torch.from_numpy(np.concatenate([one.diagonal for one in present])).to(dtype)
         counts = [0 if one is None else one.n_nodes for one in given]
         self.owner = torch.from_numpy(np.repeat(np.arange(len(given)), counts))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Several encoded systems as one graph, in single precision.
+    """Several encoded systems as one graph.
 
     Attributes:
         levels: The levels, finest first.
@@ -159,15 +162,15 @@ class Batch:
     boundary: BoundaryBatch
 
     @classmethod
-    def of(cls, systems: Sequence[Encoded]) -> "Batch":
-        """Join encoded systems."""
+    def of(cls, systems: Sequence[Encoded], dtype: torch.dtype = torch.float32) -> "Batch":
+        """Join encoded systems, with the given type of all numbers."""
 
         def joined(name: str) -> Tensor:
-            return _single(np.concatenate([getattr(one, name) for one in systems]))
+            return torch.from_numpy(np.concatenate([getattr(one, name) for one in systems])).to(dtype)
 
         owner = np.repeat(np.arange(len(systems)), [len(one.cells) for one in systems])
         return cls(
-            _joined_levels(systems),
+            _joined_levels(systems, dtype),
             SparseMap.joined([one.stiffness for one in systems]),
             tuple(len(one.nodes) for one in systems),
             joined("free"),
@@ -175,14 +178,14 @@ class Batch:
             joined("boundary_load"),
             joined("cells")[None],
             torch.from_numpy(owner),
-            BoundaryBatch.of([one.boundary for one in systems]),
+            BoundaryBatch.of([one.boundary for one in systems], dtype),
         )
 
 
-def _joined_levels(systems: Sequence[Encoded]) -> tuple[LevelBatch, ...]:
+def _joined_levels(systems: Sequence[Encoded], dtype: torch.dtype) -> tuple[LevelBatch, ...]:
     depth = max(len(one.levels) for one in systems)
     table = [[one.levels[i] if i < len(one.levels) else None for one in systems] for i in range(depth)]
-    return tuple(LevelBatch(given, table[max(i - 1, 0)]) for i, given in enumerate(table))
+    return tuple(LevelBatch(given, table[max(i - 1, 0)], dtype) for i, given in enumerate(table))
 
 
 def _map_of(name: str, level: EncodedLevel | None, finer: EncodedLevel | None) -> SparseMap:
@@ -193,7 +196,3 @@ def _map_of(name: str, level: EncodedLevel | None, finer: EncodedLevel | None) -
     cells = 0 if finer is None else finer.n_cells
     shape = {"prolong": (nodes, 0), "restrict": (0, nodes), "project": (0, nodes), "pool": (0, cells)}.get(name, (0, 0))
     return SparseMap(sp.csr_array(shape))
-
-
-def _single(values: Array) -> Tensor:
-    return torch.from_numpy(np.asarray(values, dtype=np.float32))

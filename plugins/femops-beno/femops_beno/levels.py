@@ -17,7 +17,8 @@ from femops.notation import Array
 from femops.surrogate.graph import FEGraph, Hierarchy, Level, fe_graph, graph_of_matrices
 
 _COARSEST = 12
-_JACOBI = ("jacobi", {"omega": 4.0 / 3.0})
+# Local weights: the default estimates an eigenvalue from random vectors, which would make the levels random.
+_JACOBI = ("jacobi", {"omega": 4.0 / 3.0, "weighting": "local"})
 
 
 def shape_hierarchy(mesh: TaggedMesh, free: npt.NDArray[np.bool_], stiffness: sp.csr_array) -> Hierarchy:
@@ -34,7 +35,11 @@ def shape_hierarchy(mesh: TaggedMesh, free: npt.NDArray[np.bool_], stiffness: sp
     """
     finest = _without_prescribed(mesh, free)
     multigrid = pyamg.smoothed_aggregation_solver(
-        sp.csr_matrix(stiffness[free][:, free]), smooth=_JACOBI, max_coarse=_COARSEST, keep=True
+        sp.csr_matrix(stiffness[free][:, free]),
+        smooth=_JACOBI,
+        improve_candidates=None,
+        max_coarse=_COARSEST,
+        keep=True,
     )
     levels, measure, graph = [Level(finest)], finest.volume, finest
     for given, coarse in zip(multigrid.levels, multigrid.levels[1:], strict=False):

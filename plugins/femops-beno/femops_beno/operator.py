@@ -50,7 +50,7 @@ class Operator:
     def evaluate(self, systems: Sequence[System]) -> list[Array]:
         """Predict the solutions of systems.
 
-        The network computes in single precision; prescribed values are exact.
+        The network computes in the precision of its weights; prescribed values are exact.
 
         Args:
             systems: The systems, of any shapes and meshes of linear cells.
@@ -73,7 +73,7 @@ class Operator:
     def free_values(self, encoded: Sequence[Encoded]) -> list[Array]:
         """Return the solutions minus the liftings at the nodes of the graphs. Shape (n_nodes, n_components) each."""
         with torch.no_grad():
-            batch = Batch.of(encoded)
+            batch = Batch.of(encoded, self.network.damping.dtype)
             values = self.network(batch)
         return [one.double().numpy() for one in values.split(list(batch.sizes))]
 

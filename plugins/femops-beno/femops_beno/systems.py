@@ -61,3 +61,9 @@ class System:
         solution = self.lifting.copy()
         solution[free] = spl.spsolve(sp.csc_array(self.stiffness[free][:, free]), load)
         return replace(self, solution=solution)
+
+    def scaled(self, factor: float) -> "System":
+        """Return the problem with its data, and so its solution, multiplied by a factor."""
+        names = ("source", "flux", "lifting")
+        solution = None if self.solution is None else factor * self.solution
+        return replace(self, solution=solution, **{name: factor * getattr(self, name) for name in names})
