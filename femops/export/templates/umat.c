@@ -102,7 +102,7 @@ static void refuse(const char *why, int wrong, int n, double *stress, double *dd
   if (wrong || (!pnewdt && !isnan(stress[0])))
     fprintf(stderr, "@NAME@: element %d, point %d: %s\n", noel ? *noel : 0, npt ? *npt : 0, why);
   if (pnewdt) {
-    if (*pnewdt > 0.5) *pnewdt = 0.5;
+    if (!(*pnewdt > 0.0 && *pnewdt < 0.5)) *pnewdt = 0.5; /* CalculiX hands over -1 */
     return;
   }
   for (int i = 0; stress && i < n; i++) stress[i] = NAN;

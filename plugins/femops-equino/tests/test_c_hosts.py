@@ -289,6 +289,8 @@ def test_umat_refuses_outside_the_range_unless_it_may_extrapolate(umat, dim, cap
     far = _strain(dim, 0.05)
     refused = _user_material(umat, far, n)
     assert refused.pnewdt == 0.5 and refused.statev[1] == 1.0 and np.isfinite(refused.stress).all()
+    assert _user_material(umat, far, n, pnewdt=-1.0).pnewdt == 0.5  # CalculiX: no wish
+    assert _user_material(umat, far, n, pnewdt=0.25).pnewdt == 0.25
     extrapolated = _user_material(umat, far, n, props=(1.0,))
     assert extrapolated.pnewdt == 1.0 and extrapolated.statev[1] == 1.0
     assert capfd.readouterr().err == ""  # PNEWDT and STATEV say it
