@@ -7,7 +7,7 @@ import pytest
 from benchmarks import beno_poisson, harness
 from benchmarks.beno_baselines import FNO, DeepONet, GraphNetwork, Raster
 from benchmarks.beno_data import CORNERS, UNSEEN, problems
-from benchmarks.beno_poisson import Candidate, Sizes, multigrid, network, relative_error, scaled
+from benchmarks.beno_poisson import Candidate, Sizes, multigrid, network, relative_error
 from rich.console import Console
 
 from femops.surrogate.torch_library import torch
@@ -96,7 +96,7 @@ def test_problems_are_solved_and_differ_in_shape():
         assert np.linalg.norm(residual) < 1e-10 * np.linalg.norm(one.source)
         np.testing.assert_array_equal(one.solution[one.prescribed], one.lifting[one.prescribed])
         assert relative_error(one, 1.1 * one.solution) == pytest.approx(0.1)
-        larger = scaled(one, 10)
+        larger = one.scaled(10)
         np.testing.assert_allclose(larger.solved().solution, larger.solution, rtol=1e-9)
         assert shape == "corners_0" or not np.array_equal(one.mesh.points, other.mesh.points)
 

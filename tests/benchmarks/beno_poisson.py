@@ -14,7 +14,7 @@ after so many per cent of the time; judging stops the clock. `seconds_sample_*` 
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -137,15 +137,9 @@ def _judged(model: Model, tests: Mapping[str, Sequence[System]], sizes: Sizes) -
     for name in CORNERS:
         found[f"error_fine_{name}"] = _error(model, problems(name, FINE_CELLS, sizes.fine, TEST_SEED))
     for scale in SCALES:
-        some = [scaled(one, scale) for group in tests.values() for one in group[: sizes.scaled]]
+        some = [one.scaled(scale) for group in tests.values() for one in group[: sizes.scaled]]
         found[f"error_scaled_{scale}"] = _error(model, some)
     return found
-
-
-def scaled(system: System, scale: float) -> System:
-    """Return the problem with source, boundary data and solution multiplied."""
-    names = "source", "flux", "lifting", "solution"
-    return replace(system, **{name: scale * getattr(system, name) for name in names})
 
 
 def _error(model: Model, systems: Sequence[System]) -> float:

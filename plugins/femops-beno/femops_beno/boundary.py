@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import cKDTree
 
-from femops.meshing import TaggedMesh
 from femops.notation import Array
 from femops.surrogate.torch_library import Tensor, torch
-from femops_beno.contour import Contours
 from femops_beno.systems import System
 
 _HARMONICS = 6
@@ -34,7 +33,7 @@ class BoundaryPoints:
     @classmethod
     def of(cls, system: System) -> "BoundaryPoints":
         """Return the boundary points of a system."""
-        contours, size = Contours.of(system.mesh), system.n_components
+        contours, size = system.contours, system.n_components
         nodes, points = contours.nodes, system.mesh.points
         low, high = system.mesh.bounds
         position = (points[nodes] - 0.5 * (low + high)) / (high - low).max()
@@ -51,13 +50,11 @@ def shape_features(dim: int, n_components: int) -> int:
     return 2 * dim + 2 * _HARMONICS + 1 + n_components
 
 
-def cell_distance(mesh: TaggedMesh) -> Array:
+def cell_distance(system: System) -> Array:
     """Return the distance of each cell centre to the nearest boundary node, over the size of the domain [-]."""
-    from scipy.spatial import cKDTree
-
+    mesh = system.mesh
     low, high = mesh.bounds
-    contours = Contours.of(mesh)
-    distance, _ = cKDTree(mesh.points[contours.nodes]).query(mesh.points[mesh.cells].mean(axis=1))
+    distance, _ = cKDTree(mesh.points[system.contours.nodes]).query(mesh.points[mesh.cells].mean(axis=1))
     return np.asarray(distance / (high - low).max())
 
 

@@ -75,7 +75,7 @@ def encode(system: System) -> Encoded:
         free[nodes].astype(np.float64),
         system.source_load.reshape(-1, size)[nodes],
         system.boundary_load.reshape(-1, size)[nodes],
-        np.column_stack([system.features, corners, cell_distance(system.mesh)]),
+        np.column_stack([system.features, corners, cell_distance(system)]),
         BoundaryPoints.of(system),
         nodes,
     )

@@ -5,16 +5,14 @@ basis functions of a level vanish at the prescribed nodes, as those of the mesh 
 56, 1996; built by PyAMG).
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 import pyamg
 import scipy.sparse as sp
 
 from femops.meshing import TaggedMesh
-from femops.notation import Array
-from femops.surrogate.graph import FEGraph, Hierarchy, Level, fe_graph, graph_of_matrices
+from femops.surrogate.graph import FEGraph, Hierarchy, Level, fe_graph, graph_of_matrices, pooling
+from femops.surrogate.message_passing import cell_operator
 
 _COARSEST = 12
 # Local weights: the default estimates an eigenvalue from random vectors, which would make the levels random.
@@ -41,14 +39,12 @@ def shape_hierarchy(mesh: TaggedMesh, free: npt.NDArray[np.bool_], stiffness: sp
         max_coarse=_COARSEST,
         keep=True,
     )
-    levels, measure, graph = [Level(finest)], finest.volume, finest
+    levels = [Level(finest)]
     for given, coarse in zip(multigrid.levels, multigrid.levels[1:], strict=False):
         # The factors make the functions of each level add up to 1 away from prescribed nodes.
         fine_sums, sums = (np.asarray(one.B).ravel() for one in (given, coarse))
-        prolongation = sp.diags_array(1.0 / fine_sums) @ sp.csr_array(given.P) @ sp.diags_array(sums)
-        cells = _CoarseCells.of_aggregates(graph, measure, sp.csr_array(given.AggOp))
-        levels.append(Level(_coarser(graph, cells, prolongation), sp.csr_array(prolongation), cells.mean))
-        graph, measure = levels[-1].graph, cells.measure
+        prolongation = sp.csr_array(sp.diags_array(1.0 / fine_sums) @ sp.csr_array(given.P) @ sp.diags_array(sums))
+        levels.append(_coarser(levels[-1].graph, prolongation, sp.csr_array(given.AggOp)))
     return tuple(levels)
 
 
@@ -61,40 +57,20 @@ def _without_prescribed(mesh: TaggedMesh, free: npt.NDArray[np.bool_]) -> FEGrap
     return FEGraph(np.maximum(full.cells, 0), mean, gradient, full.volume, full.n_nodes)
 
 
-@dataclass(frozen=True)
-class _CoarseCells:
-    """Cells of the next level: unions of cells.
+def _coarser(graph: FEGraph, prolongation: sp.csr_array, aggregates: sp.csr_array) -> Level:
+    """Return the next level; a coarse cell consists of the cells that have most of their nodes in one aggregate.
 
-    Attributes:
-        measure: Sizes of the coarse cells, relative to the mean cell of the mesh [-]. Shape (n_coarse_cells,).
-        scale: Length of the coarse cell over that of each of its cells [-]. Shape (n_cells,).
-        mean: Means over the coarse cells. Shape (n_coarse_cells, n_cells).
+    Args:
+        graph: The finer graph.
+        prolongation: Functions of the next level. Shape (n_nodes, n_coarse).
+        aggregates: 1 for the nodes of each aggregate. Shape (n_nodes, n_coarse).
     """
-
-    measure: Array
-    scale: Array
-    mean: sp.csr_array
-
-    @classmethod
-    def of_aggregates(cls, graph: FEGraph, measure: Array, aggregates: sp.csr_array) -> "_CoarseCells":
-        """Return the coarse cells; each cell belongs to the aggregate with most of its nodes."""
-        rows = np.repeat(np.arange(graph.n_cells), graph.cells.shape[1])
-        shares = sp.coo_array((graph.mean.ravel(), (rows, graph.cells.ravel())), shape=(graph.n_cells, graph.n_nodes))
-        _, owner = np.unique((shares @ aggregates).toarray().argmax(axis=1), return_inverse=True)
-        total = np.bincount(owner, weights=measure)
-        shape = (len(total), graph.n_cells)
-        mean = sp.coo_array((measure / total[owner], (owner, np.arange(graph.n_cells))), shape=shape).tocsr()
-        return cls(total, (total[owner] / measure) ** (1.0 / graph.dim), mean)
-
-
-def _coarser(graph: FEGraph, cells: _CoarseCells, prolongation: sp.csr_array) -> FEGraph:
-    """Return the graph of the next level: means and mean gradients of its functions over its cells."""
-    rows, columns = np.repeat(np.arange(graph.n_cells), graph.cells.shape[1]), graph.cells.ravel()
-
-    def of_functions(values: Array) -> sp.csr_array:
-        return sp.coo_array((values.ravel(), (rows, columns)), shape=(graph.n_cells, graph.n_nodes)) @ prolongation
-
-    scaled = cells.mean @ sp.diags_array(cells.scale)
-    slopes = [scaled @ of_functions(graph.gradient[:, axis]) for axis in range(graph.dim)]
-    mean = sp.csr_array(cells.mean @ of_functions(graph.mean))
-    return graph_of_matrices(mean, sp.csr_array(sp.vstack(slopes)), cells.measure)
+    mean, *slopes = (sp.csr_array(cell_operator(graph)[part :: 1 + graph.dim]) for part in range(1 + graph.dim))
+    _, owner = np.unique((mean @ aggregates).toarray().argmax(axis=1), return_inverse=True)
+    volume = np.bincount(owner, weights=graph.volume)
+    pool = pooling(owner[:, None], graph.volume[:, None], len(volume))
+    longer = sp.diags_array((volume[owner] / graph.volume) ** (1.0 / graph.dim))
+    gradient = sp.vstack([pool @ longer @ slope @ prolongation for slope in slopes])
+    return Level(
+        graph_of_matrices(sp.csr_array(pool @ mean @ prolongation), sp.csr_array(gradient), volume), prolongation, pool
+    )

@@ -114,28 +114,32 @@ class Branch(torch.nn.Module):
             cells: Cell features with the shape of the boundary. Shape (1, n_cells, n_features).
             told: Vector of the boundary data of each system. Shape (n_systems, latents).
         """
-        cells, latent, levels = self.cells(cells), None if told is None else told[None], batch.levels
-        nodes = self.fine.seen(load / levels[0].diagonal)[None]
-        nodes = self.fine(self.fine.before, levels[0], nodes, cells, latent)
-        if len(levels) > 1:
-            arrived = levels[1].restrict(self.down(nodes))
-            pooled = levels[1].pool(self.pooled(cells))
-            found = self._coarser(levels[1:], arrived, levels[1].project(load[None]), pooled, latent)
-            nodes = nodes + levels[1].prolong(self.up(found))
-        nodes = self.fine(self.fine.after, levels[0], nodes, cells, latent)
+        latent = None if told is None else told[None]
+        nodes = self._cycle(self.fine, batch.levels, load[None], self.cells(cells), latent)
         return batch.free * self.decoder(nodes[0])
 
-    def _coarser(
-        self, levels: tuple[LevelBatch, ...], arrived: Tensor, load: Tensor, cells: Tensor, latent: Tensor | None
+    def _cycle(
+        self,
+        layers: "_Layers",
+        levels: tuple[LevelBatch, ...],
+        load: Tensor,
+        cells: Tensor,
+        latent: Tensor | None,
+        arrived: Tensor | None = None,
     ) -> Tensor:
-        """Return the features on the first of some coarse levels."""
-        nodes = arrived + self.coarse.seen(load / levels[0].diagonal)
-        nodes = self.coarse(self.coarse.before, levels[0], nodes, cells, latent)
+        """Return the features on the first of some levels; `arrived` are those of the finer level, restricted."""
+        nodes = layers.seen(load / levels[0].diagonal)
+        if arrived is not None:
+            nodes = arrived + nodes
+        nodes = layers(layers.before, levels[0], nodes, cells, latent)
         if len(levels) > 1:
-            arrived = levels[1].restrict(self.further(nodes))
-            found = self._coarser(levels[1:], arrived, levels[1].project(load), levels[1].pool(cells), latent)
-            nodes = nodes + levels[1].prolong(self.back(found))
-        return self.coarse(self.coarse.after, levels[0], nodes, cells, latent)
+            coarser, on_mesh = levels[1], layers is self.fine
+            down, up = (self.down, self.up) if on_mesh else (self.further, self.back)
+            pooled = coarser.pool(self.pooled(cells) if on_mesh else cells)
+            restricted = coarser.restrict(down(nodes))
+            found = self._cycle(self.coarse, levels[1:], coarser.project(load), pooled, latent, restricted)
+            nodes = nodes + coarser.prolong(up(found))
+        return layers(layers.after, levels[0], nodes, cells, latent)
 
 
 class _Layers(torch.nn.Module):

@@ -54,7 +54,7 @@ class PublishedInputs:
         if system.n_components != 1 or system.mesh.dim != 2:
             what = f"{system.n_components} components in {system.mesh.dim}D"
             raise ValueError(f"the published network solves scalar problems in the plane, not {what}")
-        contours, free = Contours.of(system.mesh), np.flatnonzero(~system.prescribed)
+        contours, free = system.contours, np.flatnonzero(~system.prescribed)
         points = system.mesh.points[free]
         columns = [points, _source_features(system)[free], _distances(points, contours)]
         edges, boundary = _edges(points), _boundary(system, contours)
@@ -63,7 +63,12 @@ class PublishedInputs:
 
 def source_density(system: System) -> Array:
     """Return the source at the nodes: its load over the area of the node. Shape (n_nodes,)."""
-    return system.source / (_graph(system.mesh).node_volume * measures(system.mesh).mean())
+    return system.source / _node_area(system.mesh, _graph(system.mesh))
+
+
+def _node_area(mesh: TaggedMesh, graph: FEGraph) -> Array:
+    """Return the area of each node [length²]. Shape (n_nodes,)."""
+    return np.asarray(graph.node_volume * measures(mesh).mean())
 
 
 def _graph(mesh: TaggedMesh) -> FEGraph:
@@ -72,8 +77,9 @@ def _graph(mesh: TaggedMesh) -> FEGraph:
 
 def _source_features(system: System) -> Array:
     """Return source, smoothed source, and its differences between neighbouring nodes in x and y. Shape (n_nodes, 4)."""
-    mesh, graph, source = system.mesh, _graph(system.mesh), source_density(system)
-    spacing = np.sqrt(np.median(graph.node_volume) * measures(mesh).mean())
+    mesh, graph = system.mesh, _graph(system.mesh)
+    area = _node_area(mesh, graph)
+    source, spacing = system.source / area, np.sqrt(np.median(area))
     pairs = cKDTree(mesh.points).query_pairs(_WINDOW * spacing, p=np.inf, output_type="ndarray").T
     far = np.linalg.norm(mesh.points[pairs[0]] - mesh.points[pairs[1]], axis=1) / spacing
     weight = np.exp(-0.5 * (far / _SPREAD) ** 2)

@@ -10,6 +10,7 @@ import scipy.sparse.linalg as spl
 
 from femops.meshing import TaggedMesh
 from femops.notation import Array
+from femops_beno.contour import Contours
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class System:
     def n_components(self) -> int:
         """Components of the solution."""
         return len(self.source) // len(self.mesh.points)
+
+    @cached_property
+    def contours(self) -> Contours:
+        """The boundary of the domain."""
+        return Contours.of(self.mesh)
 
     @cached_property
     def boundary_load(self) -> Array:

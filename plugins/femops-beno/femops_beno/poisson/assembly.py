@@ -36,6 +36,17 @@ def cell_load(mesh: TaggedMesh, values: Array) -> Array:
     return np.bincount(mesh.cells.ravel(), parts.ravel(), len(mesh.points))
 
 
+def source_load(mesh: TaggedMesh, source: Array) -> Array:
+    """Return ∫ f φ_i dx. Shape (n_nodes,).
+
+    Args:
+        mesh: The mesh.
+        source: f at the nodes, or in each cell; between nodes it is interpolated by the shape functions. Shape
+            (n_nodes,) or (n_cells,).
+    """
+    return mass_matrix(mesh) @ source if len(source) == len(mesh.points) else cell_load(mesh, source)
+
+
 def edge_mass_matrix(mesh: TaggedMesh, edges: Indices) -> sp.csr_array:
     """Return ∫ φ_i φ_j ds over straight edges. Shape (n_nodes, n_nodes).
 
@@ -55,19 +66,16 @@ def poisson(
 
     Args:
         mesh: Mesh of a plane domain.
-        source: f at the nodes, or in each cell; between nodes it is interpolated by the shape functions.
-            Shape (n_nodes,) or (n_cells,).
+        source: f, see `source_load`.
         prescribed: Mask of the nodes with prescribed values. Shape (n_nodes,).
         values: g at the nodes; used at prescribed ones. Shape (n_nodes,).
         flux: ∫ h φ ds, see `edge_mass_matrix`; default zero. Shape (n_nodes,).
     """
-    at_nodes = len(source) == len(mesh.points)
-    load = mass_matrix(mesh) @ source if at_nodes else cell_load(mesh, source)
     return System(
         mesh,
         prescribed,
         stiffness_matrix(mesh),
-        load,
+        source_load(mesh, source),
         np.zeros(len(mesh.points)) if flux is None else flux,
         np.where(prescribed, values, 0.0),
         np.empty((len(mesh.cells), 0)),

@@ -9,7 +9,7 @@ from femops.meshing import TaggedMesh
 from femops.notation import Array, Indices
 from femops.pde.random_fields import gaussian_field
 from femops.surrogate import Progress
-from femops_beno.poisson.assembly import edge_mass_matrix, poisson
+from femops_beno.poisson.assembly import edge_mass_matrix, poisson, source_load
 from femops_beno.poisson.meshes import OUTER, grid_mesh, polygon_mesh
 from femops_beno.poisson.options import PoissonShapes, Shape
 from femops_beno.poisson.shapes import cut_square, polygon
@@ -26,7 +26,7 @@ class Sample:
     Attributes:
         system: The problem, solved.
         shape: Its class of shapes.
-        source: f at the nodes or in each cell, see `assembly.poisson`.
+        source: f at the nodes or in each cell, see `assembly.source_load`.
         given: Solution that was given along with the problem, at the centres of the cells. Shape (n_cells,).
     """
 
@@ -82,7 +82,7 @@ def with_dirichlet(
 
     Args:
         mesh: Mesh with all its contours as boundaries.
-        source: f; see `assembly.poisson`.
+        source: f; see `assembly.source_load`.
         values: g at the nodes. Shape (n_nodes,).
         flux: h at the nodes. Shape (n_nodes,).
         neumann: Edges of the Neumann part, as they stand among the boundaries; default none. Shape (n_edges, 2).
@@ -107,13 +107,13 @@ def pure_neumann(mesh: TaggedMesh, source: Array, flux: Array) -> System:
 
     Args:
         mesh: Mesh with all its contours as boundaries.
-        source: f; see `assembly.poisson`.
+        source: f; see `assembly.source_load`.
         flux: h at the nodes. Shape (n_nodes,).
     """
     surface = edge_mass_matrix(mesh, np.vstack(list(mesh.boundaries.values())))
     prescribed = np.zeros(len(mesh.points), dtype=bool)
     prescribed[mesh.boundaries[OUTER][0, 0]] = True
-    total = poisson(mesh, source, prescribed, np.zeros(len(mesh.points))).source.sum() + (surface @ flux).sum()
+    total = source_load(mesh, source).sum() + (surface @ flux).sum()
     return poisson(mesh, source, prescribed, np.zeros(len(mesh.points)), surface @ (flux - total / surface.sum()))
 
 
