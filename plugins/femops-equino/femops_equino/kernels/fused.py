@@ -279,14 +279,21 @@ def _store(net, block, start, count, answer):  # type: ignore[no-untyped-def]
 
 
 @_compiled
+def _work_arrays(net, strain, block):  # type: ignore[no-untyped-def]
+    """Return the arrays of a block for `_load`, `_inputs` and `_values`: x, z, dρ/dx, 1/ρ and the hidden units."""
+    kind, n_s, n_norms, (width, n_in) = strain.dtype, strain.shape[1], net.gram.shape[0], net.weight_1.shape
+    x, z = np.zeros((n_s, block), kind), np.empty((n_in, block), kind)
+    turn, inverse = np.empty((n_norms, n_s, block), kind), np.empty((n_norms, block), kind)
+    return x, z, turn, inverse, np.empty((5, width, block), kind)
+
+
+@_compiled
 def coefficients(net, strain, bits, power, values):  # type: ignore[no-untyped-def]
     """Evaluate a coefficient network at all points. Shape of `values`: (n, n_out)."""
     block = len(bits)
-    n_s, n_norms, (width, n_in) = strain.shape[1], net.gram.shape[0], net.weight_1.shape
-    kind, exponential = strain.dtype, (net.exponential, bits, power)
-    x, z = np.zeros((n_s, block), kind), np.empty((n_in, block), kind)
-    turn, inverse = np.empty((n_norms, n_s, block), kind), np.empty((n_norms, block), kind)
-    last, units = np.empty((net.weight_3.shape[0], block), kind), np.empty((5, width, block), kind)
+    n_s, exponential = strain.shape[1], (net.exponential, bits, power)
+    x, z, turn, inverse, units = _work_arrays(net, strain, block)
+    last = np.empty((net.weight_3.shape[0], block), strain.dtype)
     for start in range(0, strain.shape[0], block):
         count = _load(net, strain, start, x)
         _inputs(net, x, z, turn, inverse)
@@ -303,12 +310,10 @@ def normal(net, strain, bits, power, answer):  # type: ignore[no-untyped-def]
     """Evaluate the first output of a coefficient network and its derivative by strain at all points."""
     block = len(bits)
     value, slope = answer
-    n_s, n_norms, (width, n_in), tall = strain.shape[1], net.gram.shape[0], net.weight_1.shape, len(net.weight_3)
-    kind, exponential = strain.dtype, (net.exponential, bits, power)
-    x, z = np.zeros((n_s, block), kind), np.empty((n_in, block), kind)
-    turn, inverse = np.empty((n_norms, n_s, block), kind), np.empty((n_norms, block), kind)
-    last, units = np.empty((tall, block), kind), np.empty((5, width, block), kind)
-    first, scaled, pulled = np.zeros((tall, block), kind), np.empty((tall, block), kind), np.empty((n_in, block), kind)
+    n_s, tall, kind, exponential = strain.shape[1], len(net.weight_3), strain.dtype, (net.exponential, bits, power)
+    x, z, turn, inverse, units = _work_arrays(net, strain, block)
+    last, first, scaled = np.empty((tall, block), kind), np.zeros((tall, block), kind), np.empty((tall, block), kind)
+    pulled = np.empty(z.shape, kind)
     first[0] = net.exponential[6]
     for start in range(0, strain.shape[0], block):
         count = _load(net, strain, start, x)
@@ -357,11 +362,9 @@ def adjoint(net, model, strain, inside, bits, power, answer):  # type: ignore[no
     """Evaluate the adjoint-corrected stress of a reduced energy at the network's coefficients, at all points."""
     block = len(bits)
     stress, decrement = answer
-    n_s, n_norms, (width, n_in), tall = strain.shape[1], net.gram.shape[0], net.weight_1.shape, len(net.weight_3)
-    kind, exponential = strain.dtype, (net.exponential, bits, power)
-    x, inputs = np.zeros((n_s, block), kind), np.empty((n_in, block), kind)
-    turn, inverse = np.empty((n_norms, n_s, block), kind), np.empty((n_norms, block), kind)
-    units, pulled = np.empty((5, width, block), kind), np.empty((n_in, block), kind)
+    n_s, tall, kind, exponential = strain.shape[1], len(net.weight_3), strain.dtype, (net.exponential, bits, power)
+    x, inputs, turn, inverse, units = _work_arrays(net, strain, block)
+    pulled = np.empty(inputs.shape, kind)
     z, force = np.zeros((len(model.quadratic), block), kind), np.empty((len(model.quadratic), block), kind)
     sampled, scaled = np.empty((model.projection.shape[1], block), kind), np.empty((tall, block), kind)
     gap, work = np.empty(block, kind), np.empty(block, kind)
