@@ -4,7 +4,7 @@ import sys
 
 from femops.packages import remedy
 
-_INPUT_ERROR = 2  # as in `femops.commands.cli`, which cannot be imported without its packages
+_INPUT_ERROR = 2  # as in `femops.commands.ending`, which cannot be imported without its packages
 
 
 def main() -> None:

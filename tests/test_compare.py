@@ -15,7 +15,7 @@ import yaml
 from helpers import ELASTIC, SATURATING
 from toy_surrogate import installed_toy
 
-from femops.commands import cli
+from femops.commands import cli, ending
 from femops.meshing.box import box
 from femops.meshing.writing import write_mesh
 
@@ -116,7 +116,7 @@ def test_a_quantity_of_the_law_that_is_not_as_expected_ends_the_comparison_with_
     with pytest.raises(SystemExit) as leave:
         cli.main(["compare", "case.yaml", *options])
     printed = capsys.readouterr()
-    assert leave.value.code == cli.NOT_AS_EXPECTED
+    assert leave.value.code == ending.NOT_AS_EXPECTED
     assert printed.err.startswith(
         f"femops: case.yaml: quantities.corner: {of_law:.8g}, expected {of_reference:.8g} (rel"
     )

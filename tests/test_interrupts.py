@@ -17,7 +17,7 @@ from command_line import (
     written,
 )
 
-from femops.commands import cli
+from femops.commands import cli, ending
 from femops.output.picture import read_step
 
 
@@ -38,7 +38,7 @@ def test_a_termination_writes_the_last_accepted_step_and_gives_the_folder_back(t
     path = written(tmp_path, BLOCK | {"steps": {"count": 100000}, "output": {"picture": None, "every": 90000}})
     folder = tmp_path / "results"
     code, said = ended_by(signal.SIGTERM, path, folder)
-    assert code == cli.TERMINATED
+    assert code == ending.TERMINATED
     assert (
         said == "femops: terminated; the files of the finished steps are complete, a training goes on in the next run"
     )
@@ -49,7 +49,7 @@ def test_a_termination_writes_the_last_accepted_step_and_gives_the_folder_back(t
 def test_an_interrupt_leaves_complete_files_of_the_finished_steps(tmp_path: Path) -> None:
     path, folder = written(tmp_path, NESTED | {"steps": {"count": 5000}}), tmp_path / "results"
     code, said = ended_by(signal.SIGINT, path, folder)
-    assert code == cli.INTERRUPTED
+    assert code == ending.INTERRUPTED
     assert (
         said == "femops: interrupted; the files of the finished steps are complete, a training goes on in the next run"
     )
@@ -76,7 +76,7 @@ def test_an_interrupt_that_an_extension_turns_into_an_error_is_still_one(
     monkeypatch.setattr("femops.commands.run.prepare", converted)
     with pytest.raises(SystemExit) as ended:
         cli.main(["run", str(written(tmp_path, BLOCK)), "--output", str(tmp_path / "results")])
-    assert ended.value.code == cli.INTERRUPTED
+    assert ended.value.code == ending.INTERRUPTED
     assert capsys.readouterr().err.startswith("femops: interrupted")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from command_line import BIN, BLOCK, NESTED, Femops, on_two_ranks, summary_of, written
 
-from femops.commands import cli
+from femops.commands import ending
 from femops.output.picture import read_step
 
 
@@ -82,6 +82,6 @@ def test_a_summary_that_cannot_be_written_ends_both_ranks(tmp_path: Path, summar
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
             pytest.fail(f"a rank was left waiting: {child.communicate()}")
-    assert child.returncode == cli.INPUT_ERROR
+    assert child.returncode == ending.INPUT_ERROR
     assert said == f"femops: {folder}: results cannot be written there (No space left on device)\n"
     assert printed.count("step 2/2") == (summary == "last")

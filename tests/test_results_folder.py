@@ -12,7 +12,7 @@ import pytest
 import yaml
 from command_line import BLOCK, NESTED, Femops, contents, ended, n_steps, summary_of, written
 
-from femops.commands import cli
+from femops.commands import ending
 from femops.macro.stepping import StepReport
 
 
@@ -39,7 +39,7 @@ def test_a_run_that_fails_at_once_leaves_the_earlier_results_and_a_note(
     run("run", path, "--output", folder)
     before = contents(folder)
     written(tmp_path, BLOCK | FAILS_AT_ONCE)
-    assert ended("run", path, "--output", folder) == cli.NOT_CONVERGED
+    assert ended("run", path, "--output", folder) == ending.NOT_CONVERGED
     assert f"the earlier results in {folder} stay" in capsys.readouterr().err
     after = contents(folder)
     failure = json.loads(after.pop("failure.json"))
@@ -51,7 +51,7 @@ def test_a_run_that_fails_at_once_leaves_the_earlier_results_and_a_note(
 
 def test_a_run_that_fails_at_once_in_a_new_folder_leaves_its_case_and_summary(tmp_path: Path) -> None:
     path, folder = written(tmp_path, BLOCK | FAILS_AT_ONCE), tmp_path / "results"
-    assert ended("run", path, "--output", folder) == cli.NOT_CONVERGED
+    assert ended("run", path, "--output", folder) == ending.NOT_CONVERGED
     assert set(contents(folder)) == {"case.yaml", "summary.json"}
     assert "step 1 stopped" in summary_of(folder)["failure"]
 
@@ -83,7 +83,7 @@ def test_an_interrupt_replaces_the_earlier_results_only_by_complete_steps(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("femops.commands.run.run_steps", interrupted)
-    assert ended("run", path, "--output", folder) == cli.INTERRUPTED
+    assert ended("run", path, "--output", folder) == ending.INTERRUPTED
     if steps_before:
         assert set(contents(folder)) == {"block.vtkhdf", "case.yaml", "curves.csv", "summary.json"}
         assert len(summary_of(folder)["steps"]) == n_steps(folder / "block.vtkhdf") == 1
@@ -125,7 +125,7 @@ def test_a_second_run_into_a_folder_is_refused_at_once_by_name(
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None and child.stdout.readline()
         for case in (["run", path, "--output", folder], ["compare", path, "--output", folder]):
-            assert ended(*case) == cli.INPUT_ERROR
+            assert ended(*case) == ending.INPUT_ERROR
             said = capsys.readouterr().err
             assert said.count("\n") == 1 and f"pid {child.pid}, since 2" in said
         child.communicate()

@@ -20,7 +20,7 @@ from command_line import (
     written,
 )
 
-from femops.commands import cli
+from femops.commands import ending
 from femops.commands.run import expectations
 from femops.inputs.case import Case
 from femops.output.picture import read_step
@@ -97,7 +97,7 @@ def test_a_run_that_fails_ends_with_the_fields_of_the_last_accepted_step(
     tmp_path: Path, every: int, expected: list[float]
 ) -> None:
     path, folder = written(tmp_path, BLOCK | FAILS_LATER), tmp_path / "results"
-    assert ended("run", path, "--output", folder, "--set", f"output.every={every}") == cli.NOT_CONVERGED
+    assert ended("run", path, "--output", folder, "--set", f"output.every={every}") == ending.NOT_CONVERGED
     fields, curves = times_of(folder)
     assert fields == pytest.approx(expected) and curves == pytest.approx([0.2, 0.4, 0.6])
     assert len(summary_of(folder)["steps"]) == 3
@@ -130,7 +130,7 @@ def test_a_quantity_that_is_not_as_expected_ends_with_code_4_and_complete_result
     close, far = value * (1 + 0.5e-6), value * 1.25
     wanted = {"close": quantity | {"expected": close}, "far": quantity | {"expected": far}}
     path, folder = written(tmp_path, case | {"quantities": wanted}), tmp_path / "results"
-    assert ended("run", path, "--output", folder) == cli.NOT_AS_EXPECTED == 4
+    assert ended("run", path, "--output", folder) == ending.NOT_AS_EXPECTED == 4
     printed, said = capsys.readouterr()
     assert said.count("\n") == 1
     line = f"{path}: quantities.far: {value:.8g}, expected {far:.8g} (relative difference 2.0e-01, rtol 1.0e-06)"

@@ -26,7 +26,7 @@ from small_studies import (
 )
 
 from femops import CaseError
-from femops.commands import cli
+from femops.commands import cli, ending
 from femops.commands.results import tensor_components
 from femops.inputs.study import load_study
 from femops.offline.sample import sample
@@ -141,7 +141,7 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, femops: Femops
     assert femops("sample", path, "--output", tmp_path / "out")[0] == 0
     before = (tmp_path / "out" / "snapshots.h5").read_bytes()
     code, _, error = femops("sample", path, "--output", tmp_path / "out", "--set", change)
-    assert (code, error.count("\n")) == (cli.INPUT_ERROR, 1)
+    assert (code, error.count("\n")) == (ending.INPUT_ERROR, 1)
     assert said in error
     assert (tmp_path / "out" / "snapshots.h5").read_bytes() == before
 
@@ -150,7 +150,7 @@ def test_a_strain_that_does_not_converge_is_told_and_keeps_what_is_stored(tmp_pa
     path = written(tmp_path, STUDY)
     assert femops("sample", path, "--output", tmp_path, "--set", "sampling.count=2")[0] == 0
     code, _, error = femops("sample", path, "--output", tmp_path, "--set", "solver.max_iter=1")
-    assert (code, error.count("\n")) == (cli.NOT_CONVERGED, 1)
+    assert (code, error.count("\n")) == (ending.NOT_CONVERGED, 1)
     assert "snapshots 3 to 3: 1 of 1 RVEs did not converge in 1 iterations" in error
     assert len(fields_of(tmp_path / "snapshots.h5")["strain"]) == 2
 
