@@ -20,11 +20,11 @@ from femops.rve.geometry.generators import Circle, Circles, Homogeneous, Laminat
 from femops.rve.solver import RVESolver
 from femops.rve.spec import RVE
 from femops.surrogate.exact import ExactRVE
+from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.fields.homogeneous import homogeneous_solver, homogeneous_stiffness
 from femops.surrogate.fields.hyperelastic import HyperelasticFields
 from femops.surrogate.fields.linear import LinearFields, stress_error_bound
 from femops.surrogate.fields.multigrid import Multigrid, galerkin, grid_prolongations, periodic_grid
-from femops.surrogate.fields.periodic_space import PeriodicSpace
 from femops.surrogate.torch_library import Tensor, torch
 
 MATRIX = Elastic(4.0, 2.0)
@@ -68,19 +68,22 @@ RVES = {
     "triangle6": circle_rve,
     "hexahedron": lambda: grid_rve(1, 4, "hexahedron"),
     "tetra": laminate_rve,
+    "kinematic quad": lambda: replace(grid_rve(0), boundary="kinematic"),
+    "kinematic triangle6": lambda: replace(circle_rve(), boundary="kinematic"),
+    "kinematic hexahedron": lambda: replace(grid_rve(1, 4, "hexahedron"), boundary="kinematic"),
 }
 
 
-def solved(rve: RVE, space: PeriodicSpace) -> tuple[Tensor, Array, Array | None]:
+def solved(rve: RVE, space: FluctuationSpace) -> tuple[Tensor, Array, Array | None]:
     """The exact fields, homogenized tangent and row of stress_33 of an RVE of linear phases."""
-    solver = RVESolver(rve.discretisation, rve.phases)
+    solver = RVESolver(rve.discretisation, rve.phases, rve.boundary)
     unit = np.eye(rve.discretisation.n_s)
     solution = solver.solve(unit, solver.virgin_state(len(unit)))
     fields = space.from_free(solution.fluctuation)
     return as_fields(space, fields), solution.stress, solution.stress_33
 
 
-def as_fields(space: PeriodicSpace, fields: Array) -> Tensor:
+def as_fields(space: FluctuationSpace, fields: Array) -> Tensor:
     return torch.as_tensor(fields).reshape(1, space.n_nodes, space.discretisation.dim, -1)
 
 
@@ -104,7 +107,7 @@ def test_fields_of_a_nested_solve_give_its_answer(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", RVES)
 def test_any_values_are_a_periodic_field_of_zero_mean_that_leaves_the_mean_strain(kind: str) -> None:
-    space = PeriodicSpace(RVES[kind]())
+    space = FluctuationSpace(RVES[kind]())
     rve = space.discretisation
     values = np.random.default_rng(0).normal(size=(space.n_dofs, 2))
     field = space.centred(values)
@@ -127,7 +130,7 @@ def test_the_quadratic_form_is_the_one_of_the_strains_at_the_points() -> None:
     problem = LinearFields.of([rve])
     fields = random_fields(problem.load)
     found = np.zeros((3, 3))
-    flat = PeriodicSpace(rve).gradient @ fields.reshape(-1, 3).numpy()
+    flat = FluctuationSpace(rve).gradient @ fields.reshape(-1, 3).numpy()
     strain = flat.reshape(3, -1, 3) + np.eye(3)[:, None]
     for position, phase in enumerate(rve.phases):
         part = rve.discretisation.points_of_phase(position)
@@ -150,7 +153,7 @@ def test_a_batch_answers_as_each_of_its_microstructures_alone() -> None:
     batch = LinearFields.of(rves)
     fields = random_fields(batch.load)
     for i, rve in enumerate(rves):
-        space = PeriodicSpace(rve)  # with its cells sorted by phase
+        space = FluctuationSpace(rve)  # with its cells sorted by phase
         alone = LinearFields.of([rve])
         assert not np.array_equal(space.cells, batch.space.cells)
         torch.testing.assert_close(alone.homogenized(fields[i : i + 1])[0], batch.homogenized(fields)[i])
@@ -224,7 +227,7 @@ def test_the_bound_holds_for_a_batch_of_different_softest_phases() -> None:
 @pytest.mark.parametrize("cell", ["quad", "triangle", "hexahedron", "tetra"])
 def test_prolongations_reproduce_the_coarse_finite_elements(cell: str) -> None:
     dim = 3 if cell in ("hexahedron", "tetra") else 2
-    fine, coarse = (PeriodicSpace(grid_homogeneous(dim, [4 * n, 6 * n, 4 * n][:dim], cell)) for n in (2, 1))
+    fine, coarse = (FluctuationSpace(grid_homogeneous(dim, [4 * n, 6 * n, 4 * n][:dim], cell)) for n in (2, 1))
     prolongation = grid_prolongations(fine)[0]
     np.testing.assert_allclose(prolongation.sum(axis=1), 1.0, atol=1e-15)
     tangent = MATRIX.evaluate(np.eye(fine.discretisation.n_s), None).tangent[:, :, 0]
@@ -243,7 +246,7 @@ def grid_homogeneous(dim: int, cells: list[int], cell: str) -> RVE:
 
 
 def test_grids_are_halved_until_an_axis_has_fewer_than_eight_cells() -> None:
-    space = PeriodicSpace(grid_homogeneous(2, [16, 24], "quad"))
+    space = FluctuationSpace(grid_homogeneous(2, [16, 24], "quad"))
     assert [one.shape for one in grid_prolongations(space)] == [(16 * 24, 8 * 12), (8 * 12, 4 * 6)]
 
 
@@ -251,7 +254,7 @@ def test_meshes_that_are_no_grid_have_no_coarser_ones() -> None:
     mesh = generate(Homogeneous(cells=8, cell="quad"))
     moved = replace(mesh, points=mesh.points + 0.01 * (np.abs(mesh.points) < 0.2).all(1)[:, None])
     for one in (moved, generate(Homogeneous(cells=8, cell="quad8")), generate(Homogeneous(cells=7))):
-        assert grid_prolongations(PeriodicSpace(RVE(discretise(one, ("matrix",)), (MATRIX,), "periodic"))) == []
+        assert grid_prolongations(FluctuationSpace(RVE(discretise(one, ("matrix",)), (MATRIX,), "periodic"))) == []
 
 
 @pytest.mark.parametrize("cell", ["quad", "triangle", "tetra"])
@@ -267,7 +270,7 @@ def test_galerkin_products_of_a_batch_are_those_of_each_matrix(cell: str) -> Non
 
 @pytest.mark.parametrize("kind", ["quad", "hexahedron", "triangle6"])
 def test_a_homogeneous_stiffness_is_inverted(kind: str) -> None:
-    space = PeriodicSpace.shared(RVES[kind]())
+    space = FluctuationSpace.shared(RVES[kind]())
     dim = space.discretisation.dim
     tangent = MATRIX.evaluate(np.eye(space.discretisation.n_s), None).tangent[:, :, 0]
     fields = random_fields(torch.zeros(2, space.n_nodes, dim, 3, dtype=torch.float64))
@@ -441,8 +444,8 @@ def test_strains_are_answered_in_parts_that_fit_into_memory(monkeypatch: pytest.
     assert none.tangent.shape == (0, 3, 3)
 
 
-def test_fields_need_phases_without_memory_and_periodic_conditions() -> None:
+def test_fields_need_phases_without_memory_and_conditions_that_fix_their_boundary() -> None:
     with pytest.raises(CaseError, match="has a memory"):
         HyperelasticFields(grid_rve(0, phases=(STIFF, J2(1.0, 1.0, 1.0, 1.0))))
-    with pytest.raises(CaseError, match="expected 'periodic'"):
-        PeriodicSpace(replace(grid_rve(0), boundary="kinematic"))
+    with pytest.raises(CaseError, match="expected periodic or kinematic"):
+        FluctuationSpace(replace(grid_rve(0), boundary="static"))

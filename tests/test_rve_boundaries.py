@@ -20,7 +20,7 @@ from femops.rve.outline import Outline
 from femops.rve.snapshots import content_hash
 from femops.rve.spec import RVE, RVEParameters
 from femops.surrogate import TrainedModel
-from femops.surrogate.fields.periodic_space import PeriodicSpace
+from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.store import Origin, write_model
 from femops.surrogate.stored_rve import model_rve
 
@@ -437,7 +437,7 @@ def test_periods_that_do_not_fit_are_refused(periods: Any, message: str, tmp_pat
 def test_surrogates_of_periodic_fields_refuse_cells_that_are_no_box_along_the_axes() -> None:
     law = nested(mapped(grid(2, 4), shear(2)), "periodic", SOFT)
     with pytest.raises(CaseError, match=r"rve\.mesh: is rotated or sheared, expected a box along the axes"):
-        PeriodicSpace(law.rve)
+        FluctuationSpace(law.rve)
 
 
 def test_rves_that_differ_in_shape_alone_have_other_hashes() -> None:

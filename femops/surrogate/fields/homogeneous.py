@@ -5,13 +5,13 @@ import scipy.sparse as sp
 from scipy.sparse.linalg import splu
 
 from femops.notation import Array
+from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.fields.krylov import LinearMap
 from femops.surrogate.fields.multigrid import PeriodicGrid, periodic_grid
-from femops.surrogate.fields.periodic_space import PeriodicSpace
 from femops.surrogate.torch_library import Tensor, torch
 
 
-def homogeneous_solver(space: PeriodicSpace, tangent: Array, device: torch.device | str = "cpu") -> LinearMap:
+def homogeneous_solver(space: FluctuationSpace, tangent: Array, device: torch.device | str = "cpu") -> LinearMap:
     """Return the inverse of the stiffness of a homogeneous RVE.
 
     On a uniform grid the stiffness is block-circulant and inverted by Fourier transforms; on other meshes it is
@@ -33,7 +33,7 @@ def homogeneous_solver(space: PeriodicSpace, tangent: Array, device: torch.devic
     return Factorised(stiffness, space.discretisation.dim)
 
 
-def homogeneous_stiffness(space: PeriodicSpace, tangent: Array) -> sp.csr_array:
+def homogeneous_stiffness(space: FluctuationSpace, tangent: Array) -> sp.csr_array:
     """Return Σ w Bᵀ D B of a homogeneous RVE. Shape (n_dofs, n_dofs)."""
     weight = sp.diags_array(space.discretisation.weight.ravel())
     return (space.gradient.T @ sp.kron(sp.csr_array(tangent), weight) @ space.gradient).tocsr()

@@ -17,11 +17,11 @@ import numpy as np
 from femops.rve.spec import RVE
 from femops.surrogate.batching import chunks
 from femops.surrogate.exact import check_elastic
+from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.fields.homogeneous import Factorised
 from femops.surrogate.fields.krylov import LinearMap, conjugate_gradients
 from femops.surrogate.fields.linear import CellTangents, LinearFields
 from femops.surrogate.fields.multigrid import Multigrid, grid_prolongations
-from femops.surrogate.fields.periodic_space import PeriodicSpace
 from femops.surrogate.fields.stiffness import repeated
 from femops.surrogate.torch_library import Tensor, torch
 
@@ -88,17 +88,17 @@ class HyperelasticFields:
     """An RVE of hyperelastic phases at batches of macroscale strains.
 
     Args:
-        rve: The RVE, with periodic boundary condition.
+        rve: The RVE, with periodic or kinematic boundary condition.
         dtype: Precision.
         device: Device of the tensors.
 
     Raises:
-        CaseError: A phase has internal state or the boundary condition is not periodic.
+        CaseError: A phase has internal state or the boundary condition is static.
     """
 
     def __init__(self, rve: RVE, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> None:
         check_elastic(rve)
-        self.rve, self.space = rve, PeriodicSpace(rve)
+        self.rve, self.space = rve, FluctuationSpace(rve)
         mesh = self.space.discretisation
         like = torch.zeros(0, dtype=dtype, device=device)
         weight = mesh.weight.ravel() / mesh.volume

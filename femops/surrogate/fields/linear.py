@@ -19,10 +19,10 @@ import numpy as np
 from femops.errors import CaseError
 from femops.notation import Array
 from femops.rve.spec import RVE
+from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.fields.homogeneous import homogeneous_solver
 from femops.surrogate.fields.krylov import LinearMap, conjugate_gradients
 from femops.surrogate.fields.multigrid import Multigrid, grid_prolongations
-from femops.surrogate.fields.periodic_space import PeriodicSpace
 from femops.surrogate.fields.stiffness import NodePairs, StiffnessBatch
 from femops.surrogate.torch_library import Tensor, torch
 
@@ -42,7 +42,7 @@ class CellTangents:
     row_33: Array | None
 
     @classmethod
-    def of(cls, rves: Sequence[RVE], space: PeriodicSpace) -> "CellTangents":
+    def of(cls, rves: Sequence[RVE], space: FluctuationSpace) -> "CellTangents":
         """Return the properties of RVEs on the mesh of a space, in its cell order.
 
         Raises:
@@ -86,7 +86,7 @@ class LinearFields:
         mean_33: ⟨row_33⟩ in plane strain [stress]. Shape (N, n_s).
     """
 
-    space: PeriodicSpace
+    space: FluctuationSpace
     cells: CellTangents
     stiffness: StiffnessBatch
     load: Tensor
@@ -99,15 +99,15 @@ class LinearFields:
         """Return the batch of some RVEs on one mesh; `to` is dtype and device of the tensors, see `on`.
 
         Raises:
-            CaseError: A phase is nonlinear, the meshes differ, or the boundary conditions are not periodic.
+            CaseError: A phase is nonlinear, the meshes differ, or the boundary conditions are static.
         """
-        space = PeriodicSpace.shared(rves[0])
+        space = FluctuationSpace.shared(rves[0])
         return cls.on(space, CellTangents.of(rves, space), **to)
 
     @classmethod
     def on(
         cls,
-        space: PeriodicSpace,
+        space: FluctuationSpace,
         cells: CellTangents,
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
@@ -248,7 +248,7 @@ def _softest_tangent(tangent: Array) -> Array:
     return np.asarray((strains * least) @ strains.T)
 
 
-def _stiffness(space: PeriodicSpace, operator: Tensor, weight: Tensor, tangent: Tensor) -> StiffnessBatch:
+def _stiffness(space: FluctuationSpace, operator: Tensor, weight: Tensor, tangent: Tensor) -> StiffnessBatch:
     """Return K of cells with strain operators (n_cells, n_q, n_s, n_dofs_of_cell)."""
     dim = space.discretisation.dim
     pairs, pair = NodePairs.of_cells(space.cells, space.n_nodes, dim)
@@ -272,7 +272,7 @@ def _cell_stiffness(operator: Tensor, weight: Tensor) -> Callable[[Tensor], Tens
     return lambda tangent: transposed @ (tangent[:, None] @ operator).flatten(1, 2)
 
 
-def _assembled(space: PeriodicSpace, of_cell: Tensor) -> Tensor:
+def _assembled(space: FluctuationSpace, of_cell: Tensor) -> Tensor:
     """Assemble cell vectors (N, n_cells, n, k) at the nodes (N, n_nodes, dim, k)."""
     n, _, _, k = of_cell.shape
     dim = space.discretisation.dim

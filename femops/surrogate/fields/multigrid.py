@@ -7,7 +7,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from femops.notation import Array, Indices
-from femops.surrogate.fields.periodic_space import PeriodicSpace
+from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.fields.stiffness import NodePairs, StiffnessBatch, repeated
 from femops.surrogate.torch_library import Tensor, torch
 
@@ -69,10 +69,10 @@ class PeriodicGrid:
         return total
 
 
-def periodic_grid(space: PeriodicSpace) -> PeriodicGrid | None:
-    """Return the uniform grid of a space, or None if its mesh is not a uniform grid."""
+def periodic_grid(space: FluctuationSpace) -> PeriodicGrid | None:
+    """Return the uniform grid of a periodic space; None for others, or if its mesh is not a uniform grid."""
     mesh = space.discretisation.mesh
-    if mesh.kind.degree > 1:
+    if space.boundary != "periodic" or mesh.kind.degree > 1:
         return None
     lower, upper = mesh.bounds
     steps = [_spacing(mesh.points[:, axis], upper[axis] - lower[axis]) for axis in range(mesh.dim)]
@@ -91,7 +91,7 @@ def periodic_grid(space: PeriodicSpace) -> PeriodicGrid | None:
     return PeriodicGrid(tuple(int(count) for count in counts), of_node, simplices, full)
 
 
-def grid_prolongations(space: PeriodicSpace) -> list[sp.csr_array]:
+def grid_prolongations(space: FluctuationSpace) -> list[sp.csr_array]:
     """Return the prolongations between a space and successively coarsened grids, fine to coarse.
 
     Each interpolates the coarse finite-element functions exactly and acts on every component alike.

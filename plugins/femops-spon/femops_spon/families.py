@@ -10,8 +10,8 @@ from femops.errors import CaseError, NotConverged
 from femops.notation import Array, n_strain
 from femops.rve.spec import RVE
 from femops.surrogate import FamilyTask, Fit, TrainedModel, torch_device
+from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.fields.linear import CellTangents, LinearFields
-from femops.surrogate.fields.periodic_space import PeriodicSpace
 from femops.surrogate.message_passing import ProcessorOptions
 from femops.surrogate.store import of_arrays, read_fit, read_manifest
 from femops.surrogate.torch_library import Tensor, torch
@@ -66,9 +66,9 @@ def linear_groups(task: FamilyTask) -> list[Group]:
     """Return the RVEs of linear phases, grouped by mesh, with their homogenized stiffness."""
     tangent = task.snapshots["tangent"]
 
-    def problems() -> Iterator[tuple[PeriodicSpace, Array]]:
+    def problems() -> Iterator[tuple[FluctuationSpace, Array]]:
         for rve in task.rves:
-            space = PeriodicSpace.shared(rve)
+            space = FluctuationSpace.shared(rve)
             yield space, CellTangents.of([rve], space).tangent
 
     return [Group(problem, tangent[members]) for problem, members in by_mesh(problems())]
@@ -77,7 +77,7 @@ def linear_groups(task: FamilyTask) -> list[Group]:
 def hyperelastic_groups(task: FamilyTask) -> list[Group]:
     """Return the linearised problems of the RVEs, grouped by mesh, with their homogenized stiffness."""
 
-    def problems() -> Iterator[tuple[PeriodicSpace, Array]]:
+    def problems() -> Iterator[tuple[FluctuationSpace, Array]]:
         for done, one in enumerate(linear_problems(task.rves, task.snapshots["strain"])):
             yield one
             task.progress("linear problems", done + 1, len(task.rves))
@@ -86,13 +86,13 @@ def hyperelastic_groups(task: FamilyTask) -> list[Group]:
     return [Group(problem, homogenized(problem).numpy(), siblings) for problem, _ in by_mesh(problems())]
 
 
-def by_mesh(problems: Iterable[tuple[PeriodicSpace, Array]]) -> list[tuple[LinearFields, list[int]]]:
+def by_mesh(problems: Iterable[tuple[FluctuationSpace, Array]]) -> list[tuple[LinearFields, list[int]]]:
     """Group linear problems by mesh; return each group with the original indices of its problems.
 
     Args:
         problems: Spaces with cell tangents (n, n_cells, n_s, n_s) [stress].
     """
-    spaces: list[PeriodicSpace] = []
+    spaces: list[FluctuationSpace] = []
     tangents: list[list[Array]] = []
     members: list[list[int]] = []
     count = 0
@@ -179,7 +179,7 @@ def homogenized_stiffness(
     place = torch_device(device)
     with of_arrays(folder):
         network = restored(fit.arrays, fit.settings, place)
-    spaces = [PeriodicSpace.shared(rve) for rve in rves]
+    spaces = [FluctuationSpace.shared(rve) for rve in rves]
     problems = ((space, CellTangents.of([rve], space).tangent) for space, rve in zip(spaces, rves, strict=True))
     found = np.empty((len(rves), n_s, n_s))
     for whole, members in by_mesh(problems):
@@ -192,6 +192,6 @@ def homogenized_stiffness(
     return found
 
 
-def _same_mesh(one: PeriodicSpace, other: PeriodicSpace) -> bool:
+def _same_mesh(one: FluctuationSpace, other: FluctuationSpace) -> bool:
     a, b = one.discretisation.mesh, other.discretisation.mesh
     return np.array_equal(a.points, b.points) and np.array_equal(a.cells, b.cells)

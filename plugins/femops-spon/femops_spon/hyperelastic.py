@@ -13,9 +13,9 @@ import numpy as np
 from femops.notation import Array
 from femops.rve.spec import RVE
 from femops.surrogate import chunks
+from femops.surrogate.fields.fluctuation_space import FluctuationSpace, common_order
 from femops.surrogate.fields.hyperelastic import HyperelasticFields
 from femops.surrogate.fields.linear import CellTangents, LinearFields
-from femops.surrogate.fields.periodic_space import PeriodicSpace, common_order
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.network import SPON, MeshMaps, cell_features, hierarchy
 from femops_spon.training import Precision
@@ -69,7 +69,7 @@ class HyperelasticSPON:
         return fluctuation, sensitivity
 
 
-def linear_problems(rves: Sequence[RVE], strain: Array) -> Iterator[tuple[PeriodicSpace, Array]]:
+def linear_problems(rves: Sequence[RVE], strain: Array) -> Iterator[tuple[FluctuationSpace, Array]]:
     """Yield the linearised training problems of each RVE: at uniform strain, then at approximate solutions.
 
     Args:
@@ -85,4 +85,4 @@ def linear_problems(rves: Sequence[RVE], strain: Array) -> Iterator[tuple[Period
         zero, slopes = fields.zero_fields(strains)
         solved, _ = fields.improve(strains, zero, slopes, _STEPS, _INNER)
         tangent = np.concatenate([fields.linearised(strains, state).tangent.numpy() for state in (zero, solved)])
-        yield PeriodicSpace.shared(rve), tangent[:, common_order(rve.discretisation)]
+        yield FluctuationSpace.shared(rve), tangent[:, common_order(rve.discretisation)]

@@ -7,17 +7,17 @@ from femops.law import CertificateKind, LawResponse
 from femops.notation import Array
 from femops.surrogate import TrainedModel, chunks, torch_device, within
 from femops.surrogate.fields.hyperelastic import FieldResponse, HyperelasticFields, joined
+from femops.surrogate.fields.law import TINY, FieldLaw, in_numpy, quadratic_form
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.families import network_of
 from femops_spon.hyperelastic import HyperelasticSPON
-from femops_spon.law import TINY, SPONLaw, in_numpy, quadratic_form
 from femops_spon.options import SPONParameters
 
 _INNER = 2  # conjugate-gradient steps per Newton step
 _COPIES = 6  # copies of the fields of a point in memory at the same time
 
 
-class HyperelasticSPONLaw(SPONLaw):
+class HyperelasticSPONLaw(FieldLaw):
     """An RVE of hyperelastic phases with fluctuations predicted at every strain.
 
     The energy of the predicted fields is an upper bound of that of the nested solve; stress and tangent are its
@@ -38,7 +38,7 @@ class HyperelasticSPONLaw(SPONLaw):
     """
 
     def __init__(self, model: TrainedModel, parameters: SPONParameters) -> None:
-        super().__init__(model)
+        super().__init__(model.rve)
         self.low, self.high = model.low, model.high
         if model.settings["linear"]:
             raise CaseError(

@@ -15,8 +15,8 @@ import numpy as np
 from femops import notation
 from femops.errors import CaseError
 from femops.notation import Array, Indices
+from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.fields.linear import LinearFields
-from femops.surrogate.fields.periodic_space import PeriodicSpace
 from femops.surrogate.fields.stiffness import StiffnessBatch
 from femops.surrogate.graph import (
     CellPoints,
@@ -56,7 +56,7 @@ class Architecture:
     seed: int = 0
 
 
-def grid_counts(space: PeriodicSpace, least: int = _MIN_CELLS) -> Indices:
+def grid_counts(space: FluctuationSpace, least: int = _MIN_CELLS) -> Indices:
     """Return the cell counts of successively halved coarse grids of a mesh. Shape (n_grids, dim).
 
     If the mesh is a uniform grid, every node of a coarse grid is a node of the finer one.
@@ -75,7 +75,7 @@ def grid_counts(space: PeriodicSpace, least: int = _MIN_CELLS) -> Indices:
     return np.array(counts, dtype=np.int64).reshape(-1, len(edges))
 
 
-def hierarchy(space: PeriodicSpace, n_levels: int, shift: Array | float = 0.0) -> Hierarchy:
+def hierarchy(space: FluctuationSpace, n_levels: int, shift: Array | float = 0.0) -> Hierarchy:
     """Return the hierarchy of the mesh of a space and coarser grids.
 
     Args:
@@ -84,8 +84,11 @@ def hierarchy(space: PeriodicSpace, n_levels: int, shift: Array | float = 0.0) -
         shift: Shift of the coarse grids, in cells of the first of them [-]. Shape (dim,).
 
     Raises:
-        CaseError: The mesh is too coarse for `n_levels` levels, or has quadratic cells.
+        CaseError: The RVE is not periodic, or its mesh is too coarse for `n_levels` levels or has quadratic cells.
     """
+    if space.boundary != "periodic":
+        problem = f"{space.boundary!r} given, expected 'periodic': the coarser levels of the network are periodic grids"
+        raise CaseError(problem, key="rve.boundary")
     rve = space.discretisation
     if rve.mesh.kind.degree > 1:
         raise CaseError("has quadratic cells, expected linear ones, for example cell: triangle", key="rve")

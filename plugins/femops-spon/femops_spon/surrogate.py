@@ -6,7 +6,7 @@ from femops.pde.options import Problem
 from femops.rve.spec import RVE
 from femops.surrogate import FamilyTask, Fit, ProblemTask, TrainedModel
 from femops.surrogate.exact import check_elastic
-from femops.surrogate.fields.periodic_space import PeriodicSpace
+from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops_spon.options import SPONOptions, SPONParameters
 
 # torch takes seconds to import: only when it is needed
@@ -21,7 +21,7 @@ def check(rve: RVE, options: SPONOptions, low: Array, high: Array) -> None:
     from femops_spon.network import hierarchy
 
     check_elastic(rve)
-    hierarchy(PeriodicSpace(rve), options.levels or 1)
+    hierarchy(FluctuationSpace(rve), options.levels or 1)
 
 
 def fit_family(task: FamilyTask) -> Fit:
@@ -49,7 +49,7 @@ def as_law(model: TrainedModel, parameters: SPONParameters) -> CertifiedLaw:
     """Return the law of a trained model for its RVE."""
     from femops_spon.families import is_linear
     from femops_spon.hyperelastic_law import HyperelasticSPONLaw
-    from femops_spon.linear_law import LinearSPONLaw
+    from femops_spon.linear_law import linear_law
 
     check_elastic(model.rve)
-    return LinearSPONLaw(model, parameters) if is_linear(model.rve) else HyperelasticSPONLaw(model, parameters)
+    return linear_law(model, parameters) if is_linear(model.rve) else HyperelasticSPONLaw(model, parameters)

@@ -10,8 +10,8 @@ from femops import CaseError
 from femops.law import LawContext
 from femops.rve.family import Family, microstructure
 from femops.rve.spec import RVEParameters, build_rve
+from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.fields.linear import LinearFields
-from femops.surrogate.fields.periodic_space import PeriodicSpace
 from femops.surrogate.fields.stiffness import StiffnessBatch
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.message_passing import ProcessorOptions
@@ -128,7 +128,7 @@ def test_the_answer_follows_a_shift_of_the_microstructure_by_coarse_cells():
 def test_the_order_of_the_cells_does_not_matter():
     rve, network = _voxels((0.3, 0.4)), _network(2, 2)
     shared = LinearFields.of([rve])
-    own = LinearFields.on(PeriodicSpace(rve), type(shared.cells).of([rve], PeriodicSpace(rve)))
+    own = LinearFields.on(FluctuationSpace(rve), type(shared.cells).of([rve], FluctuationSpace(rve)))
     assert not np.array_equal(own.space.cells, shared.space.cells)
     assert torch.allclose(predict(network, own, "float64"), predict(network, shared, "float64"), atol=1e-10)
 

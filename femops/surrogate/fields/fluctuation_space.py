@@ -1,7 +1,9 @@
-"""The periodic finite-element space of an RVE, in which field surrogates predict.
+"""The finite-element space of the fluctuations of an RVE, in which field surrogates predict.
 
-Its nodes are the mesh nodes with periodic images identified. They are numbered like the free dofs of the RVE solver,
-followed by the node that the solver pins, so that no map is needed between the two.
+Its nodes are the mesh nodes with periodic images identified (periodic), or with all nodes of the boundary identified
+(kinematic: the fluctuation is constant there). Fields are defined up to a translation, since it strains nothing. The
+nodes are numbered like the free dofs of the RVE solver, followed by the one that the solver fixes, so that no map is
+needed between the two.
 """
 
 from dataclasses import replace
@@ -22,31 +24,32 @@ def common_order(rve: Discretisation) -> Indices:
     return np.lexsort(rve.mesh.cells.T[::-1])
 
 
-class PeriodicSpace:
-    """Periodic displacement fields of an RVE; component c of node i is dof i · dim + c.
+class FluctuationSpace:
+    """Displacement fluctuations of an RVE; component c of node i is dof i · dim + c.
 
     Args:
-        rve: The RVE, with periodic boundary condition.
+        rve: The RVE, with periodic or kinematic boundary condition.
 
     Attributes:
+        boundary: The boundary condition.
         discretisation: Discretisation of the RVE.
         node_of: Node of the space for each mesh node. Shape (n_mesh_nodes,).
         n_nodes: Number of nodes.
         cells: Nodes of each cell. Shape (n_cells, n_nodes_of_cell).
 
     Raises:
-        CaseError: The boundary condition is not periodic, or the RVE is not an axis-aligned box.
+        CaseError: The boundary condition is static, or a periodic RVE is not an axis-aligned box.
     """
 
     def __init__(self, rve: RVE) -> None:
-        if rve.boundary != "periodic":
-            problem = f"{rve.boundary!r} given, expected 'periodic': the fields of this surrogate are"
-            raise CaseError(problem, key="rve.boundary")
+        if rve.boundary == "static":
+            raise CaseError("'static' given, expected periodic or kinematic for this surrogate", key="rve.boundary")
+        self.boundary = rve.boundary
         self.discretisation: Discretisation = rve.discretisation
         mesh, dim = self.discretisation.mesh, self.discretisation.dim
         outline = self.discretisation.outline
-        free = free_dofs(outline, "periodic")
-        if not periodic_cell(outline).aligned:
+        free = free_dofs(outline, rve.boundary)
+        if rve.boundary == "periodic" and not periodic_cell(outline).aligned:
             problem = "is rotated or sheared, expected a box along the axes: this surrogate needs one"
             raise CaseError(problem, key="rve.mesh")
         self.n_nodes = free.count // dim + 1
@@ -55,7 +58,7 @@ class PeriodicSpace:
         self.cells: Indices = self.node_of[mesh.cells]
 
     @classmethod
-    def shared(cls, rve: RVE) -> "PeriodicSpace":
+    def shared(cls, rve: RVE) -> "FluctuationSpace":
         """Return the space shared by all RVEs on this mesh, independent of their phases.
 
         Its cells are in `common_order`; see `phase_of_cell`.
@@ -97,9 +100,9 @@ class PeriodicSpace:
 
     @cached_property
     def points(self) -> Array:
-        """Coordinates of the nodes [length]. Shape (n_nodes, dim)."""
+        """Coordinates of the nodes [length], of identified ones those of the first. Shape (n_nodes, dim)."""
         found = np.empty((self.n_nodes, self.discretisation.dim))
-        found[self.node_of[::-1]] = self.discretisation.mesh.points[::-1]  # of periodic images, the first
+        found[self.node_of[::-1]] = self.discretisation.mesh.points[::-1]
         return found
 
     @cached_property
@@ -123,7 +126,7 @@ class PeriodicSpace:
         return np.asarray((by_node - np.tensordot(self.mean, by_node, axes=1)).reshape(fields.shape))
 
     def to_free(self, fields: Array) -> Array:
-        """Return fields (n_dofs, k) at the free dofs of the RVE solver, translated to zero at its pinned node."""
+        """Return fields (n_dofs, k) at the free dofs of the RVE solver, translated to zero at its fixed nodes."""
         by_node = fields.reshape(self.n_nodes, self.discretisation.dim, -1)
         return np.asarray((by_node[:-1] - by_node[-1]).reshape(self.n_dofs - self.discretisation.dim, -1))
 
