@@ -68,7 +68,7 @@ class Ours(torch.nn.Module):
     def forward(self, batch: OurBatch) -> Tensor:
         """Return the values at all nodes. Shape (n_total,)."""
         assert self.network is not None
-        return batch.lifting.index_add(0, batch.places, self.network(batch.batch)[:, 0])
+        return batch.lifting.index_add(0, batch.places, self.network(batch.batch)[0, :, 0])
 
     def loss(self, batch: OurBatch, values: Tensor) -> Tensor:
         """Return the mean relative error in the Euclidean norm."""

@@ -1,12 +1,14 @@
 """The boundary of a domain as a sequence of points, and the Transformer that embeds it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.spatial import cKDTree
 
 from femops.notation import Array
 from femops.surrogate.torch_library import Tensor, torch
+from femops_beno.contour import Contours
 from femops_beno.systems import System
 
 _HARMONICS = 6
@@ -15,15 +17,15 @@ _TINY = 1e-30
 
 @dataclass(frozen=True)
 class BoundaryPoints:
-    """The boundary nodes of a system, contour by contour in order.
+    """The boundary nodes of a system; in the plane contour by contour in order.
 
     Attributes:
         shape: What the boundary looks like at each point [-]: outward normal, position relative to the centre over the
-            size of the domain, harmonics of the arc length, mark of a hole, mark of each prescribed component. Shape
-            (n_b, n_shape).
-        data: Boundary data: prescribed values, and flux loads over the stiffness at the node, in units of the
-            solution. Shape (n_b, 2 · n_components).
-        weight: Length of each point, as a part of all contours [-]. Shape (n_b,).
+            size of the domain, harmonics of the arc length (in 3D of the position), mark of a hole, mark of each
+            prescribed component. Shape (n_b, n_shape).
+        data: Boundary data of k problems: prescribed values, and flux loads over the stiffness at the node, in units of
+            the solution. Shape (n_b, 2 · n_components, k).
+        weight: Length (in 3D area) of each point, as a part of the whole boundary [-]. Shape (n_b,).
     """
 
     shape: Array
@@ -33,16 +35,24 @@ class BoundaryPoints:
     @classmethod
     def of(cls, system: System) -> "BoundaryPoints":
         """Return the boundary points of a system."""
-        contours, size = system.contours, system.n_components
-        nodes, points = contours.nodes, system.mesh.points
+        boundary, size = system.boundary, system.n_components
+        nodes, points = boundary.nodes, system.mesh.points
         low, high = system.mesh.bounds
         position = (points[nodes] - 0.5 * (low + high)) / (high - low).max()
-        waves = 2.0 * np.pi * contours.arc[:, None] * np.arange(1, _HARMONICS + 1)
+        phases = boundary.arc[:, None] if isinstance(boundary, Contours) else position
+        orders = np.arange(1, _HARMONICS // phases.shape[1] + 1)
+        waves = 2.0 * np.pi * (phases[:, :, None] * orders).reshape(len(nodes), -1)
         held = system.prescribed.reshape(-1, size)[nodes]
-        parts = [contours.normal, position, np.cos(waves), np.sin(waves), contours.loop[:, None] > 0, held]
-        lifting, flux = system.lifting.reshape(-1, size), (system.flux / system.stiffness.diagonal()).reshape(-1, size)
-        data = np.concatenate([lifting[nodes], flux[nodes]], axis=1)
-        return cls(np.concatenate(parts, axis=1), data, contours.length / contours.length.sum())
+        parts = [boundary.normal, position, np.cos(waves), np.sin(waves), boundary.loop[:, None] > 0, held]
+        diagonal = system.stiffness.diagonal().reshape(-1, size)[nodes]
+        prescribed, flux = (_by_point(values, system)[nodes] for values in (system.lifting, system.flux))
+        data = np.concatenate([prescribed * held[..., None], flux / diagonal[..., None]], axis=1)
+        return cls(np.concatenate(parts, axis=1), data, boundary.length / boundary.length.sum())
+
+
+def _by_point(values: Array, system: System) -> Array:
+    """Return data of a system, shape (n_values,) or (n_values, k), as (n_nodes, n_components, k)."""
+    return values.reshape(len(system.mesh.points), system.n_components, -1)
 
 
 def shape_features(dim: int, n_components: int) -> int:
@@ -54,7 +64,7 @@ def cell_distance(system: System) -> Array:
     """Return the distance of each cell centre to the nearest boundary node, over the size of the domain [-]."""
     mesh = system.mesh
     low, high = mesh.bounds
-    distance, _ = cKDTree(mesh.points[system.contours.nodes]).query(mesh.points[mesh.cells].mean(axis=1))
+    distance, _ = cKDTree(mesh.points[system.boundary.nodes]).query(mesh.points[mesh.cells].mean(axis=1))
     return np.asarray(distance / (high - low).max())
 
 
@@ -64,7 +74,7 @@ class BoundaryBatch:
 
     Attributes:
         shape: See `BoundaryPoints`. Shape (n_meshes, n_b, n_shape).
-        data: Shape (n_meshes, n_b, n_data).
+        data: Shape (n_meshes, n_b, n_data, k).
         weight: Zero for padding. Shape (n_meshes, n_b).
     """
 
@@ -73,8 +83,8 @@ class BoundaryBatch:
     weight: Tensor
 
     @classmethod
-    def of(cls, boundaries: list[BoundaryPoints], dtype: torch.dtype) -> "BoundaryBatch":
-        """Return the padded boundaries, with the given type of all numbers."""
+    def of(cls, boundaries: list[BoundaryPoints], to: Any) -> "BoundaryBatch":
+        """Return the padded boundaries; `to` is type and device of the numbers."""
         longest = max(len(one.weight) for one in boundaries)
 
         def padded(name: str) -> Tensor:
@@ -82,7 +92,7 @@ class BoundaryBatch:
             found = np.zeros((len(rows), longest, *rows[0].shape[1:]))
             for target, row in zip(found, rows, strict=True):
                 target[: len(row)] = row
-            return torch.from_numpy(found).to(dtype)
+            return torch.from_numpy(found).to(**to)
 
         return cls(padded("shape"), padded("data"), padded("weight"))
 
@@ -111,7 +121,7 @@ class BoundaryTransformer(torch.nn.Module):
         self.query, self.gate = torch.nn.Linear(width, width), torch.nn.Linear(width, width * n_data)
 
     def forward(self, boundary: BoundaryBatch) -> tuple[Tensor, Tensor]:
-        """Return the vectors of shape and data of each mesh. Shape (n_meshes, width) each."""
+        """Return the vectors of shape, (n_meshes, width), and of data, (k, n_meshes, width), of each mesh."""
         padding = boundary.weight == 0.0
         tokens = self.embed(boundary.shape)
         for layer in self.layers:
@@ -120,7 +130,7 @@ class BoundaryTransformer(torch.nn.Module):
         shape = (tokens * boundary.weight[..., None]).sum(1)
         share = torch.softmax(self.query(tokens) + boundary.weight.clamp(min=_TINY).log()[..., None], dim=1)
         gates = self.gate(tokens).unflatten(2, (-1, boundary.data.shape[2]))
-        return shape, torch.einsum("mbw,mbwd,mbd->mw", share, gates, boundary.data)
+        return shape, torch.einsum("mbw,mbwd,mbdk->kmw", share, gates, boundary.data)
 
 
 class _AttentionLayer(torch.nn.Module):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,8 +44,8 @@ class Encoded:
         levels: Levels of its graph, finest first.
         stiffness: K at the nodes, zero in rows and columns of prescribed values. Shape (n_values, n_values).
         free: 1 for free values of the nodes, else 0. Shape (n_nodes, n_components).
-        source: Load of the source. Shape (n_nodes, n_components).
-        boundary_load: Load of the boundary data. Shape (n_nodes, n_components).
+        source: Load of the source, for each of k problems. Shape (k, n_nodes, n_components).
+        boundary_load: Load of the boundary data. Shape (k, n_nodes, n_components).
         cells: Cell features [-]. Shape (n_cells, n_features).
         boundary: Boundary points.
         nodes: The nodes, as nodes of the mesh. Shape (n_nodes,).
@@ -73,12 +74,18 @@ def encode(system: System) -> Encoded:
         _levels(system, free.any(axis=1), stiffness),
         SparseMap(stiffness, transpose=stiffness),
         free[nodes].astype(np.float64),
-        system.source_load.reshape(-1, size)[nodes],
-        system.boundary_load.reshape(-1, size)[nodes],
+        at_nodes(system.source_load, system)[:, nodes],
+        at_nodes(system.boundary_load, system)[:, nodes],
         np.column_stack([system.features, corners, cell_distance(system)]),
         BoundaryPoints.of(system),
         nodes,
     )
+
+
+def at_nodes(values: Array, system: System) -> Array:
+    """Return data of a system, shape (n_values,) or (n_values, k), as (k, n_nodes, n_components)."""
+    columns = values.reshape(len(system.prescribed), -1)
+    return np.ascontiguousarray(columns.T).reshape(columns.shape[1], -1, system.n_components)
 
 
 def _levels(system: System, free: npt.NDArray[np.bool_], stiffness: sp.csr_array) -> tuple[EncodedLevel, ...]:
@@ -110,7 +117,7 @@ class LevelBatch(torch.nn.Module):
     Args:
         given: The level of each system, None for systems that do not have it.
         finer: The next finer level of each system.
-        dtype: Type of the numbers.
+        to: Type and device of the numbers.
 
     Attributes:
         to_cells, to_nodes, prolong, restrict, pool, project: See `EncodedLevel`.
@@ -125,16 +132,14 @@ class LevelBatch(torch.nn.Module):
     pool: SparseMap
     project: SparseMap
 
-    def __init__(
-        self, given: Sequence[EncodedLevel | None], finer: Sequence[EncodedLevel | None], dtype: torch.dtype
-    ) -> None:
+    def __init__(self, given: Sequence[EncodedLevel | None], finer: Sequence[EncodedLevel | None], to: Any) -> None:
         super().__init__()
         present = [one for one in given if one is not None]
         for name in present[0].maps:
             setattr(self, name, SparseMap.joined([_map_of(name, *pair) for pair in zip(given, finer, strict=True)]))
-        self.diagonal = torch.from_numpy(np.concatenate([one.diagonal for one in present])).to(dtype)
+        self.diagonal = torch.from_numpy(np.concatenate([one.diagonal for one in present])).to(**to)
         counts = [0 if one is None else one.n_nodes for one in given]
-        self.owner = torch.from_numpy(np.repeat(np.arange(len(given)), counts))
+        self.owner = torch.from_numpy(np.repeat(np.arange(len(given)), counts)).to(to["device"])
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,8 @@ class Batch:
         levels: The levels, finest first.
         stiffness: K, block by block.
         sizes: Nodes of each system.
-        free, source, boundary_load: See `Encoded`. Shape (n_nodes, n_components).
+        free: See `Encoded`. Shape (n_nodes, n_components).
+        source, boundary_load: See `Encoded`; all systems have the same k. Shape (k, n_nodes, n_components).
         cells: Cell features. Shape (1, n_cells, n_features).
         owner: System of each cell. Shape (n_cells,).
         boundary: Boundaries.
@@ -162,30 +168,33 @@ class Batch:
     boundary: BoundaryBatch
 
     @classmethod
-    def of(cls, systems: Sequence[Encoded], dtype: torch.dtype = torch.float32) -> "Batch":
-        """Join encoded systems, with the given type of all numbers."""
+    def of(
+        cls, systems: Sequence[Encoded], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> "Batch":
+        """Join encoded systems, with the given type and device of all numbers."""
+        to: dict[str, Any] = {"dtype": dtype, "device": device}
 
-        def joined(name: str) -> Tensor:
-            return torch.from_numpy(np.concatenate([getattr(one, name) for one in systems])).to(dtype)
+        def joined(name: str, axis: int = 0) -> Tensor:
+            return torch.from_numpy(np.concatenate([getattr(one, name) for one in systems], axis)).to(**to)
 
         owner = np.repeat(np.arange(len(systems)), [len(one.cells) for one in systems])
         return cls(
-            _joined_levels(systems, dtype),
+            _joined_levels(systems, to),
             SparseMap.joined([one.stiffness for one in systems]),
             tuple(len(one.nodes) for one in systems),
             joined("free"),
-            joined("source"),
-            joined("boundary_load"),
+            joined("source", 1),
+            joined("boundary_load", 1),
             joined("cells")[None],
-            torch.from_numpy(owner),
-            BoundaryBatch.of([one.boundary for one in systems], dtype),
+            torch.from_numpy(owner).to(device),
+            BoundaryBatch.of([one.boundary for one in systems], to),
         )
 
 
-def _joined_levels(systems: Sequence[Encoded], dtype: torch.dtype) -> tuple[LevelBatch, ...]:
+def _joined_levels(systems: Sequence[Encoded], to: Any) -> tuple[LevelBatch, ...]:
     depth = max(len(one.levels) for one in systems)
     table = [[one.levels[i] if i < len(one.levels) else None for one in systems] for i in range(depth)]
-    return tuple(LevelBatch(given, table[max(i - 1, 0)], dtype) for i, given in enumerate(table))
+    return tuple(LevelBatch(given, table[max(i - 1, 0)], to) for i, given in enumerate(table))
 
 
 def _map_of(name: str, level: EncodedLevel | None, finer: EncodedLevel | None) -> SparseMap:

@@ -67,7 +67,7 @@ class BENO(torch.nn.Module):
         self.damping = torch.nn.Parameter(torch.full((one.passes, one.smoothing), _FIRST_DAMPING))
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the solution minus the lifting at the graph nodes. Shape (n_nodes, n_components)."""
+        """Return the solutions minus the liftings at the graph nodes. Shape (k, n_nodes, n_components)."""
         shape, told = self.boundary(batch.boundary)
         cells = torch.cat([batch.cells, shape[batch.owner][None]], dim=-1)
         load = batch.source + batch.boundary_load
@@ -106,17 +106,15 @@ class Branch(torch.nn.Module):
             self.decoder.weight *= _SMALL_START
 
     def forward(self, batch: Batch, load: Tensor, cells: Tensor, told: Tensor | None = None) -> Tensor:
-        """Return values for a load, both of shape (n_nodes, n_components).
+        """Return values for k loads, both of shape (k, n_nodes, n_components).
 
         Args:
             batch: The systems.
             load: The load.
             cells: Cell features with the shape of the boundary. Shape (1, n_cells, n_features).
-            told: Vector of the boundary data of each system. Shape (n_systems, latents).
+            told: Vector of the boundary data of each system. Shape (k, n_systems, latents).
         """
-        latent = None if told is None else told[None]
-        nodes = self._cycle(self.fine, batch.levels, load[None], self.cells(cells), latent)
-        return batch.free * self.decoder(nodes[0])
+        return batch.free * self.decoder(self._cycle(self.fine, batch.levels, load, self.cells(cells), told))
 
     def _cycle(
         self,
@@ -169,6 +167,7 @@ def _smoothed(batch: Batch, values: Tensor, load: Tensor, dampings: Tensor) -> T
 
 
 def _product(batch: Batch, values: Tensor) -> Tensor:
-    """Return K u at the free values."""
-    found: Tensor = batch.stiffness(values.reshape(1, -1, 1))
-    return found.reshape(values.shape)
+    """Return K u at the free values, of values (k, n_nodes, n_components)."""
+    columns = values.flatten(1).T.contiguous()[None]
+    found: Tensor = batch.stiffness(columns)
+    return found[0].T.reshape(values.shape)

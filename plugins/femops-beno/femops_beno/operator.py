@@ -13,7 +13,7 @@ from femops.surrogate import CheckedArrays, state_dict
 from femops.surrogate.spec import Arrays
 from femops.surrogate.store import of_arrays, read_fit, read_manifest
 from femops.surrogate.torch_library import torch
-from femops_beno.encoding import Batch, Encoded, encode
+from femops_beno.encoding import Batch, Encoded, at_nodes, encode
 from femops_beno.network import BENO, Architecture
 from femops_beno.systems import System
 
@@ -56,7 +56,7 @@ class Operator:
             systems: The systems, of any shapes and meshes of linear cells.
 
         Returns:
-            Values at the nodes of each system, shape (n_values,) each.
+            Values at the nodes of each system, of the shape of its lifting.
 
         Raises:
             CaseError: A system has another dimension, or other numbers of components or features than in the training.
@@ -71,11 +71,11 @@ class Operator:
         return found
 
     def free_values(self, encoded: Sequence[Encoded]) -> list[Array]:
-        """Return the solutions minus the liftings at the nodes of the graphs. Shape (n_nodes, n_components) each."""
+        """Return the solutions minus the liftings at the nodes of the graphs. Shape (k, n_nodes, n_components) each."""
         with torch.no_grad():
             batch = Batch.of(encoded, self.network.damping.dtype)
             values = self.network(batch)
-        return [one.double().numpy() for one in values.split(list(batch.sizes))]
+        return [one.double().numpy() for one in values.split(list(batch.sizes), dim=1)]
 
     def _check(self, system: System) -> None:
         one = self.network.architecture
@@ -87,10 +87,10 @@ class Operator:
 
 
 def completed(system: System, values: Array, encoded: Encoded) -> Array:
-    """Return the solution of a system (n_values,) from values at the nodes of its graph (n_nodes, n_components)."""
-    solution = system.lifting.reshape(-1, system.n_components).copy()
-    solution[encoded.nodes] += values
-    return np.ascontiguousarray(solution.ravel())
+    """Return the solution of a system from values at the nodes of its graph (k, n_nodes, n_components)."""
+    solution = at_nodes(system.lifting, system).copy()
+    solution[:, encoded.nodes] += values
+    return np.ascontiguousarray(solution.reshape(len(solution), -1).T).reshape(system.lifting.shape)
 
 
 def load_operator(folder: Path) -> Operator:

@@ -11,6 +11,7 @@ import scipy.sparse.linalg as spl
 from femops.meshing import TaggedMesh
 from femops.notation import Array
 from femops_beno.contour import Contours
+from femops_beno.surface import Surfaces
 
 
 @dataclass(frozen=True)
@@ -18,17 +19,18 @@ class System:
     """A linear elliptic problem, discretised: K u = f at the free values, u = g at the prescribed ones.
 
     Values are numbered node by node: component c of node i is value i · n_components + c. The solution is the sum of
-    two: with the source and zero boundary data, and with the boundary data and zero source.
+    two: with the source and zero boundary data, and with the boundary data and zero source. Source, flux, lifting and
+    solution have the shape (n_values,), or (n_values, k) for k problems that differ in these data only.
 
     Attributes:
         mesh: Mesh of the domain.
         prescribed: Mask of the prescribed values (Dirichlet). Shape (n_values,).
         stiffness: K without boundary conditions. Shape (n_values, n_values).
-        source: Load of the source, ∫ f φ. Shape (n_values,).
-        flux: Load of the boundary flux, ∫ h φ over the Neumann boundary. Shape (n_values,).
-        lifting: g at the prescribed values, 0 elsewhere. Shape (n_values,).
+        source: Load of the source, ∫ f φ.
+        flux: Load of the boundary flux, ∫ h φ over the Neumann boundary.
+        lifting: g at the prescribed values, and any continuation at the others.
         features: Properties of the cells, such as a logarithmic coefficient. Shape (n_cells, n_features).
-        solution: The finite-element solution, if known. Shape (n_values,).
+        solution: The finite-element solution, if known.
     """
 
     mesh: TaggedMesh
@@ -47,25 +49,30 @@ class System:
 
     @cached_property
     def contours(self) -> Contours:
-        """The boundary of the domain."""
+        """The boundary of a plane domain."""
         return Contours.of(self.mesh)
 
     @cached_property
+    def boundary(self) -> Contours | Surfaces:
+        """The boundary of the domain."""
+        return self.contours if self.mesh.dim == 2 else Surfaces.of(self.mesh)
+
+    @cached_property
     def boundary_load(self) -> Array:
-        """Load of the boundary data: flux − K g, zero at the prescribed values. Shape (n_values,)."""
-        return np.where(self.prescribed, 0.0, self.flux - self.stiffness @ self.lifting)
+        """Load of the boundary data: flux − K g, zero at the prescribed values."""
+        return self._at_free(self.flux - self.stiffness @ self.lifting)
 
     @cached_property
     def source_load(self) -> Array:
-        """Load of the source, zero at the prescribed values. Shape (n_values,)."""
-        return np.where(self.prescribed, 0.0, self.source)
+        """Load of the source, zero at the prescribed values."""
+        return self._at_free(self.source)
 
     def solved(self) -> "System":
         """Return the problem with its finite-element solution, by sparse LU factorisation."""
         free = np.flatnonzero(~self.prescribed)
         load = (self.source_load + self.boundary_load)[free]
         solution = self.lifting.copy()
-        solution[free] = spl.spsolve(sp.csc_array(self.stiffness[free][:, free]), load)
+        solution[free] += spl.splu(sp.csc_array(self.stiffness[free][:, free])).solve(load)
         return replace(self, solution=solution)
 
     def scaled(self, factor: float) -> "System":
@@ -73,3 +80,7 @@ class System:
         names = ("source", "flux", "lifting")
         solution = None if self.solution is None else factor * self.solution
         return replace(self, solution=solution, **{name: factor * getattr(self, name) for name in names})
+
+    def _at_free(self, values: Array) -> Array:
+        """Return values with zeros at the prescribed ones."""
+        return np.asarray((values.T * ~self.prescribed).T)

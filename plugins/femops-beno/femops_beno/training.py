@@ -10,7 +10,7 @@ from femops.notation import Array
 from femops.surrogate import Fit, ProblemTask
 from femops.surrogate.learning.loop import Schedule, Training
 from femops.surrogate.torch_library import Tensor, torch
-from femops_beno.encoding import Batch, Encoded, encode
+from femops_beno.encoding import Batch, Encoded, at_nodes, encode
 from femops_beno.network import BENO, Architecture
 from femops_beno.operator import Operator
 from femops_beno.options import BENOOptions
@@ -98,8 +98,8 @@ class RelativeError:
     def of(self, rows: Sequence[int]) -> Tensor:
         """Return the loss of some of the systems."""
         batch = Batch.of([self._encoded[i] for i in rows])
-        target = torch.from_numpy(np.concatenate([self._targets[i] for i in rows]).astype(np.float32))
-        difference = (self._network(batch) - target).square().sum(dim=1)
+        target = torch.from_numpy(np.concatenate([self._targets[i] for i in rows], axis=1).astype(np.float32))
+        difference = (self._network(batch) - target).square().sum(dim=(0, 2))
         squared = torch.stack([one.sum() for one in difference.split(list(batch.sizes))])
         size = torch.from_numpy(self._sizes[list(rows)].astype(np.float32))
         return (squared / size + _TINY).sqrt().mean()
@@ -107,10 +107,9 @@ class RelativeError:
 
 def _target(system: System, encoded: Encoded) -> Array:
     assert system.solution is not None
-    beyond = (system.solution - system.lifting).reshape(-1, system.n_components)
-    return np.asarray(beyond[encoded.nodes])
+    return at_nodes(system.solution - system.lifting, system)[:, encoded.nodes]
 
 
 def _size(system: System) -> float:
     assert system.solution is not None
-    return max(float(system.solution @ system.solution), float(np.finfo(np.float32).tiny))
+    return max(float(np.square(system.solution).sum()), float(np.finfo(np.float32).tiny))
