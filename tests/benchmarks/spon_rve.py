@@ -20,7 +20,7 @@ from femops.notation import Array
 from femops.rve.family import Family, microstructure
 from femops.rve.solver import RVESolver, SolverOptions
 from femops.rve.spec import RVE, build_rve
-from femops.surrogate.fields.linear import LinearFields
+from femops.surrogate.fields.linear import LinearFields, cell_features
 from femops.surrogate.message_passing import ProcessorOptions, Shape
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.batches import Group, in_precision, symmetries
@@ -29,7 +29,6 @@ from femops_spon.network import (
     SPON,
     Architecture,
     MeshMaps,
-    cell_features,
     grid_counts,
     hierarchy,
     rotation_of_strain,

@@ -219,6 +219,22 @@ def stress_error_bound(strain: Array, stiffness: Array, bound: Array) -> Array:
     return np.asarray(np.sqrt(largest * np.maximum(excess, 0.0) / np.maximum(energy, np.finfo(float).tiny)))
 
 
+def cell_features(tangent: Tensor) -> Tensor:
+    """Return the cell features: logarithmic stiffness contrast to the softest cell, and D normalised by its trace.
+
+    Args:
+        tangent: D of the cells [stress]. Shape (N, n_cells, n_s, n_s).
+
+    Returns:
+        Features [-], shape (N, n_cells, 1 + n_s (n_s + 1) / 2).
+    """
+    n_s = tangent.shape[-1]
+    size = tangent.diagonal(dim1=2, dim2=3).sum(-1)
+    rows, columns = torch.triu_indices(n_s, n_s, device=tangent.device)
+    contrast = 0.5 * torch.log(size / size.amin(dim=1, keepdim=True))
+    return torch.cat([contrast[..., None], tangent[..., rows, columns] / size[..., None]], dim=-1)
+
+
 class _Homogenized(torch.autograd.Function):
     """C̄(W) with its derivative computed from the residual."""
 

@@ -4,7 +4,7 @@ from femops.hookspecs import hookimpl
 from femops.surrogate import SurrogateSpec
 from femops_beno.options import BENOOptions, BENOParameters
 from femops_beno.poisson.options import PoissonShapes
-from femops_beno.surrogate import as_law, data_files, evaluate_data, fit_problem
+from femops_beno.surrogate import as_law, check, data_files, evaluate_data, fit_family, fit_problem
 
 
 @hookimpl
@@ -13,11 +13,13 @@ def femops_surrogates() -> list[SurrogateSpec]:
     return [
         SurrogateSpec(
             "beno",
-            "boundary-embedded graph operator: elliptic problems on varying shapes (operator)",
+            "boundary-embedded graph operator: elliptic problems and RVEs of varying shape (surrogate)",
             BENOOptions,
             BENOParameters,
             None,
             as_law,
+            check=check,
+            fit_family=fit_family,
             problem=PoissonShapes,
             fit_problem=fit_problem,
             data_files=data_files,

@@ -91,7 +91,7 @@ def at_nodes(values: Array, system: System) -> Array:
 def _levels(system: System, free: npt.NDArray[np.bool_], stiffness: sp.csr_array) -> tuple[EncodedLevel, ...]:
     """Return the levels of a system; `stiffness` is that of its graph nodes."""
     size = system.n_components
-    hierarchy = shape_hierarchy(system.mesh, free, _scalar(system.stiffness, size))
+    hierarchy = shape_hierarchy(system.mesh, free, scalar(system.stiffness, size))
     found, projected = [], stiffness
     for level, maps in zip(hierarchy, HierarchyMaps(hierarchy), strict=True):
         named = {name: getattr(maps, name) for name in _MAPS if hasattr(maps, name)}
@@ -105,7 +105,7 @@ def _levels(system: System, free: npt.NDArray[np.bool_], stiffness: sp.csr_array
     return tuple(found)
 
 
-def _scalar(stiffness: sp.csr_array, size: int) -> sp.csr_array:
+def scalar(stiffness: sp.csr_array, size: int) -> sp.csr_array:
     """Return the sum of the diagonal blocks over the components. Shape (n_nodes, n_nodes)."""
     parts = [stiffness[c::size][:, c::size] for c in range(size)]
     return sp.csr_array(sum(parts[1:], start=parts[0]))
@@ -189,6 +189,12 @@ class Batch:
             torch.from_numpy(owner).to(device),
             BoundaryBatch.of([one.boundary for one in systems], to),
         )
+
+    def product(self, values: Tensor) -> Tensor:
+        """Return K u at the free values, of values (k, n_nodes, n_components)."""
+        columns = values.flatten(1).T.contiguous()[None]
+        found: Tensor = self.stiffness(columns)
+        return found[0].T.reshape(values.shape)
 
 
 def _joined_levels(systems: Sequence[Encoded], to: Any) -> tuple[LevelBatch, ...]:

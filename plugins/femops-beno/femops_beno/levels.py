@@ -31,21 +31,33 @@ def shape_hierarchy(mesh: TaggedMesh, free: npt.NDArray[np.bool_], stiffness: sp
     Returns:
         As many levels as it takes to a few nodes; at least one.
     """
-    finest = _without_prescribed(mesh, free)
-    multigrid = pyamg.smoothed_aggregation_solver(
-        sp.csr_matrix(stiffness[free][:, free]),
-        smooth=_JACOBI,
-        improve_candidates=None,
-        max_coarse=_COARSEST,
-        keep=True,
-    )
-    levels = [Level(finest)]
-    for given, coarse in zip(multigrid.levels, multigrid.levels[1:], strict=False):
-        # The factors make the functions of each level add up to 1 away from prescribed nodes.
-        fine_sums, sums = (np.asarray(one.B).ravel() for one in (given, coarse))
-        prolongation = sp.csr_array(sp.diags_array(1.0 / fine_sums) @ sp.csr_array(given.P) @ sp.diags_array(sums))
-        levels.append(_coarser(levels[-1].graph, prolongation, sp.csr_array(given.AggOp)))
+    levels = [Level(_without_prescribed(mesh, free))]
+    for prolongation, aggregates in aggregations(stiffness[free][:, free]):
+        levels.append(_coarser(levels[-1].graph, prolongation, aggregates))
     return tuple(levels)
+
+
+def aggregations(stiffness: sp.csr_array) -> list[tuple[sp.csr_array, sp.csr_array]]:
+    """Return the prolongation and the aggregates of each coarser level of a scalar stiffness.
+
+    The functions of each level add up to 1 away from prescribed nodes.
+
+    Args:
+        stiffness: The stiffness of the finest level. Shape (n_nodes, n_nodes).
+
+    Returns:
+        The functions of the level, and a matrix that is 1 for the nodes of each aggregate. Shape (n_nodes, n_coarse)
+        each.
+    """
+    multigrid = pyamg.smoothed_aggregation_solver(
+        sp.csr_matrix(stiffness), smooth=_JACOBI, improve_candidates=None, max_coarse=_COARSEST, keep=True
+    )
+    found = []
+    for given, coarse in zip(multigrid.levels, multigrid.levels[1:], strict=False):
+        fine_sums, sums = (np.asarray(one.B).ravel() for one in (given, coarse))
+        prolongation = sp.diags_array(1.0 / fine_sums) @ sp.csr_array(given.P) @ sp.diags_array(sums)
+        found.append((sp.csr_array(prolongation), sp.csr_array(given.AggOp)))
+    return found
 
 
 def _without_prescribed(mesh: TaggedMesh, free: npt.NDArray[np.bool_]) -> FEGraph:

@@ -74,7 +74,7 @@ class BENO(torch.nn.Module):
         values = self.of_source(batch, batch.source, cells) + self.of_boundary(batch, batch.boundary_load, cells, told)
         values = _smoothed(batch, values, load, self.damping[0])
         for dampings in self.damping[1:]:
-            values = values + self.of_source(batch, load - _product(batch, values), cells)
+            values = values + self.of_source(batch, load - batch.product(values), cells)
             values = _smoothed(batch, values, load, dampings)
         return values
 
@@ -162,12 +162,5 @@ class _Layers(torch.nn.Module):
 
 def _smoothed(batch: Batch, values: Tensor, load: Tensor, dampings: Tensor) -> Tensor:
     for damping in dampings:
-        values = values + damping * (load - _product(batch, values)) / batch.levels[0].diagonal
+        values = values + damping * (load - batch.product(values)) / batch.levels[0].diagonal
     return values
-
-
-def _product(batch: Batch, values: Tensor) -> Tensor:
-    """Return K u at the free values, of values (k, n_nodes, n_components)."""
-    columns = values.flatten(1).T.contiguous()[None]
-    found: Tensor = batch.stiffness(columns)
-    return found[0].T.reshape(values.shape)

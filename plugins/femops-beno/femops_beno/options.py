@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
-from femops.surrogate import SurrogateOptions, SurrogateParameters
+from femops.surrogate import FamilyParameters, SurrogateOptions
 
 
 class BENOOptions(SurrogateOptions):
@@ -22,9 +22,14 @@ class BENOOptions(SurrogateOptions):
     steps: int = Field(1000, ge=0, description="optimiser steps")
     batch: PositiveInt = Field(16, description="samples per step")
     learning_rate: float = Field(4e-3, gt=0, description="maximum; decays along a cosine")
+    device: Literal["auto", "cpu", "cuda"] = Field("cpu", description="device of the training (families)")
 
 
-class BENOParameters(SurrogateParameters):
-    """A trained BENO in a case; there is no law of it yet."""
+class BENOParameters(FamilyParameters):
+    """A trained BENO in a case."""
 
     law: Literal["beno"] = "beno"
+    corrections: int = Field(2, ge=0, description="conjugate-gradient steps after the prediction")
+    start: Literal["network", "zero"] = Field(
+        "network", description="what corrections start from; zero leaves the network out, the baseline to beat"
+    )

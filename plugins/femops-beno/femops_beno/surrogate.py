@@ -1,12 +1,13 @@
-"""BENO as a surrogate: training and evaluation on problems."""
+"""BENO as a surrogate: training and evaluation on problems, training on families and the law of a model."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
-from femops.errors import CaseError
 from femops.law import CertifiedLaw
-from femops.surrogate import Evaluation, EvaluationTask, Fit, ProblemTask, TrainedModel
-from femops_beno.options import BENOParameters
+from femops.notation import Array
+from femops.rve.spec import RVE
+from femops.surrogate import Evaluation, EvaluationTask, FamilyTask, Fit, ProblemTask, TrainedModel
+from femops_beno.options import BENOOptions, BENOParameters
 from femops_beno.poisson.options import PoissonShapes
 
 # torch, gmsh and matplotlib take seconds to import: only when they are needed
@@ -33,10 +34,26 @@ def evaluate_data(task: EvaluationTask) -> Evaluation:
     return evaluate(task)
 
 
-def as_law(model: TrainedModel, parameters: BENOParameters) -> CertifiedLaw:
-    """Refuse: a BENO is the operator of a problem, not a law.
+def check(rve: RVE, options: BENOOptions, low: Array, high: Array) -> None:
+    """Refuse RVEs that the network cannot be trained on.
 
     Raises:
-        CaseError: Always.
+        CaseError: A phase is nonlinear, the boundary condition is not kinematic, or the cells are not linear.
     """
-    raise CaseError("'beno' learns problems, there is no law of it; femops evaluate applies its models", key="law")
+    from femops_beno.rve.systems import rve_fields
+
+    rve_fields(rve)
+
+
+def fit_family(task: FamilyTask) -> Fit:
+    """Train on a family of RVEs; see `femops_beno.rve.training`."""
+    from femops_beno.rve.training import fit_family as fit
+
+    return fit(task)
+
+
+def as_law(model: TrainedModel, parameters: BENOParameters) -> CertifiedLaw:
+    """Return the law of a trained model for its RVE."""
+    from femops_beno.rve.law import beno_law
+
+    return beno_law(model, parameters)

@@ -17,7 +17,7 @@ from femops_beno.options import BENOOptions
 from femops_beno.poisson.data import training_samples
 from femops_beno.systems import System
 
-_SHOW_EVERY, _WARM_UP, _LARGEST_GRADIENT, _TINY = 20, 50, 1.0, 1e-12
+_SHOW_EVERY, WARM_UP, LARGEST_GRADIENT, _TINY = 20, 50, 1.0, 1e-12
 
 
 def fit_problem(task: ProblemTask) -> Fit:
@@ -42,9 +42,7 @@ def fit_problem(task: ProblemTask) -> Fit:
     systems = [sample.system for sample in train]
     solved = time.perf_counter()
     network = BENO(architecture(options, systems[0]))
-    schedule = Schedule(
-        options.steps, options.learning_rate, _SHOW_EVERY, _WARM_UP, _LARGEST_GRADIENT, seed=options.seed
-    )
+    schedule = Schedule(options.steps, options.learning_rate, _SHOW_EVERY, WARM_UP, LARGEST_GRADIENT, seed=options.seed)
     training = Training(dict(network.named_parameters()), schedule, "training", task.checkpoint, task.progress)
     training.adam(RelativeError(network, systems, options.batch))
     operator = Operator(network)

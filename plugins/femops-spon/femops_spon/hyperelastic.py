@@ -15,9 +15,9 @@ from femops.rve.spec import RVE
 from femops.surrogate import chunks
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace, common_order
 from femops.surrogate.fields.hyperelastic import HyperelasticFields
-from femops.surrogate.fields.linear import CellTangents, LinearFields
+from femops.surrogate.fields.linear import CellTangents, LinearFields, cell_features
 from femops.surrogate.torch_library import Tensor, torch
-from femops_spon.network import SPON, MeshMaps, cell_features, hierarchy
+from femops_spon.network import SPON, MeshMaps, hierarchy
 from femops_spon.training import Precision
 
 _STEPS, _INNER = 3, 4  # Newton and inner steps to the training states, which need not be converged

@@ -161,22 +161,6 @@ class MeshMaps:
         return matrix @ tangent @ matrix.T
 
 
-def cell_features(tangent: Tensor) -> Tensor:
-    """Return the cell features: logarithmic stiffness contrast to the softest cell, and D normalised by its trace.
-
-    Args:
-        tangent: D of the cells [stress]. Shape (N, n_cells, n_s, n_s).
-
-    Returns:
-        Features [-], shape (N, n_cells, 1 + n_s (n_s + 1) / 2).
-    """
-    n_s = tangent.shape[-1]
-    size = tangent.diagonal(dim1=2, dim2=3).sum(-1)
-    rows, columns = torch.triu_indices(n_s, n_s, device=tangent.device)
-    contrast = 0.5 * torch.log(size / size.amin(dim=1, keepdim=True))
-    return torch.cat([contrast[..., None], tangent[..., rows, columns] / size[..., None]], dim=-1)
-
-
 class SPON(torch.nn.Module):
     """The network; its weights apply to any mesh of its dimension.
 

@@ -11,13 +11,13 @@ from femops.law import LawContext
 from femops.rve.family import Family, microstructure
 from femops.rve.spec import RVEParameters, build_rve
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
-from femops.surrogate.fields.linear import LinearFields
+from femops.surrogate.fields.linear import LinearFields, cell_features
 from femops.surrogate.fields.stiffness import StiffnessBatch
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.message_passing import ProcessorOptions
 from femops.surrogate.torch_library import torch
 from femops_spon.batches import BatchOptions, Group, batches, symmetries
-from femops_spon.network import SPON, Architecture, MeshMaps, cell_features, hierarchy, rotation_of_strain
+from femops_spon.network import SPON, Architecture, MeshMaps, hierarchy, rotation_of_strain
 from femops_spon.training import TrainingOptions, predict, restored, train
 
 PHASES = {"matrix": {"law": "elastic", "K": 4.0, "G": 2.0}, "fibre": {"law": "elastic", "K": 90.0, "G": 60.0}}

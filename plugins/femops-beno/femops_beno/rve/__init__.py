@@ -1,0 +1,1 @@
+"""RVEs whose boundary moves with the macroscale strain: voids and inclusions of any shape."""
