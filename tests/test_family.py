@@ -1,5 +1,7 @@
 """Families are reproducible and within their ranges, and their stores agree with the nested law."""
 
+import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +44,8 @@ KINDS = {
     "conforming circles": {"mesh": CONFORMING},
     "conforming ellipses": {"inclusions": ELLIPSES, "mesh": CONFORMING},
 }
+FINE = {"mesh_size": 0.2, "cell": "triangle6"}  # curved: the area of a circle to 1e-3
+WITH_VOIDS: dict[str, Any] = {"inclusions": {**CIRCLES, "voids": [0.0, 1.0]}, "mesh": FINE}
 kinds = pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
 
 
@@ -62,12 +66,49 @@ def as_mapping(one: Microstructure) -> dict[str, Any]:
     return one.parameters.model_dump(mode="json", exclude_none=True)
 
 
-@kinds
+def inclusions_of(one: Microstructure) -> list[dict[str, Any]]:
+    """The inclusions in the order in which they were drawn."""
+    generator = next(iter(as_mapping(one).values()))
+    return next(value for value in generator.values() if isinstance(value, list))
+
+
+def is_hole(one: Microstructure) -> np.ndarray:
+    return np.array([inclusion["phase"] == "void" for inclusion in inclusions_of(one)])
+
+
+@pytest.mark.parametrize("changes", [*KINDS.values(), WITH_VOIDS], ids=[*KINDS, "circles with voids"])
 def test_a_microstructure_depends_on_seed_and_index_only(changes: dict[str, Any]) -> None:
     few, many, other = family(**changes), family(**changes, count=500), family(**changes, seed=2)
     assert microstructure(few, 4) == microstructure(many, 4)
     assert len({str(as_mapping(microstructure(one, index))) for one in (many, other) for index in (0, 1, 499)}) == 6
     assert few.hash == many.hash != other.hash
+
+
+@pytest.mark.parametrize(
+    ("kind", "hashed", "study", "centre"),
+    [
+        ("circles", "d5da4cc3ade8c08f", "ab0930853dc002d7", [0.15098411001308665, 0.021344186344082527]),
+        (
+            "spheres",
+            "04c05e979f11c387",
+            "e99bb55f206e19a8",
+            [-0.07139235999362403, -0.2395919921168116, 0.016674481607392377],
+        ),
+        ("conforming circles", "887a51e1fddf0f2e", "6b5add896b3deb63", [0.24376087777936828, -0.05124434105634612]),
+        ("conforming ellipses", "04a1399f17564c38", "1a082037813257db", [-0.22984208041676601, 0.49302192545868084]),
+    ],
+)
+def test_stores_and_models_of_earlier_versions_stay_valid(kind: str, hashed: str, study: str, centre: Any) -> None:
+    block = family(**KINDS[kind])
+    one = microstructure(block, 3)
+    number, fraction = (4, 0.3204271368417785) if block.dim == 2 else (3, 0.21021356842088923)
+    np.testing.assert_allclose(inclusions_of(one)[-1]["center"], centre, rtol=1e-12)
+    assert one.contrast["fibre"] == pytest.approx(13.005428115651618, rel=1e-12)
+    assert one.volume_fraction == pytest.approx(fraction, rel=1e-12)
+    assert (one.number, one.void_fraction) == (number, 0.0)
+    assert block.hash.startswith(hashed)
+    in_a_study = json.dumps(block.model_dump(mode="json", exclude_none=True), sort_keys=True)
+    assert hashlib.sha256(in_a_study.encode()).hexdigest().startswith(study)
 
 
 @kinds
@@ -85,6 +126,70 @@ def test_numbers_volume_fractions_and_contrasts_fill_their_ranges(changes: dict[
         assert pytest.approx(one.contrast["fibre"] * SOFT["K"]) == one.parameters.phases["fibre"].K
         assert pytest.approx(one.contrast["fibre"] * SOFT["G"]) == one.parameters.phases["fibre"].G
         assert SOFT["K"] == one.parameters.phases["matrix"].K
+
+
+@pytest.mark.parametrize("inclusions", [CIRCLES, ELLIPSES, SPHERES], ids=lambda one: one["shape"])
+def test_voids_take_the_places_of_fibres(inclusions: dict[str, Any]) -> None:
+    solid, holed = (family(inclusions={**inclusions, "voids": v}, mesh=CONFORMING) for v in ([0, 0], [0, 1]))
+    assert solid.hash == family(inclusions=inclusions, mesh=CONFORMING).hash != holed.hash
+    kinds_seen = set()
+    for index in range(60):
+        one, other = microstructure(holed, index), microstructure(solid, index)
+        holes = is_hole(one)
+        assert [{**inclusion, "phase": "fibre"} for inclusion in inclusions_of(one)] == inclusions_of(other)
+        assert (one.volume_fraction, one.contrast) == (other.volume_fraction, other.contrast)
+        assert set(one.parameters.phases) == ({"matrix"} if holes.all() else {"matrix", "fibre"})
+        sizes = [
+            inclusion.get("radius") or np.sqrt(np.prod(inclusion["semi_axes"])) for inclusion in inclusions_of(one)
+        ]
+        volumes = np.array(sizes) ** solid.dim * (np.pi if solid.dim == 2 else 4 * np.pi / 3)
+        assert one.void_fraction == pytest.approx(volumes[holes].sum(), rel=1e-12)
+        kinds_seen.add((bool(holes.any()), bool(holes.all())))
+    assert kinds_seen == {(False, False), (True, False), (True, True)}
+
+
+def test_the_share_of_voids_fills_its_range() -> None:
+    five = {**CIRCLES, "number": [5, 5], "volume_fraction": [0.1, 0.2]}
+    fixed, drawn = (
+        np.array([is_hole(microstructure(family(inclusions={**five, "voids": v}, mesh=CONFORMING), index)).sum()
+                  for index in range(100)])
+        for v in ([0.2, 0.2], [0.0, 1.0])
+    )  # fmt: skip
+    assert fixed.mean() == pytest.approx(1.0, abs=0.25)  # standard deviation of the mean 0.09
+    assert fixed.var() == pytest.approx(5 * 0.2 * 0.8, rel=0.3)  # binomial
+    np.testing.assert_allclose(np.bincount(drawn, minlength=6), 100 / 6, atol=12)  # all numbers equally likely
+
+
+@pytest.mark.parametrize("boundary", ["periodic", "kinematic"])
+def test_members_with_voids_are_solved_and_stored(boundary: str, tmp_path: Path) -> None:
+    block = family(**WITH_VOIDS, boundary=boundary, count=4)
+    solve_family(task(block), tmp_path)
+    found = solved_family(block, tmp_path)
+    drawn = [microstructure(block, index) for index in range(4)]
+    assert {len(one.parameters.phases) for one in drawn} == {1, 2}
+    for name in ("volume_fraction", "void_fraction"):
+        np.testing.assert_allclose(found[name], [getattr(one, name) for one in drawn], rtol=2e-3, atol=1e-12)
+    for one, tangent in zip(drawn, found["tangent"], strict=True):
+        law = load_law({"law": "nested", "rve": as_mapping(one)})
+        answer = law.evaluate(np.eye(3), np.zeros((3, law.n_state)), 1.0)
+        np.testing.assert_allclose(tangent, answer.stress, rtol=1e-9, atol=1e-6)
+        assert law.rve.boundary == boundary
+    solid = family(**{**WITH_VOIDS, "inclusions": CIRCLES}, boundary=boundary, count=4)
+    solve_family(task(solid), tmp_path / "solid")
+    stiffer = solved_family(solid, tmp_path / "solid")["tangent"] - found["tangent"]
+    softened = np.linalg.eigvalsh(stiffer)[:, 0] > 0.0
+    np.testing.assert_array_equal(softened, [one.void_fraction > 0.0 for one in drawn])
+
+
+def test_a_family_of_holes_needs_no_fibre() -> None:
+    block = family(
+        inclusions={**CIRCLES, "voids": [1, 1]}, mesh=FINE, phases={"matrix": SOFT}, contrast={"matrix": [2, 3]}
+    )
+    one = microstructure(block, 0)
+    assert one.void_fraction == one.volume_fraction
+    rve = build_rve(one.parameters, LawContext(2)).discretisation
+    assert rve.phases == ("matrix",)
+    assert 1.0 - rve.volume_fraction(0) == pytest.approx(one.void_fraction, rel=2e-3)
 
 
 @pytest.mark.parametrize("inclusions", [CIRCLES, ELLIPSES, SPHERES], ids=lambda one: one["shape"])
@@ -248,6 +353,14 @@ def test_two_ranks_store_what_one_stores(tmp_path: Path) -> None:
         ({"inclusions": {**CIRCLES, "min_gap": 0.0}, "mesh": CONFORMING},
          "inclusions.min_gap: 0 given, expected a positive number, since these meshes follow the inclusions"),
         ({"phases": {"matrix": SOFT}}, "phases: matrix given, expected matrix and fibre"),
+        ({**WITH_VOIDS, "phases": {"matrix": SOFT}}, "phases: matrix given, expected matrix and fibre"),
+        ({"inclusions": {**CIRCLES, "voids": [0.0, 0.5]}},
+         "inclusions.voids: [0.0, 0.5] given with mesh.cells, but a grid has no holes; expected mesh.mesh_size"),
+        ({"inclusions": {**CIRCLES, "voids": [0.5, 1.1]}},
+         "inclusions.voids: [0.5, 1.1] given, expected [lowest, highest], from 0 to 1"),
+        ({"inclusions": {**CIRCLES, "voids": [0.5, 0.4]}},
+         "inclusions.voids: [0.5, 0.4] given, expected [lowest, highest], from 0 to 1"),
+        ({**WITH_VOIDS, "boundary": "static"}, "boundary: 'static' given, but voids may reach the faces of the RVE"),
         ({"phases": {"matrix": SOFT, "fibre": {**SOFT, "nu": 0.3}}}, "phases.fibre: expected K and G, or E and nu"),
         ({"phases": {"matrix": SATURATING, "fibre": SOFT}, "contrast": {"matrix": [1, 2]}},
          "contrast.matrix: expected the name of an elastic phase"),

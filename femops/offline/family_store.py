@@ -9,6 +9,7 @@ notation:
                                tangent           dS/dE [stress]                       (n, n_s, n_s)
                                stress_33         in 2D [stress]                       (n,)
     always                     volume_fraction   of the inclusions in the mesh [-]    ()
+    with voids                 void_fraction     of the holes in the mesh [-]         ()
                                number            of inclusions                        ()
                                contrast/PHASE    factor on the moduli [-]             ()
 """
@@ -134,7 +135,7 @@ def _solve(task: FamilyProblem, index: int) -> Row:
         answers = _linear_answers(solver) if task.strain is None else _answers(solver, task.strain[index])
     except NotConverged as error:
         raise NotConverged(f"microstructure {index}: {error.what}", error.residuals) from error
-    return {**answers, **_figures(one, rve)}
+    return {**answers, **_figures(one, rve, task.family.inclusions.has_voids)}
 
 
 def _linear_answers(solver: RVESolver) -> Row:
@@ -157,10 +158,15 @@ def _answers(solver: RVESolver, strain: Array) -> Row:
     return {name: np.moveaxis(np.concatenate([one[name] for one in parts], axis=-1), -1, 0) for name in parts[0]}
 
 
-def _figures(one: Microstructure, rve: RVE) -> Row:
-    fraction = rve.discretisation.volume_fraction(rve.discretisation.phases.index(FIBRE))
-    contrast = {f"contrast/{name}": np.array(factor) for name, factor in one.contrast.items()}
-    return {"volume_fraction": np.array(fraction), "number": np.array(one.number), **contrast}
+def _figures(one: Microstructure, rve: RVE, has_voids: bool) -> Row:
+    meshed = {name: rve.discretisation.volume_fraction(i) for i, name in enumerate(rve.discretisation.phases)}
+    fraction = meshed.get(FIBRE, 0.0)
+    row = {f"contrast/{name}": np.array(factor) for name, factor in one.contrast.items()}
+    if has_voids:
+        void_fraction = 1.0 - sum(meshed.values())
+        row["void_fraction"] = np.array(void_fraction)
+        fraction += void_fraction
+    return {"volume_fraction": np.array(fraction), "number": np.array(one.number), **row}
 
 
 def _check_strains(task: FamilyProblem, store: SnapshotStore) -> None:

@@ -8,7 +8,16 @@ from math import gamma, pi
 from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from femops.errors import CaseError
 from femops.law import LawParameters
@@ -16,7 +25,7 @@ from femops.meshing.cells import CELLS, AnyCell
 from femops.notation import Array
 from femops.phases.elastic import ElasticParameters
 from femops.rve.conditions import Boundary
-from femops.rve.geometry.cell import Cell, Model, edges
+from femops.rve.geometry.cell import VOID, Cell, Model, edges
 from femops.rve.geometry.packing import away_from_faces
 from femops.rve.geometry.placing import place
 from femops.rve.snapshots import RVE_INTERFACE
@@ -50,18 +59,34 @@ class FamilyInclusions(Model):
     volume_fraction: Pair
     spread: float = Field(0.0, ge=0, lt=1, description="sizes vary by ± this part around their mean [-]")
     aspect: Pair | None = Field(None, description="ratio of the semi-axes of ellipses [-]")
+    voids: Pair = Field(
+        (0.0, 0.0), description="share of the inclusions that are holes [-]; each is a hole with this probability"
+    )
     min_gap: NonNegativeFloat | None = Field(
         None, description="smallest distance between surfaces [length]; default 0 on a grid, otherwise mesh_size / 2"
     )
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:
-        _check_range("number", self.number, 1.0)
-        _check_range("volume_fraction", self.volume_fraction, 0.0, 1.0)
+        fraction, share = self.volume_fraction, self.voids
+        _check_range("number", self.number, self.number[0] >= 1, "1 or more")
+        _check_range("volume_fraction", fraction, fraction[0] > 0.0 and fraction[1] < 1.0, "above 0 and below 1")
         if (self.aspect is None) == (self.shape == "ellipses"):
             raise NestedError(CaseError("expected with shape ellipses, and only there", key="aspect"))
-        _check_range("aspect", self.aspect or (1.0, 1.0), 1.0)
+        if self.aspect is not None:
+            _check_range("aspect", self.aspect, self.aspect[0] >= 1.0, "1 or more")
+        _check_range("voids", share, share[0] >= 0.0 and share[1] <= 1.0, "from 0 to 1")
         return self
+
+    @model_serializer(mode="wrap")
+    def _block(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out voids if there are none: the hashes of such families are older than this key."""
+        return {key: value for key, value in serialize(self).items() if key != "voids" or self.has_voids}
+
+    @property
+    def has_voids(self) -> bool:
+        """Whether inclusions may be holes."""
+        return self.voids[1] > 0.0
 
     @property
     def dim(self) -> int:
@@ -70,7 +95,7 @@ class FamilyInclusions(Model):
 
 
 class Family(Cell):
-    """A family of microstructures: inclusions of the phase `fibre` in the phase `matrix`."""
+    """A family of microstructures: inclusions of the phase `fibre`, or holes, in the phase `matrix`."""
 
     count: PositiveInt = Field(description="number of microstructures; more of them keep the first ones")
     validation: PositiveInt = Field(64, description="number of further microstructures to judge a surrogate by")
@@ -97,8 +122,10 @@ class Family(Cell):
 
     @field_validator("phases", mode="after")
     @classmethod
-    def _valid_phases(cls, phases: dict[str, Any]) -> dict[str, LawParameters]:
-        if set(phases) != {MATRIX, FIBRE}:
+    def _valid_phases(cls, phases: dict[str, Any], info: ValidationInfo) -> dict[str, LawParameters]:
+        inclusions = info.data.get("inclusions")  # missing if it is invalid
+        only_holes = inclusions is not None and inclusions.voids[0] == 1.0
+        if set(phases) not in ({MATRIX, FIBRE}, {MATRIX} if only_holes else {MATRIX, FIBRE}):
             raise ValueError(f"{', '.join(phases) or 'none'} given, expected {MATRIX} and {FIBRE}")
         return valid_phases(phases)
 
@@ -107,10 +134,11 @@ class Family(Cell):
         for name, pair in self.contrast.items():
             if not isinstance(self.phases.get(name), ElasticParameters):
                 raise NestedError(CaseError("expected the name of an elastic phase", key=f"contrast.{name}"))
-            _check_range(f"contrast.{name}", pair, 0.0)
+            _check_range(f"contrast.{name}", pair, pair[0] > 0.0, "above 0")
         try:
             edges(self.size, self.dim)
             _check_cell(self.mesh, self.inclusions)
+            _check_voids(self)
         except CaseError as error:
             raise NestedError(error) from error
         if self.mesh.mesh_size is not None and self.inclusions.min_gap == 0.0:
@@ -127,7 +155,8 @@ class Microstructure:
         index: Number in the family, from 0.
         parameters: The RVE, as in the `rve` block of a case.
         number: Number of inclusions.
-        volume_fraction: Exact volume fraction of the inclusions [-]; the mesh approximates it.
+        volume_fraction: Exact volume fraction of the inclusions, holes included [-]; the mesh approximates it.
+        void_fraction: Exact volume fraction of the holes [-].
         contrast: Factor on the moduli of each phase with a contrast [-].
     """
 
@@ -135,6 +164,7 @@ class Microstructure:
     parameters: RVEParameters
     number: int
     volume_fraction: float
+    void_fraction: float
     contrast: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -142,7 +172,8 @@ def microstructure(family: Family, index: int) -> Microstructure:
     """Draw a member of a family; it depends on the family and the index only, not on the count.
 
     Number, volume fraction, shapes and positions are drawn by rejection sampling, so that dense arrangements are
-    slightly under-represented.
+    slightly under-represented. Holes have random numbers of their own: with another range of `voids`, or none, the
+    same inclusions are at the same places. A microstructure without fibres has no phase `fibre`.
 
     Args:
         family: The family.
@@ -155,19 +186,27 @@ def microstructure(family: Family, index: int) -> Microstructure:
     contrast = {name: float(np.exp(rng.uniform(*np.log(pair)))) for name, pair in sorted(family.contrast.items())}
     try:
         extent = edges(family.size, family.dim)
-        number, fraction, inclusions = _placed(family, extent, rng)
+        fraction, inclusions, volumes = _placed(family, extent, rng)
     except CaseError as error:
         raise error.within(key="family") from error
+    chance = rng.spawn(1)[0]
+    share = chance.uniform(*family.inclusions.voids)
+    holes = chance.random(len(volumes)) < share
+    for inclusion, is_hole in zip(inclusions, holes, strict=True):
+        inclusion["phase"] = VOID if is_hole else FIBRE
     phases = {
-        name: _scaled(phase, contrast[name]) if name in contrast else phase for name, phase in family.phases.items()
+        name: _scaled(phase, contrast[name]) if name in contrast else phase
+        for name, phase in family.phases.items()
+        if name == MATRIX or not holes.all()
     }
     generator = _generator(family, inclusions)
     parameters = RVEParameters.model_validate({**generator, "boundary": family.boundary, "phases": phases})
-    return Microstructure(index, parameters, number, fraction, contrast)
+    void_fraction = fraction * float(volumes[holes].sum() / volumes.sum())
+    return Microstructure(index, parameters, len(inclusions), fraction, void_fraction, contrast)
 
 
-def _placed(family: Family, extent: Array, rng: np.random.Generator) -> tuple[int, float, list[dict[str, Any]]]:
-    """Return number, volume fraction and the inclusions as in a case file."""
+def _placed(family: Family, extent: Array, rng: np.random.Generator) -> tuple[float, list[dict[str, Any]], Array]:
+    """Return the volume fraction, the inclusions as in a case file without phases, and their relative volumes."""
     block, conforming = family.inclusions, family.mesh.mesh_size
     min_gap = block.min_gap if block.min_gap is not None else 0.5 * (conforming or 0.0)
     smallest = 0.5 * (extent.max() / family.mesh.cells if family.mesh.cells else 0.0)
@@ -183,7 +222,8 @@ def _placed(family: Family, extent: Array, rng: np.random.Generator) -> tuple[in
             continue
         reach = np.linalg.norm(frames, axis=2)
         centres = away_from_faces(centres, extent, reach) if conforming else centres - 0.5 * extent
-        return number, fraction, _as_in_a_case(centres, semi_axes, angles, ellipses=block.shape == "ellipses")
+        inclusions = _as_in_a_case(centres, semi_axes, angles, ellipses=block.shape == "ellipses")
+        return fraction, inclusions, semi_axes.prod(axis=1)
     problem = f"{_DRAWS} draws gave no {block.shape} that are {min_gap:g} apart and not smaller than the cells"
     expected = "expected a smaller volume_fraction, number, aspect or min_gap, or finer cells"
     raise CaseError(f"{problem}; {expected}", key="inclusions")
@@ -241,15 +281,23 @@ def _check_cell(mesh: FamilyMesh, inclusions: FamilyInclusions) -> None:
         raise CaseError(f"'{mesh.cell}' given with {inclusions.shape}, expected {expected}", key="mesh.cell")
 
 
+def _check_voids(family: Family) -> None:
+    if not family.inclusions.has_voids:
+        return
+    if family.mesh.cells is not None:
+        problem = f"{list(family.inclusions.voids)} given with mesh.cells, but a grid has no holes"
+        raise CaseError(f"{problem}; expected mesh.mesh_size", key="inclusions.voids")
+    if family.boundary == "static":
+        problem = "'static' given, but voids may reach the faces of the RVE; expected periodic or kinematic"
+        raise CaseError(problem, key="boundary")
+
+
 def _scaled(phase: ElasticParameters, factor: float) -> ElasticParameters:
     """Return an elastic phase with its moduli scaled by a factor at constant Poisson's ratio."""
     moduli = {name: getattr(phase, name) for name in ("K", "G", "E")}
     return phase.model_copy(update={name: factor * value for name, value in moduli.items() if value is not None})
 
 
-def _check_range(key: str, pair: tuple[float, float], least: float, below: float = np.inf) -> None:
-    low, high = pair
-    if not (least <= low <= high < below and low > 0.0):
-        start = f"{least:g} or more" if least else "above 0"
-        ends = f"{start} and below {below:g}" if np.isfinite(below) else start
-        raise NestedError(CaseError(f"{list(pair)} given, expected [lowest, highest], {ends}", key=key))
+def _check_range(key: str, pair: tuple[float, float], within: bool, limits: str) -> None:
+    if not (within and pair[0] <= pair[1]):
+        raise NestedError(CaseError(f"{list(pair)} given, expected [lowest, highest], {limits}", key=key))
