@@ -135,6 +135,22 @@ def test_the_learning_rate_rises_linearly_and_falls_along_a_cosine() -> None:
     assert Schedule(100, 2.0, 10).rate_at(0) == 2.0
 
 
+def test_adam_takes_the_rate_the_betas_and_the_decay_of_the_schedule() -> None:
+    def rate(step: int) -> float:
+        return 0.1 / (1 + step)
+
+    problem, expected = Regression(), Regression()
+    trained(problem, Schedule(4, rate, 10, betas=(0.5, 0.6), weight_decay=0.3))
+    optimiser = torch.optim.Adam(expected.weights.values(), betas=(0.5, 0.6), weight_decay=0.3)
+    for step in range(4):
+        optimiser.zero_grad()
+        next(expected.of_batch(np.random.default_rng([0, step]))).backward()
+        optimiser.param_groups[0]["lr"] = rate(step)
+        optimiser.step()
+    for name, values in expected.values().items():
+        np.testing.assert_array_equal(problem.values()[name], values, err_msg=name)
+
+
 def test_terms_of_a_loss_add_up_and_their_gradient_is_clipped() -> None:
     def terms(problem: Regression) -> Iterator[Tensor]:
         for half in (slice(0, 32), slice(32, 64)):

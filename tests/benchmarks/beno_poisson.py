@@ -28,7 +28,8 @@ from benchmarks.beno_ours import Ours
 
 from femops.notation import Array
 from femops.surrogate.torch_library import torch
-from femops_beno.published import BATCH, LEARNING_RATE, WEIGHT_DECAY, PublishedBENO
+from femops_beno.options import PUBLISHED_BATCH, PUBLISHED_RATE
+from femops_beno.published import WEIGHT_DECAY, PublishedBENO
 from femops_beno.systems import System
 
 CELLS, FINE_CELLS = 32, 64
@@ -49,7 +50,7 @@ class Candidate:
 MODELS = {
     "ours_1": Candidate(partial(Ours, 1), 16, 4e-3),
     "ours_4": Candidate(partial(Ours, 4), 16, 4e-3),
-    "published": Candidate(PublishedBENO, BATCH, LEARNING_RATE, WEIGHT_DECAY),
+    "published": Candidate(PublishedBENO, PUBLISHED_BATCH, PUBLISHED_RATE, WEIGHT_DECAY),
     "graph_network": Candidate(GraphNetwork, 4, 5e-4),
     "fno": Candidate(FNO, 16, 3e-3, 1e-4),
     "deeponet": Candidate(DeepONet, 64, 1e-3),

@@ -17,7 +17,6 @@ BatchLoss = Callable[[np.random.Generator], Iterable[Tensor]]
 Measure = Callable[[], Mapping[str, float]]
 """Returns values by name to record at a checkpoint, such as validation errors; called without gradients."""
 
-_BETAS = (0.9, 0.99)
 _WEIGHTS, _CURVES, _SLOTS = "weights/", "curves/", "slots/"
 _LISTS = ("old_dirs", "old_stps", "ro")  # slots of L-BFGS
 _WORKSPACE = "al"
@@ -28,22 +27,27 @@ class Schedule:
     """Schedule of a training.
 
     Attributes:
-        adam_steps: Steps of Adam; its learning rate decays to zero along a cosine.
-        rate: Largest learning rate of Adam.
+        adam_steps: Steps of Adam.
+        rate: Largest learning rate of Adam, which decays to zero along a cosine; or a function that returns the rate
+            of a step.
         save_every: Steps between checkpoints; Adam and L-BFGS also end with one.
-        warm_up: First steps of Adam, in which the learning rate rises linearly.
+        warm_up: First steps of Adam, in which the learning rate rises linearly; not with a function.
         largest_gradient: Norm to which Adam clips the gradient; None for no limit.
         lbfgs_steps: Steps of L-BFGS.
         seed: Seed of the batches.
+        betas: Decay of the running means of the gradient and of its square in Adam.
+        weight_decay: Multiple of the weights that Adam adds to the gradient.
     """
 
     adam_steps: int
-    rate: float
+    rate: float | Callable[[int], float]
     save_every: int
     warm_up: int = 0
     largest_gradient: float | None = None
     lbfgs_steps: int = 0
     seed: int = 0
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -52,6 +56,8 @@ class Schedule:
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate of a step of Adam."""
+        if callable(self.rate):
+            return self.rate(step)
         decay = 0.5 * (1.0 + np.cos(np.pi * step / self.adam_steps))
         return float(self.rate * decay * min(1.0, (step + 1) / max(1, self.warm_up)))
 
@@ -92,8 +98,9 @@ class Training:
             loss: See `BatchLoss`.
             measure: See `Measure`.
         """
-        optimiser = torch.optim.Adam(self._weights.values(), betas=_BETAS)
-        self._take(self._adam_steps(optimiser, loss), self._schedule.adam_steps, optimiser, measure)
+        schedule = self._schedule
+        optimiser = torch.optim.Adam(self._weights.values(), betas=schedule.betas, weight_decay=schedule.weight_decay)
+        self._take(self._adam_steps(optimiser, loss), schedule.adam_steps, optimiser, measure)
 
     def lbfgs(self, loss: Callable[[], Tensor]) -> None:
         """Take the steps of L-BFGS that are left, after those of Adam.

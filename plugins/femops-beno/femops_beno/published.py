@@ -35,7 +35,7 @@ from femops_beno.systems import System
 
 WIDTH, LAYERS, HIDDEN_LAYERS = 128, 10, 3
 HEADS, TRANSFORMER_LAYERS, TRANSFORMER_HIDDEN = 2, 3, 16
-LEARNING_RATE, WEIGHT_DECAY, BATCH = 5e-5, 5e-4, 1
+WEIGHT_DECAY, FIRST_CYCLE = 5e-4, 16  # epochs of the first cosine
 _FEATURES, _EDGE_FEATURES = 10, 7
 _SOURCES = slice(2, 6)  # the columns of the features that depend on the source
 _FLOOR = 1e-5  # added to deviations

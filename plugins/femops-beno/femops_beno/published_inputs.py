@@ -11,6 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.spatial import Delaunay, cKDTree
 
+from femops.errors import CaseError
 from femops.meshing import TaggedMesh
 from femops.meshing.building import measures
 from femops.notation import Array, Indices
@@ -49,13 +50,18 @@ class PublishedInputs:
         """Return the inputs of a problem.
 
         Raises:
-            ValueError: the problem has several components or is not plane.
+            CaseError: The problem has several components or coefficients, is not plane, or its free nodes cannot be
+                triangulated.
         """
-        if system.n_components != 1 or system.mesh.dim != 2:
-            what = f"{system.n_components} components in {system.mesh.dim}D"
-            raise ValueError(f"the published network solves scalar problems in the plane, not {what}")
+        given = system.n_components, system.features.shape[1], system.mesh.dim
+        if given != (1, 0, 2):
+            what = "{} components and {} features per cell in {}D".format(*given)
+            raise CaseError(f"the published network solves Poisson's equation in the plane; a system has {what}")
         contours, free = system.contours, np.flatnonzero(~system.prescribed)
         points = system.mesh.points[free]
+        if len(points) < 3 or np.linalg.matrix_rank(points - points[0]) < 2:
+            what = f"a system has {len(points)} free nodes, all on one line"
+            raise CaseError(f"the published network triangulates the free nodes; {what}")
         columns = [points, _source_features(system)[free], _distances(points, contours)]
         edges, boundary = _edges(points), _boundary(system, contours)
         return cls(free, np.concatenate(columns, axis=1), edges, boundary, system.lifting, system.solution)

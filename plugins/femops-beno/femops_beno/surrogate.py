@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from femops.errors import CaseError
 from femops.law import CertifiedLaw
 from femops.notation import Array
 from femops.rve.spec import RVE
@@ -38,10 +39,13 @@ def check(rve: RVE, options: BENOOptions, low: Array, high: Array) -> None:
     """Refuse RVEs that the network cannot be trained on.
 
     Raises:
-        CaseError: A phase is nonlinear, the boundary condition is not kinematic, or the cells are not linear.
+        CaseError: A phase is nonlinear, the boundary condition is not kinematic, the cells are not linear, or the
+            network is the published one.
     """
     from femops_beno.rve.systems import rve_fields
 
+    if options.published:
+        raise CaseError("true given, but the published network solves scalar problems only", key="surrogate.published")
     rve_fields(rve)
 
 

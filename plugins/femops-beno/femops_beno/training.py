@@ -15,6 +15,7 @@ from femops_beno.network import BENO, Architecture
 from femops_beno.operator import Operator
 from femops_beno.options import BENOOptions
 from femops_beno.poisson.data import training_samples
+from femops_beno.published_training import fit_published
 from femops_beno.systems import System
 
 _SHOW_EVERY, WARM_UP, LARGEST_GRADIENT, _TINY = 20, 50, 1.0, 1e-12
@@ -27,7 +28,7 @@ def fit_problem(task: ProblemTask) -> Fit:
         task: Training task with `PoissonShapes` and `BENOOptions`.
 
     Returns:
-        Arrays and settings of an `Operator`; the metrics are of test samples that are not trained on.
+        Arrays and settings of a `TrainedOperator`; the metrics are of test samples that are not trained on.
 
     Raises:
         CaseError: Given arrays cannot be read.
@@ -41,20 +42,26 @@ def fit_problem(task: ProblemTask) -> Fit:
         raise CaseError("the data hold no sample to train on", key="problem")
     systems = [sample.system for sample in train]
     solved = time.perf_counter()
-    network = BENO(architecture(options, systems[0]))
-    schedule = Schedule(options.steps, options.learning_rate, _SHOW_EVERY, WARM_UP, LARGEST_GRADIENT, seed=options.seed)
-    training = Training(dict(network.named_parameters()), schedule, "training", task.checkpoint, task.progress)
-    training.adam(RelativeError(network, systems, options.batch))
-    operator = Operator(network)
-    arrays = {name: one.detach().numpy().copy() for name, one in network.state_dict().items()}
+    operator, losses = (fit_published if options.published else _fitted)(task, systems)
+    arrays = {name: one.detach().numpy().copy() for name, one in operator.network.state_dict().items()}
     rows = evaluated(operator.evaluate, test, task.progress).rows if test else {}
     metrics = {
         **{f"error_{shape}_{name}": value for shape, row in rows.items() for name, value in row.items()},
         "seconds_solving": solved - begin,
         "seconds_training": time.perf_counter() - solved,
-        "weights": float(sum(one.numel() for one in network.parameters())),
+        "weights": float(sum(one.numel() for one in operator.network.parameters())),
     }
-    return Fit(arrays, operator.settings(), metrics, {"loss": {"training": training.losses}})
+    return Fit(arrays, operator.settings(), metrics, {"loss": {"training": losses}})
+
+
+def _fitted(task: ProblemTask, systems: Sequence[System]) -> tuple[Operator, list[float]]:
+    """Train the network of femops; return the operator and the loss before each step."""
+    options: BENOOptions = task.options
+    network = BENO(architecture(options, systems[0]))
+    schedule = Schedule(options.steps, options.learning_rate, _SHOW_EVERY, WARM_UP, LARGEST_GRADIENT, seed=options.seed)
+    training = Training(dict(network.named_parameters()), schedule, "training", task.checkpoint, task.progress)
+    training.adam(RelativeError(network, systems, options.batch))
+    return Operator(network), training.losses
 
 
 def architecture(options: BENOOptions, system: System) -> Architecture:

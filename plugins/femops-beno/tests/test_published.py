@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from femops.errors import CaseError
 from femops.meshing import CELLS, TaggedMesh
 from femops.meshing.building import exterior_facets
 from femops.surrogate.torch_library import torch
@@ -193,5 +194,5 @@ def test_vector_problems_are_refused():
     system = random_problems(1)[0]
     twice = np.repeat(system.source, 2)
     double = replace(system, source=twice)
-    with pytest.raises(ValueError, match="scalar problems in the plane, not 2 components in 2D"):
+    with pytest.raises(CaseError, match="a system has 2 components and 0 features per cell in 2D"):
         PublishedBENO.encode(double)

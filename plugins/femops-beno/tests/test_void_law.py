@@ -213,12 +213,14 @@ def test_what_the_model_is_not_for_is_refused(trained, changes, words):
         _law(trained, dim=3)
 
 
-def test_studies_of_rves_that_the_network_cannot_learn_are_refused(tmp_path):
+def test_studies_that_the_network_cannot_learn_are_refused(tmp_path):
+    family = STUDY["family"]
     for changes, words in (
-        ({"boundary": "periodic"}, "expected 'kinematic'"),
-        ({"mesh": {"mesh_size": 0.3, "cell": "triangle6"}}, "quadratic"),
+        ({"family": {**family, "boundary": "periodic"}}, "expected 'kinematic'"),
+        ({"family": {**family, "mesh": {"mesh_size": 0.3, "cell": "triangle6"}}}, "quadratic"),
+        ({"surrogate": {"law": "beno", "published": True}}, "solves scalar problems only"),
     ):
         file = tmp_path / "study.yaml"
-        file.write_text(yaml.safe_dump({**STUDY, "family": {**STUDY["family"], **changes}}), encoding="utf-8")
+        file.write_text(yaml.safe_dump({**STUDY, **changes}), encoding="utf-8")
         with pytest.raises(CaseError, match=words):
             train(load_study(file), file, tmp_path / "out", MPI.COMM_SELF)

@@ -21,7 +21,7 @@ STUDY = {
         "validation": 6,
         "seed": 3,
         "mesh": {"mesh_size": 0.15},
-        "inclusions": {"shape": "circles", "number": [1, 2], "volume_fraction": [0.1, 0.3]},
+        "inclusions": {"shape": "circles", "number": [1, 2], "volume_fraction": [0.1, 0.3], "voids": [0.2, 0.8]},
         "boundary": "kinematic",
         "phases": {"matrix": SOFT, "fibre": SOFT},
         "contrast": {"fibre": [5, 20]},
