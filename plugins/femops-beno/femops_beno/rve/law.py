@@ -73,9 +73,14 @@ def homogenized_stiffness(
         network = _network(fit.arrays, fit.settings, place, precision)
     for rve in rves:
         _check_dimension(network, rve)
+    return stiffnesses(network, rves, corrections)
+
+
+def stiffnesses(network: BENO, rves: Sequence[RVE], corrections: int) -> Array:
+    """Return C̄ of RVEs by a network, see `homogenized_stiffness`. Shape (N, n_s, n_s)."""
     found = []
     for start in range(0, len(rves), _AT_ONCE):
-        problems = [rve_fields(rve, place) for rve in rves[start : start + _AT_ONCE]]
+        problems = [rve_fields(rve, network.damping.device) for rve in rves[start : start + _AT_ONCE]]
         fields = predicted(network, problems)
         found += [_homogenized(*pair, corrections) for pair in zip(problems, fields, strict=True)]
     return np.stack(found)
