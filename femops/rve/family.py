@@ -4,20 +4,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import gamma, pi
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    PositiveInt,
-    SerializerFunctionWrapHandler,
-    ValidationInfo,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from femops.errors import CaseError
 from femops.law import LawParameters
@@ -28,11 +18,11 @@ from femops.rve.conditions import Boundary
 from femops.rve.geometry.cell import VOID, Cell, Model, edges
 from femops.rve.geometry.packing import away_from_faces
 from femops.rve.geometry.placing import place
+from femops.rve.random_inclusions import FamilyInclusions, Pair, check_range, drawn
 from femops.rve.snapshots import RVE_INTERFACE
 from femops.rve.spec import RVEParameters, valid_phases
 from femops.validation import NestedError
 
-Pair = tuple[float, float]
 MATRIX, FIBRE = "matrix", "fibre"
 _DRAWS = 100
 
@@ -49,49 +39,6 @@ class FamilyMesh(Model):
         if (self.cells is None) == (self.mesh_size is None):
             raise ValueError("expected exactly one of cells (a grid) and mesh_size (meshes that follow the inclusions)")
         return self
-
-
-class FamilyInclusions(Model):
-    """How the inclusions of a family are drawn; ranges are [lowest, highest] and drawn from uniformly."""
-
-    shape: Literal["circles", "ellipses", "spheres"]
-    number: tuple[PositiveInt, PositiveInt]
-    volume_fraction: Pair
-    spread: float = Field(0.0, ge=0, lt=1, description="sizes vary by ± this part around their mean [-]")
-    aspect: Pair | None = Field(None, description="ratio of the semi-axes of ellipses [-]")
-    voids: Pair = Field(
-        (0.0, 0.0), description="share of the inclusions that are holes [-]; each is a hole with this probability"
-    )
-    min_gap: NonNegativeFloat | None = Field(
-        None, description="smallest distance between surfaces [length]; default 0 on a grid, otherwise mesh_size / 2"
-    )
-
-    @model_validator(mode="after")
-    def _ranges(self) -> Self:
-        fraction, share = self.volume_fraction, self.voids
-        _check_range("number", self.number, self.number[0] >= 1, "1 or more")
-        _check_range("volume_fraction", fraction, fraction[0] > 0.0 and fraction[1] < 1.0, "above 0 and below 1")
-        if (self.aspect is None) == (self.shape == "ellipses"):
-            raise NestedError(CaseError("expected with shape ellipses, and only there", key="aspect"))
-        if self.aspect is not None:
-            _check_range("aspect", self.aspect, self.aspect[0] >= 1.0, "1 or more")
-        _check_range("voids", share, share[0] >= 0.0 and share[1] <= 1.0, "from 0 to 1")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _block(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out voids if there are none: the hashes of such families are older than this key."""
-        return {key: value for key, value in serialize(self).items() if key != "voids" or self.has_voids}
-
-    @property
-    def has_voids(self) -> bool:
-        """Whether inclusions may be holes."""
-        return self.voids[1] > 0.0
-
-    @property
-    def dim(self) -> int:
-        """2, or 3 for spheres."""
-        return 3 if self.shape == "spheres" else 2
 
 
 class Family(Cell):
@@ -134,7 +81,7 @@ class Family(Cell):
         for name, pair in self.contrast.items():
             if not isinstance(self.phases.get(name), ElasticParameters):
                 raise NestedError(CaseError("expected the name of an elastic phase", key=f"contrast.{name}"))
-            _check_range(f"contrast.{name}", pair, pair[0] > 0.0, "above 0")
+            check_range(f"contrast.{name}", pair, pair[0] > 0.0, "above 0")
         try:
             edges(self.size, self.dim)
             _check_cell(self.mesh, self.inclusions)
@@ -213,52 +160,20 @@ def _placed(family: Family, extent: Array, rng: np.random.Generator) -> tuple[fl
     for _ in range(_DRAWS):
         number = int(rng.integers(block.number[0], block.number[1] + 1))
         fraction = float(rng.uniform(*block.volume_fraction))
-        semi_axes, angles = _shapes(block, number, fraction * float(np.prod(extent)), rng)
-        frames = _frames(semi_axes, angles)
-        if semi_axes.min() < smallest:
+        shapes = drawn(block, number, fraction * float(np.prod(extent)), rng)
+        if shapes.semi_axes.min() < smallest:
             continue
-        centres = place(rng, extent, frames, min_gap)
+        centres = place(rng, extent, shapes.frames, min_gap)
         if centres is None:
             continue
-        reach = np.linalg.norm(frames, axis=2)
-        centres = away_from_faces(centres, extent, reach) if conforming else centres - 0.5 * extent
-        inclusions = _as_in_a_case(centres, semi_axes, angles, ellipses=block.shape == "ellipses")
-        return fraction, inclusions, semi_axes.prod(axis=1)
+        if conforming:
+            centres = away_from_faces(centres, shapes.extremes(centres), extent)
+        else:
+            centres -= 0.5 * extent
+        return fraction, shapes.in_a_case(centres), shapes.volumes
     problem = f"{_DRAWS} draws gave no {block.shape} that are {min_gap:g} apart and not smaller than the cells"
     expected = "expected a smaller volume_fraction, number, aspect or min_gap, or finer cells"
     raise CaseError(f"{problem}; {expected}", key="inclusions")
-
-
-def _shapes(block: FamilyInclusions, number: int, volume: float, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Return semi-axes, in order of decreasing size, shape (number, dim), and angles [degrees], shape (number,)."""
-    dim = block.dim
-    sizes = np.sort(rng.uniform(1.0 - block.spread, 1.0 + block.spread, number))[::-1]
-    unit_ball = pi ** (dim / 2) / gamma(dim / 2 + 1)
-    sizes *= (volume / (unit_ball * (sizes**dim).sum())) ** (1.0 / dim)
-    if block.aspect is None:
-        return np.repeat(sizes[:, None], dim, axis=1), np.zeros(number)
-    stretch = np.sqrt(rng.uniform(*block.aspect, number))
-    return np.stack([sizes * stretch, sizes / stretch], axis=1), rng.uniform(0.0, 180.0, number)
-
-
-def _frames(semi_axes: Array, angles: Array) -> Array:
-    """Return the semi-axes as columns. Shape (n, dim, dim)."""
-    if semi_axes.shape[1] == 3:
-        return semi_axes[:, None, :] * np.eye(3)
-    cos, sin = np.cos(np.deg2rad(angles)), np.sin(np.deg2rad(angles))
-    return np.stack([np.stack([cos, -sin], 1), np.stack([sin, cos], 1)], 1) * semi_axes[:, None, :]
-
-
-def _as_in_a_case(centres: Array, semi_axes: Array, angles: Array, *, ellipses: bool) -> list[dict[str, Any]]:
-    if not ellipses:
-        return [
-            {"center": centre, "radius": radius}
-            for centre, radius in zip(centres.tolist(), semi_axes[:, 0].tolist(), strict=True)
-        ]
-    return [
-        {"center": centre, "semi_axes": axes, "angle": angle}
-        for centre, axes, angle in zip(centres.tolist(), semi_axes.tolist(), angles.tolist(), strict=True)
-    ]
 
 
 def _generator(family: Family, inclusions: list[dict[str, Any]]) -> dict[str, Any]:
@@ -296,8 +211,3 @@ def _scaled(phase: ElasticParameters, factor: float) -> ElasticParameters:
     """Return an elastic phase with its moduli scaled by a factor at constant Poisson's ratio."""
     moduli = {name: getattr(phase, name) for name in ("K", "G", "E")}
     return phase.model_copy(update={name: factor * value for name, value in moduli.items() if value is not None})
-
-
-def _check_range(key: str, pair: tuple[float, float], within: bool, limits: str) -> None:
-    if not (within and pair[0] <= pair[1]):
-        raise NestedError(CaseError(f"{list(pair)} given, expected [lowest, highest], {limits}", key=key))
