@@ -16,7 +16,6 @@ from femops.notation import Array
 from femops.phases.elastic import ElasticParameters
 from femops.rve.conditions import Boundary
 from femops.rve.geometry.cell import VOID, Cell, Model, edges
-from femops.rve.geometry.packing import away_from_faces
 from femops.rve.geometry.placing import place
 from femops.rve.random_inclusions import FamilyInclusions, Pair, check_range, drawn
 from femops.rve.snapshots import RVE_INTERFACE
@@ -85,9 +84,12 @@ class Family(Cell):
         try:
             edges(self.size, self.dim)
             _check_cell(self.mesh, self.inclusions)
-            _check_voids(self)
+            _check_grid(self)
         except CaseError as error:
             raise NestedError(error) from error
+        if self.inclusions.has_voids and self.boundary == "static":
+            problem = "'static' given, but voids may reach the faces of the RVE; expected periodic or kinematic"
+            raise NestedError(CaseError(problem, key="boundary"))
         if self.mesh.mesh_size is not None and self.inclusions.min_gap == 0.0:
             problem = "0 given, expected a positive number, since these meshes follow the inclusions"
             raise NestedError(CaseError(problem, key="inclusions.min_gap"))
@@ -119,8 +121,9 @@ def microstructure(family: Family, index: int) -> Microstructure:
     """Draw a member of a family; it depends on the family and the index only, not on the count.
 
     Number, volume fraction, shapes and positions are drawn by rejection sampling, so that dense arrangements are
-    slightly under-represented. Holes have random numbers of their own: with another range of `voids`, or none, the
-    same inclusions are at the same places. A microstructure without fibres has no phase `fibre`.
+    slightly under-represented. Polygons are kept apart by their circumscribed circles. Holes have random numbers of
+    their own: with another range of `voids`, or none, the same inclusions are at the same places. A microstructure
+    without fibres has no phase `fibre`.
 
     Args:
         family: The family.
@@ -161,15 +164,13 @@ def _placed(family: Family, extent: Array, rng: np.random.Generator) -> tuple[fl
         number = int(rng.integers(block.number[0], block.number[1] + 1))
         fraction = float(rng.uniform(*block.volume_fraction))
         shapes = drawn(block, number, fraction * float(np.prod(extent)), rng)
-        if shapes.semi_axes.min() < smallest:
+        frames = shapes.frames
+        if np.linalg.norm(frames, axis=1).min() < smallest:
             continue
-        centres = place(rng, extent, shapes.frames, min_gap)
+        centres = place(rng, extent, frames, min_gap)
         if centres is None:
             continue
-        if conforming:
-            centres = away_from_faces(centres, shapes.extremes(centres), extent)
-        else:
-            centres -= 0.5 * extent
+        centres = shapes.away_from_faces(centres, extent) if conforming else centres - 0.5 * extent
         return fraction, shapes.in_a_case(centres), shapes.volumes
     problem = f"{_DRAWS} draws gave no {block.shape} that are {min_gap:g} apart and not smaller than the cells"
     expected = "expected a smaller volume_fraction, number, aspect or min_gap, or finer cells"
@@ -196,15 +197,15 @@ def _check_cell(mesh: FamilyMesh, inclusions: FamilyInclusions) -> None:
         raise CaseError(f"'{mesh.cell}' given with {inclusions.shape}, expected {expected}", key="mesh.cell")
 
 
-def _check_voids(family: Family) -> None:
-    if not family.inclusions.has_voids:
+def _check_grid(family: Family) -> None:
+    if family.mesh.cells is None:
         return
-    if family.mesh.cells is not None:
+    expected = "expected mesh.mesh_size"
+    if family.inclusions.shape == "polygons":
+        raise CaseError(f"'polygons' given with mesh.cells, {expected}", key="inclusions.shape")
+    if family.inclusions.has_voids:
         problem = f"{list(family.inclusions.voids)} given with mesh.cells, but a grid has no holes"
-        raise CaseError(f"{problem}; expected mesh.mesh_size", key="inclusions.voids")
-    if family.boundary == "static":
-        problem = "'static' given, but voids may reach the faces of the RVE; expected periodic or kinematic"
-        raise CaseError(problem, key="boundary")
+        raise CaseError(f"{problem}; {expected}", key="inclusions.voids")
 
 
 def _scaled(phase: ElasticParameters, factor: float) -> ElasticParameters:

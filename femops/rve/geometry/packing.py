@@ -54,7 +54,7 @@ def pack(extent: Array, count: int, volume_fraction: float, min_gap: float | Non
             f"no packing of {count} inclusions with volume fraction {volume_fraction:g} and gaps of "
             f"{distance - 2 * radius:.3g} was found; expected a smaller volume_fraction or min_gap"
         )
-    return away_from_faces(centres, np.concatenate([centres - radius, centres + radius]), extent), radius
+    return away_from_faces(centres, extent, np.full_like(centres, radius)), radius
 
 
 def periodic_offsets(extent: Array, reach: int = 1) -> Array:
@@ -93,21 +93,27 @@ def _relaxed(centres: Array, extent: Array, distance: float) -> Array | None:
     return None
 
 
-def away_from_faces(centres: Array, extremes: Array, extent: Array) -> Array:
+def away_from_faces(centres: Array, extent: Array, reach: Array) -> Array:
     """Shift the cell so that each face lies midway in the largest interval where it touches no inclusion.
 
     Args:
         centres: Centres of the inclusions [length]. Shape (n, dim).
-        extremes: Points whose coordinates are those at which a face touches an inclusion [length]. Shape (m, dim).
         extent: Edge lengths of the cell [length]. Shape (dim,).
+        reach: Half the edge lengths of their bounding boxes [length]. Shape (n, dim).
 
     Returns:
         Centres in the cell centred at the origin [length]. Shape (n, dim).
     """
     shifted = np.empty_like(centres)
     for axis, length in enumerate(extent):
-        touching = np.sort(np.mod(extremes[:, axis], length))
-        gaps = np.diff(touching, append=touching[0] + length)
-        face = touching[gaps.argmax()] + 0.5 * gaps.max()
-        shifted[:, axis] = np.mod(centres[:, axis] - face, length) - 0.5 * length
+        ends = np.concatenate([centres[:, axis] - reach[:, axis], centres[:, axis] + reach[:, axis]])
+        faces, gaps = intervals(ends, length)
+        shifted[:, axis] = np.mod(centres[:, axis] - faces[gaps.argmax()], length) - 0.5 * length
     return shifted
+
+
+def intervals(places: Array, period: float) -> tuple[Array, Array]:
+    """Return the middles and the widths of the intervals between places on a periodic axis [length]. Shape (n,)."""
+    ordered = np.sort(np.mod(places, period))
+    widths = np.diff(ordered, append=ordered[0] + period)
+    return ordered + 0.5 * widths, widths
