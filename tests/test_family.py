@@ -27,6 +27,13 @@ from femops.validation import first_error
 SOFT = {"law": "elastic", "K": 4780.0, "G": 2200.0}
 CIRCLES = {"shape": "circles", "number": [1, 6], "volume_fraction": [0.1, 0.5], "spread": 0.3}
 ELLIPSES = {**CIRCLES, "shape": "ellipses", "aspect": [1.0, 3.0]}
+POLYGONS = {
+    **CIRCLES,
+    "shape": "polygons",
+    "volume_fraction": [0.1, 0.35],
+    "corners": [3, 8],
+    "irregularity": [0.0, 0.4],
+}
 SPHERES = {"shape": "spheres", "number": [1, 4], "volume_fraction": [0.1, 0.3], "spread": 0.3}
 VOXELS, CONFORMING, BRICKS = {"cells": 16}, {"mesh_size": 0.15}, {"cells": 6}
 FAMILY: dict[str, Any] = {
@@ -43,9 +50,14 @@ KINDS = {
     "spheres": {"inclusions": SPHERES, "mesh": BRICKS},
     "conforming circles": {"mesh": CONFORMING},
     "conforming ellipses": {"inclusions": ELLIPSES, "mesh": CONFORMING},
+    "polygons": {"inclusions": POLYGONS, "mesh": CONFORMING},
 }
 FINE = {"mesh_size": 0.2, "cell": "triangle6"}  # curved: the area of a circle to 1e-3
 WITH_VOIDS: dict[str, Any] = {"inclusions": {**CIRCLES, "voids": [0.0, 1.0]}, "mesh": FINE}
+POLYGONAL_VOIDS: dict[str, Any] = {
+    "inclusions": {**POLYGONS, "number": [1, 2], "voids": [0.0, 1.0]},
+    "mesh": CONFORMING,
+}
 kinds = pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
 
 
@@ -70,6 +82,14 @@ def inclusions_of(one: Microstructure) -> list[dict[str, Any]]:
     """The inclusions in the order in which they were drawn."""
     generator = next(iter(as_mapping(one).values()))
     return next(value for value in generator.values() if isinstance(value, list))
+
+
+def volume_of(inclusion: dict[str, Any]) -> float:
+    if "points" in inclusion:
+        x, y = np.array(inclusion["points"]).T
+        return float(0.5 * (x * np.roll(y, -1) - np.roll(x, -1) * y).sum())
+    semi_axes = inclusion.get("semi_axes") or [inclusion["radius"]] * len(inclusion["center"])
+    return float(np.prod(semi_axes) * (np.pi if len(semi_axes) == 2 else 4 * np.pi / 3))
 
 
 def is_hole(one: Microstructure) -> np.ndarray:
@@ -128,21 +148,19 @@ def test_numbers_volume_fractions_and_contrasts_fill_their_ranges(changes: dict[
         assert SOFT["K"] == one.parameters.phases["matrix"].K
 
 
-@pytest.mark.parametrize("inclusions", [CIRCLES, ELLIPSES, SPHERES], ids=lambda one: one["shape"])
+@pytest.mark.parametrize("inclusions", [CIRCLES, ELLIPSES, POLYGONS, SPHERES], ids=lambda one: one["shape"])
 def test_voids_take_the_places_of_fibres(inclusions: dict[str, Any]) -> None:
     solid, holed = (family(inclusions={**inclusions, "voids": v}, mesh=CONFORMING) for v in ([0, 0], [0, 1]))
     assert solid.hash == family(inclusions=inclusions, mesh=CONFORMING).hash != holed.hash
     kinds_seen = set()
-    for index in range(60):
+    for index in range(30):
         one, other = microstructure(holed, index), microstructure(solid, index)
         holes = is_hole(one)
         assert [{**inclusion, "phase": "fibre"} for inclusion in inclusions_of(one)] == inclusions_of(other)
         assert (one.volume_fraction, one.contrast) == (other.volume_fraction, other.contrast)
         assert set(one.parameters.phases) == ({"matrix"} if holes.all() else {"matrix", "fibre"})
-        sizes = [
-            inclusion.get("radius") or np.sqrt(np.prod(inclusion["semi_axes"])) for inclusion in inclusions_of(one)
-        ]
-        volumes = np.array(sizes) ** solid.dim * (np.pi if solid.dim == 2 else 4 * np.pi / 3)
+        volumes = np.array([volume_of(inclusion) for inclusion in inclusions_of(one)])
+        assert one.volume_fraction == pytest.approx(volumes.sum(), rel=1e-12)
         assert one.void_fraction == pytest.approx(volumes[holes].sum(), rel=1e-12)
         kinds_seen.add((bool(holes.any()), bool(holes.all())))
     assert kinds_seen == {(False, False), (True, False), (True, True)}
@@ -160,25 +178,64 @@ def test_the_share_of_voids_fills_its_range() -> None:
     np.testing.assert_allclose(np.bincount(drawn, minlength=6), 100 / 6, atol=12)  # all numbers equally likely
 
 
-@pytest.mark.parametrize("boundary", ["periodic", "kinematic"])
-def test_members_with_voids_are_solved_and_stored(boundary: str, tmp_path: Path) -> None:
-    block = family(**WITH_VOIDS, boundary=boundary, count=4)
-    solve_family(task(block), tmp_path)
-    found = solved_family(block, tmp_path)
-    drawn = [microstructure(block, index) for index in range(4)]
-    assert {len(one.parameters.phases) for one in drawn} == {1, 2}
-    for name in ("volume_fraction", "void_fraction"):
-        np.testing.assert_allclose(found[name], [getattr(one, name) for one in drawn], rtol=2e-3, atol=1e-12)
-    for one, tangent in zip(drawn, found["tangent"], strict=True):
-        law = load_law({"law": "nested", "rve": as_mapping(one)})
-        answer = law.evaluate(np.eye(3), np.zeros((3, law.n_state)), 1.0)
-        np.testing.assert_allclose(tangent, answer.stress, rtol=1e-9, atol=1e-6)
-        assert law.rve.boundary == boundary
-    solid = family(**{**WITH_VOIDS, "inclusions": CIRCLES}, boundary=boundary, count=4)
+@pytest.mark.parametrize(
+    ("changes", "accuracy"), [(WITH_VOIDS, 2e-3), (POLYGONAL_VOIDS, 1e-12)], ids=["circles", "polygons"]
+)
+def test_members_with_voids_are_solved_and_stored(changes: dict[str, Any], accuracy: float, tmp_path: Path) -> None:
+    found = {}
+    for boundary in ("periodic", "kinematic"):
+        block = family(**changes, boundary=boundary, count=6)
+        solve_family(task(block), tmp_path / boundary)
+        found[boundary] = solved_family(block, tmp_path / boundary)
+        drawn = [microstructure(block, index) for index in range(6)]
+        assert {len(one.parameters.phases) for one in drawn} == {1, 2}
+        for name in ("volume_fraction", "void_fraction"):
+            exact = [getattr(one, name) for one in drawn]
+            np.testing.assert_allclose(found[boundary][name], exact, rtol=accuracy)
+        for one, tangent in zip(drawn, found[boundary]["tangent"], strict=True):
+            law = load_law({"law": "nested", "rve": as_mapping(one)})
+            answer = law.evaluate(np.eye(3), np.zeros((3, law.n_state)), 1.0)
+            np.testing.assert_allclose(tangent, answer.stress, rtol=1e-9, atol=1e-6)
+    stiffer = found["kinematic"]["tangent"] - found["periodic"]["tangent"]
+    assert np.linalg.eigvalsh(stiffer).min() > 0.0
+    solid = family(**{**changes, "inclusions": {**changes["inclusions"], "voids": [0, 0]}}, count=6)
     solve_family(task(solid), tmp_path / "solid")
-    stiffer = solved_family(solid, tmp_path / "solid")["tangent"] - found["tangent"]
-    softened = np.linalg.eigvalsh(stiffer)[:, 0] > 0.0
-    np.testing.assert_array_equal(softened, [one.void_fraction > 0.0 for one in drawn])
+    softened = np.linalg.eigvalsh(solved_family(solid, tmp_path / "solid")["tangent"] - found["periodic"]["tangent"])
+    np.testing.assert_array_equal(softened[:, 0] > 0.0, [one.void_fraction > 0.0 for one in drawn])
+
+
+def test_regular_polygons_become_irregular() -> None:
+    compactness, skew = {}, {}
+    for irregularity in (0.0, 0.4):
+        shape = {"number": [4, 4], "spread": 0.0, "irregularity": [irregularity] * 2}
+        block = family(inclusions={**POLYGONS, **shape}, mesh=CONFORMING)
+        drawn = [microstructure(block, index) for index in range(50)]
+        polygons = [np.array(inclusion["points"]) for one in drawn for inclusion in inclusions_of(one)]
+        numbers = np.array([len(points) for points in polygons])
+        assert set(numbers) == {3, 4, 5, 6, 7, 8}
+        edges = [np.roll(points, -1, axis=0) - points for points in polygons]
+        perimeter = np.array([np.linalg.norm(one, axis=1).sum() for one in edges])
+        areas = np.array([volume_of({"points": points}) for points in polygons])
+        compactness[irregularity] = 4 * np.pi * areas / perimeter**2 / (np.pi / numbers / np.tan(np.pi / numbers))
+        diagonals = np.array([points[2:] - points[:2] for points in polygons if len(points) == 4])
+        diagonals /= np.linalg.norm(diagonals, axis=2, keepdims=True)
+        skew[irregularity] = (diagonals[:, 0] * diagonals[:, 1]).sum(axis=1)
+        turned = np.array([np.arctan2(*one[0][::-1]) for one in edges])
+        assert np.histogram(turned, 4, (-np.pi, np.pi))[0].min() > 30
+    np.testing.assert_allclose(compactness[0.0], 1.0, rtol=1e-12)  # that of the regular polygon
+    assert 0.7 < compactness[0.4].mean() < 0.95
+    np.testing.assert_allclose(skew[0.0], 0.0, atol=1e-12)
+    assert skew[0.4].std() > 0.05  # the angles between corners vary, not only their distances from the centre
+
+
+@pytest.mark.parametrize("changes", [{"corners": [3, 4], "number": [1, 2]}, {"irregularity": [0.9, 0.99]}])
+def test_rough_polygons_and_few_corners_are_meshed_exactly(changes: dict[str, Any]) -> None:
+    shape = {**POLYGONS, "volume_fraction": [0.1, 0.2], **changes}
+    block = family(inclusions=shape, mesh={"mesh_size": 0.1, "cell": "quad"})
+    for index in range(20):
+        one = microstructure(block, index)
+        rve = build_rve(one.parameters, LawContext(2)).discretisation
+        assert rve.volume_fraction(rve.phases.index("fibre")) == pytest.approx(one.volume_fraction, rel=1e-12)
 
 
 def test_a_family_of_holes_needs_no_fibre() -> None:
@@ -360,6 +417,15 @@ def test_two_ranks_store_what_one_stores(tmp_path: Path) -> None:
          "inclusions.voids: [0.5, 1.1] given, expected [lowest, highest], from 0 to 1"),
         ({"inclusions": {**CIRCLES, "voids": [0.5, 0.4]}},
          "inclusions.voids: [0.5, 0.4] given, expected [lowest, highest], from 0 to 1"),
+        ({"inclusions": POLYGONS}, "inclusions.shape: 'polygons' given with mesh.cells, expected mesh.mesh_size"),
+        ({"inclusions": {**POLYGONS, "corners": None}},
+         "inclusions.corners: expected with shape polygons, and only there"),
+        ({"inclusions": {**CIRCLES, "irregularity": [0, 0.1]}},
+         "inclusions.irregularity: expected with shape polygons, and only there"),
+        ({"inclusions": {**POLYGONS, "corners": [2, 5]}},
+         "inclusions.corners: [2, 5] given, expected [lowest, highest], 3 or more"),
+        ({"inclusions": {**POLYGONS, "irregularity": [0.5, 1.0]}},
+         "inclusions.irregularity: [0.5, 1.0] given, expected [lowest, highest], from 0 to below 1"),
         ({**WITH_VOIDS, "boundary": "static"}, "boundary: 'static' given, but voids may reach the faces of the RVE"),
         ({"phases": {"matrix": SOFT, "fibre": {**SOFT, "nu": 0.3}}}, "phases.fibre: expected K and G, or E and nu"),
         ({"phases": {"matrix": SATURATING, "fibre": SOFT}, "contrast": {"matrix": [1, 2]}},
@@ -424,6 +490,17 @@ def test_voxels_that_make_layers_are_the_laminate() -> None:
     layers = {"phases": [["matrix", 0.5], ["fibre", 0.5]], "axis": 1, "mesh_size": 0.5, "cell": "hexahedron"}
     found = tangent_of(3, voxels={"cells": 2, "inclusions": spheres})
     np.testing.assert_allclose(found, tangent_of(3, laminate=layers), rtol=1e-10, atol=1e-6)
+
+
+@pytest.mark.parametrize("centre", [(0.0, 0.0), (0.5, 0.48)], ids=["inside", "cut by the faces"])
+def test_a_polygon_of_many_corners_acts_like_a_circle(centre: tuple[float, float]) -> None:
+    turns = np.arange(48) * np.pi / 24 + 0.1
+    radius = 0.3 * np.sqrt(np.pi / 24 / np.sin(np.pi / 24))  # of equal area
+    points = (centre + radius * np.stack([np.cos(turns), np.sin(turns)], axis=1)).tolist()
+    mesh = {"mesh_size": 0.05, "cell": "quad8"}
+    circle = tangent_of(2, circles={**mesh, "circles": [{"center": [0.0, 0.0], "radius": 0.3}]})
+    found = tangent_of(2, polygons={**mesh, "polygons": [{"points": points}]})
+    np.testing.assert_allclose(found, circle, atol=2e-4 * circle.max())
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def _figures(one: Microstructure, rve: RVE, has_voids: bool) -> Row:
     fraction = meshed.get(FIBRE, 0.0)
     row = {f"contrast/{name}": np.array(factor) for name, factor in one.contrast.items()}
     if has_voids:
-        void_fraction = 1.0 - sum(meshed.values())
+        void_fraction = 1.0 - sum(meshed.values()) if one.void_fraction > 0.0 else 0.0  # no round-off without holes
         row["void_fraction"] = np.array(void_fraction)
         fraction += void_fraction
     return {"volume_fraction": np.array(fraction), "number": np.array(one.number), **row}

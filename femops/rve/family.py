@@ -4,20 +4,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import gamma, pi
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    PositiveInt,
-    SerializerFunctionWrapHandler,
-    ValidationInfo,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from femops.errors import CaseError
 from femops.law import LawParameters
@@ -26,13 +16,12 @@ from femops.notation import Array
 from femops.phases.elastic import ElasticParameters
 from femops.rve.conditions import Boundary
 from femops.rve.geometry.cell import VOID, Cell, Model, edges
-from femops.rve.geometry.packing import away_from_faces
 from femops.rve.geometry.placing import place
+from femops.rve.random_inclusions import FamilyInclusions, Pair, check_range, drawn
 from femops.rve.snapshots import RVE_INTERFACE
 from femops.rve.spec import RVEParameters, valid_phases
 from femops.validation import NestedError
 
-Pair = tuple[float, float]
 MATRIX, FIBRE = "matrix", "fibre"
 _DRAWS = 100
 
@@ -49,49 +38,6 @@ class FamilyMesh(Model):
         if (self.cells is None) == (self.mesh_size is None):
             raise ValueError("expected exactly one of cells (a grid) and mesh_size (meshes that follow the inclusions)")
         return self
-
-
-class FamilyInclusions(Model):
-    """How the inclusions of a family are drawn; ranges are [lowest, highest] and drawn from uniformly."""
-
-    shape: Literal["circles", "ellipses", "spheres"]
-    number: tuple[PositiveInt, PositiveInt]
-    volume_fraction: Pair
-    spread: float = Field(0.0, ge=0, lt=1, description="sizes vary by ± this part around their mean [-]")
-    aspect: Pair | None = Field(None, description="ratio of the semi-axes of ellipses [-]")
-    voids: Pair = Field(
-        (0.0, 0.0), description="share of the inclusions that are holes [-]; each is a hole with this probability"
-    )
-    min_gap: NonNegativeFloat | None = Field(
-        None, description="smallest distance between surfaces [length]; default 0 on a grid, otherwise mesh_size / 2"
-    )
-
-    @model_validator(mode="after")
-    def _ranges(self) -> Self:
-        fraction, share = self.volume_fraction, self.voids
-        _check_range("number", self.number, self.number[0] >= 1, "1 or more")
-        _check_range("volume_fraction", fraction, fraction[0] > 0.0 and fraction[1] < 1.0, "above 0 and below 1")
-        if (self.aspect is None) == (self.shape == "ellipses"):
-            raise NestedError(CaseError("expected with shape ellipses, and only there", key="aspect"))
-        if self.aspect is not None:
-            _check_range("aspect", self.aspect, self.aspect[0] >= 1.0, "1 or more")
-        _check_range("voids", share, share[0] >= 0.0 and share[1] <= 1.0, "from 0 to 1")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _block(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out voids if there are none: the hashes of such families are older than this key."""
-        return {key: value for key, value in serialize(self).items() if key != "voids" or self.has_voids}
-
-    @property
-    def has_voids(self) -> bool:
-        """Whether inclusions may be holes."""
-        return self.voids[1] > 0.0
-
-    @property
-    def dim(self) -> int:
-        """2, or 3 for spheres."""
-        return 3 if self.shape == "spheres" else 2
 
 
 class Family(Cell):
@@ -134,13 +80,16 @@ class Family(Cell):
         for name, pair in self.contrast.items():
             if not isinstance(self.phases.get(name), ElasticParameters):
                 raise NestedError(CaseError("expected the name of an elastic phase", key=f"contrast.{name}"))
-            _check_range(f"contrast.{name}", pair, pair[0] > 0.0, "above 0")
+            check_range(f"contrast.{name}", pair, pair[0] > 0.0, "above 0")
         try:
             edges(self.size, self.dim)
             _check_cell(self.mesh, self.inclusions)
-            _check_voids(self)
+            _check_grid(self)
         except CaseError as error:
             raise NestedError(error) from error
+        if self.inclusions.has_voids and self.boundary == "static":
+            problem = "'static' given, but voids may reach the faces of the RVE; expected periodic or kinematic"
+            raise NestedError(CaseError(problem, key="boundary"))
         if self.mesh.mesh_size is not None and self.inclusions.min_gap == 0.0:
             problem = "0 given, expected a positive number, since these meshes follow the inclusions"
             raise NestedError(CaseError(problem, key="inclusions.min_gap"))
@@ -172,8 +121,9 @@ def microstructure(family: Family, index: int) -> Microstructure:
     """Draw a member of a family; it depends on the family and the index only, not on the count.
 
     Number, volume fraction, shapes and positions are drawn by rejection sampling, so that dense arrangements are
-    slightly under-represented. Holes have random numbers of their own: with another range of `voids`, or none, the
-    same inclusions are at the same places. A microstructure without fibres has no phase `fibre`.
+    slightly under-represented. Polygons are kept apart by their circumscribed circles. Holes have random numbers of
+    their own: with another range of `voids`, or none, the same inclusions are at the same places. A microstructure
+    without fibres has no phase `fibre`.
 
     Args:
         family: The family.
@@ -213,52 +163,18 @@ def _placed(family: Family, extent: Array, rng: np.random.Generator) -> tuple[fl
     for _ in range(_DRAWS):
         number = int(rng.integers(block.number[0], block.number[1] + 1))
         fraction = float(rng.uniform(*block.volume_fraction))
-        semi_axes, angles = _shapes(block, number, fraction * float(np.prod(extent)), rng)
-        frames = _frames(semi_axes, angles)
-        if semi_axes.min() < smallest:
+        shapes = drawn(block, number, fraction * float(np.prod(extent)), rng)
+        frames = shapes.frames
+        if np.linalg.norm(frames, axis=1).min() < smallest:
             continue
         centres = place(rng, extent, frames, min_gap)
         if centres is None:
             continue
-        reach = np.linalg.norm(frames, axis=2)
-        centres = away_from_faces(centres, extent, reach) if conforming else centres - 0.5 * extent
-        inclusions = _as_in_a_case(centres, semi_axes, angles, ellipses=block.shape == "ellipses")
-        return fraction, inclusions, semi_axes.prod(axis=1)
+        centres = shapes.away_from_faces(centres, extent) if conforming else centres - 0.5 * extent
+        return fraction, shapes.in_a_case(centres), shapes.volumes
     problem = f"{_DRAWS} draws gave no {block.shape} that are {min_gap:g} apart and not smaller than the cells"
     expected = "expected a smaller volume_fraction, number, aspect or min_gap, or finer cells"
     raise CaseError(f"{problem}; {expected}", key="inclusions")
-
-
-def _shapes(block: FamilyInclusions, number: int, volume: float, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Return semi-axes, in order of decreasing size, shape (number, dim), and angles [degrees], shape (number,)."""
-    dim = block.dim
-    sizes = np.sort(rng.uniform(1.0 - block.spread, 1.0 + block.spread, number))[::-1]
-    unit_ball = pi ** (dim / 2) / gamma(dim / 2 + 1)
-    sizes *= (volume / (unit_ball * (sizes**dim).sum())) ** (1.0 / dim)
-    if block.aspect is None:
-        return np.repeat(sizes[:, None], dim, axis=1), np.zeros(number)
-    stretch = np.sqrt(rng.uniform(*block.aspect, number))
-    return np.stack([sizes * stretch, sizes / stretch], axis=1), rng.uniform(0.0, 180.0, number)
-
-
-def _frames(semi_axes: Array, angles: Array) -> Array:
-    """Return the semi-axes as columns. Shape (n, dim, dim)."""
-    if semi_axes.shape[1] == 3:
-        return semi_axes[:, None, :] * np.eye(3)
-    cos, sin = np.cos(np.deg2rad(angles)), np.sin(np.deg2rad(angles))
-    return np.stack([np.stack([cos, -sin], 1), np.stack([sin, cos], 1)], 1) * semi_axes[:, None, :]
-
-
-def _as_in_a_case(centres: Array, semi_axes: Array, angles: Array, *, ellipses: bool) -> list[dict[str, Any]]:
-    if not ellipses:
-        return [
-            {"center": centre, "radius": radius}
-            for centre, radius in zip(centres.tolist(), semi_axes[:, 0].tolist(), strict=True)
-        ]
-    return [
-        {"center": centre, "semi_axes": axes, "angle": angle}
-        for centre, axes, angle in zip(centres.tolist(), semi_axes.tolist(), angles.tolist(), strict=True)
-    ]
 
 
 def _generator(family: Family, inclusions: list[dict[str, Any]]) -> dict[str, Any]:
@@ -281,23 +197,18 @@ def _check_cell(mesh: FamilyMesh, inclusions: FamilyInclusions) -> None:
         raise CaseError(f"'{mesh.cell}' given with {inclusions.shape}, expected {expected}", key="mesh.cell")
 
 
-def _check_voids(family: Family) -> None:
-    if not family.inclusions.has_voids:
+def _check_grid(family: Family) -> None:
+    if family.mesh.cells is None:
         return
-    if family.mesh.cells is not None:
+    expected = "expected mesh.mesh_size"
+    if family.inclusions.shape == "polygons":
+        raise CaseError(f"'polygons' given with mesh.cells, {expected}", key="inclusions.shape")
+    if family.inclusions.has_voids:
         problem = f"{list(family.inclusions.voids)} given with mesh.cells, but a grid has no holes"
-        raise CaseError(f"{problem}; expected mesh.mesh_size", key="inclusions.voids")
-    if family.boundary == "static":
-        problem = "'static' given, but voids may reach the faces of the RVE; expected periodic or kinematic"
-        raise CaseError(problem, key="boundary")
+        raise CaseError(f"{problem}; {expected}", key="inclusions.voids")
 
 
 def _scaled(phase: ElasticParameters, factor: float) -> ElasticParameters:
     """Return an elastic phase with its moduli scaled by a factor at constant Poisson's ratio."""
     moduli = {name: getattr(phase, name) for name in ("K", "G", "E")}
     return phase.model_copy(update={name: factor * value for name, value in moduli.items() if value is not None})
-
-
-def _check_range(key: str, pair: tuple[float, float], within: bool, limits: str) -> None:
-    if not (within and pair[0] <= pair[1]):
-        raise NestedError(CaseError(f"{list(pair)} given, expected [lowest, highest], {limits}", key=key))

@@ -24,6 +24,7 @@ from femops.rve.geometry.generators import (
     Ellipses,
     Homogeneous,
     Laminate,
+    Polygons,
     RandomCircles,
     RandomSpheres,
     Spheres,
@@ -131,6 +132,7 @@ class RVEParameters(BaseModel):
     mesh: RVEMeshFile | None = None
     circles: Circles | None = None
     ellipses: Ellipses | None = None
+    polygons: Polygons | None = None
     random_circles: RandomCircles | None = None
     laminate: Laminate | None = None
     spheres: Spheres | None = None

@@ -8,14 +8,18 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
 from femops.errors import CaseError
 from femops.meshing.box import grid
 from femops.meshing.cells import CELLS, AnyCell, PlanarCell, SimplexCell
 from femops.meshing.tagged import TaggedMesh
+from femops.notation import Array
 from femops.rve.geometry.cell import VOID, Cell, Model, PhaseName, Point2, Point3, edges, grid_lines
+from femops.rve.geometry.polygon_inclusion import PolygonInclusion, check_simple
+from femops.rve.geometry.round_inclusion import RoundInclusion
 from femops.rve.geometry.voxels import Voxels, voxel_mesh
+from femops.validation import NestedError
 
 
 class _Matrix(Cell):
@@ -51,6 +55,22 @@ class Ellipse(Model):
     phase: PhaseName = Field("fibre", description="Its phase; `void` is a hole.")
 
 
+class Polygon(Model):
+    """A polygonal inclusion, convex or not."""
+
+    points: list[Point2] = Field(min_length=3, description="Corners in order around the polygon [length].")
+    phase: PhaseName = Field("fibre", description="Its phase; `void` is a hole.")
+
+    @field_validator("points")
+    @classmethod
+    def _simple(cls, points: list[Point2]) -> list[Point2]:
+        try:
+            check_simple(np.array(points))
+        except CaseError as error:
+            raise NestedError(error) from error
+        return points
+
+
 class Circles(_Matrix):
     """Circles in a matrix."""
 
@@ -62,6 +82,13 @@ class Ellipses(_Matrix):
     """Ellipses in a matrix."""
 
     ellipses: list[Ellipse] = Field(min_length=1)
+    cell: PlanarCell = "quad8"
+
+
+class Polygons(_Matrix):
+    """Polygons in a matrix."""
+
+    polygons: list[Polygon] = Field(min_length=1)
     cell: PlanarCell = "quad8"
 
 
@@ -114,11 +141,12 @@ class Homogeneous(Cell):
     cell: AnyCell | None = Field(None, description="Default: quad or hexahedron.")
 
 
-Generator = Circles | Ellipses | Spheres | RandomCircles | RandomSpheres | Laminate | Homogeneous | Voxels
+Generator = Circles | Ellipses | Polygons | Spheres | RandomCircles | RandomSpheres | Laminate | Homogeneous | Voxels
 
 GENERATORS: dict[str, type[Generator]] = {
     "circles": Circles,
     "ellipses": Ellipses,
+    "polygons": Polygons,
     "spheres": Spheres,
     "random_circles": RandomCircles,
     "random_spheres": RandomSpheres,
@@ -154,30 +182,39 @@ def generate(spec: Generator) -> TaggedMesh:
     return mesh
 
 
-def _with_inclusions(spec: Circles | Ellipses | Spheres | RandomCircles | RandomSpheres) -> TaggedMesh:
-    from femops.rve.geometry.inclusions import (  # gmsh loads graphics libraries: only when needed
-        Inclusion,
-        mesh_inclusions,
-    )
+def _with_inclusions(spec: Circles | Ellipses | Polygons | Spheres | RandomCircles | RandomSpheres) -> TaggedMesh:
+    from femops.rve.geometry.inclusions import mesh_inclusions  # gmsh loads graphics libraries: only when needed
     from femops.rve.geometry.packing import pack
 
     if spec.matrix == VOID:
         raise CaseError("the matrix is void; expected a phase, since only inclusions may be holes", key="matrix")
     extent = edges(spec.size, CELLS[spec.cell].dim)
+    if isinstance(spec, Polygons):
+        return mesh_inclusions(extent, spec.matrix, _polygons(spec, extent), spec.mesh_size, spec.cell)
     if isinstance(spec, _Random):
         centres, radius = pack(extent, spec.count, spec.volume_fraction, spec.min_gap, spec.seed)
-        inclusions = [Inclusion(centre, np.full(len(extent), radius), 0.0, spec.phase) for centre in centres]
+        inclusions = [RoundInclusion(centre, np.full(len(extent), radius), 0.0, spec.phase) for centre in centres]
     elif isinstance(spec, Ellipses):
         inclusions = [
-            Inclusion(np.array(one.center), np.array(one.semi_axes), np.deg2rad(one.angle), one.phase)
+            RoundInclusion(np.array(one.center), np.array(one.semi_axes), np.deg2rad(one.angle), one.phase)
             for one in spec.ellipses
         ]
     else:
         balls: Sequence[Circle | Sphere] = spec.circles if isinstance(spec, Circles) else spec.spheres
         inclusions = [
-            Inclusion(np.array(one.center), np.full(len(extent), one.radius), 0.0, one.phase) for one in balls
+            RoundInclusion(np.array(one.center), np.full(len(extent), one.radius), 0.0, one.phase) for one in balls
         ]
     return mesh_inclusions(extent, spec.matrix, inclusions, spec.mesh_size, spec.cell)
+
+
+def _polygons(spec: Polygons, extent: Array) -> list[PolygonInclusion]:
+    inclusions = [PolygonInclusion.of(np.array(one.points), one.phase) for one in spec.polygons]
+    for index, one in enumerate(inclusions):
+        if (np.abs(one.centre) >= 0.5 * extent + one.reach).any():
+            size = " × ".join(f"{length:g}" for length in extent)
+            problem = f"inclusion {index} lies outside the cell, {size} around the origin"
+            raise CaseError(f"{problem}; expected at least a part inside")
+    return inclusions
 
 
 def _laminate(spec: Laminate) -> TaggedMesh:
@@ -227,6 +264,8 @@ def _phases(spec: Generator) -> set[str]:
         named = {spec.phase}
     elif isinstance(spec, Ellipses):
         named = {one.phase for one in spec.ellipses}
+    elif isinstance(spec, Polygons):
+        named = {one.phase for one in spec.polygons}
     else:
         named = {one.phase for one in (spec.circles if isinstance(spec, Circles) else spec.spheres)}
     return ({spec.matrix} | named) - {VOID}

@@ -1,7 +1,7 @@
-"""Meshes of periodic cells with elliptic or spherical inclusions, by gmsh and OpenCASCADE."""
+"""Meshes of periodic cells with ellipses, spheres or polygons, by gmsh and OpenCASCADE."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,49 +14,21 @@ from femops.meshing.cells import CELLS, CellKind
 from femops.meshing.gmsh_model import gmsh_session, tagged_mesh_from_gmsh
 from femops.meshing.tagged import TaggedMesh
 from femops.notation import Array
+from femops.rve.geometry.cell import VOID
 from femops.rve.geometry.gaps import gap_sizes
 from femops.rve.geometry.packing import periodic_offsets
-
-VOID = "void"
+from femops.rve.geometry.polygon_inclusion import PolygonInclusion
+from femops.rve.geometry.round_inclusion import RoundInclusion
 
 _TOLERANCE = 1e-6  # distance regarded as touching, relative to the cell
 _PER_TURN = 12  # minimum number of cells around a full circle
 _ATTEMPTS, _FINER = 4, 0.95  # attempts to mesh, and mesh size of each relative to the previous
 _Entities = list[tuple[int, int]]
+_Inclusion = RoundInclusion | PolygonInclusion
 
 
-@dataclass(frozen=True)
-class Inclusion:
-    """An ellipse or a sphere.
-
-    Attributes:
-        centre: Centre [length]. Shape (dim,).
-        semi_axes: Semi-axes [length]; equal for spheres. Shape (dim,).
-        angle: Angle from the x axis to the first semi-axis of an ellipse [rad].
-        phase: Name of its phase.
-    """
-
-    centre: Array
-    semi_axes: Array
-    angle: float
-    phase: str
-
-    @property
-    def frame(self) -> Array:
-        """Semi-axes as columns [length]. Shape (dim, dim)."""
-        if len(self.centre) == 3:
-            return np.diag(self.semi_axes)
-        cos, sin = np.cos(self.angle), np.sin(self.angle)
-        return np.array([[cos, -sin], [sin, cos]]) * self.semi_axes
-
-    @property
-    def reach(self) -> Array:
-        """Half the edges of the bounding box [length]. Shape (dim,)."""
-        return np.asarray(np.linalg.norm(self.frame, axis=1))
-
-
-def mesh_inclusions(
-    extent: Array, matrix: str, inclusions: Sequence[Inclusion], mesh_size: float, cell: str
+def mesh_inclusions[T: (RoundInclusion, PolygonInclusion)](
+    extent: Array, matrix: str, inclusions: Sequence[T], mesh_size: float, cell: str
 ) -> TaggedMesh:
     """Mesh a periodic cell centred at the origin, with matching nodes on opposite faces.
 
@@ -84,7 +56,7 @@ def mesh_inclusions(
     raise CaseError(f"{problem}; choose another mesh_size or larger gaps")
 
 
-def _mesh(extent: Array, matrix: str, inclusions: list[Inclusion], mesh_size: float, kind: CellKind) -> TaggedMesh:
+def _mesh(extent: Array, matrix: str, inclusions: Sequence[_Inclusion], mesh_size: float, kind: CellKind) -> TaggedMesh:
     with gmsh_session(_options(kind, mesh_size)):
         try:
             phases = _geometry(extent, matrix, inclusions)
@@ -118,49 +90,32 @@ def _options(kind: CellKind, mesh_size: float) -> dict[str, float]:
     }
 
 
-def _check_apart(inclusions: Sequence[Inclusion], extent: Array) -> None:
+def _check_apart[T: (RoundInclusion, PolygonInclusion)](inclusions: Sequence[T], extent: Array) -> None:
     """Check that inclusions do not overlap, including periodic images, and do not touch faces."""
+    for index, one in enumerate(inclusions):
+        if (touched := one.touched(extent)) is not None:
+            raise CaseError(f"{_name(inclusions, index)} touches {touched}; move it")
     reach = np.array([one.reach for one in inclusions])
     centres = np.array([one.centre for one in inclusions])
-    edges = np.concatenate([centres - reach, centres + reach]) / extent + 0.5
-    touching = np.argwhere(np.abs(edges - np.rint(edges)) < _TOLERANCE)
-    if len(touching):
-        which, axis = touching[0]
-        raise CaseError(f"{_name(inclusions, which % len(centres))} touches a face {'xyz'[axis]} = const; move it")
     offsets = periodic_offsets(extent, int(np.ceil(2.0 * (reach / extent).max())))
-    largest = np.array([one.semi_axes.max() for one in inclusions])
+    radius = np.array([one.radius for one in inclusions])
     apart = np.linalg.norm(centres[:, None, None, :] - centres[None, :, None, :] - offsets, axis=-1)
-    near = apart <= (largest[:, None] + largest[None, :])[..., None] + _TOLERANCE * extent.max()
+    near = apart <= (radius[:, None] + radius[None, :])[..., None] + _TOLERANCE * extent.max()
     for first, second, image in np.argwhere(near):
         same = first == second
         if second < first or (same and image == 0):
             continue
         moved = replace(inclusions[second], centre=centres[second] + offsets[image])
-        if _meet(inclusions[first], moved):
+        if inclusions[first].meets(moved):
             other = "its periodic image" if same else _name(inclusions, second)
             raise CaseError(f"{_name(inclusions, first)} and {other} overlap; expected inclusions apart")
 
 
-def _name(inclusions: Sequence[Inclusion], index: int) -> str:
+def _name(inclusions: Sequence[_Inclusion], index: int) -> str:
     return f"inclusion {index} at ({', '.join(f'{x:g}' for x in inclusions[index].centre)})"
 
 
-def _meet(first: Inclusion, second: Inclusion) -> bool:
-    """Return whether two inclusions intersect; ellipses are compared in coordinates where one is the unit circle."""
-    if len(first.centre) == 3:
-        return bool(np.linalg.norm(first.centre - second.centre) <= (first.semi_axes + second.semi_axes)[0])
-    if np.linalg.norm(np.linalg.solve(first.frame, second.centre - first.centre)) <= 1.0:
-        return True
-    middle, width = 0.0, np.pi
-    for _ in range(3):
-        turns = middle + width * np.linspace(-1.0, 1.0, 721)
-        boundary = first.centre[:, None] + first.frame @ np.stack([np.cos(turns), np.sin(turns)])
-        norms = np.linalg.norm(np.linalg.solve(second.frame, boundary - second.centre[:, None]), axis=0)
-        middle, width = turns[norms.argmin()], width / 180.0
-    return bool(norms.min() <= 1.0 + _TOLERANCE)
-
-
-def _geometry(extent: Array, matrix: str, inclusions: Sequence[Inclusion]) -> dict[str, _Entities]:
+def _geometry(extent: Array, matrix: str, inclusions: Sequence[_Inclusion]) -> dict[str, _Entities]:
     """Build the cell in OpenCASCADE; return the entities of each phase, the matrix first."""
     occ, dim = gmsh.model.occ, len(extent)
     low = [*(-0.5 * extent), 0.0][:3]
@@ -179,8 +134,12 @@ def _geometry(extent: Array, matrix: str, inclusions: Sequence[Inclusion]) -> di
     return {name: entities for name, entities in phases.items() if entities}
 
 
-def _add(one: Inclusion) -> int:
+def _add(one: _Inclusion) -> int:
     occ = gmsh.model.occ
+    if isinstance(one, PolygonInclusion):
+        corners = [occ.addPoint(*point, 0.0) for point in one.points]
+        edges = [occ.addLine(start, end) for start, end in zip(corners, corners[1:] + corners[:1], strict=True)]
+        return int(occ.addPlaneSurface([occ.addCurveLoop(edges)]))
     if len(one.centre) == 3:
         return int(occ.addSphere(*one.centre, one.semi_axes[0]))
     order = np.argsort(-one.semi_axes, kind="stable")  # OpenCASCADE expects the major axis first
@@ -189,10 +148,9 @@ def _add(one: Inclusion) -> int:
     return int(occ.addDisk(*one.centre, 0.0, major, minor, zAxis=[0.0, 0.0, 1.0], xAxis=[*direction, 0.0]))
 
 
-def _generate(inclusions: Sequence[Inclusion], extent: Array, mesh_size: float, kind: CellKind) -> None:
+def _generate(inclusions: Sequence[_Inclusion], extent: Array, mesh_size: float, kind: CellKind) -> None:
     """Generate the mesh, with refinement in narrow gaps by a background field read from a file."""
-    frames, centres = np.array([one.frame for one in inclusions]), np.array([one.centre for one in inclusions])
-    grid = gap_sizes(frames, centres, extent, mesh_size)
+    grid = gap_sizes(inclusions, extent, mesh_size)
     if grid is None:
         gmsh.model.mesh.generate(kind.dim)
         return

@@ -107,8 +107,13 @@ def away_from_faces(centres: Array, extent: Array, reach: Array) -> Array:
     shifted = np.empty_like(centres)
     for axis, length in enumerate(extent):
         ends = np.concatenate([centres[:, axis] - reach[:, axis], centres[:, axis] + reach[:, axis]])
-        touching = np.sort(np.mod(ends, length))
-        gaps = np.diff(touching, append=touching[0] + length)
-        face = touching[gaps.argmax()] + 0.5 * gaps.max()
-        shifted[:, axis] = np.mod(centres[:, axis] - face, length) - 0.5 * length
+        faces, gaps = intervals(ends, length)
+        shifted[:, axis] = np.mod(centres[:, axis] - faces[gaps.argmax()], length) - 0.5 * length
     return shifted
+
+
+def intervals(places: Array, period: float) -> tuple[Array, Array]:
+    """Return the middles and the widths of the intervals between places on a periodic axis [length]. Shape (n,)."""
+    ordered = np.sort(np.mod(places, period))
+    widths = np.diff(ordered, append=ordered[0] + period)
+    return ordered + 0.5 * widths, widths
