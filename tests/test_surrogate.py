@@ -292,11 +292,20 @@ def test_the_exact_rve_is_the_nested_law_from_any_first_guess(nested: NestedLaw)
     again: list[Any] = []
     warm = exact.solve(STRAIN, fluctuation, lambda part: sensitivity[part], watch=lambda *one: again.append(one[1]))
     for answer in (cold, warm):
-        for name in ("stress", "tangent", "stress_33"):
+        for name in ("stress", "tangent", "stress_33", "tangent_33"):
             values, truth = getattr(answer, name), getattr(expected, name)
             np.testing.assert_allclose(values, truth, rtol=1e-6, atol=1e-7 * np.abs(truth).max())
     iterations = [sum(int(one.iterations.sum()) for one in several) for several in ([s for _, s in found], again)]
     assert iterations[1] <= 7 < iterations[0]
+
+
+def test_the_row_33_of_the_exact_rve_is_that_of_central_differences(nested: NestedLaw) -> None:
+    exact, step = ExactRVE(nested.rve, nested.solver.options), 1e-6
+    ahead, behind = (
+        np.stack([exact.solve(STRAIN + side * step * one).stress_33 for one in np.eye(3)], axis=1) for side in (1, -1)
+    )
+    row = exact.solve(STRAIN).tangent_33
+    np.testing.assert_allclose(row, (ahead - behind) / (2.0 * step), rtol=0.0, atol=1e-5 * np.abs(row).max())
 
 
 def test_the_exact_rve_refuses_phases_with_a_memory() -> None:
