@@ -28,6 +28,7 @@ from femops.surrogate.devices import local_rank
 from femops.surrogate.learning.checkpoint import FileCheckpoint
 from femops.surrogate.store import Manifest, Origin, read_manifest, write_model
 from femops.surrogate.stored_rve import model_rve
+from femops.surrogate.torch_library import torch
 
 CIRCLE = {"circles": {"circles": [{"center": [0.1, 0.05], "radius": 0.3}], "mesh_size": 0.25, "cell": "triangle"}}
 RVE = {**CIRCLE, "phases": {"matrix": SATURATING, "fibre": ELASTIC}}
@@ -343,7 +344,6 @@ def test_chunks_cover_a_batch_and_keep_to_their_budget() -> None:
 
 
 def test_ranks_take_the_gpus_in_turn_and_a_missing_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch = pytest.importorskip("femops.surrogate.torch_library").torch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [torch_device("auto", rank).index for rank in range(4)] == [0, 1, 0, 1]
