@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from skips import pytest_sessionfinish, pytest_terminal_summary  # noqa: F401 - hooks
 from toy_surrogate import ToyTraining, installed_toy
 
 from femops.commands import cli

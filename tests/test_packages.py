@@ -38,6 +38,34 @@ def test_a_command_without_its_package_says_in_one_line_what_to_install(
     assert list(tmp_path.iterdir()) == []
 
 
+STUDY = """
+kinematics: plane_strain
+rve:
+  voxels: {cells: 4, inclusions: [{center: [0.3, 0.4], radius: 0.3}]}
+  phases:
+    matrix: {law: saturating, K: 4780.0, alpha1: 50.0, alpha2: 0.06}
+    fibre: {law: elastic, K: 40000.0, G: 20000.0}
+sampling: {method: sobol, count: 2, range: 0.01}
+validation: {method: sobol, count: 2, range: 0.01, seed: 1}
+"""
+SMALL = "modes: 3, points: 20, certificate_points: 20, states: 8"
+
+
+@pytest.mark.parametrize(
+    ("surrogate", "needed"),
+    [("law: equino", True), ("law: equino, mode: original", True), (f"law: equino, networks: null, {SMALL}", False)],
+)
+def test_a_training_without_torch_says_so_before_anything_is_solved(
+    surrogate: str, needed: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "study.yaml").write_text(f"{STUDY}surrogate: {{{surrogate}}}")
+    command = [sys.executable, "-c", WITHOUT.format(package="torch"), "train", "study.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    told = "femops: the package 'torch' is not installed; pip install 'femops-equino[train]'\n"
+    assert (done.returncode, done.stderr) == ((2, told) if needed else (0, "")), done.stderr
+    assert [one.name for one in tmp_path.iterdir()] == ["study.yaml"] if needed else (tmp_path / "results").exists()
+
+
 def test_only_packages_of_an_extra_have_a_remedy() -> None:
     assert remedy(ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")) == (
         "the package 'torch' is not installed; pip install 'femops-equino[train]'"

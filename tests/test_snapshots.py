@@ -18,7 +18,8 @@ from femops.rve.sampling import Sampling, load_paths
 from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import SolverOptions
 
-STUDIES = sorted((Path(__file__).parents[1] / "cases" / "studies").glob("*.yaml"))
+SHIPPED = sorted((Path(__file__).parents[1] / "cases" / "studies").glob("*.yaml"))
+STUDIES = [path for path in SHIPPED if "rve" in yaml.safe_load(path.read_text())]
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -69,8 +70,6 @@ def test_more_sobol_points_keep_those_that_are_solved(tmp_path: Path, solves: li
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.stem)
 def test_snapshots_of_the_shipped_studies_are_those_of_the_nested_law(study: Path, tmp_path: Path) -> None:
-    if load_study(study).rve is None:
-        pytest.skip("no study of one RVE")
     loaded = load_study(study, ("sampling.count=3",))
     stored = fields_of(sample(loaded, study, tmp_path, MPI.COMM_SELF).file)
     rve = yaml.safe_load(study.read_text())["rve"]

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from helpers import ELASTIC
 from toy_studies import CIRCLE, J2, STUDY, study_file, trained
@@ -42,7 +43,6 @@ def test_a_study_that_cannot_be_trained_is_refused_in_one_line(changes: dict[str
 
 
 def test_the_schema_of_studies_knows_the_options_of_surrogates() -> None:
-    jsonschema = pytest.importorskip("jsonschema")
     validator = jsonschema.Draft202012Validator(study_schema())
     assert not list(validator.iter_errors(STUDY))
     for bad in ({"law": "toy", "degre": 1}, {"degree": 1}, {"law": "toy", "degree": "two"}):

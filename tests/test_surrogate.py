@@ -28,6 +28,7 @@ from femops.surrogate.devices import local_rank
 from femops.surrogate.learning.checkpoint import FileCheckpoint
 from femops.surrogate.store import Manifest, Origin, read_manifest, write_model
 from femops.surrogate.stored_rve import model_rve
+from femops.surrogate.torch_library import torch
 
 CIRCLE = {"circles": {"circles": [{"center": [0.1, 0.05], "radius": 0.3}], "mesh_size": 0.25, "cell": "triangle"}}
 RVE = {**CIRCLE, "phases": {"matrix": SATURATING, "fibre": ELASTIC}}
@@ -292,11 +293,20 @@ def test_the_exact_rve_is_the_nested_law_from_any_first_guess(nested: NestedLaw)
     again: list[Any] = []
     warm = exact.solve(STRAIN, fluctuation, lambda part: sensitivity[part], watch=lambda *one: again.append(one[1]))
     for answer in (cold, warm):
-        for name in ("stress", "tangent", "stress_33"):
+        for name in ("stress", "tangent", "stress_33", "tangent_33"):
             values, truth = getattr(answer, name), getattr(expected, name)
             np.testing.assert_allclose(values, truth, rtol=1e-6, atol=1e-7 * np.abs(truth).max())
     iterations = [sum(int(one.iterations.sum()) for one in several) for several in ([s for _, s in found], again)]
     assert iterations[1] <= 7 < iterations[0]
+
+
+def test_the_row_33_of_the_exact_rve_is_that_of_central_differences(nested: NestedLaw) -> None:
+    exact, step = ExactRVE(nested.rve, nested.solver.options), 1e-6
+    ahead, behind = (
+        np.stack([exact.solve(STRAIN + side * step * one).stress_33 for one in np.eye(3)], axis=1) for side in (1, -1)
+    )
+    row = exact.solve(STRAIN).tangent_33
+    np.testing.assert_allclose(row, (ahead - behind) / (2.0 * step), rtol=0.0, atol=1e-5 * np.abs(row).max())
 
 
 def test_the_exact_rve_refuses_phases_with_a_memory() -> None:
@@ -334,7 +344,6 @@ def test_chunks_cover_a_batch_and_keep_to_their_budget() -> None:
 
 
 def test_ranks_take_the_gpus_in_turn_and_a_missing_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch = pytest.importorskip("femops.surrogate.torch_library").torch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [torch_device("auto", rank).index for rank in range(4)] == [0, 1, 0, 1]

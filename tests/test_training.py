@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from femops import CaseError, load_law, notation
 from femops.commands.reports import report_training
 from femops.inputs.study import load_study, study_schema
 from femops.offline.sample import sample
-from femops.offline.train import default_validation
+from femops.offline.train import default_validation, plan_training, silent
 from femops.output import training_plots
 from femops.rve.sampling import bounds
 from femops.surrogate.accuracy import Accuracy
@@ -150,6 +151,17 @@ def test_a_finished_model_is_found_by_the_content_of_its_study(toy: ToyTraining,
     ):
         other = trained(None, **changes)
         assert not other.found and other.folder != first.folder
+
+
+def test_a_missing_package_stops_a_training_before_it_begins_but_not_the_use_of_its_model(solved: list[int]) -> None:
+    path = study_file()
+    plan = plan_training(load_study(path), path, Path("out"), MPI.COMM_SELF)
+    without = replace(plan, spec=replace(plan.spec, packages=lambda options: ("numpy", "nowhere")))
+    with pytest.raises(ModuleNotFoundError, match="'nowhere'") as missing:
+        without.carry_out(MPI.COMM_SELF, silent)
+    assert (missing.value.name, solved, Path("out").exists()) == ("nowhere", [], False)
+    plan.carry_out(MPI.COMM_SELF, silent)
+    assert without.carry_out(MPI.COMM_SELF, silent).found
 
 
 def test_another_surrogate_in_the_same_folder_uses_its_snapshots_and_replaces_the_model(solved: list[int]) -> None:

@@ -53,7 +53,9 @@ class Detuned:
         valid = size < self.limit
         stress = np.where(valid[:, None], factor[:, None] * answer.stress, np.nan)
         error = abs(self.slope) * size if self.stated else None
-        return LawResponse(stress, tangent, self._state(strain), factor * answer.stress_33, error, valid)
+        normal, row = answer.stress_33, answer.tangent_33
+        row = factor[:, None] * row + normal[:, None] * along
+        return LawResponse(stress, tangent, self._state(strain), factor * normal, error, valid, tangent_33=row)
 
     def certify(self, strain: np.ndarray, response: LawResponse, kind: CertificateKind) -> np.ndarray:
         assert len(response.stress) == len(strain)
@@ -132,6 +134,29 @@ def test_points_within_the_tolerance_keep_the_answer_of_the_law_and_the_others_g
     assert np.abs(problem.material.stress - factor * truth).max() < 1e-9 * np.abs(truth).max()
     residual, force = problem.residual_norms()
     assert residual < 1e-10 * force
+
+
+@pytest.mark.parametrize("silent", [None, "evaluate", "solve_exactly"])
+def test_merged_answers_have_the_row_33_if_the_law_gives_it_wherever_it_is_asked(silent: str | None) -> None:
+    law = Detuned()
+    if silent is not None:
+        ask = getattr(law, silent)
+        setattr(law, silent, lambda *given: replace(ask(*given), tangent_33=None))
+    problem = problem_of(law, solving(3e-3))
+    problem.solve(1.0, 1.0)
+    strain, (region,) = problem.quadrature.strain(), problem.material.regions
+    exact = region.reason > 0
+    assert 0 < exact.sum() < 16 and region.trial is not None
+    if silent is not None:
+        assert region.trial.tangent_33 is None
+        return
+    step = 1e-7 * np.eye(3)
+    for answer, points in ((law.solve_exactly, exact), (law.evaluate, ~exact)):
+        at, none = strain[points], np.zeros((points.sum(), 1))
+        slope = [answer(at + h, none, 1.0).stress_33 - answer(at - h, none, 1.0).stress_33 for h in step]
+        expected = np.stack(slope, axis=1) / 2e-7
+        row = region.trial.tangent_33[points]
+        np.testing.assert_allclose(row, expected, rtol=0.0, atol=1e-6 * np.abs(expected).max())
 
 
 def test_every_count_of_the_statistics_is_that_of_the_law() -> None:

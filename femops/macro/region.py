@@ -281,6 +281,10 @@ def _merged(parts: list[tuple[Any, LawResponse]], error: Array) -> LawResponse:
         merged[name] = np.zeros((len(error), *first.shape[1:]))
         for own, response in parts:
             merged[name][own] = getattr(response, name)
+    if all(response.tangent_33 is not None for _, response in parts):
+        merged["tangent_33"] = np.zeros_like(merged["stress"])
+        for own, response in parts:
+            merged["tangent_33"][own] = response.tangent_33
     residual = np.full(len(error), np.nan)
     for own, response in parts:
         residual[own] = np.nan if response.solver_residual is None else response.solver_residual

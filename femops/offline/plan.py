@@ -18,6 +18,7 @@ from femops.output.locks import locked
 from femops.output.tables import plain, write_json
 from femops.output.training_plots import draw_certificates, draw_curves, draw_errors
 from femops.output.versions import versions
+from femops.packages import require
 from femops.parallel import on_root
 from femops.rve.spec import RVE
 from femops.surrogate.accuracy import Accuracy
@@ -83,12 +84,17 @@ class Plan(ABC):
             comm: The ranks that share the work.
             progress: Called during the training.
             begin: Called on all ranks before a training begins.
+
+        Raises:
+            ModuleNotFoundError: A package that the surrogate needs to train is not installed.
         """
         metrics = on_root(comm, self.finished)
         if metrics is None:
             with locked(self.folder, comm, wait=True):
                 metrics = on_root(comm, self.finished)
                 if metrics is None:
+                    if self.spec.packages is not None:
+                        require(self.spec.packages(self.study.surrogate))
                     begin()
                     return TrainReport(self.folder, False, self.train(comm, progress))
         return TrainReport(self.folder, True, metrics)

@@ -25,11 +25,14 @@ class ExactResponse:
         stress: Stress, Mandel [stress]. Shape (n, n_s).
         tangent: Consistent tangent, Mandel [stress]. Shape (n, n_s, n_s).
         stress_33: In plane strain the stress normal to the plane [stress], shape (n,); None in 3D.
+        tangent_33: In plane strain d stress_33 / d strain, Mandel [stress], shape (n, n_s); None in 3D or if a phase
+            does not know its own.
     """
 
     stress: Array
     tangent: Array
     stress_33: Array | None
+    tangent_33: Array | None
 
 
 class ExactRVE:
@@ -72,8 +75,9 @@ class ExactRVE:
             NotConverged: An RVE did not converge.
         """
         n, n_s = strain.shape
-        planar = notation.dimension(n_s) == 2
-        answer = ExactResponse(np.empty((n, n_s)), np.empty((n, n_s, n_s)), np.empty(n) if planar else None)
+        normal = np.empty(n) if notation.dimension(n_s) == 2 else None
+        row = np.empty((n, n_s)) if self.solver.knows_tangent_33 else None
+        answer = ExactResponse(np.empty((n, n_s)), np.empty((n, n_s, n_s)), normal, row)
         size = self.solver.batch
         for first in range(0, n, size):
             part = slice(first, min(first + size, n))
@@ -85,6 +89,8 @@ class ExactRVE:
             answer.tangent[part] = solution.tangent.transpose(2, 0, 1)
             if answer.stress_33 is not None and solution.stress_33 is not None:
                 answer.stress_33[part] = solution.stress_33
+            if answer.tangent_33 is not None and solution.tangent_33 is not None:
+                answer.tangent_33[part] = solution.tangent_33.T
             if watch is not None:
                 watch(part, solution)
         return answer

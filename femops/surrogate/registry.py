@@ -56,6 +56,8 @@ class SurrogateSpec:
             study; the model is trained again when their content changes.
         evaluate_data: Evaluates a model of such a problem on a file of data or the test samples of a study, for
             `femops evaluate`.
+        packages: Returns the optional packages, by the names of their imports, that training with some options needs;
+            they are looked for before anything is solved.
     """
 
     name: str
@@ -73,6 +75,7 @@ class SurrogateSpec:
     exporters: Mapping[str, Callable[[Any], Mapping[str, str | bytes]]] = field(default_factory=dict)
     data_files: Callable[[Any, Path], Iterable[Path]] | None = None
     evaluate_data: Callable[[EvaluationTask], Evaluation] | None = None
+    packages: Callable[[Any], Iterable[str]] | None = None
 
     def law(self) -> LawSpec:
         """Return the law that a trained model becomes in a case."""
@@ -96,8 +99,8 @@ class SurrogateSpec:
                 "exporters, expected functions by c, torch and onnx": isinstance(self.exporters, Mapping)
                 and self.exporters.keys() <= {"c", "torch", "onnx"}
                 and all(map(callable, self.exporters.values())),
-                "data_files and evaluate_data, expected functions": all(
-                    one is None or callable(one) for one in (self.data_files, self.evaluate_data)
+                "data_files, evaluate_data and packages, expected functions": all(
+                    one is None or callable(one) for one in (self.data_files, self.evaluate_data, self.packages)
                 ),
                 "problem, expected a model": self.problem is None or is_class(self.problem, BaseModel),
             },

@@ -8,12 +8,13 @@ are its exact derivatives; errors of w enter Ψ at second order. Fields at n str
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from femops.phases import PlaneStrainPhase
 from femops.rve.spec import RVE
 from femops.surrogate.batching import chunks
 from femops.surrogate.exact import check_elastic
@@ -41,6 +42,7 @@ class FieldResponse:
         stress: S [stress]. Shape (n, n_s).
         tangent: dS/dE [stress]. Shape (n, n_s, n_s).
         stress_33: In plane strain ⟨σ_33⟩ [stress], shape (n,); None in 3D.
+        tangent_33: In plane strain d⟨σ_33⟩/dE [stress], shape (n, n_s); None in 3D or if a phase does not know its own.
         gap: Estimate of the relative error of Ψ [-]: R · K₀⁻¹ R / (2 |Ω| Ψ) with K₀ the stiffness at zero strain; an
             underestimate if phases soften. Shape (n,).
     """
@@ -49,6 +51,7 @@ class FieldResponse:
     stress: Tensor
     tangent: Tensor
     stress_33: Tensor | None
+    tangent_33: Tensor | None
     gap: Tensor
 
 
@@ -76,12 +79,14 @@ class _PointValues:
         stress: Stress times weight. Shape (n_s, n_points, n).
         tangent: Tangent times weight. Shape (n_points, n, n_s, n_s).
         sum_33: ⟨σ_33⟩. Shape (n,).
+        row_33: dσ_33/dε times weight, shape (n_s, n_points, n); None in 3D or if a phase does not know it.
     """
 
     energy: Tensor
     stress: Tensor
     tangent: Tensor
     sum_33: Tensor
+    row_33: Tensor | None
 
 
 class HyperelasticFields:
@@ -238,14 +243,17 @@ class HyperelasticFields:
         force = self._forces(at.stress[..., None])
         stress = at.stress.sum(1).T + torch.einsum("nads,nad->ns", sensitivity, force[..., 0])
         local = self._strain(sensitivity)
-        unit = _times(at.tangent, local + torch.eye(len(local)).to(local)[:, None, None])
+        total = local + torch.eye(len(local)).to(local)[:, None, None]
+        unit = _times(at.tangent, total)
         tangent = unit.sum(1).transpose(0, 1) + torch.einsum("nads,nadt->nst", sensitivity, self._forces(unit))
         if curvature is not None:
             tangent = tangent + curvature(part, force[..., 0])
         work = (force * self.elastic_inverse(force)).sum((1, 2, 3))
         gap = torch.where(work > 0.0, 0.5 * work / at.energy, torch.zeros_like(work))
         symmetric = 0.5 * (tangent + tangent.transpose(1, 2))
-        return FieldResponse(at.energy, stress, symmetric, at.sum_33 if self.rve.discretisation.dim == 2 else None, gap)
+        normal = at.sum_33 if self.rve.discretisation.dim == 2 else None
+        row = None if at.row_33 is None else torch.einsum("spn,spnt->nt", at.row_33, total)
+        return FieldResponse(at.energy, stress, symmetric, normal, row, gap)
 
     def _newton(self, strain: Tensor, fluctuation: Tensor, sensitivity: Tensor, inner: int) -> tuple[Tensor, Tensor]:
         """Return w and X after one Newton step; both share the search directions."""
@@ -288,9 +296,13 @@ class HyperelasticFields:
         for position, phase in enumerate(self.rve.phases):
             yield phase, mesh.points_of_phase(position)
 
+    @property
+    def _knows_row_33(self) -> bool:
+        return self.rve.discretisation.dim == 2 and all(isinstance(one, PlaneStrainPhase) for one in self.rve.phases)
+
     def _points(self, strain: Tensor, fluctuation: Tensor) -> _PointValues:
         local = self._total_strain(strain, fluctuation)
-        stress, tangent = [], []
+        stress, tangent, rows = [], [], []
         energy, sum_33 = torch.zeros_like(strain[:, 0]), torch.zeros_like(strain[:, 0])
         for phase, points in self._phases():
             weight = self._weight[points]
@@ -300,7 +312,10 @@ class HyperelasticFields:
             tangent.append((answer.tangent * weight[:, None]).permute(2, 3, 0, 1))
             if answer.stress_33 is not None:
                 sum_33 = sum_33 + weight @ answer.stress_33
-        return _PointValues(energy, torch.cat(stress, 1), torch.cat(tangent), sum_33)
+            if self._knows_row_33:
+                rows.append(phase.tangent_33(answer.tangent) * weight[:, None])
+        row = torch.cat(rows, 1) if rows else None
+        return _PointValues(energy, torch.cat(stress, 1), torch.cat(tangent), sum_33, row)
 
 
 class _Energy(torch.autograd.Function):
@@ -336,7 +351,8 @@ def _for_all_strains(inverse: LinearMap) -> LinearMap:
 
 def joined(parts: Sequence[FieldResponse]) -> FieldResponse:
     """Concatenate the responses of the chunks of a batch."""
-    rows = [part.stress_33 for part in parts if part.stress_33 is not None]
-    names = ("energy", "stress", "tangent", "gap")
-    whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-    return FieldResponse(stress_33=torch.cat(rows) if rows else None, **whole)
+    whole: dict[str, Any] = {}
+    for one in fields(FieldResponse):
+        values = [getattr(part, one.name) for part in parts]
+        whole[one.name] = None if values[0] is None else torch.cat(values)
+    return FieldResponse(**whole)

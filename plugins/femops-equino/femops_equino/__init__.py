@@ -3,7 +3,7 @@
 from femops.hookspecs import hookimpl
 from femops.surrogate import SurrogateSpec
 from femops_equino.options import EquiNOOptions, EquiNOParameters
-from femops_equino.surrogate import as_law, c_source, check, fit, onnx_program, torch_program
+from femops_equino.surrogate import as_law, c_source, check, fit, onnx_program, packages, torch_program
 
 
 @hookimpl
@@ -19,6 +19,7 @@ def femops_surrogates() -> list[SurrogateSpec]:
             fit,
             as_law,
             check=check,
+            packages=packages,
             exporters={"c": c_source, "torch": torch_program, "onnx": onnx_program},
         )
     ]

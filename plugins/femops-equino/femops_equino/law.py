@@ -110,7 +110,8 @@ class EquiNOLaw:
         coefficients = self._solve(strain, state).coefficients
         answer = self.microscale.exact.solve(strain, *self._guesses(strain, coefficients))
         state = self._state(strain, coefficients)
-        return LawResponse(answer.stress, answer.tangent, state, answer.stress_33, np.zeros(len(strain)))
+        error = np.zeros(len(strain))
+        return LawResponse(answer.stress, answer.tangent, state, answer.stress_33, error, tangent_33=answer.tangent_33)
 
     def enriched(self, strain: Array) -> "EquiNOLaw":
         """Return the law enriched by modes of exact solutions at given strains, with its range extended to them.

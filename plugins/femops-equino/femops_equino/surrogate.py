@@ -26,6 +26,11 @@ def check(rve: "RVE", options: EquiNOOptions, low: Array, high: Array) -> None:
     training.check(rve, options, low, high)
 
 
+def packages(options: EquiNOOptions) -> tuple[str, ...]:
+    """Return the optional packages that `fit` needs: networks are trained in torch."""
+    return ("torch",) if options.mode == "original" or options.networks is not None else ()
+
+
 def as_law(model: TrainedModel, parameters: EquiNOParameters) -> CertifiedLaw:
     """Return the law of a trained model.
 

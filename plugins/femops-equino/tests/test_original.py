@@ -64,6 +64,16 @@ def test_the_law_keeps_the_contract(law):
     assert outside.valid.tolist() == [True, False]
 
 
+def test_networks_and_exact_solves_give_the_row_33(law):
+    step = 1e-6
+    for answer in (law.evaluate, law.solve_exactly):
+        found = [answer(one, np.zeros((len(one), 0)), 1.0) for one in (UNSEEN, *(UNSEEN + h for h in step * np.eye(3)))]
+        behind = [answer(UNSEEN - h, np.zeros((len(UNSEEN), 0)), 1.0).stress_33 for h in step * np.eye(3)]
+        slope = np.stack([one.stress_33 for one in found[1:]], 1) - np.stack(behind, 1)
+        row = found[0].tangent_33
+        np.testing.assert_allclose(row, slope / (2.0 * step), rtol=0.0, atol=1e-4 * np.abs(row).max())
+
+
 def test_single_precision_changes_no_more_than_its_digits(model, law):
     single = as_law(model, EquiNOParameters.model_validate({**PARAMETERS, "precision": "float32"}))
     ours, theirs = answer_of(single, UNSEEN), answer_of(law, UNSEEN)

@@ -56,7 +56,7 @@ class HyperelasticSPONLaw(FieldLaw):
     def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
         """Return the response of the RVE; see `MaterialLaw.evaluate`."""
         found = self._respond(strain, self._corrections)
-        normal = None if found.stress_33 is None else in_numpy(found.stress_33)
+        normal, row = (None if one is None else in_numpy(one) for one in (found.stress_33, found.tangent_33))
         return LawResponse(
             in_numpy(found.stress),
             in_numpy(found.tangent),
@@ -64,6 +64,7 @@ class HyperelasticSPONLaw(FieldLaw):
             normal,
             valid=within(strain, self.low, self.high),
             solver_residual=in_numpy(found.gap),
+            tangent_33=row,
         )
 
     def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
@@ -86,8 +87,8 @@ class HyperelasticSPONLaw(FieldLaw):
             return space.to_free(fluctuation.reshape(len(fluctuation), -1).T).T
 
         answer = self.exact.solve(strain, start)
-        empty = np.empty((len(strain), 0))
-        return LawResponse(answer.stress, answer.tangent, empty, answer.stress_33, np.zeros(len(strain)))
+        empty, error = np.empty((len(strain), 0)), np.zeros(len(strain))
+        return LawResponse(answer.stress, answer.tangent, empty, answer.stress_33, error, tangent_33=answer.tangent_33)
 
     def free_fluctuation(self, strain: Array) -> Array:
         """Return the fluctuation at the free dofs of the RVE (n_free,) [length] at a strain (n_s,)."""

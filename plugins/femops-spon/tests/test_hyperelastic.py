@@ -110,6 +110,17 @@ def test_the_tangent_is_the_derivative_of_the_stress_once_fields_are_in_equilibr
         assert _error(tangent[:, :, k], slope) < 1e-4
 
 
+def test_the_row_33_is_the_derivative_of_the_stress_normal_to_the_plane(hyperelastic):
+    law, step = _law(hyperelastic.model, corrections=6), 1e-6
+    for answer in (law.evaluate, law.solve_exactly):
+        ahead, behind = (
+            np.stack([answer(STRAIN + side * step * one, np.zeros((24, 0)), 1.0).stress_33 for one in np.eye(3)], 1)
+            for side in (1, -1)
+        )
+        row = answer(STRAIN, np.zeros((24, 0)), 1.0).tangent_33
+        assert _error(row, (ahead - behind) / (2.0 * step)) < 1e-4
+
+
 def test_the_law_keeps_the_contract_once_fields_are_in_equilibrium(hyperelastic):
     check_law(_law(hyperelastic.model, corrections=4), n_points=3)
 

@@ -173,8 +173,11 @@ class OriginalLaw:
         found = self._networks(strain)
         valid = within(strain, self.low, self.high)
         stress, tangent = (np.ascontiguousarray(one, dtype=np.float64) for one in (found.stress, found.tangent))
-        stress_33 = found.stress_coefficients @ self._normal if self.dim == 2 else None
-        return LawResponse(stress, tangent, np.zeros((len(strain), 0)), stress_33, None, valid)
+        state = np.zeros((len(strain), 0))
+        if self.dim == 3:
+            return LawResponse(stress, tangent, state, valid=valid)
+        stress_33, tangent_33 = found.stress_coefficients @ self._normal, found.stress_slopes @ self._normal
+        return LawResponse(stress, tangent, state, stress_33, valid=valid, tangent_33=tangent_33)
 
     def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
         """Return the bound for both kinds, with all quadrature points. See `CertifiedLaw.certify`."""
@@ -193,8 +196,8 @@ class OriginalLaw:
         """Solve the RVE itself, starting from the fluctuation of the network."""
         coefficients = self._networks(strain).displacement
         answer = self._exact.solve(strain, lambda part: coefficients[part] @ self.displacement.T)
-        zeros = np.zeros((len(strain), 0)), answer.stress_33, np.zeros(len(strain))
-        return LawResponse(answer.stress, answer.tangent, *zeros)
+        state, error = np.zeros((len(strain), 0)), np.zeros(len(strain))
+        return LawResponse(answer.stress, answer.tangent, state, answer.stress_33, error, tangent_33=answer.tangent_33)
 
     def fields(self, strain: Array) -> tuple[Array, Array]:
         """Return the networks' fluctuations (n_free, n) and in-plane stresses (n_s, n_points, n)."""

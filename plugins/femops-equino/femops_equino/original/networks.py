@@ -19,12 +19,14 @@ class OriginalResponse:
     Attributes:
         displacement: a. Shape (n, n_displacement_modes).
         stress_coefficients: b. Shape (n, n_stress_modes).
+        stress_slopes: db/dE. Shape (n, n_s, n_stress_modes).
         stress: Homogenized stress ⟨Φ_σ⟩ b [stress]. Shape (n, n_s).
         tangent: Derivative of the stress, in general not symmetric [stress]. Shape (n, n_s, n_s).
     """
 
     displacement: Array
     stress_coefficients: Array
+    stress_slopes: Array
     stress: Array
     tangent: Array
 
@@ -37,11 +39,10 @@ def evaluate_original(weights: Weights, strain: Array) -> OriginalResponse:
         strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
     """
     displacement, _ = _network(weights, "displacement", strain)
-    coefficients, sensitivity = _network(weights, "stress", strain)
+    coefficients, slopes = _network(weights, "stress", strain)
     mean = weights["mean_stress_modes"]
-    return OriginalResponse(
-        displacement, coefficients, coefficients @ mean.T, np.einsum("sm,ntm->nst", mean, sensitivity, optimize=True)
-    )
+    tangent = np.einsum("sm,ntm->nst", mean, slopes, optimize=True)
+    return OriginalResponse(displacement, coefficients, slopes, coefficients @ mean.T, tangent)
 
 
 def stored_weights(arrays: CheckedArrays) -> dict[str, Array]:
