@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from mpi4py import MPI
 
 from femops.commands.run import run_case
-from femops.inputs.case import load_case
+from femops.inputs.case import Case, load_case
 from femops.inputs.study import load_study
 
 ROOT = Path(__file__).parents[1]
@@ -37,11 +38,27 @@ def test_case_gives_its_pinned_numbers(
     for name, quantity in case.quantities.items():
         assert quantity.expected is not None
         assert summary["quantities"][name] == pytest.approx(quantity.expected, rel=quantity.rtol), name
+    if path in TWINS:
+        _check_error_bars(summary, load_case(_twin(path)))
+
+
+def _twin(path: Path) -> Path:
+    return path.with_stem(path.stem.replace("equino", "nested"))
+
+
+def _check_error_bars(summary: dict[str, Any], nested: Case) -> None:
+    """Check that the error bars contain the nested values, and say of what kind they are."""
+    for name, bar in summary["error_bars"].items():
+        exact = nested.quantities[name].expected
+        assert exact is not None
+        assert abs(summary["quantities"][name] - exact) < bar["width"] < 1e-2 * abs(exact), name
+        assert bar["kind"] == summary["law_statistics"]["certificate"]
+    assert set(summary["error_bars"]) == set(summary["quantities"])
 
 
 @pytest.mark.parametrize("path", TWINS, ids=lambda path: path.stem)
 def test_surrogate_and_nested_law_solve_the_same_case_and_pin_the_same_number(path: Path) -> None:
-    case, twin = load_case(path), load_case(path.with_stem(path.stem.replace("equino", "nested")))
+    case, twin = load_case(path), load_case(_twin(path))
     block = twin.material["everywhere"].rve
     for parameters in case.laws().values():
         study = load_study(path.parent / parameters.study)

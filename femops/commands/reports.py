@@ -25,7 +25,10 @@ def missed(case: str, quantities: Mapping[str, float], expected: Mapping[str, Ma
 
 
 def report_quantities(
-    console: Console, columns: Mapping[str, Mapping[str, float]], expected: Mapping[str, Mapping[str, Any]]
+    console: Console,
+    columns: Mapping[str, Mapping[str, float]],
+    expected: Mapping[str, Mapping[str, Any]],
+    bars: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Print the quantities of one or two runs and the expected values of the first; nothing if there are none.
 
@@ -33,12 +36,14 @@ def report_quantities(
         console: The console.
         columns: Values by name, for each column of the table.
         expected: As returned by `femops.commands.run.expectations`.
+        bars: `error_bars` of the summary of the first run.
     """
-    table = Table("quantity", *columns, "expected")
+    table = Table("quantity", *columns, *(["error bar"] if bars else []), "expected")
     for name in next(iter(columns.values())):
         known = expected.get(name)
         last = "" if known is None else f"{known['expected']:.8g}{'  MISSED' if known['missed'] else ''}"
-        table.add_row(name, *(f"{values[name]:.8g}" for values in columns.values()), last)
+        bar = [f"± {bars[name]['width']:.2g} ({bars[name]['kind']})"] if bars else []
+        table.add_row(name, *(f"{values[name]:.8g}" for values in columns.values()), *bar, last)
     if table.row_count:
         console.print(table)
 
@@ -66,7 +71,7 @@ def report_run(console: Console, summary: dict[str, Any], folder: Path, picture:
         table.add_row(name, f"{value:.2f}", f"{value / total:.0%}")
     table.add_row("total", f"{total:.2f}", "")
     console.print(table)
-    report_quantities(console, {"value": summary["quantities"]}, summary["expected"])
+    report_quantities(console, {"value": summary["quantities"]}, summary["expected"], summary["error_bars"])
     report_notes(console, summary["notes"])
     iterations = sum(step["iterations"] for step in summary["steps"])
     cutbacks = sum(step["cutbacks"] for step in summary["steps"])
@@ -128,7 +133,7 @@ def report_comparison(console: Console, report: dict[str, Any]) -> None:
         table.add_row(name, _number(report[name]), f"{_number(worst['value'])} (step {worst['step']})")
     table.add_row("reaction_rel", "", _number(report["reaction_rel"]))
     console.print(table)
-    report_quantities(console, report["quantities"], report["expected"])
+    report_quantities(console, report["quantities"], report["expected"], report["error_bars"])
     console.print(_times(report["seconds"], report["iterations"]))
     worst = report["stress_worst"]
     place = ", ".join(f"{x:.4g}" for x in worst["at"])

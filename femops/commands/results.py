@@ -1,5 +1,6 @@
 """Output of a run: fields of the steps, curves, and RVE fields at chosen points."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from mpi4py import MPI
 from femops import notation
 from femops.inputs.case import Case
 from femops.law import ExactMicroscaleLaw, MicroscaleLaw
+from femops.macro.error_bars import ErrorBar, ErrorBars
 from femops.macro.gather import Gatherer
 from femops.macro.problem import MacroProblem
 from femops.macro.region import Region
@@ -38,7 +40,8 @@ class _MicroPoint(NamedTuple):
 class Results:
     """Writes the results of a run; after every step the files are complete.
 
-    Curves are written at every step, fields at every `output.every`-th step and at the last accepted one.
+    Curves are written at every step, fields at every `output.every`-th step and at the last accepted one. `bars` holds
+    the error bars of the quantities at the last accepted step.
 
     Args:
         case: The case.
@@ -51,6 +54,9 @@ class Results:
         self.case, self.problem, self.folder, self._name = case, problem, folder, name
         self._gatherer = Gatherer(problem)
         self._states_error = problem.material.states_error
+        self._asked = {name: quantity.result() for name, quantity in case.quantities.items()}
+        self._error_bars = ErrorBars(problem) if self._asked and problem.material.statistics.certificate else None
+        self.bars: Mapping[str, ErrorBar] = {}
         self._last, self._every = len(problem.analysis.steps.ends), case.output.every
         self._series = None
         if self._gatherer.grid is not None:
@@ -66,6 +72,9 @@ class Results:
         Raises:
             CaseError: A file cannot be written.
         """
+        if self._error_bars is not None:
+            with self.problem.timers.part("error bars"):
+                self.bars = self._error_bars.of(self._asked)
         self._waiting = report.t, self._nodal(), self._cells()
         row, due = self._row(report), self.is_due(report)
         on_root(self.problem.comm, lambda: self._write_step(row, due))
@@ -137,7 +146,11 @@ class Results:
         return {name: self._gatherer.nodes(function) for name, function in functions.items() if name in wanted}
 
     def _cells(self) -> dict[str, Any]:
-        return {name: self._gatherer.cell_means(values) for name, values in self._point_fields().items()}
+        fields = {name: self._gatherer.cell_means(values) for name, values in self._point_fields().items()}
+        if "error" in self.case.output.fields:
+            for name, bar in self.bars.items():
+                fields[f"error_bar_{name}"] = self._gatherer.cell_sums(bar.contribution)
+        return fields
 
     def _point_fields(self) -> dict[str, Any]:
         """Return the requested fields at the quadrature points of this rank."""

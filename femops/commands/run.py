@@ -209,6 +209,7 @@ class _Record:
             "seconds": {**run.timers.seconds, "total": run.timers.total()},
             "law_statistics": asdict(problem.material.statistics),
             "quantities": self.quantities,
+            "error_bars": {name: {"width": bar.width, "kind": bar.kind} for name, bar in self.results.bars.items()},
             "expected": expectations(run.case, self.quantities),
             "micro": self.micro,
         }

@@ -13,7 +13,18 @@ from femops.errors import CaseError
 from femops.inputs.expressions import TimeValue, value_at
 from femops.inputs.reading import STUDY, load_validated
 from femops.law import CertificateKind, LawParameters
-from femops.macro.analysis import Analysis, Displacement, Load, Newton, Steps, Treatment, Trust
+from femops.macro.analysis import (
+    Analysis,
+    Displacement,
+    DisplacementAt,
+    Load,
+    Newton,
+    ReactionOn,
+    Result,
+    Steps,
+    Treatment,
+    Trust,
+)
 from femops.meshing import CELLS, EVERYWHERE, TaggedMesh
 from femops.meshing.box import box
 from femops.meshing.cells import AnyCell
@@ -223,6 +234,12 @@ class Quantity(_Block):
     def axis(self) -> int:
         """The axis of the component."""
         return "xyz".index(self.component or (self.displacement or "ux")[1])
+
+    def result(self) -> Result:
+        """Return the quantity as a plain object."""
+        if self.reaction is not None:
+            return ReactionOn(self.reaction, self.axis)
+        return DisplacementAt(tuple(self.at or ()), self.axis)
 
 
 class Case(_Block):

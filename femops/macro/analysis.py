@@ -132,6 +132,25 @@ class Trust:
 
 
 @dataclass(frozen=True)
+class DisplacementAt:
+    """A component of the displacement at a point [length]."""
+
+    at: tuple[float, ...]
+    axis: int
+
+
+@dataclass(frozen=True)
+class ReactionOn:
+    """A component of the reaction on a named boundary [force]."""
+
+    boundary: str
+    axis: int
+
+
+Result = DisplacementAt | ReactionOn
+
+
+@dataclass(frozen=True)
 class Analysis:
     """An analysis of a body, without its mesh and laws.
 

@@ -73,8 +73,16 @@ class Gatherer:
         shape = (-1, self._per_cell, *values.shape[1:])
         weights = self._weights.reshape(-1, self._per_cell)
         means = np.einsum("cq,cq...->c...", weights / weights.sum(axis=1, keepdims=True), values.reshape(shape))
-        parts = self._comm.gather(means)
-        return means[:0] if parts is None else np.concatenate(parts)[self._cell_order]
+        return self._of_cells(means)
+
+    def cell_sums(self, values: Array) -> Array:
+        """Return the sums over each cell of quadrature-point values (n_qp,) on rank 0. Shape (n_cells,)."""
+        return self._of_cells(values.reshape(-1, self._per_cell).sum(axis=1))
+
+    def _of_cells(self, values: Array) -> Array:
+        """Return values (n_own_cells, ...) of the cells of all ranks on rank 0."""
+        parts = self._comm.gather(values)
+        return values[:0] if parts is None else np.concatenate(parts)[self._cell_order]
 
     def points(self, values: Array) -> Array:
         """Return the quadrature-point values (n_qp, ...) of all ranks on rank 0, ordered by cell."""

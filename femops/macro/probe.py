@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from dolfinx import geometry
+from dolfinx import fem, geometry
 from mpi4py import MPI
 
 from femops.errors import CaseError
@@ -25,6 +25,24 @@ def displacement_at(problem: MacroProblem, at: Sequence[float]) -> Array:
     if comm.rank == owner:
         value = problem.displacement.eval(_point(at), np.array([cell], dtype=np.int32)).reshape(dim)
     return np.asarray(comm.bcast(value, root=owner))
+
+
+def basis_at(problem: MacroProblem, at: Sequence[float]) -> tuple[Array, Array]:
+    """Return the nodes of this rank, ghosts included, and the values of their basis functions at a point; collective.
+
+    On one rank, that of `displacement_at`; elsewhere both are empty.
+    """
+    owner, cell = _locate(problem.mesh, at)
+    function = fem.Function(problem.displacement.function_space)  # collective
+    if problem.comm.rank != owner:
+        return np.empty(0, dtype=np.int64), np.empty(0)
+    nodes, values = function.function_space.dofmap.cell_dofs(cell), function.x.array.reshape(-1, problem.dim)
+    found = np.empty(len(nodes))
+    for number, node in enumerate(nodes):
+        values[node, 0] = 1.0
+        found[number] = function.eval(_point(at), np.array([cell], dtype=np.int32)).ravel()[0]
+        values[node, 0] = 0.0
+    return np.asarray(nodes, dtype=np.int64), found
 
 
 def check_point(problem: MacroProblem, at: Sequence[float], *, rve: bool = False) -> None:

@@ -169,10 +169,8 @@ class MacroProblem:
     def _advance(self) -> None:
         """Solve the linearised problem with the Dirichlet conditions and update the displacement."""
         conditions, x = self.supports.conditions, self.displacement.x.petsc_vec
+        self.assemble_tangent()
         with self.timers.part("assembly"):
-            self._matrix.zeroEntries()
-            fem_petsc.assemble_matrix(self._matrix, self._jacobian, bcs=conditions)
-            self._matrix.assemble()
             right = self._right
             with right.localForm() as local:
                 local.set(0.0)
@@ -191,6 +189,36 @@ class MacroProblem:
         x.axpy(-1.0, self._step)
         self.displacement.x.scatter_forward()
 
+    def assemble_tangent(self) -> None:
+        """Assemble the tangent of the last response, with the rows and columns of prescribed values eliminated."""
+        with self.timers.part("assembly"):
+            self._matrix.zeroEntries()
+            fem_petsc.assemble_matrix(self._matrix, self._jacobian, bcs=self.supports.conditions)
+            self._matrix.assemble()
+
+    def solve_transposed(self, right: PETSc.Vec, solution: fem.Function) -> None:
+        """Solve with the transposed tangent last assembled; the solution is zero at prescribed values; collective.
+
+        Args:
+            right: Right-hand side [force]; its entries at prescribed values are set to zero.
+            solution: Where the solution goes.
+
+        Raises:
+            NotConverged: The tangent is singular.
+        """
+        with self.timers.part("linear solve"):
+            right.array_w[self._fixed] = 0.0
+            self._solver.solveTranspose(right, solution.x.petsc_vec)
+            if self._solver.getConvergedReason() < 0 or not np.isfinite(solution.x.petsc_vec.norm()):
+                raise NotConverged("the macroscale stiffness is singular at the end of a step")
+        solution.x.scatter_forward()
+
+    def held_dofs(self, boundary: str, axis: int) -> Any:
+        """Return the dofs of this rank, ghosts included, of a prescribed component on a named boundary. Shape (n,)."""
+        nodes = self._nodes_of(boundary)
+        dofs = nodes * self.dim + axis
+        return dofs[np.isin(dofs, self._held)]
+
     def _make_forms(self, space: fem.FunctionSpace) -> None:
         test, trial = ufl.TestFunction(space), ufl.TrialFunction(space)
         dim, dx = self.dim, self.quadrature.measure
@@ -207,8 +235,8 @@ class MacroProblem:
         self._matrix = fem_petsc.create_matrix(self._jacobian)
         owned = space.dofmap.index_map.size_local * space.dofmap.index_map_bs
         fixed = [condition.dof_indices()[0] for condition in self.supports.conditions]
-        every = np.unique(np.concatenate(fixed)) if fixed else np.empty(0, dtype=np.int32)
-        self._fixed = every[every < owned]
+        self._held = np.unique(np.concatenate(fixed)) if fixed else np.empty(0, dtype=np.int32)
+        self._fixed = self._held[self._held < owned]
 
     def _round_off(self) -> float:
         """Return the round-off level of the residual for a rigid body motion [force].
@@ -258,14 +286,16 @@ class MacroProblem:
         return self._over_boundary(boundary, self.displacement, mean=True)
 
     def _over_boundary(self, boundary: str, function: fem.Function, *, mean: bool) -> Array:
-        space = function.function_space
-        nodes = fem.locate_dofs_topological(
-            space, self.mesh.mesh.topology.dim - 1, self.mesh.boundaries[boundary], remote=True
-        )
+        space, nodes = function.function_space, self._nodes_of(boundary)
         owned = nodes[nodes < space.dofmap.index_map.size_local]
         values = function.x.array.reshape(-1, space.dofmap.bs)[owned]
         result = total(self.comm, values.sum(0))
         return result / max(int(total(self.comm, len(owned))), 1) if mean else result
+
+    def _nodes_of(self, boundary: str) -> Any:
+        """Return the nodes of this rank, ghosts included, on a named boundary."""
+        space, facets = self.displacement.function_space, self.mesh.boundaries[boundary]
+        return fem.locate_dofs_topological(space, self.mesh.mesh.topology.dim - 1, facets, remote=True)
 
 
 def _assemble(form: Any, vector: PETSc.Vec) -> PETSc.Vec:

@@ -1,5 +1,6 @@
 """Quadrature points of the body, and transfer of strain, stress and tangent between forms and arrays."""
 
+from collections.abc import Callable
 from typing import Any
 
 import basix.ufl
@@ -28,6 +29,9 @@ class Quadrature:
         mesh: The macroscale mesh.
         displacement: The displacement field.
         degree: Quadrature degree.
+
+    Attributes:
+        strain: Returns the strain of the displacement at all points, see `strain_of`.
     """
 
     def __init__(self, mesh: MacroMesh, displacement: fem.Function, degree: int) -> None:
@@ -46,7 +50,7 @@ class Quadrature:
         self.per_cell = len(self._reference)
         if self.stress.function_space.dofmap.list.shape[1] != self.per_cell:
             raise ValueError("the quadrature element does not hold one value per point")
-        self._strain = fem.Expression(notation.ufl_strain(displacement, self.dim), self._reference)
+        self.strain = self.strain_of(displacement)
         self.measure = ufl.Measure(
             "dx", domain=mesh.mesh, metadata={"quadrature_degree": degree, "quadrature_scheme": "default"}
         )
@@ -60,9 +64,11 @@ class Quadrature:
         """Return the quadrature points of the given cells. Shape (n_cells · n_points_of_cell,)."""
         return (np.asarray(cells)[:, None] * self.per_cell + np.arange(self.per_cell)).ravel()
 
-    def strain(self) -> Array:
-        """Return the strain of the displacement at all points, Mandel [-]. Shape (n_qp, n_s)."""
-        return self._strain.eval(self.mesh, self.cells).reshape(self.n_points, notation.n_strain(self.dim))
+    def strain_of(self, function: fem.Function) -> Callable[[], Array]:
+        """Return a function that gives the strain of a displacement at all points, Mandel [-]. Shape (n_qp, n_s)."""
+        expression = fem.Expression(notation.ufl_strain(function, self.dim), self._reference)
+        shape = self.n_points, notation.n_strain(self.dim)
+        return lambda: np.asarray(expression.eval(self.mesh, self.cells).reshape(shape))
 
     def coordinates(self) -> Array:
         """Return the coordinates of all points [length]. Shape (n_qp, dim)."""

@@ -1,0 +1,160 @@
+"""Error bars of results: exact to first order for known errors of the laws, and never below what they amount to."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import BOXES, ELASTIC, SATURATING, box_problem
+
+from femops import load_law, notation
+from femops.law import CertificateKind, LawResponse, StrainMeasure
+from femops.macro.analysis import DisplacementAt, ReactionOn, Result, Trust
+from femops.macro.error_bars import ErrorBars
+from femops.macro.probe import displacement_at
+from femops.macro.problem import MacroProblem
+from femops.macro.stepping import run_steps
+from femops.notation import Array
+
+ONLY_COUNT = Trust(on_violation="warn")
+LAWS: dict[str, dict[str, Any]] = {"elastic": ELASTIC, "saturating": SATURATING}
+
+
+class Off:
+    """A law whose stress is off by w P ε with an anisotropic P, and that certifies what is left after `doubt`."""
+
+    strain_measure = StrainMeasure.SMALL_STRAIN
+    n_state = 0
+
+    def __init__(self, parameters: Mapping[str, Any], dim: int, wrong: float, doubt: float = 1.0) -> None:
+        self.true, self.dim, self.doubt = load_law(dict(parameters), dim=dim), dim, doubt
+        self.state_fields: dict[str, slice] = {}
+        n_s = notation.n_strain(dim)
+        stiffness = self.true.evaluate(np.zeros((1, n_s)), np.zeros((1, 0)), 1.0).tangent[0]
+        self.metric = np.linalg.inv(stiffness)
+        random = np.random.default_rng(0).uniform(size=(n_s, n_s))
+        self.off = wrong * 0.5 * stiffness.max() * (random + random.T)
+
+    def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
+        right = self.true.evaluate(strain, state, dt)
+        return replace(right, stress=right.stress + strain @ self.off, tangent=right.tangent + self.off)
+
+    def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
+        squares = [np.einsum("ns,st,nt->n", one, self.metric, one) for one in (strain @ self.off, response.stress)]
+        return self.doubt * np.sqrt(squares[0] / np.maximum(squares[1], 1e-300))
+
+    def solve_exactly(self, strain: Array, state: Array, dt: float) -> LawResponse:
+        return replace(self.true.evaluate(strain, state, dt), error=np.zeros(len(strain)))
+
+
+def solved(cell: str, law: str, wrong: float, trust: Trust = ONLY_COUNT, doubt: float = 1.0) -> MacroProblem:
+    """Return a solved box that is clamped on the left, pulled on the right and loaded on its top."""
+    dim = 2 if cell in BOXES[2] else 3
+    clamp = {"ux": 0.0, "uy": 0.0, **({"uz": 0.0} if dim == 3 else {})}
+    size = ELASTIC["K"] if law == "elastic" else SATURATING["K"]
+    traction = [0.0, 2e-3 * size, *([1e-3 * size] * (dim - 2))]
+    loads = {"top": {"traction": traction}, "right": {"displacement": {"ux": 0.01}}}
+    given = box_problem(cell, supports={"left": clamp}, loads=loads, steps={"count": 2, "end": 1.0})
+    laws = {"everywhere": Off(LAWS[law], dim, wrong, doubt)}
+    problem = MacroProblem(replace(given.analysis, trust=trust), given.mesh, laws)
+    list(run_steps(problem))
+    return problem
+
+
+def value(problem: MacroProblem, result: Result) -> float:
+    if isinstance(result, ReactionOn):
+        return float(problem.reaction_on(result.boundary)[result.axis])
+    return float(displacement_at(problem, result.at)[result.axis])
+
+
+def norms(vectors: Array, metric: Array) -> Array:
+    return np.asarray(np.sqrt(np.einsum("ns,st,nt->n", vectors, metric, vectors)))
+
+
+def results(dim: int) -> dict[str, Result]:
+    corner = (1.0, 0.4, 0.7)[:dim]
+    found: dict[str, Result] = {"tip": DisplacementAt(corner, 1), "clamp": ReactionOn("left", 0)}
+    return found | {"pull": ReactionOn("right", 0)}
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("cell", ["triangle", "quadrilateral", "hexahedron"])
+def test_the_influence_of_the_stress_is_the_first_derivative_of_each_result(cell: str, law: str) -> None:
+    wrong, dim = 1e-4, 2 if cell in BOXES[2] else 3
+    off, right = solved(cell, law, wrong), solved(cell, law, 0.0)
+    bars, strain = ErrorBars(off), off.quadrature.strain()
+    off.assemble_tangent()
+    change = -strain @ off.material.regions[0].law.off  # type: ignore[attr-defined]
+    for name, result in results(dim).items():
+        influence = bars.influence(result)
+        predicted = float(off.quadrature.weights() @ (change * influence).sum(axis=1))
+        true = value(right, result) - value(off, result)
+        assert abs(true) > 1e-6 * abs(value(right, result)), name
+        assert predicted == pytest.approx(true, rel=2e-3), name  # what is left is of order `wrong`
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("cell", ["triangle", "hexahedron"])
+def test_bars_of_true_errors_contain_the_exact_result(cell: str, law: str) -> None:
+    wrong, dim = 1e-4, 2 if cell in BOXES[2] else 3
+    off, right = solved(cell, law, wrong), solved(cell, law, 0.0)
+    bars, one = ErrorBars(off), off.material.regions[0].law
+    found = bars.of(results(dim))
+    size = norms(off.quadrature.strain() @ one.off, one.metric)  # type: ignore[attr-defined]
+    for name, result in results(dim).items():
+        missed, bar = abs(value(right, result) - value(off, result)), found[name]
+        assert missed < bar.width < 30.0 * missed, name
+        influence = norms(bars.influence(result), np.linalg.inv(one.metric))  # type: ignore[attr-defined]
+        assert bar.width == pytest.approx(off.quadrature.weights() @ (size * influence), rel=1e-9), name
+        assert bar.kind == "indicator"
+    twice = ErrorBars(solved(cell, law, wrong, doubt=2.0)).of(results(dim))
+    for name, bar in found.items():
+        assert twice[name].width == pytest.approx(2.0 * bar.width), name
+
+
+def test_points_that_were_solved_exactly_have_no_part_in_the_bar() -> None:
+    every = solved("triangle", "saturating", 1e-3)
+    trust = Trust(tolerance=float(np.median(every.material.error)), on_violation="solve", certificate="bound")
+    some = solved("triangle", "saturating", 1e-3, trust)
+    bar = ErrorBars(some).of(results(2))["tip"]
+    solved_points = some.material.regions[0].solved
+    assert 0 < len(solved_points) < some.quadrature.n_points
+    assert bar.kind == "bound"
+    assert (bar.contribution[solved_points] == 0.0).all()
+    others = np.setdiff1d(np.arange(some.quadrature.n_points), solved_points)
+    assert (bar.contribution[others] > 0.0).all()
+
+
+def test_unknown_errors_make_infinite_bars() -> None:
+    unknown = solved("triangle", "elastic", 1e-4, doubt=np.inf)
+    assert ErrorBars(unknown).of(results(2))["tip"].width == np.inf
+
+
+@pytest.mark.mpi
+def test_two_ranks_give_the_bars_of_one(tmp_path: Path) -> None:
+    program = (
+        "import sys, json; sys.path.insert(0, sys.argv[1]); import femops\n"
+        "from test_error_bars import ErrorBars, results, solved\n"
+        "problem = solved('quadrilateral', 'saturating', 1e-3)\n"
+        "bars = {name: bar.width for name, bar in ErrorBars(problem).of(results(2)).items()}\n"
+        "if problem.comm.rank == 0: print(json.dumps(bars))\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    found = []
+    for ranks in (1, 2):
+        command = [str(Path(sys.executable).parent / "mpirun"), "-n", str(ranks), sys.executable]
+        run = subprocess.run(
+            [*command, str(tmp_path / "program.py"), str(Path(__file__).parent)],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        found.append(json.loads(run.stdout.strip().splitlines()[-1]))
+    assert found[0] == pytest.approx(found[1], rel=1e-9)
+    assert len(found[0]) == 3
