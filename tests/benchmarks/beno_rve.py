@@ -1,11 +1,11 @@
 """BENO for RVEs with voids and fibres of random shape, each with a mesh of its own: errors, bounds and times.
 
-The family is that of cases/studies/voids_beno.yaml; 160 members and 600 steps to learn, 300 members to judge by. The error of a stiffness is
-‖C̄ − C̄*‖ / ‖C̄*‖ (Frobenius), C̄* from the nested solve with the same kinematic conditions. `beno_c` is the prediction
-with c corrections, `untrained_c` that of random weights, `zero_c` c steps of the same preconditioned conjugate
-gradients from no fluctuation at all. `_below_exact` counts answers that are softer than the nested solve,
-`_bound_missed` those whose error exceeds its bound. `unseen_after_N` is the median error in energy of members that the
-training held back, after N of its steps.
+The family is that of cases/studies/voids_beno.yaml; 160 members and 600 steps to learn, 300 members to judge by. The
+error of a stiffness is ‖C̄ − C̄*‖ / ‖C̄*‖ (Frobenius), C̄* from the nested solve with the same kinematic conditions.
+`beno_c` is the prediction with c corrections, `untrained_c` that of random weights, `zero_c` c steps of the same
+preconditioned conjugate gradients from no fluctuation at all. `_below_exact` counts answers that are softer than the
+nested solve, `_bound_missed` those whose error exceeds its bound. `unseen_after_N` is the median error in energy of
+members that the training held back, after N of its steps.
 
 Times are CPU times of one thread per RVE, from the mesh with its phases to C̄ with corrections, in batches of 1, 64 and
 1024, beside the nested solve: `fields` is the assembly, `encoding` the graph with its coarser levels, `network` the
