@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import BOXES, ELASTIC, SATURATING, box_problem
+from helpers import BOXES, ELASTIC, SATURATING, box_case, box_problem
 
 from femops import load_law, notation
 from femops.law import CertificateKind, LawResponse, StrainMeasure
 from femops.macro.analysis import DisplacementAt, ReactionOn, Result, Trust
-from femops.macro.error_bars import ErrorBars
-from femops.macro.probe import displacement_at
+from femops.macro.probe import value_of
 from femops.macro.problem import MacroProblem
 from femops.macro.stepping import run_steps
 from femops.notation import Array
@@ -66,12 +65,6 @@ def solved(cell: str, law: str, wrong: float, trust: Trust = ONLY_COUNT, doubt: 
     return problem
 
 
-def value(problem: MacroProblem, result: Result) -> float:
-    if isinstance(result, ReactionOn):
-        return float(problem.reaction_on(result.boundary)[result.axis])
-    return float(displacement_at(problem, result.at)[result.axis])
-
-
 def norms(vectors: Array, metric: Array) -> Array:
     return np.asarray(np.sqrt(np.einsum("ns,st,nt->n", vectors, metric, vectors)))
 
@@ -87,14 +80,14 @@ def results(dim: int) -> dict[str, Result]:
 def test_the_influence_of_the_stress_is_the_first_derivative_of_each_result(cell: str, law: str) -> None:
     wrong, dim = 1e-4, 2 if cell in BOXES[2] else 3
     off, right = solved(cell, law, wrong), solved(cell, law, 0.0)
-    bars, strain = ErrorBars(off), off.quadrature.strain()
+    bars, strain = off.error_bars, off.quadrature.strain()
     off.assemble_tangent()
     change = -strain @ off.material.regions[0].law.off  # type: ignore[attr-defined]
     for name, result in results(dim).items():
         influence = bars.influence(result)
         predicted = float(off.quadrature.weights() @ (change * influence).sum(axis=1))
-        true = value(right, result) - value(off, result)
-        assert abs(true) > 1e-6 * abs(value(right, result)), name
+        true = value_of(right, result) - value_of(off, result)
+        assert abs(true) > 1e-6 * abs(value_of(right, result)), name
         assert predicted == pytest.approx(true, rel=2e-3), name  # what is left is of order `wrong`
 
 
@@ -103,16 +96,16 @@ def test_the_influence_of_the_stress_is_the_first_derivative_of_each_result(cell
 def test_bars_of_true_errors_contain_the_exact_result(cell: str, law: str) -> None:
     wrong, dim = 1e-4, 2 if cell in BOXES[2] else 3
     off, right = solved(cell, law, wrong), solved(cell, law, 0.0)
-    bars, one = ErrorBars(off), off.material.regions[0].law
+    bars, one = off.error_bars, off.material.regions[0].law
     found = bars.of(results(dim))
     size = norms(off.quadrature.strain() @ one.off, one.metric)  # type: ignore[attr-defined]
     for name, result in results(dim).items():
-        missed, bar = abs(value(right, result) - value(off, result)), found[name]
+        missed, bar = abs(value_of(right, result) - value_of(off, result)), found[name]
         assert missed < bar.width < 30.0 * missed, name
         influence = norms(bars.influence(result), np.linalg.inv(one.metric))  # type: ignore[attr-defined]
         assert bar.width == pytest.approx(off.quadrature.weights() @ (size * influence), rel=1e-9), name
         assert bar.kind == "indicator"
-    twice = ErrorBars(solved(cell, law, wrong, doubt=2.0)).of(results(dim))
+    twice = solved(cell, law, wrong, doubt=2.0).error_bars.of(results(dim))
     for name, bar in found.items():
         assert twice[name].width == pytest.approx(2.0 * bar.width), name
 
@@ -121,7 +114,7 @@ def test_points_that_were_solved_exactly_have_no_part_in_the_bar() -> None:
     every = solved("triangle", "saturating", 1e-3)
     trust = Trust(tolerance=float(np.median(every.material.error)), on_violation="solve", certificate="bound")
     some = solved("triangle", "saturating", 1e-3, trust)
-    bar = ErrorBars(some).of(results(2))["tip"]
+    bar = some.error_bars.of(results(2))["tip"]
     solved_points = some.material.regions[0].solved
     assert 0 < len(solved_points) < some.quadrature.n_points
     assert bar.kind == "bound"
@@ -130,18 +123,50 @@ def test_points_that_were_solved_exactly_have_no_part_in_the_bar() -> None:
     assert (bar.contribution[others] > 0.0).all()
 
 
+@pytest.mark.parametrize("name", ["tip", "pull"])
+def test_points_are_solved_until_the_bar_of_a_goal_is_within_its_tolerance(name: str) -> None:
+    goal, wrong = results(2)[name], 1e-2
+    before, right = solved("triangle", "saturating", wrong), solved("triangle", "saturating", 0.0)
+    bar = before.error_bars.of({name: goal})[name]
+    tolerance = 0.4 * bar.width / abs(value_of(before, goal))
+    after = solved("triangle", "saturating", wrong, Trust(tolerance, "solve", goal=goal))
+    width, value = after.error_bars.of({name: goal})[name].width, value_of(after, goal)
+    points = after.material.regions[0].solved
+    assert 0 < len(points) < after.quadrature.n_points
+    assert width <= tolerance * abs(value)
+    assert abs(value - value_of(right, goal)) <= 1.1 * width  # up to what is of second order
+    others = np.setdiff1d(np.arange(after.quadrature.n_points), points)
+    assert bar.contribution[points].min() > 0.5 * bar.contribution[others].max()  # those with the largest parts
+    few = np.sort(bar.contribution)[: -len(points) + 1].sum()
+    assert few > 0.8 * 0.4 * bar.width  # fewer would not have been enough
+
+
+def test_a_goal_needs_exact_solves_and_a_quantity_of_the_case() -> None:
+    with pytest.raises(ValueError, match="expected on_violation: solve"):
+        Trust(goal=ReactionOn("left", 0))
+    asked = {"end": {"reaction": "right", "component": "x"}}
+    for trust, words in (
+        ({"quantity": "tip", "on_violation": "solve"}, "the name of a quantity; there are: end"),
+        ({"quantity": "end"}, "expected on_violation: solve"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            box_case("triangle", quantities=asked, trust=trust)
+    case = box_case("triangle", quantities=asked, trust={"quantity": "end", "on_violation": "solve"})
+    assert case.analysis().trust == Trust(on_violation="solve", goal=ReactionOn("right", 0))
+
+
 def test_unknown_errors_make_infinite_bars() -> None:
     unknown = solved("triangle", "elastic", 1e-4, doubt=np.inf)
-    assert ErrorBars(unknown).of(results(2))["tip"].width == np.inf
+    assert unknown.error_bars.of(results(2))["tip"].width == np.inf
 
 
 @pytest.mark.mpi
 def test_two_ranks_give_the_bars_of_one(tmp_path: Path) -> None:
     program = (
         "import sys, json; sys.path.insert(0, sys.argv[1]); import femops\n"
-        "from test_error_bars import ErrorBars, results, solved\n"
+        "from test_error_bars import results, solved\n"
         "problem = solved('quadrilateral', 'saturating', 1e-3)\n"
-        "bars = {name: bar.width for name, bar in ErrorBars(problem).of(results(2)).items()}\n"
+        "bars = {name: bar.width for name, bar in problem.error_bars.of(results(2)).items()}\n"
         "if problem.comm.rank == 0: print(json.dumps(bars))\n"
     )
     (tmp_path / "program.py").write_text(program)

@@ -11,7 +11,7 @@ from mpi4py import MPI
 from femops import notation
 from femops.inputs.case import Case
 from femops.law import ExactMicroscaleLaw, MicroscaleLaw
-from femops.macro.error_bars import ErrorBar, ErrorBars
+from femops.macro.error_bars import ErrorBar
 from femops.macro.gather import Gatherer
 from femops.macro.problem import MacroProblem
 from femops.macro.region import Region
@@ -55,7 +55,7 @@ class Results:
         self._gatherer = Gatherer(problem)
         self._states_error = problem.material.states_error
         self._asked = {name: quantity.result() for name, quantity in case.quantities.items()}
-        self._error_bars = ErrorBars(problem) if self._asked and problem.material.statistics.certificate else None
+        self._certified = problem.material.statistics.certificate is not None
         self.bars: Mapping[str, ErrorBar] = {}
         self._last, self._every = len(problem.analysis.steps.ends), case.output.every
         self._series = None
@@ -72,9 +72,9 @@ class Results:
         Raises:
             CaseError: A file cannot be written.
         """
-        if self._error_bars is not None:
+        if self._asked and self._certified:
             with self.problem.timers.part("error bars"):
-                self.bars = self._error_bars.of(self._asked)
+                self.bars = self.problem.error_bars.of(self._asked)
         self._waiting = report.t, self._nodal(), self._cells()
         row, due = self._row(report), self.is_due(report)
         on_root(self.problem.comm, lambda: self._write_step(row, due))

@@ -13,9 +13,9 @@ from mpi4py import MPI
 from femops.commands.prepare import Run, prepare
 from femops.commands.results import Results
 from femops.errors import CaseError, NotConverged, Refused
-from femops.inputs.case import Case, Quantity
+from femops.inputs.case import Case
 from femops.inputs.resolved import move_files, resolved
-from femops.macro.probe import displacement_at
+from femops.macro.probe import value_of
 from femops.macro.problem import MacroProblem
 from femops.macro.stepping import StepReport, Watch, run_steps
 from femops.offline.train import silent
@@ -132,7 +132,7 @@ class _Record:
         self.results.step(report)
         self.steps.append(report)
         self.quantities = {
-            name: _value_of(quantity, self.problem) for name, quantity in self.run.case.quantities.items()
+            name: value_of(self.problem, quantity.result()) for name, quantity in self.run.case.quantities.items()
         }
         on_root(comm, self._write_summary_if_due)
         if not self._settled:
@@ -235,10 +235,3 @@ def expectations(case: Case, quantities: Mapping[str, float]) -> dict[str, dict[
             expected = {"expected": quantity.expected, "difference": difference, "rtol": quantity.rtol}
             found[name] = {**expected, "missed": missed}
     return found
-
-
-def _value_of(quantity: Quantity, problem: MacroProblem) -> float:
-    """Return the value of a quantity; collective."""
-    if quantity.reaction is not None:
-        return float(problem.reaction_on(quantity.reaction)[quantity.axis])
-    return float(displacement_at(problem, quantity.at or [])[quantity.axis])

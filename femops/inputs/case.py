@@ -167,19 +167,24 @@ class NewtonBlock(_Block):
 class TrustBlock(_Block):
     """What happens where a law's error exceeds the tolerance or its response is marked invalid."""
 
-    tolerance: float = Field(1e-3, gt=0, description="largest relative error of a stress")
+    tolerance: float = Field(1e-3, gt=0, description="largest relative error of a stress, or of quantity")
     on_violation: Treatment = Field("stop", description="solve these points exactly, stop the run, or only count them")
     enrich: bool = Field(False, description="laws learn between steps from the points that were solved exactly")
     certificate: CertificateKind = Field("indicator", description="how the error of a converged step is computed")
+    quantity: str | None = Field(
+        None, description="name of a quantity; points are solved exactly until its error bar is within the tolerance"
+    )
 
     @model_validator(mode="after")
     def _valid(self) -> Self:
-        self.plain()
+        self.plain(None if self.quantity is None else ReactionOn(self.quantity, 0))
         return self
 
-    def plain(self) -> Trust:
-        """Return the settings as a plain object."""
-        return Trust(**dict(self))
+    def plain(self, goal: Result | None) -> Trust:
+        """Return the settings as a plain object, with the quantity given."""
+        settings = dict(self)
+        del settings["quantity"]
+        return Trust(**settings, goal=goal)
 
 
 class MicroPoint(_Block):
@@ -278,7 +283,7 @@ class Case(_Block):
             self.order,
             self.quadrature_degree,
             Newton(**dict(self.solver)),
-            None if self.trust is None else self.trust.plain(),
+            None if self.trust is None else self.trust.plain(self._goal(self.trust.quantity)),
             {name: law.law for name, law in self.laws().items()},
         )
 
@@ -325,6 +330,14 @@ class Case(_Block):
         if not self.loads and not any(components):
             _refuse("no load given; expected a load, or a nonzero prescribed displacement", "loads")
         return self
+
+    def _goal(self, name: str | None) -> Result | None:
+        if name is None:
+            return None
+        if name not in self.quantities:
+            given = ", ".join(self.quantities) or "none"
+            _refuse(f"{name!r} given, expected the name of a quantity; there are: {given}", "trust.quantity")
+        return self.quantities[name].result()
 
     def points(self) -> Iterator[tuple[str, list[float]]]:
         """Yield key and coordinates of every point in the case."""

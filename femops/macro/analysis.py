@@ -106,32 +106,6 @@ class Newton:
 
 
 @dataclass(frozen=True)
-class Trust:
-    """Treatment of points whose error exceeds a tolerance or whose response is marked invalid.
-
-    Attributes:
-        tolerance: Largest relative error of a stress.
-        on_violation: Solve these points exactly, stop the run, or only count them.
-        enrich: Whether laws learn between steps from the points that were solved exactly.
-        certificate: How the error of a converged step is computed.
-    """
-
-    tolerance: float = 1e-3
-    on_violation: Treatment = "stop"
-    enrich: bool = False
-    certificate: CertificateKind = "indicator"
-
-    def __post_init__(self) -> None:
-        if not self.tolerance > 0.0:
-            raise ValueError(f"tolerance {self.tolerance:g} given, expected a positive number")
-        for name, kinds in (("on_violation", Treatment), ("certificate", CertificateKind)):
-            if getattr(self, name) not in get_args(kinds):
-                raise ValueError(f"{name} {getattr(self, name)!r} given, expected one of {', '.join(get_args(kinds))}")
-        if self.enrich and self.on_violation != "solve":
-            raise ValueError(f"enrich with on_violation {self.on_violation!r} given, expected on_violation: solve")
-
-
-@dataclass(frozen=True)
 class DisplacementAt:
     """A component of the displacement at a point [length]."""
 
@@ -148,6 +122,42 @@ class ReactionOn:
 
 
 Result = DisplacementAt | ReactionOn
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Treatment of points whose error exceeds a tolerance or whose response is marked invalid.
+
+    Attributes:
+        tolerance: Largest relative error of a stress; with `goal`, of that result.
+        on_violation: Solve these points exactly, stop the run, or only count them.
+        enrich: Whether laws learn between steps from the points that were solved exactly.
+        certificate: How the error of a converged step is computed.
+        goal: A result. Points are then solved exactly, those with the largest part in its error bar first, until the
+            bar is within the tolerance, whatever the error of a single stress.
+    """
+
+    tolerance: float = 1e-3
+    on_violation: Treatment = "stop"
+    enrich: bool = False
+    certificate: CertificateKind = "indicator"
+    goal: Result | None = None
+
+    def __post_init__(self) -> None:
+        if not self.tolerance > 0.0:
+            raise ValueError(f"tolerance {self.tolerance:g} given, expected a positive number")
+        for name, kinds in (("on_violation", Treatment), ("certificate", CertificateKind)):
+            if getattr(self, name) not in get_args(kinds):
+                raise ValueError(f"{name} {getattr(self, name)!r} given, expected one of {', '.join(get_args(kinds))}")
+        if self.enrich and self.on_violation != "solve":
+            raise ValueError(f"enrich with on_violation {self.on_violation!r} given, expected on_violation: solve")
+        if self.goal is not None and self.on_violation != "solve":
+            raise ValueError(f"quantity with on_violation {self.on_violation!r} given, expected on_violation: solve")
+
+    @property
+    def stress_tolerance(self) -> float:
+        """Largest relative error of a single stress; infinite with a goal."""
+        return self.tolerance if self.goal is None else math.inf
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,11 @@ to first order in e: the tangent is that of the answered laws. In laws with memo
 increment count (P. Oden and S. Prudhomme, Computers & Mathematics with Applications 41, 2001, for the general theory).
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import ufl
@@ -24,8 +27,13 @@ from femops.law import CertificateKind
 from femops.macro.analysis import DisplacementAt, Result
 from femops.macro.boundary import total
 from femops.macro.probe import basis_at
-from femops.macro.problem import MacroProblem
 from femops.notation import Array
+
+if TYPE_CHECKING:
+    from femops.macro.problem import MacroProblem
+
+
+_ROUND_OFF = 1e-9
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,28 @@ class ErrorBars:
             contribution = self._weights * self._sizes(stress, self.influence(result))
             bars[name] = ErrorBar(float(total(self._problem.comm, contribution.sum())), kind, contribution)
         return bars
+
+    def settle(self, goal: Result, value: float, tolerance: float) -> int:
+        """Choose points to solve exactly in further evaluations, until the error bar of a result is small enough.
+
+        Of all points those with the largest part in the bar are taken, as many as it takes for the rest; collective.
+
+        Args:
+            goal: The result.
+            value: Its value.
+            tolerance: Largest width of the bar relative to the value.
+
+        Returns:
+            Number of points chosen, over all ranks; 0 if the bar is small enough.
+        """
+        contribution = self.of({"goal": goal})["goal"].contribution
+        every = np.sort(np.concatenate(self._problem.comm.allgather(contribution)))
+        allowed = int(np.searchsorted(np.cumsum(every), tolerance * abs(value), side="right"))
+        if allowed == len(every):
+            return 0
+        chosen = contribution >= every[allowed] * (1.0 - _ROUND_OFF)  # all of those that are equal by symmetry
+        self._problem.material.remember(chosen)
+        return int(total(self._problem.comm, int(chosen.sum())))
 
     def influence(self, result: Result) -> Array:
         """Return ε(z) of a result, Mandel, in units of the result over [stress · volume]. Shape (n_qp, n_s).

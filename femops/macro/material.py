@@ -166,6 +166,12 @@ class Material:
         refuse(counts, trust, solvable=True)
         return counts.remembered
 
+    def remember(self, chosen: Array) -> None:
+        """Solve points exactly in further evaluations where their law can certify. Shape (n_qp,), a mask."""
+        for region in self.regions:
+            if region.certified is not None:
+                region.remember(np.flatnonzero(chosen[region.points]))
+
     def commit(self) -> None:
         """Make the last response the committed state; collective."""
         residuals = [np.empty(0)]

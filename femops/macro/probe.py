@@ -1,6 +1,9 @@
-"""Values at single points of the body."""
+"""Values of results, and at single points of the body."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from dolfinx import fem, geometry
@@ -8,9 +11,12 @@ from mpi4py import MPI
 
 from femops.errors import CaseError
 from femops.law import MicroscaleLaw
+from femops.macro.analysis import ReactionOn, Result
 from femops.macro.mesh import MacroMesh
-from femops.macro.problem import MacroProblem
 from femops.notation import Array
+
+if TYPE_CHECKING:
+    from femops.macro.problem import MacroProblem
 
 
 def displacement_at(problem: MacroProblem, at: Sequence[float]) -> Array:
@@ -25,6 +31,17 @@ def displacement_at(problem: MacroProblem, at: Sequence[float]) -> Array:
     if comm.rank == owner:
         value = problem.displacement.eval(_point(at), np.array([cell], dtype=np.int32)).reshape(dim)
     return np.asarray(comm.bcast(value, root=owner))
+
+
+def value_of(problem: MacroProblem, result: Result) -> float:
+    """Return the value of a result; collective.
+
+    Raises:
+        CaseError: A point lies outside the body.
+    """
+    if isinstance(result, ReactionOn):
+        return float(problem.reaction_on(result.boundary)[result.axis])
+    return float(displacement_at(problem, result.at)[result.axis])
 
 
 def basis_at(problem: MacroProblem, at: Sequence[float]) -> tuple[Array, Array]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from femops.errors import NotConverged
 from femops.law import MaterialLaw
 from femops.macro.analysis import Analysis
 from femops.macro.boundary import Loads, Supports, check_analysis, total
+from femops.macro.error_bars import ErrorBars
 from femops.macro.locking import Locking
 from femops.macro.material import Material
 from femops.macro.mesh import MacroMesh
+from femops.macro.probe import value_of
 from femops.macro.quadrature import Quadrature, default_degree
 from femops.macro.timers import Timers
 from femops.notation import Array
@@ -129,7 +132,7 @@ class MacroProblem:
         report = NewtonReport()
         try:
             self._iterate(dt, report, watch)
-            while self.material.certify(self.quadrature.strain()):
+            while self._is_in_doubt():
                 self.evaluate(dt)
                 self._iterate(dt, report, watch)
         except NotConverged:
@@ -139,6 +142,21 @@ class MacroProblem:
             self.material.commit()
         self._keep()
         return report
+
+    def _is_in_doubt(self) -> bool:
+        """Certify the response; return whether points are to be solved exactly from now on; collective."""
+        trust = self.analysis.trust
+        if self.material.certify(self.quadrature.strain()):
+            return True
+        if trust is None or trust.goal is None:
+            return False
+        with self.timers.part("error bars"):
+            return self.error_bars.settle(trust.goal, value_of(self, trust.goal), trust.tolerance) > 0
+
+    @cached_property
+    def error_bars(self) -> ErrorBars:
+        """Error bars of results at the last response."""
+        return ErrorBars(self)
 
     def enrich(self, step: int) -> None:
         """Enrich the laws with exact solutions at the end of a step; collective."""

@@ -175,16 +175,20 @@ class Region:
             return counts
         error = self._certified(law, strain[own], _taken(self.trial, own, self.error), trust.certificate)
         self.error[own] = error
-        above = ~(error <= trust.tolerance)
+        above = ~(error <= trust.stress_tolerance)
         counts.certified, counts.above_tolerance = len(own), int(above.sum())
         counts.doubted(error[above])
         if trust.on_violation == "solve":
-            self.memory[own[above]] = Reason.CERTIFICATE
-            self.doubt[own[above]] = error[above]
+            self.remember(own[above])
             counts.remembered = counts.above_tolerance
         else:
             counts.unsolved_above = counts.above_tolerance
         return counts
+
+    def remember(self, points: Any) -> None:
+        """Solve points exactly in further evaluations, given as indices in the region."""
+        self.memory[points] = Reason.CERTIFICATE
+        self.doubt[points] = self.error[points]
 
     def enrich(self, strain: Array) -> None:
         """Enrich the law with exact solutions at the given strains; new state variables are initially zero."""
@@ -234,7 +238,7 @@ class Region:
         if response.error is not None:
             self.error[own] = response.error
             invalid |= ~np.isfinite(response.error)
-            above = ~invalid & (response.error > (np.inf if trust is None else trust.tolerance))
+            above = ~invalid & (response.error > (np.inf if trust is None else trust.stress_tolerance))
         counts.invalid += int(invalid.sum())
         counts.above_tolerance += int(above.sum())
         doubt = invalid | above
