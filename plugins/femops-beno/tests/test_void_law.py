@@ -1,6 +1,7 @@
 """BENO as a material law of RVEs with voids and fibres: what it promises for any weights, and what it refuses."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +12,16 @@ from void_rves import BLOCK, HARD, SOFT, STUDY, rve, solid
 from femops import CaseError, load_law
 from femops.checks import check_arrays, check_law
 from femops.inputs.study import load_study
+from femops.law import LawContext
 from femops.offline.train import train
 from femops.rve.discretisation import discretise
-from femops.rve.spec import RVE
+from femops.rve.family import microstructure
+from femops.rve.spec import RVE, build_rve
 from femops.surrogate.exact import ExactRVE
 from femops.surrogate.store import read_fit, read_manifest
 from femops.surrogate.torch_library import torch
+from femops_beno.encoding import scalar
+from femops_beno.levels import aggregations
 from femops_beno.network import BENO
 from femops_beno.operator import Operator
 from femops_beno.options import BENOOptions
@@ -114,6 +119,18 @@ def test_steps_with_multigrid_reach_the_nested_solve():
     assert errors[0] < 1e-2 * np.linalg.norm(exact)
     assert errors[1] < 0.1 * errors[0]
     assert errors[2] < 1e-7 * np.linalg.norm(exact)
+
+
+def test_multigrid_holds_where_the_coarsest_level_has_one_node_only():
+    study = load_study(Path(__file__).parents[3] / "cases" / "studies" / "voids_beno.yaml")
+    family = study.family.model_copy(update={"seed": 12345})
+    member = build_rve(microstructure(family, 287).parameters, LawContext(2))
+    problem = rve_fields(member)
+    levels = aggregations(scalar(problem.stiffness.to_scipy(), 2))
+    assert levels[-1][0].shape[1] == 1
+    fields = problem.improve(torch.zeros_like(problem.load), 3, aggregation_multigrid(problem))
+    exact = ExactRVE(member).solve(np.eye(3)).stress
+    assert np.linalg.norm(problem.homogenized(fields)[0].numpy() - exact) < 1e-3 * np.linalg.norm(exact)
 
 
 def test_training_judges_at_members_that_it_has_not_seen(trained):

@@ -7,7 +7,9 @@ from femops_beno.levels import aggregations
 
 
 def aggregation_multigrid(problem: LinearFields) -> Multigrid:
-    """Return a V-cycle for the stiffness of an RVE on the levels that the network uses."""
-    space = problem.space
-    levels = aggregations(scalar(problem.stiffness.to_scipy(), space.discretisation.dim))
-    return Multigrid(problem.stiffness, [prolongation for prolongation, _ in levels])
+    """Return a V-cycle for the stiffness of an RVE on levels like those of the network.
+
+    A level of one node is left out: it has translations only, which have no stiffness.
+    """
+    levels = aggregations(scalar(problem.stiffness.to_scipy(), problem.space.discretisation.dim))
+    return Multigrid(problem.stiffness, [prolongation for prolongation, _ in levels if prolongation.shape[1] > 1])
