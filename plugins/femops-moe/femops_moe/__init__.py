@@ -1,0 +1,1 @@
+"""Mixture of experts: port-coupled reduced models of the subdomains of an RVE, as a material law of femops."""
