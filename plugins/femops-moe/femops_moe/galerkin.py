@@ -19,13 +19,27 @@ _SMALLEST = 1e-30
 _BYTES_OF_PRODUCTS = 64e6
 
 
+class PointValues(NamedTuple):
+    """Derivatives of the sampled energy at the points, times the weights.
+
+    Attributes:
+        stress: Shape (n_s, K, n, P).
+        tangent: Shape (n_s, n_s, K, n, P).
+        sum_33: ⟨σ_33⟩ in plane strain, with the quadratic part; zeros in 3D. Shape (n,).
+    """
+
+    stress: Tensor
+    tangent: Tensor
+    sum_33: Tensor
+
+
 class Derivatives(NamedTuple):
     """Derivatives of the experts' energies.
 
     Attributes:
         gradient: Shape (K, n, m).
         hessian: Shape (K, n, m, m).
-        sum_33: ⟨σ_33⟩ in plane strain; zeros in 3D. Shape (n,).
+        sum_33: See `PointValues`.
     """
 
     gradient: Tensor
@@ -55,8 +69,15 @@ class Equilibrium:
 
 def derivatives(experts: Experts, z: Tensor) -> Derivatives:
     """Return the derivatives of the energies at z (K, n, m)."""
-    maps = experts.maps.flatten(1, 2)
-    strain = (z @ maps.mT).unflatten(2, experts.maps.shape[1:3]).permute(3, 0, 1, 2).contiguous()
+    at = point_values(experts, z)
+    forces = at.stress.permute(1, 2, 3, 0).flatten(2)
+    gradient = z @ experts.quadratic + forces @ experts.maps.flatten(1, 2)
+    return Derivatives(gradient, _hessian(experts, at.tangent), at.sum_33)
+
+
+def point_values(experts: Experts, z: Tensor) -> PointValues:
+    """Return the derivatives of the sampled energy at z (K, n, m)."""
+    strain = local_strain(experts, z)
     stress, tangent = [strain[..., :0]], [strain.new_zeros(len(strain), *strain.shape[:-1], 0)]
     sum_33 = (z * experts.normal[:, None]).sum((0, 2))
     for phase, points in experts.sampled:
@@ -66,9 +87,13 @@ def derivatives(experts: Experts, z: Tensor) -> Derivatives:
         tangent.append(answer.tangent * weight)
         if answer.stress_33 is not None:
             sum_33 = sum_33 + (answer.stress_33 * weight).sum((0, 2))
-    forces = torch.cat(stress, -1).permute(1, 2, 3, 0).flatten(2)
-    gradient = z @ experts.quadratic + forces @ maps
-    return Derivatives(gradient, _hessian(experts, torch.cat(tangent, -1)), sum_33)
+    return PointValues(torch.cat(stress, -1), torch.cat(tangent, -1), sum_33)
+
+
+def local_strain(experts: Experts, z: Tensor) -> Tensor:
+    """Return the strain at the points at z (K, n, m). Shape (n_s, K, n, P)."""
+    flat = z @ experts.maps.flatten(1, 2).mT
+    return flat.unflatten(2, experts.maps.shape[1:3]).permute(3, 0, 1, 2).contiguous()
 
 
 def _hessian(experts: Experts, tangent: Tensor) -> Tensor:
