@@ -109,7 +109,14 @@ def harmonic(stiffness: sp.csr_array, interior: Indices, interface: Indices, fie
 
 
 def decompose(
-    partition: Partition, stiffness: sp.csr_array, elastic: Array, fields: Array, largest: int, tolerance: float
+    partition: Partition,
+    stiffness: sp.csr_array,
+    elastic: Array,
+    fields: Array,
+    largest: int,
+    tolerance: float,
+    *,
+    with_ports: bool = True,
 ) -> tuple[Basis, Array]:
     """Return the modes of fields.
 
@@ -120,6 +127,7 @@ def decompose(
         fields: Nonlinear fields to represent. Shape (n_dofs, n_fields).
         largest: Largest number of modes in total.
         tolerance: Part of the fields, in the energy norm, that may be lost.
+        with_ports: False leaves the elastic fluctuation on the interface, so that experts are independent.
 
     Returns:
         The modes, and the part of the fields, in the energy norm, lost by the first 0, 1, … modes.
@@ -128,13 +136,17 @@ def decompose(
     interior, interface = np.flatnonzero(owner >= 0), np.flatnonzero(owner < 0)
     traces = harmonic(stiffness, interior, interface, fields)
     inside = fields - traces
-    groups = [traces, *(inside * (owner == k)[:, None] for k in range(partition.n_experts))]
+    groups = [
+        traces if with_ports else traces[:, :0],
+        *(inside * (owner == k)[:, None] for k in range(partition.n_experts)),
+    ]
     modes = [_proper_orthogonal(group, stiffness) for group in groups]
     energy = np.concatenate([values for values, _ in modes])
     group_of = np.repeat(np.arange(len(modes)), [len(values) for values, _ in modes])
     order = np.argsort(-energy, kind="stable")
-    lost = np.concatenate([[1.0], np.maximum(1.0 - np.cumsum(energy[order]) / energy.sum(), 0.0)])
-    wanted = (lost[:-1] > tolerance**2) & (energy[order] > _DEPENDENT * energy.sum())
+    total = float((fields * (stiffness @ fields)).sum())
+    lost = np.concatenate([[1.0], np.maximum(1.0 - np.cumsum(energy[order]) / total, 0.0)])
+    wanted = (lost[:-1] > tolerance**2) & (energy[order] > _DEPENDENT * total)
     chosen = order[: min(largest, int(wanted.sum()))]
     counts = np.bincount(group_of[chosen], minlength=len(modes))
     bubbles = np.zeros((len(fields), counts[1:].max()))
@@ -145,6 +157,8 @@ def decompose(
 
 def _proper_orthogonal(fields: Array, stiffness: sp.csr_array) -> tuple[Array, Array]:
     """Return the energies of the modes of fields (n_dofs, k), in descending order, and the modes (n_dofs, n_modes)."""
+    if fields.shape[1] == 0:
+        return np.zeros(0), fields
     gram = fields.T @ (stiffness @ fields)
     values, vectors = np.linalg.eigh(0.5 * (gram + gram.T))
     kept = np.flatnonzero(values > _DEPENDENT * max(values[-1], np.finfo(float).tiny))[::-1]

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from femops.notation import Array, Indices, identity
 from femops.phases import Phase
@@ -33,6 +32,7 @@ class Experts:
         maps: M_g. Shape (K, P, n_s, m).
         weight: w_g [-]. Shape (K, P).
         normal: In plane strain, the share of Q_k in ⟨σ_33⟩ as a map of z_k [stress]; zeros in 3D. Shape (K, m).
+        points: Points of the RVE; −1 for padding. Shape (K, P).
         sampled: Phases of the sampled energy, and the slice of the points of each.
         counts: Number of bubbles of each expert. Shape (K,).
         n_ports: Number of ports.
@@ -42,6 +42,7 @@ class Experts:
     maps: Tensor
     weight: Tensor
     normal: Tensor
+    points: Indices
     sampled: tuple[tuple[Phase, slice], ...]
     counts: tuple[int, ...]
     n_ports: int
@@ -72,6 +73,12 @@ class Experts:
         own = np.arange(self.n_bubbles) < np.array(self.counts)[:, None]
         return np.flatnonzero(np.concatenate([np.ones(self.n_ports, dtype=bool), own.ravel()]))
 
+    @property
+    def bytes_of_one(self) -> float:
+        """Memory per strain in an evaluation of the energies [bytes]."""
+        n_experts, n_points, n_s, m = self.maps.shape
+        return float(self.maps.element_size() * n_experts * (n_points * n_s * (3 * n_s + 6) + 4 * m * m))
+
     def local(self, strain: Tensor, unknowns: Tensor) -> Tensor:
         """Return z of every expert (K, n, m) at strains (n, n_s) and unknowns (n, n_unknowns)."""
         ports, bubbles = unknowns[:, : self.n_ports], unknowns[:, self.n_ports :]
@@ -80,16 +87,14 @@ class Experts:
         return torch.cat([shared, own], 2)
 
 
-def assemble(rve: RVE, space: FluctuationSpace, expert: Indices, basis: Basis, factor: Array | None = None) -> Experts:
-    """Return the experts of an RVE.
+def assemble(rve: RVE, space: FluctuationSpace, expert: Indices, basis: Basis) -> Experts:
+    """Return the experts of an RVE with all points.
 
     Args:
         rve: The RVE.
         space: Its fluctuations.
         expert: Expert of each cell. Shape (n_cells,).
         basis: The modes.
-        factor: Factors of the quadrature weights of the sampled energy; points with factor 0 are left out. Shape
-            (n_points,). Default: all points, with factor 1.
     """
     mesh = space.discretisation
     weight = mesh.weight.ravel() / mesh.volume
@@ -106,8 +111,7 @@ def assemble(rve: RVE, space: FluctuationSpace, expert: Indices, basis: Basis, f
             quadratic[k] += np.tensordot(local * w[:, None, None], tangent @ local, axes=([0, 1], [0, 1]))
             normal[k] += w @ (row @ local)
     sampled = [(points, phase) for points, phase in _sampled_parts(rve)]
-    factor = np.ones(mesh.n_points) if factor is None else factor
-    parts = [_padded(points[factor[points] > 0.0], expert_of, len(counts)) for points, _ in sampled]
+    parts = [_padded(points, expert_of, len(counts)) for points, _ in sampled]
     stops = np.cumsum([0, *(part.shape[1] for part in parts)])
     place = np.concatenate([np.zeros((len(counts), 0), dtype=np.int64), *parts], axis=1)
     padding = np.concatenate([np.eye(mesh.n_s), np.zeros((mesh.n_s, maps.shape[2] - mesh.n_s))], axis=1)
@@ -115,8 +119,9 @@ def assemble(rve: RVE, space: FluctuationSpace, expert: Indices, basis: Basis, f
     return Experts(
         torch.as_tensor(0.5 * (quadratic + quadratic.transpose(0, 2, 1))),
         torch.as_tensor(np.where(filled, maps[place], padding)),
-        torch.as_tensor(np.where(place >= 0, (weight * factor)[place], 0.0)),
+        torch.as_tensor(np.where(place >= 0, weight[place], 0.0)),
         torch.as_tensor(normal),
+        place,
         tuple((phase, slice(int(a), int(b))) for (_, phase), a, b in zip(sampled, stops, stops[1:], strict=False)),
         tuple(int(one) for one in counts),
         basis.ports.shape[1],
@@ -141,9 +146,25 @@ def strain_maps(space: FluctuationSpace, basis: Basis) -> Array:
     return np.ascontiguousarray(maps)
 
 
-def sampled_points(rve: RVE) -> npt.NDArray[np.int64]:
-    """Return the points at which energy is sampled."""
-    return np.concatenate([np.zeros(0, dtype=np.int64), *(points for points, _ in _sampled_parts(rve))])
+def restricted(experts: Experts, factor: Array) -> Experts:
+    """Return the experts with weights multiplied by factors (K, P), without the points of factor 0."""
+    places, sampled, first = [], [], 0
+    for phase, points in experts.sampled:
+        used = factor[:, points] > 0.0
+        count = int(used.sum(axis=1).max())
+        places.append(points.start + np.argsort(~used, axis=1, kind="stable")[:, :count])
+        sampled.append((phase, slice(first, first + count)))
+        first += count
+    place = np.concatenate([np.zeros((len(factor), 0), dtype=np.int64), *places], axis=1)
+    rows = np.arange(len(factor))[:, None]
+    weight = experts.weight * torch.as_tensor(factor).to(experts.weight)
+    return replace(
+        experts,
+        maps=experts.maps[rows, place],
+        weight=weight[rows, place],
+        points=experts.points[rows, place],
+        sampled=tuple(sampled),
+    )
 
 
 def _linear_parts(rve: RVE) -> Iterator[tuple[Indices, Array, Array]]:

@@ -9,9 +9,10 @@ of the homogenized stress is the Schur complement of Ĥ over the ports. Residual
 stress includes the first-order effect of the step to come.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
+from femops.surrogate import chunks
 from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.experts import Experts
 
@@ -172,7 +173,8 @@ def equilibrium(experts: Experts, strain: Tensor, start: Tensor, evaluations: in
     """Solve for the unknowns at all strains together.
 
     The work does not depend on values, so that an accelerator is never waited for: a point whose decrement is below the
-    tolerance keeps its unknowns. On the CPU the iteration ends once that holds for all points.
+    tolerance keeps its unknowns. On the CPU the iteration ends once that holds for all points. No derivatives are
+    recorded; see `implicit`.
 
     Args:
         experts: The experts.
@@ -181,6 +183,15 @@ def equilibrium(experts: Experts, strain: Tensor, start: Tensor, evaluations: in
         evaluations: Number of evaluations of the energies, one more than Newton steps.
         tolerance: Decrement at convergence [-].
     """
+    parts = list(chunks(len(strain), experts.bytes_of_one)) or [slice(0, 0)]
+    with torch.no_grad():
+        found = [_newton(experts, strain[part], start[part], evaluations, tolerance) for part in parts]
+    names = [one.name for one in fields(Equilibrium)]
+    return Equilibrium(**{name: torch.cat([getattr(one, name) for one in found]) for name in names})
+
+
+def _newton(experts: Experts, strain: Tensor, start: Tensor, evaluations: int, tolerance: float) -> Equilibrium:
+    """Solve for the unknowns of a part of the strains; arguments as in `equilibrium`."""
     unknowns = start
     for number in range(evaluations):
         at = derivatives(experts, experts.local(strain, unknowns))

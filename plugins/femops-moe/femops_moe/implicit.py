@@ -30,8 +30,7 @@ def twice_differentiable(experts: Experts, strain: Tensor, start: Tensor, evalua
 
     Two more Newton steps are recorded: each makes one more order of derivatives exact.
     """
-    with torch.no_grad():
-        unknowns = equilibrium(experts, strain, start, evaluations, tolerance).unknowns
+    unknowns = equilibrium(experts, strain, start, evaluations, tolerance).unknowns
     for _ in range(2):
         at = derivatives(experts, experts.local(strain, unknowns))
         unknowns = unknowns + SchurComplement(experts, at.hessian).solve(at.gradient[..., None])[0][..., 0]

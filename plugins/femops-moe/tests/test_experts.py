@@ -12,7 +12,8 @@ from femops.phases import PhaseResponse
 from femops.rve.sampling import sobol
 from femops.surrogate.torch_library import torch
 from femops_moe.basis import decompose
-from femops_moe.experts import assemble
+from femops_moe.cubature import choose, shares
+from femops_moe.experts import assemble, restricted
 from femops_moe.galerkin import derivatives, equilibrium, sensitivity
 from femops_moe.partition import bisection, grid
 
@@ -189,3 +190,41 @@ def test_the_hessian_does_not_depend_on_how_the_points_are_split(bytes_of_produc
         step[..., i] = h
         slope = (derivatives(experts, z + step).gradient - derivatives(experts, z - step).gradient) / (2 * h)
         assert _relative(found.hessian[..., i], slope) < 1e-7
+
+
+@DIMS
+def test_cubature_points_integrate_the_gradient_and_are_as_accurate_as_wanted(dim):
+    experts, strain = coarse_experts(dim), _unseen(dim, 12)
+    metric = np.linalg.inv(solve(experts, 1e-9 * strain[:1]).tangent[0].numpy())
+    factor, errors = choose(experts, strain, metric, 1e-4, 0)
+    assert (factor >= 0.0).all() and list(errors.values())[-1] <= 1e-4 < next(iter(errors.values()))
+    few = restricted(experts, factor)
+    assert (
+        list(errors)[-1]
+        == (factor > 0.0).sum()
+        == (few.weight > 0.0).sum()
+        < {2: 0.1, 3: 0.6}[dim] * (experts.weight > 0.0).sum()
+    )
+    root = np.linalg.cholesky(metric)
+    change, size = (
+        np.linalg.norm(one @ root, axis=1)
+        for one in (_stress(few, strain) - _stress(experts, strain), _stress(experts, strain))
+    )
+    assert np.median(change / size) == pytest.approx(list(errors.values())[-1], rel=1e-6)
+    assert _relative(_stress(few, _unseen(dim, 9)), _stress(experts, _unseen(dim, 9))) < 1e-2
+    assert experts.points.shape == factor.shape and (factor[experts.points < 0] == 0.0).all()
+
+
+def _stress(experts, strain):
+    return solve(experts, strain).stress.numpy()
+
+
+def test_all_singular_vectors_of_an_expert_integrate_its_gradient_exactly():
+    experts, strain = coarse_experts(2), _unseen(2, 4)
+    metric = np.linalg.inv(solve(experts, 1e-9 * strain[:1]).tangent[0].numpy())
+    for one, weight in zip(shares(experts, strain, metric, 0), experts.weight.numpy(), strict=True):
+        factor = one.factors(1e-9)
+        kept = one.vectors[:-1][one.sizes > 1e-9]
+        assert np.allclose(kept @ factor, kept.sum(axis=1), atol=1e-6 * np.abs(kept.sum(axis=1)).max())
+        assert weight @ factor == pytest.approx(weight.sum(), rel=1e-5)
+        assert (factor > 0.0).sum() <= len(kept) + 1
