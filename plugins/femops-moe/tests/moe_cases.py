@@ -51,8 +51,8 @@ class Problem:
 
 
 @cache
-def problem(dim: int) -> Problem:
-    rve = load_law({"law": "nested", "rve": RVES[dim]}, dim=dim).rve
+def problem(dim: int, boundary: str = "periodic") -> Problem:
+    rve = load_law({"law": "nested", "rve": {**RVES[dim], "boundary": boundary}}, dim=dim).rve
     corner = np.full(3 if dim == 2 else 6, RANGE)
     solver = SnapshotSolver(rve, SolverOptions(1e-12))
     snapshots = solver.solve(sobol(-corner, corner, 6, 1))

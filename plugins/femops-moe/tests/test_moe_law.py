@@ -105,6 +105,16 @@ def test_a_step_starts_from_the_state_of_the_last_one(trained, monkeypatch):
     assert _error(second.stress, whole.stress) < 1e-9
 
 
+@pytest.mark.parametrize("part", [0.0, 1e-9, -1.0])
+def test_unloading_and_reversal_lead_to_the_same_answer_as_a_virgin_start(trained, part):
+    law, strain = trained.law, trained.strain[trained.inside]
+    reached = _answer(law, strain).state
+    answer, virgin = law.evaluate(part * strain, reached, 1.0), _answer(law, part * strain)
+    assert answer.valid.all() and virgin.valid.all()
+    scale = np.abs(law.evaluate(strain, reached, 1.0).stress).max()
+    assert np.abs(answer.stress - virgin.stress).max() <= 1e-9 * max(abs(part), 1e-9) * scale
+
+
 def test_the_indicator_tells_the_error_and_there_is_no_bound(trained):
     law, inside = trained.law, trained.inside
     answer = _answer(law, trained.strain[inside])
