@@ -100,9 +100,29 @@ def assemble(rve: RVE, space: FluctuationSpace, expert: Indices, basis: Basis) -
     weight = mesh.weight.ravel() / mesh.volume
     maps = strain_maps(space, basis)
     expert_of = np.repeat(expert, mesh.n_q)
-    n_shared, counts = mesh.n_s + basis.ports.shape[1], basis.counts
-    quadratic, normal = np.zeros((len(counts), maps.shape[2], maps.shape[2])), np.zeros((len(counts), maps.shape[2]))
-    for k, count in enumerate(counts):
+    quadratic, normal = _quadratic_forms(rve, maps, weight, expert_of, basis)
+    sampled = list(_sampled_parts(rve))
+    parts = [_padded(points, expert_of, len(basis.counts)) for points, _ in sampled]
+    stops = np.cumsum([0, *(part.shape[1] for part in parts)])
+    place = np.concatenate([np.zeros((len(basis.counts), 0), dtype=np.int64), *parts], axis=1)
+    padding = np.eye(mesh.n_s, maps.shape[2])  # the macroscale strain, at which norms have derivatives
+    return Experts(
+        torch.as_tensor(quadratic),
+        torch.as_tensor(np.where(place[:, :, None, None] >= 0, maps[place], padding)),
+        torch.as_tensor(np.where(place >= 0, weight[place], 0.0)),
+        torch.as_tensor(normal),
+        place,
+        tuple((phase, slice(int(a), int(b))) for (_, phase), a, b in zip(sampled, stops, stops[1:], strict=False)),
+        tuple(int(one) for one in basis.counts),
+        basis.ports.shape[1],
+    )
+
+
+def _quadratic_forms(rve: RVE, maps: Array, weight: Array, expert_of: Indices, basis: Basis) -> tuple[Array, Array]:
+    """Return `quadratic` and `normal` of the experts; arguments by point of the RVE."""
+    m, n_shared = maps.shape[2], maps.shape[1] + basis.ports.shape[1]
+    quadratic, normal = np.zeros((len(basis.counts), m, m)), np.zeros((len(basis.counts), m))
+    for k, count in enumerate(basis.counts):
         np.einsum("ii->i", quadratic[k])[n_shared + count :] = 1.0
     for points, tangent, row in _linear_parts(rve):
         for k in np.unique(expert_of[points]):
@@ -110,22 +130,7 @@ def assemble(rve: RVE, space: FluctuationSpace, expert: Indices, basis: Basis) -
             local, w = maps[own], weight[own]
             quadratic[k] += np.tensordot(local * w[:, None, None], tangent @ local, axes=([0, 1], [0, 1]))
             normal[k] += w @ (row @ local)
-    sampled = [(points, phase) for points, phase in _sampled_parts(rve)]
-    parts = [_padded(points, expert_of, len(counts)) for points, _ in sampled]
-    stops = np.cumsum([0, *(part.shape[1] for part in parts)])
-    place = np.concatenate([np.zeros((len(counts), 0), dtype=np.int64), *parts], axis=1)
-    padding = np.concatenate([np.eye(mesh.n_s), np.zeros((mesh.n_s, maps.shape[2] - mesh.n_s))], axis=1)
-    filled = place[:, :, None, None] >= 0
-    return Experts(
-        torch.as_tensor(0.5 * (quadratic + quadratic.transpose(0, 2, 1))),
-        torch.as_tensor(np.where(filled, maps[place], padding)),
-        torch.as_tensor(np.where(place >= 0, weight[place], 0.0)),
-        torch.as_tensor(normal),
-        place,
-        tuple((phase, slice(int(a), int(b))) for (_, phase), a, b in zip(sampled, stops, stops[1:], strict=False)),
-        tuple(int(one) for one in counts),
-        basis.ports.shape[1],
-    )
+    return 0.5 * (quadratic + quadratic.transpose(0, 2, 1)), normal
 
 
 def on_device(experts: Experts, device: torch.device | str, dtype: torch.dtype) -> Experts:

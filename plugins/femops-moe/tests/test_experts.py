@@ -228,3 +228,12 @@ def test_all_singular_vectors_of_an_expert_integrate_its_gradient_exactly():
         assert np.allclose(kept @ factor, kept.sum(axis=1), atol=1e-6 * np.abs(kept.sum(axis=1)).max())
         assert weight @ factor == pytest.approx(weight.sum(), rel=1e-5)
         assert (factor > 0.0).sum() <= len(kept) + 1
+
+
+def test_the_shares_of_all_training_states_count_however_they_are_split(monkeypatch):
+    experts, strain = coarse_experts(2), _unseen(2, 6)
+    metric = np.linalg.inv(solve(experts, 1e-9 * strain[:1]).tangent[0].numpy())
+    together = shares(experts, strain, metric, 0)
+    monkeypatch.setattr("femops_moe.cubature.chunks", lambda n, _: (slice(i, i + 1) for i in range(n)))
+    for one, other in zip(shares(experts, strain, metric, 0), together, strict=True):
+        assert np.linalg.norm(one.sizes) == pytest.approx(np.linalg.norm(other.sizes), rel=0.1)

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
-from moe_cases import problem
+from moe_cases import PHASES, problem
 
+from femops import load_law
 from femops.errors import CaseError
-from femops_moe.partition import Partition, bisection, grid
+from femops.surrogate.fields.fluctuation_space import FluctuationSpace
+from femops_moe.partition import Partition, _dual_graph, bisection, grid
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -52,3 +54,14 @@ def test_more_experts_than_cells_are_refused():
     space = problem(3).space
     with pytest.raises(CaseError, match=r"experts: 100000 given, but the RVE has \d+ cells"):
         bisection(space, 100000)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_every_cell_of_a_periodic_grid_has_a_neighbour_on_each_side(dim):
+    voxels = {"cells": 4, "inclusions": [{"center": [0.5] * dim, "radius": 0.3}]}
+    space = FluctuationSpace(load_law({"law": "nested", "rve": {"voxels": voxels, "phases": PHASES}}, dim=dim).rve)
+    starts, neighbours = _dual_graph(space)
+    assert (np.diff(starts) == 2 * dim).all()
+    for cell in range(len(space.cells)):
+        around = neighbours[starts[cell] : starts[cell + 1]]
+        assert all(len(np.intersect1d(space.cells[cell], space.cells[one])) == 2 ** (dim - 1) for one in around)
