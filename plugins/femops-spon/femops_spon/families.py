@@ -32,13 +32,14 @@ def fit_network(task: FamilyTask) -> Fit:
         CaseError: A phase has internal state, the RVEs are not periodic, or a mesh is too coarse for the levels.
     """
     options: SPONOptions = task.options
-    groups = linear_groups(task) if is_linear(task.rves[0]) else hyperelastic_groups(task)
+    linear = "strain" not in task.snapshots  # a single member may have no inclusions, and so not all phases
+    groups = linear_groups(task) if linear else hyperelastic_groups(task)
     how = training_options(options)
     found = train(groups, how, task.checkpoint, task.progress)
     sizes = [one.size for one in found.weights.values()]
     problems = float(sum(len(group) for group in groups))
     metrics = {"weights": float(sum(sizes)), "linear_problems": problems, "meshes": float(len(groups))}
-    settings = {**found.settings, "linear": is_linear(task.rves[0])}
+    settings = {**found.settings, "linear": linear}
     title = f"Energy error every {how.save_every} steps"
     return Fit(found.weights, settings, metrics, {title: found.curves}, {title: f"{how.save_every} training steps"})
 
