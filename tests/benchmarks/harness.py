@@ -27,7 +27,6 @@ PACKAGES = (
     "femops",
     "femops-beno",
     "femops-equino",
-    "femops-moe",
     "femops-spon",
     "pyamg",
     "torch",
