@@ -119,6 +119,17 @@ def check_elastic(rve: RVE) -> None:
             raise CaseError("has a memory, expected elastic phases only", key=f"rve.phases.{name}")
 
 
+def check_dimension(rve: RVE, trained: int) -> None:
+    """Refuse an RVE of another dimension than that of a training.
+
+    Raises:
+        CaseError: The dimensions differ.
+    """
+    dim = rve.discretisation.dim
+    if dim != trained:
+        raise CaseError(f"the RVE is {dim}D, the model was trained in {trained}D", key="rve")
+
+
 def _columns(guess: Guess | None, part: slice) -> Array | None:
     """Return the guess at a slice of points in the solver's layout, with the points last."""
     if guess is None:

@@ -257,6 +257,18 @@ def of_arrays(folder: Path | None) -> Iterator[None]:
         raise error.within(file=present(folder) / ARRAYS) from error
 
 
+def read_family_fit(folder: Path, law: str) -> Fit:
+    """Read the fit of a surrogate that was trained on a family.
+
+    Raises:
+        CaseError: The model is missing, damaged, or another one.
+    """
+    manifest = read_manifest(folder)
+    if manifest.law != law or manifest.problem is not None:
+        raise CaseError(f"holds another model, expected one of {law!r} for a family", file=folder)
+    return read_fit(folder, manifest)
+
+
 def read_fit(folder: Path, manifest: Manifest) -> Fit:
     """Read the arrays and settings of a trained surrogate.
 

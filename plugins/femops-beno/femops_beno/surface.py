@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
-from scipy.sparse.csgraph import connected_components
 
 from femops.meshing import TaggedMesh
+from femops.meshing.connectivity import components, links_of_cells
 from femops.notation import Array, Indices
 from femops.rve.outline import Surface, nodal_normals
 
@@ -41,9 +40,7 @@ class Surfaces:
 
 def _ordered(facets: Indices, points: Array) -> tuple[Indices, Indices]:
     """Return the nodes of facets, connected ones together, and the number of the surface of each."""
-    first, second = facets.ravel(), np.roll(facets, 1, axis=1).ravel()
-    links = sp.coo_array((np.ones(len(first)), (first, second)), shape=2 * (len(points),))
-    _, label = connected_components(links, directed=False)
+    label = components(links_of_cells(facets), len(points))
     nodes = np.unique(facets)
     names, surface = np.unique(label[nodes], return_inverse=True)
     extent = [np.ptp(points[nodes[surface == i]], axis=0).max() for i in range(len(names))]

@@ -1,19 +1,20 @@
 """Training of SPON on a family of RVEs, and homogenized stiffness from a trained model."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from femops.errors import CaseError, NotConverged
+from femops.errors import NotConverged
 from femops.notation import Array, n_strain
 from femops.rve.spec import RVE
 from femops.surrogate import FamilyTask, Fit, TrainedModel, torch_device
+from femops.surrogate.exact import check_dimension
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.fields.linear import CellTangents, LinearFields
 from femops.surrogate.message_passing import ProcessorOptions
-from femops.surrogate.store import of_arrays, read_fit, read_manifest
+from femops.surrogate.store import of_arrays, read_family_fit
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.batches import Group, in_precision
 from femops_spon.hyperelastic import linear_problems
@@ -142,14 +143,8 @@ def network_of(model: TrainedModel, device: Any) -> SPON:
     Raises:
         CaseError: The model was trained in another dimension.
     """
-    _check_dimension(model.settings, model.rve)
+    check_dimension(model.rve, model.settings["dim"])
     return restored(model.arrays, model.settings, torch_device(device))
-
-
-def _check_dimension(settings: Mapping[str, Any], rve: RVE) -> None:
-    dim = rve.discretisation.dim
-    if dim != settings["dim"]:
-        raise CaseError(f"the RVE is {dim}D, the model was trained in {settings['dim']}D", key="rve")
 
 
 def homogenized_stiffness(
@@ -170,12 +165,9 @@ def homogenized_stiffness(
     Raises:
         CaseError: The model is missing, damaged or not for these RVEs.
     """
-    manifest = read_manifest(folder)
-    if manifest.law != "spon" or manifest.problem is not None:
-        raise CaseError("holds another model, expected one of 'spon' for a family", file=folder)
-    fit = read_fit(folder, manifest)
+    fit = read_family_fit(folder, "spon")
     for rve in rves:
-        _check_dimension(fit.settings, rve)
+        check_dimension(rve, fit.settings["dim"])
     n_s = n_strain(fit.settings["dim"])
     place = torch_device(device)
     with of_arrays(folder):

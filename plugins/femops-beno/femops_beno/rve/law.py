@@ -1,20 +1,19 @@
 """Laws of RVEs from a trained BENO, and homogenized stiffness of many RVEs at once."""
 
 from collections.abc import Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from femops.errors import CaseError
 from femops.notation import Array
 from femops.rve.spec import RVE
 from femops.surrogate import TrainedModel, torch_device
+from femops.surrogate.exact import check_dimension
 from femops.surrogate.fields.law import LinearFieldLaw
 from femops.surrogate.fields.linear import LinearFields
 from femops.surrogate.spec import Arrays
-from femops.surrogate.store import of_arrays, read_fit, read_manifest
+from femops.surrogate.store import of_arrays, read_family_fit
 from femops.surrogate.torch_library import Tensor, torch
 from femops_beno.network import BENO
 from femops_beno.operator import Operator
@@ -36,7 +35,7 @@ def beno_law(model: TrainedModel, parameters: BENOParameters) -> LinearFieldLaw:
     """
     device = torch_device(parameters.device)
     network = _network(model.arrays, model.settings, device, parameters.precision)
-    _check_dimension(network, model.rve)
+    check_dimension(model.rve, network.architecture.dim)
     problem = rve_fields(model.rve, device)
     multigrid = aggregation_multigrid(problem)
     fields = torch.zeros_like(problem.load)
@@ -65,14 +64,11 @@ def homogenized_stiffness(
     Raises:
         CaseError: The model is missing, damaged or not for these RVEs.
     """
-    manifest = read_manifest(folder)
-    if manifest.law != "beno" or manifest.problem is not None:
-        raise CaseError("holds another model, expected one of 'beno' for a family", file=folder)
-    fit, place = read_fit(folder, manifest), torch_device(device)
+    fit, place = read_family_fit(folder, "beno"), torch_device(device)
     with of_arrays(folder):
         network = _network(fit.arrays, fit.settings, place, precision)
     for rve in rves:
-        _check_dimension(network, rve)
+        check_dimension(rve, network.architecture.dim)
     return stiffnesses(network, rves, corrections)
 
 
@@ -93,11 +89,4 @@ def _homogenized(problem: LinearFields, fields: Tensor, corrections: int) -> Arr
 
 
 def _network(arrays: Arrays, settings: Any, device: torch.device, precision: Precision) -> BENO:
-    network = Operator.restored(arrays, settings).network
-    return deepcopy(network).to(device, getattr(torch, precision)).eval()
-
-
-def _check_dimension(network: BENO, rve: RVE) -> None:
-    dim, trained = rve.discretisation.dim, network.architecture.dim
-    if dim != trained:
-        raise CaseError(f"the RVE is {dim}D, the model was trained in {trained}D", key="rve")
+    return Operator.restored(arrays, settings).network.to(device, getattr(torch, precision)).eval()
