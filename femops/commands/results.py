@@ -54,8 +54,8 @@ class Results:
         self.case, self.problem, self.folder, self._name = case, problem, folder, name
         self._gatherer = Gatherer(problem)
         self._states_error = problem.material.states_error
-        self._asked = {name: quantity.result() for name, quantity in case.quantities.items()}
-        self._certified = problem.material.statistics.certificate is not None
+        certified = problem.material.statistics.certificate is not None
+        self._barred = {name: quantity.result() for name, quantity in case.quantities.items()} if certified else {}
         self.bars: Mapping[str, ErrorBar] = {}
         self._last, self._every = len(problem.analysis.steps.ends), case.output.every
         self._series = None
@@ -72,9 +72,9 @@ class Results:
         Raises:
             CaseError: A file cannot be written.
         """
-        if self._asked and self._certified:
+        if self._barred:
             with self.problem.timers.part("error bars"):
-                self.bars = self.problem.error_bars.of(self._asked)
+                self.bars = self.problem.error_bars.of(self._barred)
         self._waiting = report.t, self._nodal(), self._cells()
         row, due = self._row(report), self.is_due(report)
         on_root(self.problem.comm, lambda: self._write_step(row, due))
