@@ -27,6 +27,7 @@ PACKAGES = (
     "femops",
     "femops-beno",
     "femops-equino",
+    "femops-moe",
     "femops-spon",
     "pyamg",
     "torch",

@@ -1,0 +1,13 @@
+"""Mixture of experts: port-coupled reduced models of the subdomains of an RVE, as a material law of femops."""
+
+from femops.hookspecs import hookimpl
+from femops.surrogate import SurrogateSpec
+from femops_moe.options import MoEOptions, MoEParameters
+from femops_moe.surrogate import as_law, check, fit
+
+
+@hookimpl
+def femops_surrogates() -> list[SurrogateSpec]:
+    """Return the surrogate `moe`."""
+    summary = "mixture of experts: coupled reduced models of the subdomains of one RVE (surrogate)"
+    return [SurrogateSpec("moe", summary, MoEOptions, MoEParameters, fit, as_law, check=check)]

@@ -1,0 +1,217 @@
+"""Equilibrium of port-coupled experts at batches of strains: Newton's method with a Schur complement over the ports.
+
+Every expert k eliminates its bubbles from its Hessian H_k with respect to z_k = (e, b_k), e = (E, p),
+
+    Ĥ = Σ_k H_ee − H_eb H_bb⁻¹ H_be,
+
+by one batch of Cholesky factorisations over experts and strains; what is left of the ports is solved, and the tangent
+of the homogenized stress is the Schur complement of Ĥ over the ports. Residuals are eliminated likewise, so that the
+stress includes the first-order effect of the step to come.
+"""
+
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+from femops.surrogate import chunks
+from femops.surrogate.torch_library import Tensor, torch
+from femops_moe.experts import Experts
+
+_SMALLEST = 1e-30
+_BYTES_OF_PRODUCTS = 64e6
+
+
+class PointValues(NamedTuple):
+    """Derivatives of the sampled energy at the points, times the weights.
+
+    Attributes:
+        stress: Shape (n_s, K, n, P).
+        tangent: Shape (n_s, n_s, K, n, P).
+        sum_33: ⟨σ_33⟩ in plane strain, with the quadratic part; zeros in 3D. Shape (n,).
+    """
+
+    stress: Tensor
+    tangent: Tensor
+    sum_33: Tensor
+
+
+class Derivatives(NamedTuple):
+    """Derivatives of the experts' energies.
+
+    Attributes:
+        gradient: Shape (K, n, m).
+        hessian: Shape (K, n, m, m).
+        sum_33: See `PointValues`.
+    """
+
+    gradient: Tensor
+    hessian: Tensor
+    sum_33: Tensor
+
+
+@dataclass(frozen=True)
+class Equilibrium:
+    """Response of coupled experts.
+
+    Attributes:
+        unknowns: Ports and bubbles. Shape (n, n_unknowns).
+        stress: Shape (n, n_s).
+        tangent: Shape (n, n_s, n_s).
+        stress_33: In plane strain ⟨σ_33⟩; zeros in 3D. Shape (n,).
+        decrement: Work of the residual in the step to come, relative to S : E; NaN where a factorisation failed.
+            Shape (n,).
+    """
+
+    unknowns: Tensor
+    stress: Tensor
+    tangent: Tensor
+    stress_33: Tensor
+    decrement: Tensor
+
+
+def derivatives(experts: Experts, z: Tensor) -> Derivatives:
+    """Return the derivatives of the energies at z (K, n, m)."""
+    at = point_values(experts, z)
+    forces = at.stress.permute(1, 2, 3, 0).flatten(2)
+    gradient = z @ experts.quadratic + forces @ experts.maps.flatten(1, 2)
+    return Derivatives(gradient, _hessian(experts, at.tangent), at.sum_33)
+
+
+def point_values(experts: Experts, z: Tensor) -> PointValues:
+    """Return the derivatives of the sampled energy at z (K, n, m)."""
+    strain = local_strain(experts, z)
+    stress, tangent = [strain[..., :0]], [strain.new_zeros(len(strain), *strain.shape[:-1], 0)]
+    sum_33 = (z * experts.normal[:, None]).sum((0, 2))
+    for phase, points in experts.sampled:
+        weight = experts.weight[:, None, points]
+        answer = phase.evaluate(strain[..., points], strain[:0, ..., points])
+        stress.append(answer.stress * weight)
+        tangent.append(answer.tangent * weight)
+        if answer.stress_33 is not None:
+            sum_33 = sum_33 + (answer.stress_33 * weight).sum((0, 2))
+    return PointValues(torch.cat(stress, -1), torch.cat(tangent, -1), sum_33)
+
+
+def local_strain(experts: Experts, z: Tensor) -> Tensor:
+    """Return the strain at the points at z (K, n, m). Shape (n_s, K, n, P)."""
+    flat = z @ experts.maps.flatten(1, 2).mT
+    return flat.unflatten(2, experts.maps.shape[1:3]).permute(3, 0, 1, 2).contiguous()
+
+
+def _hessian(experts: Experts, tangent: Tensor) -> Tensor:
+    """Return Q + Σ_g M_gᵀ D_g M_g (K, n, m, m) of weighted tangents (n_s, n_s, K, n, P).
+
+    The products M_gᵀ M_g, lower triangles only, are the same for all strains, which leaves one matrix product.
+    """
+    maps, m = experts.maps, experts.maps.shape[3]
+    row, column = torch.tril_indices(m, m, device=maps.device)
+    place = torch.empty(m, m, dtype=torch.int64, device=maps.device)
+    place[row, column] = place[column, row] = torch.arange(len(row), device=maps.device)
+    pairs = [(s, t) for s in range(experts.n_s) for t in range(s, experts.n_s)]
+    size = max(1, int(_BYTES_OF_PRODUCTS / (len(maps) * len(pairs) * len(row) * maps.element_size())))
+    packed = experts.quadratic[:, None, row, column].expand(-1, tangent.shape[3], -1)
+    for first in range(0, maps.shape[1], size):
+        points = slice(first, first + size)
+        left, right = maps[:, points][..., row], maps[:, points][..., column]
+        products = [left[:, :, s] * right[:, :, t] for s, t in pairs]
+        for number, (s, t) in enumerate(pairs):
+            if s != t:
+                products[number] = products[number] + left[:, :, t] * right[:, :, s]
+        factors = torch.cat([tangent[s, t, :, :, points] for s, t in pairs], 2)
+        packed = torch.baddbmm(packed, factors, torch.cat(products, 1))
+    return packed[:, :, place]
+
+
+class SchurComplement:
+    """Factors of the Hessians of coupled experts, condensed to the ports.
+
+    Args:
+        experts: The experts.
+        hessian: Shape (K, n, m, m).
+
+    Attributes:
+        tangent: Of the homogenized stress. Shape (n, n_s, n_s).
+        failed: Whether a factorisation failed. Shape (n,).
+    """
+
+    def __init__(self, experts: Experts, hessian: Tensor) -> None:
+        self._n_s, self._n_shared, n_shared = experts.n_s, experts.n_shared, experts.n_shared
+        self._of_bubbles, failed = torch.linalg.cholesky_ex(hessian[..., n_shared:, n_shared:])
+        self._coupling = _forward(self._of_bubbles, hessian[..., n_shared:, :n_shared])
+        shared = (hessian[..., :n_shared, :n_shared] - self._coupling.mT @ self._coupling).sum(0)
+        self._of_ports, also = torch.linalg.cholesky_ex(shared[:, self._n_s :, self._n_s :])
+        self._slope = _forward(self._of_ports, shared[:, self._n_s :, : self._n_s])
+        self.tangent = shared[:, : self._n_s, : self._n_s] - self._slope.mT @ self._slope
+        self.failed = (failed > 0).any(0) | (also > 0)
+
+    def solve(self, force: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the response of the unknowns to forces.
+
+        Args:
+            force: Derivatives of the experts' energies. Shape (K, n, m, c).
+
+        Returns:
+            Change of the unknowns −K⁻¹ f, shape (n, n_unknowns, c); stress after that change, shape (n, n_s, c); and
+            f · K⁻¹ f, shape (n, c).
+        """
+        own = _forward(self._of_bubbles, force[..., self._n_shared :, :])
+        shared = (force[..., : self._n_shared, :] - self._coupling.mT @ own).sum(0)
+        of_ports = _forward(self._of_ports, shared[:, self._n_s :])
+        ports = -_backward(self._of_ports, of_ports)
+        bubbles = -_backward(self._of_bubbles, own + self._coupling[..., self._n_s :] @ ports)
+        unknowns = torch.cat([ports, bubbles.transpose(0, 1).flatten(1, 2)], 1)
+        stress = shared[:, : self._n_s] - self._slope.mT @ of_ports
+        return unknowns, stress, (own * own).sum((0, 2)) + (of_ports * of_ports).sum(1)
+
+
+def sensitivity(experts: Experts, strain: Tensor, unknowns: Tensor) -> Tensor:
+    """Return the derivative of the unknowns in equilibrium by the strain. Shape (n, n_unknowns, n_s)."""
+    hessian = derivatives(experts, experts.local(strain, unknowns)).hessian
+    return SchurComplement(experts, hessian).solve(hessian[..., : experts.n_s])[0]
+
+
+def equilibrium(experts: Experts, strain: Tensor, start: Tensor, evaluations: int, tolerance: float) -> Equilibrium:
+    """Solve for the unknowns at all strains together.
+
+    The work does not depend on values, so that an accelerator is never waited for: a point whose decrement is below the
+    tolerance keeps its unknowns. On the CPU the iteration ends once that holds for all points. No derivatives are
+    recorded; see `implicit`.
+
+    Args:
+        experts: The experts.
+        strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
+        start: Initial unknowns. Shape (n, n_unknowns).
+        evaluations: Number of evaluations of the energies, one more than Newton steps.
+        tolerance: Decrement at convergence [-].
+    """
+    parts = list(chunks(len(strain), experts.bytes_of_one)) or [slice(0, 0)]
+    with torch.no_grad():
+        found = [_newton(experts, strain[part], start[part], evaluations, tolerance) for part in parts]
+    names = [one.name for one in fields(Equilibrium)]
+    return Equilibrium(**{name: torch.cat([getattr(one, name) for one in found]) for name in names})
+
+
+def _newton(experts: Experts, strain: Tensor, start: Tensor, evaluations: int, tolerance: float) -> Equilibrium:
+    """Solve for the unknowns of a part of the strains; arguments as in `equilibrium`."""
+    unknowns = start
+    for number in range(evaluations):
+        at = derivatives(experts, experts.local(strain, unknowns))
+        schur = SchurComplement(experts, at.hessian)
+        change, stress, work = (one[..., 0] for one in schur.solve(at.gradient[..., None]))
+        decrement = work / torch.clamp((stress * strain).sum(1), min=_SMALLEST)
+        decrement = decrement.masked_fill(schur.failed, torch.nan)
+        found = Equilibrium(unknowns, stress, schur.tangent, at.sum_33, decrement)
+        converged = decrement <= tolerance
+        if number == evaluations - 1 or (not converged.is_cuda and bool(converged.all())):
+            break
+        unknowns = torch.where(converged[:, None], unknowns, unknowns + change)
+    return found
+
+
+def _forward(factor: Tensor, right: Tensor) -> Tensor:
+    """Return L⁻¹ x."""
+    return torch.linalg.solve_triangular(factor, right, upper=False)
+
+
+def _backward(factor: Tensor, right: Tensor) -> Tensor:
+    """Return L⁻ᵀ x."""
+    return torch.linalg.solve_triangular(factor.mT, right, upper=True)

@@ -1,0 +1,156 @@
+"""The law of a trained mixture of experts."""
+
+import numpy as np
+
+from femops.law import CertificateKind, LawResponse
+from femops.notation import Array
+from femops.surrogate import CheckedArrays, TrainedModel, chunks, torch_device, within
+from femops.surrogate.fields.fluctuation_space import FluctuationSpace
+from femops.surrogate.fields.hyperelastic import HyperelasticFields
+from femops.surrogate.fields.law import TINY, FieldLaw, in_numpy, quadratic_form
+from femops.surrogate.store import of_arrays
+from femops.surrogate.torch_library import Tensor, torch
+from femops_moe.basis import Basis
+from femops_moe.experts import assemble, on_device, restricted
+from femops_moe.galerkin import Equilibrium, equilibrium, sensitivity
+from femops_moe.options import MoEParameters
+from femops_moe.partition import Partition
+
+_EVALUATIONS = 12
+_TOLERANCE = {"float64": 1e-12, "float32": 1e-8}  # Newton decrement, relative to the work
+_INNER = 2  # conjugate-gradient steps of the indicator
+_COPIES = 6  # copies of the fields of a point in memory at the same time
+
+
+class MoELaw(FieldLaw):
+    """An RVE of hyperelastic phases whose fluctuation is composed of port and bubble modes of experts.
+
+    The state of a point holds the ports and bubbles of its last step, from which the next one starts; zeros are the
+    virgin state. Stress and tangent are exact derivatives of the minimum of the reduced energy, which with all
+    quadrature points is an upper bound of that of the nested solve. `solver_residual` is the Newton decrement relative
+    to the work; it excludes the errors of modes and cubature.
+
+    Args:
+        model: The trained model.
+        parameters: Parameters in the case.
+
+    Attributes:
+        metric: Metric of the stress norm of the certificates: the compliance at zero strain [1/stress]. Shape
+            (n_s, n_s).
+
+    Raises:
+        CaseError: The model is damaged, or the requested device is not available.
+    """
+
+    def __init__(self, model: TrainedModel, parameters: MoEParameters) -> None:
+        super().__init__(model.rve)
+        self.low, self.high = model.low, model.high
+        self._precision = parameters.precision
+        space = FluctuationSpace(model.rve)
+        with of_arrays(model.folder):
+            partition, self.basis, factor = _stored(CheckedArrays(model.arrays), space)
+        self._owner = partition.owner
+        experts = assemble(model.rve, space, partition.expert, self.basis)
+        experts = restricted(experts, np.where(experts.points >= 0, factor[experts.points], 0.0))
+        self.experts = on_device(experts, torch_device(parameters.device), getattr(torch, parameters.precision))
+        self.n_state = self.basis.n_unknowns
+        self._fields = HyperelasticFields(model.rve, device=torch_device(parameters.device))
+        unstrained = self._solve(np.zeros((1, len(self.low))), np.zeros((1, self.n_state)))
+        self.metric = np.linalg.inv(in_numpy(unstrained.tangent)[0])
+
+    def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
+        """Return the response of the coupled experts; see `MaterialLaw.evaluate`."""
+        found = self._solve(strain, state)
+        decrement = in_numpy(found.decrement)
+        return LawResponse(
+            in_numpy(found.stress),
+            in_numpy(found.tangent),
+            self._state(found),
+            in_numpy(found.stress_33) if self.dim == 2 else None,
+            valid=within(strain, self.low, self.high) & (decrement <= _TOLERANCE[self._precision]),
+            solver_residual=decrement,
+        )
+
+    def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
+        """Return the relative change of the stress in a Newton step of the whole field; the bound is infinite."""
+        if kind == "bound":
+            return np.full(len(strain), np.inf)
+        change, space = np.empty_like(strain), self._fields.space
+        for part in chunks(len(strain), 8.0 * space.n_dofs * (1 + strain.shape[1]) * _COPIES):
+            given = torch.as_tensor(strain[part], device=self._fields.device)
+            fields = self._mode_fields(strain[part], response.state[part])
+            better = self._fields.improve(given, *fields, steps=1, inner=_INNER)
+            change[part] = in_numpy(self._fields.evaluate(given, *better).stress) - response.stress[part]
+        size = quadratic_form(response.stress, self.metric)
+        return np.sqrt(quadratic_form(change, self.metric) / np.maximum(size, TINY))
+
+    def solve_exactly(self, strain: Array, state: Array, dt: float) -> LawResponse:
+        """Return the response of the nested solve, which starts from the fields of the experts."""
+        found = self._state(self._solve(strain, state))
+
+        def start(part: slice) -> Array:
+            return self._free(strain[part], found[part])
+
+        answer = self.exact.solve(strain, start)
+        return LawResponse(answer.stress, answer.tangent, found, answer.stress_33, np.zeros(len(strain)))
+
+    def free_fluctuation(self, strain: Array) -> Array:
+        """Return the fluctuation at the free dofs of the RVE (n_free,) [length] at a strain (n_s,)."""
+        state = self._state(self._solve(strain[None], np.zeros((1, self.n_state))))
+        return np.asarray(self._free(strain[None], state)[0])
+
+    def _solve(self, strain: Array, state: Array) -> Equilibrium:
+        """Return the equilibrium at strains (n, n_s), from the state (n, n_state) of the step before."""
+        experts, tolerance = self.experts, _TOLERANCE[self._precision]
+        given, start = self._tensor(strain), self._tensor(self._unknowns(state))
+        return equilibrium(experts, given, start, _EVALUATIONS, tolerance)
+
+    def _tensor(self, values: Array) -> Tensor:
+        like = self.experts.maps
+        return torch.tensor(values, dtype=like.dtype, device=like.device)
+
+    def _state(self, found: Equilibrium) -> Array:
+        return in_numpy(found.unknowns)[:, self.experts.used]
+
+    def _unknowns(self, state: Array) -> Array:
+        """Return the vectors of unknowns (n, n_unknowns) of states (n, n_state)."""
+        unknowns = np.zeros((len(state), self.experts.n_unknowns))
+        unknowns[:, self.experts.used] = state
+        return unknowns
+
+    def _free(self, strain: Array, state: Array) -> Array:
+        """Return the fluctuations at the free dofs (n, n_free)."""
+        return self._fields.space.to_free(self.basis.fluctuation(self._owner, strain, self._unknowns(state))).T
+
+    def _mode_fields(self, strain: Array, state: Array) -> tuple[Tensor, Tensor]:
+        """Return the fluctuations (n, n_nodes, dim) and their derivatives by the strain (n, n_nodes, dim, n_s)."""
+        unknowns = self._unknowns(state)
+        columns = in_numpy(sensitivity(self.experts, self._tensor(strain), self._tensor(unknowns)))
+        fields = [self.basis.fluctuation(self._owner, strain, unknowns)]
+        for unit, column in zip(np.eye(strain.shape[1]), np.moveaxis(columns, 2, 0), strict=True):
+            fields.append(self.basis.fluctuation(self._owner, np.tile(unit, (len(strain), 1)), column))
+        every = torch.as_tensor(np.stack(fields, 2), device=self._fields.device)  # (n_dofs, n, 1 + n_s)
+        nodal = every.unflatten(0, (-1, self.dim)).permute(2, 0, 1, 3).contiguous()
+        return nodal[..., 0], nodal[..., 1:]
+
+
+def _stored(arrays: CheckedArrays, space: FluctuationSpace) -> tuple[Partition, Basis, Array]:
+    """Return partition, modes and factors of the weights of a stored model.
+
+    Raises:
+        StoredArrayError: They are not of this RVE, or contradict each other.
+    """
+    mesh = space.discretisation
+    arrays = CheckedArrays(arrays, n_cells=len(space.cells), n_dofs=space.n_dofs, n_s=mesh.n_s, n_points=mesh.n_points)
+    counts = arrays.take("counts", "K", dtype=np.integer)
+    bubbles = arrays.take("bubbles", "n_dofs", "n_b")
+    arrays.check("counts", ((counts >= 0) & (counts <= bubbles.shape[1])).all(), "0 to n_b bubbles of each expert")
+    expert = arrays.indices("expert", "n_cells", below=len(counts))
+    arrays.check("expert", len(np.unique(expert)) == len(counts), "cells of every expert")
+    partition = Partition.of_cells(space, expert)
+    modes = bubbles.reshape(space.n_nodes, mesh.dim, -1)
+    arrays.check("bubbles", (modes[partition.owner < 0] == 0.0).all(), "zeros on the interface of the experts")
+    factor = arrays.take("factor", "n_points")
+    arrays.check("factor", (factor >= 0.0).all(), "no negative factors")
+    basis = Basis(arrays.take("elastic", "n_dofs", "n_s"), arrays.take("ports", "n_dofs", "n_p"), bubbles, counts)
+    return partition, basis, factor

@@ -1,0 +1,43 @@
+"""The mixture of experts as a surrogate; torch and the libraries of RVEs are loaded when they are needed."""
+
+from typing import TYPE_CHECKING
+
+from femops.errors import CaseError
+from femops.law import CertifiedLaw
+from femops.notation import Array
+from femops.surrogate import Fit, FitTask, TrainedModel
+from femops_moe.options import MoEOptions, MoEParameters
+
+if TYPE_CHECKING:
+    from femops.rve.spec import RVE
+
+
+def fit(task: FitTask) -> Fit:
+    """Train the surrogate; see `femops_moe.training.fit`."""
+    from femops_moe import training
+
+    return training.fit(task)
+
+
+def check(rve: "RVE", options: MoEOptions, low: Array, high: Array) -> None:
+    """Refuse RVEs and options that `fit` does not support.
+
+    Raises:
+        CaseError: A phase has internal state, all phases are linear, the boundary condition is static, or there are
+            more experts than cells.
+    """
+    from femops.surrogate.exact import check_elastic
+    from femops.surrogate.fields.fluctuation_space import FluctuationSpace
+    from femops_moe.training import partition_of
+
+    check_elastic(rve)
+    if all(phase.linear for phase in rve.phases):
+        raise CaseError("all are linear, expected a nonlinear one; spon learns linear ones", key="rve.phases")
+    partition_of(FluctuationSpace(rve), options)
+
+
+def as_law(model: TrainedModel, parameters: MoEParameters) -> CertifiedLaw:
+    """Return the law of a trained model."""
+    from femops_moe.law import MoELaw
+
+    return MoELaw(model, parameters)

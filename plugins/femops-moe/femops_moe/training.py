@@ -1,0 +1,116 @@
+"""Training of the experts of one RVE."""
+
+import time
+
+import numpy as np
+
+from femops.errors import CaseError
+from femops.notation import Array
+from femops.rve.sampling import sobol
+from femops.surrogate import Fit, FitTask
+from femops.surrogate.fields.fluctuation_space import FluctuationSpace
+from femops_moe.basis import decompose, elastic_stiffness, nonlinear_fields
+from femops_moe.cubature import choose
+from femops_moe.experts import Experts, assemble
+from femops_moe.galerkin import equilibrium
+from femops_moe.options import MoEOptions
+from femops_moe.partition import Partition, bisection, grid
+
+_NOTHING = 1e-9  # relative to the macroscale displacement
+_STATES, _SMALLEST = 64, 0.02  # strains to choose points with; half of them are scaled down, at most by this factor
+
+
+def partition_of(space: FluctuationSpace, options: MoEOptions) -> Partition:
+    """Return the partition that the options ask for.
+
+    Raises:
+        CaseError: There are more experts than cells.
+    """
+    return bisection(space, options.experts) if options.grid is None else grid(space, options.grid)
+
+
+def fit(task: FitTask) -> Fit:
+    """Train the surrogate; see `MoEOptions`.
+
+    Raises:
+        CaseError: The RVE has no fluctuations, or more experts are wanted than it has cells.
+    """
+    _check_fluctuation(task)
+    begin = time.perf_counter()
+    options: MoEOptions = task.options
+    space = FluctuationSpace(task.rve)
+    partition = partition_of(space, options)
+    half = 0.5 * (task.high - task.low)
+    sensitivity = task.solver.solver.elastic_sensitivity
+    fields = nonlinear_fields(space, task.snapshots, sensitivity, np.where(half > 0.0, half, half.max()))
+    task.progress("modes", 0, 1)
+    basis, lost = decompose(
+        partition,
+        elastic_stiffness(space, task.rve),
+        space.from_free(sensitivity),
+        fields,
+        options.modes,
+        options.tolerance,
+        with_ports=options.ports == "modes",
+    )
+    note = f"{basis.ports.shape[1]} ports, {basis.counts.sum()} bubbles of {len(basis.counts)} experts"
+    task.progress("modes", 1, 1, note)
+    factor, errors = _cubature(task, assemble(task.rve, space, partition.expert, basis))
+    arrays = {
+        "expert": partition.expert,
+        "elastic": basis.elastic,
+        "ports": basis.ports,
+        "bubbles": basis.bubbles,
+        "counts": basis.counts,
+        "factor": factor,
+    }
+    metrics = {
+        "experts": partition.n_experts,
+        "interface_nodes": int((partition.owner < 0).sum()),
+        "ports": basis.ports.shape[1],
+        "bubbles": int(basis.counts.sum()),
+        "lost": float(lost[basis.n_unknowns]),
+        "cubature_points": int((factor > 0.0).sum()),
+        "cubature_stress_error": min(errors.values(), default=0.0),
+        "seconds_reduction": time.perf_counter() - begin,
+    }
+    curves = {
+        "Lost by the modes": {"fluctuation": lost},
+        **({"Stress error of the cubature": {"median": np.array(list(errors.values()))}} if errors else {}),
+    }
+    over = {"Lost by the modes": "number of modes", "Stress error of the cubature": "trial number of points"}
+    return Fit(arrays, {"options": options.model_dump(mode="json")}, metrics, curves, over)
+
+
+def _cubature(task: FitTask, experts: Experts) -> tuple[Array, dict[int, float]]:
+    """Return factors of the weights of all points of the RVE (n_points,), and the stress error by number of points."""
+    options: MoEOptions = task.options
+    found, errors = np.ones(experts.points.shape), dict[int, float]()
+    if options.cubature_tolerance is not None:
+        task.progress("cubature", 0, 1)
+        strain = sobol(task.low, task.high, _STATES, options.seed + 1)
+        strain[::2] *= np.linspace(_SMALLEST, 1.0, len(strain[::2]))[:, None]
+        strain = np.concatenate([task.snapshots["strain"], strain])
+        found, errors = choose(experts, strain, _compliance(experts), options.cubature_tolerance, options.seed)
+        missed = min(errors.values()) > options.cubature_tolerance
+        note = f"{(found > 0.0).sum()} points, stress error {min(errors.values()):.1e}"
+        task.progress("cubature", 1, 1, note + missed * f", above cubature_tolerance {options.cubature_tolerance:g}")
+    factor = np.zeros(task.rve.discretisation.n_points)
+    inside = experts.points >= 0
+    factor[experts.points[inside]] = found[inside]
+    return factor, errors
+
+
+def _compliance(experts: Experts) -> Array:
+    """Return the inverse of the homogenized tangent at zero strain [1/stress]. Shape (n_s, n_s)."""
+    zero = experts.maps.new_zeros(1, experts.n_s)
+    unstrained = equilibrium(experts, zero, zero.new_zeros(1, experts.n_unknowns), 1, 1.0)
+    return np.asarray(np.linalg.inv(unstrained.tangent[0].numpy()))
+
+
+def _check_fluctuation(task: FitTask) -> None:
+    """Refuse a homogeneous RVE, whose modes would be round-off."""
+    lower, upper = task.rve.discretisation.mesh.bounds
+    size = np.abs(task.snapshots["strain"]).max() * (upper - lower).max()
+    if np.abs(task.snapshots["fluctuation"]).max() <= _NOTHING * size:
+        raise CaseError("is homogeneous, expected fluctuations to learn; use the law of its phase instead", key="rve")

@@ -1,0 +1,203 @@
+"""The law of trained experts keeps the contract and is close to the nested solve."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+from moe_cases import PHASES, RANGE, RVES
+from mpi4py import MPI
+
+from femops import CaseError, load_law
+from femops.checks import check_arrays, check_law
+from femops.inputs.study import load_study
+from femops.offline.train import train
+from femops.rve.sampling import sobol
+from femops.surrogate import TrainedModel
+from femops.surrogate.store import read_fit, read_manifest
+from femops_moe.law import MoELaw
+from femops_moe.options import MoEParameters
+
+OPTIONS = {2: {"grid": 2, "modes": 40}, 3: {"experts": 3, "modes": 30, "cubature_tolerance": 1e-3}}
+NAMES = {2: "plane_strain", 3: "solid"}
+
+
+def _study(dim, rve=None, **surrogate):
+    names = ("11", "22", "12") if dim == 2 else ("11", "22", "33", "23", "13", "12")
+    limits = {name: [-RANGE, RANGE] for name in names}
+    sampling = {"method": "sobol", "count": 8, "seed": 1, "range": limits}
+    block = {"law": "moe", **surrogate}
+    study = {"kinematics": NAMES[dim], "rve": rve or RVES[dim], "sampling": sampling, "surrogate": block}
+    return {**study, "validation": {**sampling, "count": 6, "seed": 2}}
+
+
+def _trained(folder, study):
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    report = train(load_study(path), path, folder / "out", MPI.COMM_SELF)
+    return SimpleNamespace(model=report.model, metrics=report.metrics)
+
+
+@pytest.fixture(scope="module", params=[2, 3], ids=NAMES.values())
+def trained(request, tmp_path_factory):
+    dim = request.param
+    found = _trained(tmp_path_factory.mktemp(NAMES[dim]), _study(dim, **OPTIONS[dim]))
+    nested = load_law({"law": "nested", "rve": RVES[dim], "solver": {"rtol": 1e-11}}, dim=dim)
+    corner = np.full(3 if dim == 2 else 6, RANGE)
+    strain = np.concatenate([sobol(-corner, corner, 8, 11), 3.0 * sobol(-corner, corner, 4, 12)])
+    truth = nested.evaluate(strain, np.zeros((len(strain), nested.n_state)), 1.0)
+    law = load_law(found.model)
+    return SimpleNamespace(
+        dim=dim, law=law, strain=strain, truth=truth, inside=slice(0, 8), nested=nested, **vars(found)
+    )
+
+
+def _answer(law, strain):
+    return law.evaluate(strain, np.zeros((len(strain), law.n_state)), 1.0)
+
+
+def _error(found, true):
+    return np.linalg.norm(found - true) / np.linalg.norm(true)
+
+
+def test_the_law_keeps_the_contract(trained):
+    check_law(trained.law, strain_scale=0.02, n_points=4, rtol_tangent=1e-6)
+
+
+def test_stress_and_tangent_are_those_of_the_nested_solve(trained):
+    inside, truth = trained.inside, trained.truth
+    answer = _answer(trained.law, trained.strain[inside])
+    tolerance = {2: 1e-4, 3: 3e-3}[trained.dim]
+    assert _error(answer.stress, truth.stress[inside]) < tolerance
+    assert _error(answer.tangent, truth.tangent[inside]) < 5.0 * tolerance
+    assert answer.valid.all() and answer.error is None
+    if trained.dim == 2:
+        assert _error(answer.stress_33, truth.stress_33[inside]) < 1e-3
+    assert trained.metrics["validation"]["stress"]["median"] < tolerance
+    fit = trained.metrics["fit"]
+    assert fit["ports"] > 0 < fit["bubbles"]
+    assert fit["cubature_stress_error"] <= {2: 2e-5, 3: 1e-3}[trained.dim]
+    assert fit["cubature_points"] < {2: 0.1, 3: 0.6}[trained.dim] * trained.law.rve.discretisation.n_points
+
+
+def test_strains_beyond_the_range_are_marked_and_still_solved(trained):
+    answer = _answer(trained.law, trained.strain)
+    outside = (np.abs(trained.strain) > RANGE).any(axis=1)
+    assert (answer.valid == ~outside).all() and outside.any()
+    assert (answer.solver_residual < 1e-10).all()
+    assert _error(answer.stress, trained.truth.stress) < 2e-2
+
+
+def test_what_does_not_converge_is_not_valid(trained, monkeypatch):
+    monkeypatch.setattr("femops_moe.law._EVALUATIONS", 1)
+    answer = _answer(trained.law, trained.strain[trained.inside])
+    assert not answer.valid.any()
+    assert (answer.solver_residual > 1e-8).all()
+
+
+def test_a_step_starts_from_the_state_of_the_last_one(trained, monkeypatch):
+    law, strain = trained.law, trained.strain[trained.inside]
+    first = _answer(law, 0.999 * strain)
+    whole = _answer(law, strain)
+    monkeypatch.setattr("femops_moe.law._EVALUATIONS", 2)
+    second = law.evaluate(strain, first.state, 1.0)
+    assert second.valid.all() and not _answer(law, strain).valid.any()
+    assert _error(second.stress, whole.stress) < 1e-9
+
+
+@pytest.mark.parametrize("part", [0.0, 1e-9, -1.0])
+def test_unloading_and_reversal_lead_to_the_same_answer_as_a_virgin_start(trained, part):
+    law, strain = trained.law, trained.strain[trained.inside]
+    reached = _answer(law, strain).state
+    answer, virgin = law.evaluate(part * strain, reached, 1.0), _answer(law, part * strain)
+    assert answer.valid.all() and virgin.valid.all()
+    scale = np.abs(law.evaluate(strain, reached, 1.0).stress).max()
+    assert np.abs(answer.stress - virgin.stress).max() <= 1e-9 * max(abs(part), 1e-9) * scale
+
+
+def test_the_indicator_tells_the_error_and_there_is_no_bound(trained):
+    law, inside = trained.law, trained.inside
+    answer = _answer(law, trained.strain[inside])
+
+    def size(stress):
+        return np.sqrt(np.einsum("ns,st,nt->n", stress, law.metric, stress))
+
+    error = size(answer.stress - trained.truth.stress[inside]) / size(answer.stress)
+    indicator = law.certify(trained.strain[inside], answer, "indicator")
+    assert ((indicator > 0.5 * error) & (indicator < 1.5 * error)).all()
+    assert np.isinf(law.certify(trained.strain[inside], answer, "bound")).all()
+
+
+def test_exact_solves_and_fields_are_those_of_the_nested_law(trained):
+    law, inside, strain = trained.law, trained.inside, trained.strain[0]
+    virgin = np.zeros((8, law.n_state))
+    exact = law.solve_exactly(trained.strain[inside], virgin, 1.0)
+    assert _error(exact.stress, trained.truth.stress[inside]) < 1e-7
+    theirs = trained.nested.micro_fields(strain, np.zeros(trained.nested.n_state))
+    for fields, tolerance in (
+        (law.exact_micro_fields(strain, virgin[0]), 1e-6),
+        (law.micro_fields(strain, virgin[0]), 0.05),
+    ):
+        assert _error(fields.strain, theirs.strain) < tolerance
+        assert _error(fields.stress, theirs.stress) < tolerance
+    weight = law.rve.discretisation.weight.sum(axis=1)
+    assert np.allclose(weight @ fields.strain, weight.sum() * strain, rtol=0.0, atol=1e-10)
+
+
+def test_single_precision_is_close(trained):
+    single = load_law({"law": "moe", "model": str(trained.model), "precision": "float32"}, dim=trained.dim)
+    strain = trained.strain[trained.inside]
+    answer = _answer(single, strain)
+    assert answer.valid.all() and answer.stress.dtype == np.float64
+    assert _error(answer.stress, _answer(trained.law, strain).stress) < 1e-4
+
+
+def test_a_damaged_model_is_refused(trained):
+    fit, manifest = read_fit(trained.model, read_manifest(trained.model)), trained.law
+
+    def built(arrays):
+        return MoELaw(
+            TrainedModel(arrays, fit.settings, trained.law.rve, manifest.low, manifest.high), MoEParameters(model="x")
+        )
+
+    check_arrays(fit.arrays, built)
+    torn = {**fit.arrays, "bubbles": fit.arrays["bubbles"] + 1.0}
+    with pytest.raises(CaseError, match="array 'bubbles': expected zeros on the interface of the experts"):
+        built(torn)
+    gone = {**fit.arrays, "expert": np.zeros_like(fit.arrays["expert"])}
+    with pytest.raises(CaseError, match="array 'expert': expected cells of every expert"):
+        built(gone)
+
+
+def test_training_twice_gives_the_same_model(tmp_path):
+    fits = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        model = _trained(tmp_path / name, _study(2, experts=3, modes=20)).model
+        fits.append(read_fit(model, read_manifest(model)).arrays)
+    assert fits[0].keys() == fits[1].keys()
+    assert all(np.array_equal(one, fits[1][name]) for name, one in fits[0].items())
+
+
+def test_without_ports_the_answer_is_worse(trained, tmp_path):
+    if trained.dim == 3:
+        return
+    alone = load_law(_trained(tmp_path, _study(2, **OPTIONS[2], ports="none")).model)
+    assert alone.experts.n_ports == 0
+    strain, truth = trained.strain[trained.inside], trained.truth.stress[trained.inside]
+    assert _error(_answer(alone, strain).stress, truth) > 20.0 * _error(_answer(trained.law, strain).stress, truth)
+
+
+@pytest.mark.parametrize(
+    ("rve", "surrogate", "problem"),
+    [
+        (None, {"experts": 100000}, r"experts: 100000 given, but the RVE has \d+ cells"),
+        (None, {"experts": 2, "grid": 2}, "experts and grid given, expected one of them"),
+        ({**RVES[2], "phases": {**PHASES, "matrix": PHASES["fibre"]}}, {}, "rve.phases: all are linear"),
+        ({**RVES[2], "boundary": "static"}, {}, "rve.boundary: 'static' given"),
+        ({"homogeneous": {"phase": "matrix"}, "phases": {"matrix": PHASES["matrix"]}}, {}, "rve: is homogeneous"),
+    ],
+)
+def test_what_cannot_be_learned_is_refused(rve, surrogate, problem, tmp_path):
+    with pytest.raises(CaseError, match=problem):
+        _trained(tmp_path, _study(2, rve, **surrogate))
