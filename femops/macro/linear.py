@@ -19,7 +19,6 @@ _ITERATIVE = {
     "ksp_norm_type": "unpreconditioned",  # so that a system that is not symmetric cannot seem solved
     "ksp_max_it": 500,
     "pc_type": "gamg",
-    "pc_gamg_threshold": 0.01,
 }
 _number = count()
 
@@ -88,12 +87,12 @@ class LinearSolver:
         try:
             solver.setFromOptions()
         except PETSc.Error as error:
-            raise CaseError(f"PETSc refuses the options (error {error.ierr}): {dict(chosen)}", key="solver.petsc") from error
+            problem = f"PETSc refuses the options (error {error.ierr}): {chosen}"
+            raise CaseError(problem, key="solver.petsc") from error
         solver.setErrorIfNotConverged(False)
         self._solver, self._options = solver, options
 
     def _attempt(self, method: object, right: PETSc.Vec, solution: PETSc.Vec) -> None:
-        """Run a method of the solver."""
         try:
             method(right, solution)  # type: ignore[operator]
         except PETSc.Error as error:
