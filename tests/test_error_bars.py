@@ -141,6 +141,32 @@ def test_points_are_solved_until_the_bar_of_a_goal_is_within_its_tolerance(name:
     assert few > 0.8 * 0.4 * bar.width  # fewer would not have been enough
 
 
+def test_the_last_bar_of_a_goal_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = results(2)
+    problem = solved("triangle", "saturating", 1e-2, Trust(1e-3, "solve", goal=found["tip"]))
+    calls: list[str] = []
+    for name in ("solve_transposed", "assemble_tangent"):
+        _count(monkeypatch, problem, name, calls)
+    first = problem.error_bars.of({"tip": found["tip"]})["tip"].width
+    assert calls == []  # known since the points were chosen
+    problem.error_bars.of(found)
+    assert calls == ["solve_transposed"] * 2
+    problem.evaluate(0.5)
+    assert problem.error_bars.of(found)["tip"].width == pytest.approx(first)
+    assert calls[2:] == ["assemble_tangent", *["solve_transposed"] * 3]
+
+
+def _count(monkeypatch: pytest.MonkeyPatch, problem: MacroProblem, name: str, calls: list[str]) -> None:
+    """Note each call of a method."""
+    method = getattr(problem, name)
+
+    def counted(*given: Any) -> None:
+        calls.append(name)
+        method(*given)
+
+    monkeypatch.setattr(problem, name, counted)
+
+
 def test_a_goal_needs_exact_solves_and_a_quantity_of_the_case() -> None:
     with pytest.raises(ValueError, match="expected on_violation: solve"):
         Trust(goal=ReactionOn("left", 0))

@@ -66,6 +66,8 @@ class ErrorBars:
         test = ufl.TestFunction(self._dual.function_space)
         left, right = (notation.ufl_strain(one, problem.dim) for one in (self._dual, test))
         self._transposed = fem.form(ufl.inner(left, problem.quadrature.tangent * right) * problem.quadrature.measure)
+        self._influences: dict[Result, Array] = {}
+        self._response = -1
 
     def of(self, results: Mapping[str, Result]) -> dict[str, ErrorBar]:
         """Return the error bars of results by name; collective.
@@ -74,9 +76,7 @@ class ErrorBars:
         """
         kind = self._problem.material.statistics.certificate
         assert kind is not None, "an analysis without trust certifies nothing"
-        stress = self._certified_stress()
-        self._problem.assemble_tangent()
-        bars = {}
+        stress, bars = self._certified_stress(), {}
         for name, result in results.items():
             contribution = self._weights * self._sizes(stress, self.influence(result))
             bars[name] = ErrorBar(float(total(self._problem.comm, contribution.sum())), kind, contribution)
@@ -107,8 +107,17 @@ class ErrorBars:
     def influence(self, result: Result) -> Array:
         """Return ε(z) of a result, Mandel, in units of the result over [stress · volume]. Shape (n_qp, n_s).
 
-        Uses the tangent last assembled; collective.
+        It is kept until the laws answer anew, so that the last response needs one factorisation; collective.
         """
+        if self._response != self._problem.responses:
+            self._problem.assemble_tangent()
+            self._influences, self._response = {}, self._problem.responses
+        if result not in self._influences:
+            self._influences[result] = self._solved(result)
+        return self._influences[result]
+
+    def _solved(self, result: Result) -> Array:
+        """Solve for the influence with the tangent last assembled."""
         problem, dual = self._problem, self._dual
         right = fem_petsc.create_vector(dual.function_space)
         held = np.zeros(len(dual.x.array))

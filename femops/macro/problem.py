@@ -53,6 +53,9 @@ class MacroProblem:
         laws: Law of each region; `everywhere` denotes the whole body.
         timers: Timers of the run.
 
+    Attributes:
+        responses: Number of responses of the laws so far.
+
     Raises:
         CaseError: The analysis does not fit the mesh, or a law violates the contract.
     """
@@ -74,6 +77,7 @@ class MacroProblem:
         self.loads = Loads(analysis.loads, mesh, 2 * analysis.order + 1)
         self._make_forms(space)
         self._make_solver()
+        self.responses = 0
         self._largest_force = 0.0
         extent = np.ptp(mesh.mesh.geometry.x, axis=0).max() if mesh.n_cells else 0.0
         self._length = self.comm.allreduce(float(extent), op=MPI.MAX)
@@ -286,6 +290,7 @@ class MacroProblem:
 
     def _hand_over(self) -> None:
         self.quadrature.set_response(self.material.stress, self.material.tangent)
+        self.responses += 1
 
     def _keep(self) -> None:
         self._committed = self.displacement.x.array.copy()
