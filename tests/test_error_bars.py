@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import BOXES, ELASTIC, SATURATING, box_case, box_problem
 
-from femops import load_law, notation
+from femops import CaseError, load_law, notation
 from femops.law import CertificateKind, LawResponse, StrainMeasure
 from femops.macro.analysis import DisplacementAt, ReactionOn, Result, Trust
 from femops.macro.probe import value_of
@@ -28,11 +28,11 @@ class Off:
     """A law whose stress is off by w P ε with an anisotropic P, and that certifies what is left after `doubt`."""
 
     strain_measure = StrainMeasure.SMALL_STRAIN
-    n_state = 0
 
     def __init__(self, parameters: Mapping[str, Any], dim: int, wrong: float, doubt: float = 1.0) -> None:
         self.true, self.dim, self.doubt = load_law(dict(parameters), dim=dim), dim, doubt
         self.state_fields: dict[str, slice] = {}
+        self.n_state = 0
         n_s = notation.n_strain(dim)
         stiffness = self.true.evaluate(np.zeros((1, n_s)), np.zeros((1, 0)), 1.0).tangent[0]
         self.metric = np.linalg.inv(stiffness)
@@ -139,6 +139,79 @@ def test_points_are_solved_until_the_bar_of_a_goal_is_within_its_tolerance(name:
     assert bar.contribution[points].min() > 0.5 * bar.contribution[others].max()  # those with the largest parts
     few = np.sort(bar.contribution)[: -len(points) + 1].sum()
     assert few > 0.8 * 0.4 * bar.width  # fewer would not have been enough
+
+
+def test_results_corrected_at_every_point_are_those_of_the_reference_law_up_to_the_square_of_the_errors() -> None:
+    missed = {}
+    for wrong in (1e-3, 1e-4):
+        off, right = solved("triangle", "saturating", wrong), solved("triangle", "saturating", 0.0)
+        values = {name: value_of(off, result) for name, result in results(2).items()}
+        found = off.error_bars.corrected(results(2), values, 1.0)
+        for name, result in results(2).items():
+            exact = value_of(right, result)
+            assert found[name].width == 0.0
+            assert found[name].points == off.quadrature.n_points
+            assert value_of(off, result) == values[name]
+            missed[name, wrong] = abs(found[name].value - exact)
+            assert missed[name, wrong] < 10.0 * wrong * abs(values[name] - exact), name
+    for name in results(2):
+        assert missed[name, 1e-4] == pytest.approx(1e-2 * missed[name, 1e-3], rel=0.1), name
+
+
+def test_results_are_corrected_by_the_points_with_the_largest_parts_and_the_others_stay_in_the_bar() -> None:
+    off = solved("triangle", "saturating", 1e-3)
+    clamp, tip = (results(2)[name] for name in ("clamp", "tip"))
+    strain, weights = off.quadrature.strain(), off.quadrature.weights()
+    bar = off.error_bars.of({"tip": tip})["tip"].contribution
+    one = off.error_bars.corrected({"tip": tip}, {"tip": 1.0}, 0.2)["tip"]
+    assert one.points == int(np.ceil(0.2 * len(bar)))
+    chosen = np.argsort(-bar)[: one.points]
+    change = -strain @ off.material.regions[0].law.off  # type: ignore[attr-defined]
+    signed = weights * (change * off.error_bars.influence(tip)).sum(axis=1)
+    assert one.value == pytest.approx(1.0 + signed[chosen].sum(), abs=1e-9 * abs(signed).sum())
+    assert one.width == pytest.approx(bar.sum() - bar[chosen].sum())
+    both = off.error_bars.corrected({"tip": tip, "clamp": clamp}, {"tip": 1.0, "clamp": 0.0}, 0.2)
+    assert both["tip"].points == both["clamp"].points == one.points
+    assert both["tip"].width > one.width  # the points are shared with the other result
+
+
+class Ageing(Off):
+    """Its reference law is stiffer with every committed increment, which its state counts."""
+
+    def __init__(self) -> None:
+        super().__init__(ELASTIC, 2, 1e-3)
+        self.n_state = 1
+
+    def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
+        return replace(super().evaluate(strain, state[:, :0], dt), state=state + 1.0)
+
+    def solve_exactly(self, strain: Array, state: Array, dt: float) -> LawResponse:
+        right = self.true.evaluate(strain, state[:, :0], dt)
+        return replace(right, stress=(1.0 + dt * state) * right.stress, state=state + 1.0)
+
+
+def test_exact_stresses_after_a_step_start_from_the_state_before_it() -> None:
+    given = box_problem("triangle", steps={"times": [0.5, 1.0]})
+    law = Ageing()
+    problem = MacroProblem(replace(given.analysis, trust=ONLY_COUNT), given.mesh, {"everywhere": law})
+    list(run_steps(problem))
+    assert (problem.material.regions[0].state == 2.0).all()
+    strain = problem.quadrature.strain()
+    some = np.arange(problem.quadrature.n_points) < 3
+    expected = 1.5 * law.true.evaluate(strain, np.zeros((len(strain), 0)), 0.5).stress
+    found = problem.material.exact_stress(strain, some)
+    assert found[some] == pytest.approx(expected[some])
+    assert (found[~some] == problem.material.stress[~some]).all()
+
+
+def test_correction_is_a_share_of_the_points_of_laws_that_solve_exactly() -> None:
+    with pytest.raises(ValueError, match="correct 2 given, expected a number from 0 to 1"):
+        Trust(correct=2.0)
+    with pytest.raises(ValueError, match=r"correct: 0\.5 given, but the case has no quantities to correct"):
+        box_case("triangle", trust={"correct": 0.5})
+    asked = {"end": {"reaction": "right", "component": "x"}}
+    with pytest.raises(CaseError, match=r"correct: 0\.5 given, but no law of the case can solve its points exactly"):
+        box_problem("triangle", quantities=asked, trust={"correct": 0.5})
 
 
 def test_the_last_bar_of_a_goal_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:

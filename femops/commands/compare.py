@@ -160,6 +160,7 @@ def _report(law: _Side, reference: _Side, differences: list[Difference]) -> dict
         "steps": [asdict(one) for one in differences],
         "quantities": {side.name: side.summary["quantities"] for side in both},
         "error_bars": law.summary["error_bars"],
+        "corrected": law.summary["corrected"],
         "expected": law.summary["expected"] if law.given == OWN else {},  # known of the law of the case only
         "iterations": {side.name: sum(step["iterations"] for step in side.summary["steps"]) for side in both},
         "seconds": {side.name: side.summary["seconds"] for side in both} | {"ratio": _ratios(law, reference)},

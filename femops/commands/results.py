@@ -11,7 +11,7 @@ from mpi4py import MPI
 from femops import notation
 from femops.inputs.case import Case
 from femops.law import ExactMicroscaleLaw, MicroscaleLaw
-from femops.macro.error_bars import ErrorBar
+from femops.macro.error_bars import Corrected, ErrorBar
 from femops.macro.gather import Gatherer
 from femops.macro.problem import MacroProblem
 from femops.macro.region import Region
@@ -80,6 +80,18 @@ class Results:
         on_root(self.problem.comm, lambda: self._write_step(row, due))
         if self._vtx is not None and due:
             self._vtx.write(report.t)
+
+    def corrected(self, quantities: Mapping[str, float]) -> dict[str, Corrected]:
+        """Return the quantities of the last step, corrected if the case asks for it; collective.
+
+        Raises:
+            NotConverged: A point could not be solved exactly.
+        """
+        trust = self.problem.analysis.trust
+        if trust is None or not trust.correct or not self._barred:
+            return {}
+        with self.problem.timers.part("error bars"):
+            return self.problem.error_bars.corrected(self._barred, quantities, trust.correct)
 
     def is_due(self, report: StepReport) -> bool:
         """Return whether the fields of a step are to be written."""

@@ -175,6 +175,10 @@ class TrustBlock(_Block):
         None, description="name of a quantity; points are solved exactly until its error bar is within the tolerance"
     )
 
+    correct: float = Field(
+        0.0, ge=0, le=1, description="share of the points solved exactly once after the last step to correct quantities"
+    )
+
     @model_validator(mode="after")
     def _valid(self) -> Self:
         self.plain(None if self.quantity is None else ReactionOn(self.quantity, 0))
@@ -329,6 +333,12 @@ class Case(_Block):
         components = [value for support in self.supports.values() for value in support.plain().given().values()]
         if not self.loads and not any(components):
             _refuse("no load given; expected a load, or a nonzero prescribed displacement", "loads")
+        return self
+
+    @model_validator(mode="after")
+    def _corrects_something(self) -> Self:
+        if self.trust is not None and self.trust.correct and not self.quantities:
+            _refuse(f"{self.trust.correct:g} given, but the case has no quantities to correct", "trust.correct")
         return self
 
     def _goal(self, name: str | None) -> Result | None:
