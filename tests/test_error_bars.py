@@ -1,5 +1,7 @@
 """Error bars of results: exact to first order for known errors of the laws, and never below what they amount to."""
 
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -11,16 +13,23 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import BOXES, ELASTIC, SATURATING, box_case, box_problem
+from rich.console import Console
 
 from femops import CaseError, load_law, notation
+from femops.commands.prepare import Run
+from femops.commands.reports import report_run
+from femops.commands.run import solve
 from femops.law import CertificateKind, LawResponse, StrainMeasure
 from femops.macro.analysis import DisplacementAt, ReactionOn, Result, Trust
 from femops.macro.probe import value_of
 from femops.macro.problem import MacroProblem
 from femops.macro.stepping import run_steps
+from femops.macro.timers import Timers
 from femops.notation import Array
+from femops.output.picture import view
 
 ONLY_COUNT = Trust(on_violation="warn")
+REACTIONS = ("left.fx", "bottom.fy", "right.fx")
 LAWS: dict[str, dict[str, Any]] = {"elastic": ELASTIC, "saturating": SATURATING}
 
 
@@ -202,6 +211,39 @@ def test_exact_stresses_after_a_step_start_from_the_state_before_it() -> None:
     found = problem.material.exact_stress(strain, some)
     assert found[some] == pytest.approx(expected[some])
     assert (found[~some] == problem.material.stress[~some]).all()
+
+
+def test_a_run_reports_bars_and_corrections_and_the_bars_of_reactions_at_every_step(tmp_path: Path) -> None:
+    asked = {"pull": {"reaction": "right", "component": "x"}, "tip": {"displacement": "uy", "at": [1.0, 1.0]}}
+    trust, output = {"on_violation": "warn", "correct": 0.3}, {"error_bars": True, "picture": None}
+    steps = {"count": 2, "end": 1.0}
+    case = box_case("triangle", material=SATURATING, steps=steps, quantities=asked, trust=trust, output=output)
+    mesh = box_problem("triangle").mesh
+    problem = MacroProblem(case.analysis(), mesh, {"everywhere": Off(SATURATING, 2, 1e-3)})
+    folder = tmp_path / "results"
+    summary = solve(Run(case, problem, Timers()), tmp_path / "box.yaml", folder)
+    with (folder / "curves.csv").open() as file:
+        rows = [{key: float(text) for key, text in row.items()} for row in csv.DictReader(file)]
+    assert [key for key in rows[0] if "error_bar" in key] == [f"{one}.error_bar" for one in REACTIONS]
+    assert 0.0 < rows[0]["right.fx.error_bar"] < rows[1]["right.fx.error_bar"] < 0.1 * rows[1]["right.fx"]
+    assert rows[1]["right.fx.error_bar"] == pytest.approx(summary["error_bars"]["pull"]["width"])
+    corrected = summary["corrected"]["pull"]
+    assert corrected == {**corrected, "kind": "indicator", "points": int(np.ceil(0.3 * problem.quadrature.n_points))}
+    assert 0.0 < corrected["width"] < summary["error_bars"]["pull"]["width"]
+    printed = io.StringIO()
+    report_run(Console(file=printed, width=120), summary, folder, None)
+    assert f"{corrected['value']:.8g} ± {corrected['width']:.2g}" in printed.getvalue()
+    assert f"exact solutions at {corrected['points']} points" in printed.getvalue()
+    assert [one.name for one in view(folder, ["error_bar_tip"])] == ["box_error_bar_tip.png"]
+
+
+def test_bars_of_reactions_need_laws_that_certify() -> None:
+    for trust, words in (
+        (None, "without trust no error is certified"),
+        ({}, "no law of the case can certify its error"),
+    ):
+        with pytest.raises((ValueError, CaseError), match=f"error_bars: true given, but {words}"):
+            box_problem("triangle", trust=trust, output={"error_bars": True})
 
 
 def test_correction_is_a_share_of_the_points_of_laws_that_solve_exactly() -> None:

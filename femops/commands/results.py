@@ -11,6 +11,7 @@ from mpi4py import MPI
 from femops import notation
 from femops.inputs.case import Case
 from femops.law import ExactMicroscaleLaw, MicroscaleLaw
+from femops.macro.analysis import ReactionOn
 from femops.macro.error_bars import Corrected, ErrorBar
 from femops.macro.gather import Gatherer
 from femops.macro.problem import MacroProblem
@@ -193,6 +194,9 @@ class Results:
         for name, held in problem.analysis.prescribed().items():
             reaction = problem.reaction_on(name)
             row |= {f"{name}.f{axes[axis]}": float(reaction[axis]) for axis in held}
+            if self.case.output.error_bars:
+                bars = problem.error_bars.of({f"{name}.f{axes[axis]}": ReactionOn(name, axis) for axis in held})
+                row |= {f"{force}.error_bar": bar.width for force, bar in bars.items()}
         return row
 
     def _write_points(self) -> None:
