@@ -100,6 +100,27 @@ def test_the_influence_of_the_stress_is_the_first_derivative_of_each_result(cell
         assert predicted == pytest.approx(true, rel=2e-3), name  # what is left is of order `wrong`
 
 
+def test_what_bars_leave_out_is_bounded_by_the_error_of_the_tangent_of_a_strongly_monotone_law() -> None:
+    """With D̃ = D + P, in the norm of D, where the constant of monotonicity of D is 1.
+
+    ‖ε(δu)‖ ≤ ‖S − S̃‖, and the remainder is ∫ P ε(δu) : ε(z) up to its sign, at most θ ‖S − S̃‖ ‖ε(z)‖ with θ = ‖P‖.
+    """
+    for wrong in (1e-2, 1e-3):
+        off, right = solved("triangle", "elastic", wrong), solved("triangle", "elastic", 0.0)
+        law, weights = off.material.regions[0].law, off.quadrature.weights()
+        assert isinstance(law, Off)
+        theta = np.abs(np.linalg.eigvals(law.metric @ law.off)).max()
+        assert 0.1 * wrong < theta < 10.0 * wrong
+        change = -off.quadrature.strain() @ law.off
+        size = np.sqrt(weights @ norms(change, law.metric) ** 2)
+        for name, result in results(2).items():
+            influence = off.error_bars.influence(result)
+            first = weights @ (change * influence).sum(axis=1)
+            remainder = abs(value_of(right, result) - value_of(off, result) - first)
+            bound = theta * size * np.sqrt(weights @ norms(influence, np.linalg.inv(law.metric)) ** 2)
+            assert 1e-3 * bound < remainder < bound, name
+
+
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("cell", ["triangle", "hexahedron"])
 def test_bars_of_true_errors_contain_the_exact_result(cell: str, law: str) -> None:
