@@ -323,12 +323,16 @@ def test_unknown_errors_make_infinite_bars() -> None:
 
 
 @pytest.mark.mpi
-def test_two_ranks_give_the_bars_of_one(tmp_path: Path) -> None:
+def test_two_ranks_give_the_bars_and_corrections_of_one(tmp_path: Path) -> None:
     program = (
         "import sys, json; sys.path.insert(0, sys.argv[1]); import femops\n"
         "from test_error_bars import results, solved\n"
         "problem = solved('quadrilateral', 'saturating', 1e-3)\n"
         "bars = {name: bar.width for name, bar in problem.error_bars.of(results(2)).items()}\n"
+        "ones = dict.fromkeys(bars, 1.0)\n"
+        "corrected = problem.error_bars.corrected(results(2), ones, 0.2)\n"
+        "bars |= {f'corrected {name}': one.value for name, one in corrected.items()}\n"
+        "bars |= {f'points {name}': one.points for name, one in corrected.items()}\n"
         "if problem.comm.rank == 0: print(json.dumps(bars))\n"
     )
     (tmp_path / "program.py").write_text(program)
@@ -344,4 +348,4 @@ def test_two_ranks_give_the_bars_of_one(tmp_path: Path) -> None:
         )
         found.append(json.loads(run.stdout.strip().splitlines()[-1]))
     assert found[0] == pytest.approx(found[1], rel=1e-9)
-    assert len(found[0]) == 3
+    assert len(found[0]) == 9
