@@ -126,7 +126,11 @@ def _prepared(chooser: Chooser, laws: tuple[str, str]) -> tuple[_Side, _Side]:
         reference = reference.model_copy(update={"trust": None})
     sides, mesh = [], None
     for name, given, case in (("law", laws[0], law), ("reference", laws[1], reference)):
-        without = {"micro": [], "picture": None, "error_bars": False}  # the other law may not provide them
+        without: dict[str, Any] = {
+            "micro": [],
+            "picture": None,
+            "error_bars": False,
+        }  # the other law may not provide them
         output = case.output.model_copy(update=without)
         try:
             case = case.model_copy(update={"output": output})

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ufl
@@ -152,7 +152,7 @@ class ErrorBars:
             found[name] = Corrected(values[name] + float(moved), float(width), bar.kind, points)
         return found
 
-    def _largest(self, values: Array, count: int) -> Array:
+    def _largest(self, values: Array, count: int) -> Any:
         """Return a mask of the largest values of all ranks, and of those equal to them by symmetry; collective."""
         every = np.sort(np.concatenate(self._problem.comm.allgather(values)))
         if count == 0:
