@@ -126,12 +126,9 @@ def _prepared(chooser: Chooser, laws: tuple[str, str]) -> tuple[_Side, _Side]:
         reference = reference.model_copy(update={"trust": None})
     sides, mesh = [], None
     for name, given, case in (("law", laws[0], law), ("reference", laws[1], reference)):
-        without: dict[str, Any] = {
-            "micro": [],
-            "picture": None,
-            "error_bars": False,
-        }  # the other law may not provide them
-        output = case.output.model_copy(update=without)
+        # The other law may not provide these.
+        changes: dict[str, Any] = {"micro": [], "picture": None, "error_bars": False}
+        output = case.output.model_copy(update=changes)
         try:
             case = case.model_copy(update={"output": output})
             run = prepare(case, chooser.path, chooser.comm, mesh, chooser.training)
