@@ -27,6 +27,11 @@ def _twin(path: Path) -> Path:
 
 TWINS = [path for path in CASES if _twin(path) != path and _twin(path).exists()]
 
+# Largest width of a bar over the true error: twice what is measured, as the latter depends on the training.
+MOST = {"indicator": 30.0, "bound": 100.0}
+# Here the indicator is seven times the error of a stress, and contributions of both signs cancel.
+WIDE = {"cube_equino_3d": 10.0, "plate_hole_equino": 10.0}
+
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -47,15 +52,16 @@ def test_case_gives_its_pinned_numbers(
         assert quantity.expected is not None
         assert summary["quantities"][name] == pytest.approx(quantity.expected, rel=quantity.rtol), name
     if path in TWINS:
-        _check_error_bars(summary, load_case(_twin(path)))
+        _check_error_bars(summary, load_case(_twin(path)), WIDE.get(path.stem, 1.0))
 
 
-def _check_error_bars(summary: dict[str, Any], nested: Case) -> None:
-    """Check that the error bars contain the nested values, and say of what kind they are."""
+def _check_error_bars(summary: dict[str, Any], nested: Case, wide: float) -> None:
+    """Check that the error bars contain the nested values, are not much wider, and say of what kind they are."""
     for name, bar in summary["error_bars"].items():
         exact = nested.quantities[name].expected
         assert exact is not None
-        assert abs(summary["quantities"][name] - exact) < bar["width"] < 1e-2 * abs(exact), name
+        missed = abs(summary["quantities"][name] - exact)
+        assert missed < bar["width"] < min(MOST[bar["kind"]] * wide * missed, 1e-2 * abs(exact)), name
         assert bar["kind"] == summary["law_statistics"]["certificate"]
     assert set(summary["error_bars"]) == set(summary["quantities"])
 

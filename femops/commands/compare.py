@@ -126,7 +126,9 @@ def _prepared(chooser: Chooser, laws: tuple[str, str]) -> tuple[_Side, _Side]:
         reference = reference.model_copy(update={"trust": None})
     sides, mesh = [], None
     for name, given, case in (("law", laws[0], law), ("reference", laws[1], reference)):
-        output = case.output.model_copy(update={"micro": [], "picture": None})  # the other law may not provide them
+        # The other law may not provide these.
+        changes: dict[str, Any] = {"micro": [], "picture": None, "error_bars": False}
+        output = case.output.model_copy(update=changes)
         try:
             case = case.model_copy(update={"output": output})
             run = prepare(case, chooser.path, chooser.comm, mesh, chooser.training)
@@ -160,6 +162,7 @@ def _report(law: _Side, reference: _Side, differences: list[Difference]) -> dict
         "steps": [asdict(one) for one in differences],
         "quantities": {side.name: side.summary["quantities"] for side in both},
         "error_bars": law.summary["error_bars"],
+        "corrected": law.summary["corrected"],
         "expected": law.summary["expected"] if law.given == OWN else {},  # known of the law of the case only
         "iterations": {side.name: sum(step["iterations"] for step in side.summary["steps"]) for side in both},
         "seconds": {side.name: side.summary["seconds"] for side in both} | {"ratio": _ratios(law, reference)},

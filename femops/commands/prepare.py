@@ -130,9 +130,12 @@ def _check_output(case: Case, problem: MacroProblem) -> None:
     """Check that the laws provide the output that the case asks for.
 
     Raises:
-        CaseError: RVE output is requested but no law has RVEs, or the field of the picture does not exist.
+        CaseError: RVE output is requested but no law has RVEs, error bars but no law certifies its error, or the field
+            of the picture does not exist.
     """
     wanted, regions = case.output, problem.material.regions
+    if wanted.error_bars and problem.material.statistics.certificate is None:
+        raise CaseError("true given, but no law of the case can certify its error", key="output.error_bars")
     if wanted.micro and not any(isinstance(region.law, MicroscaleLaw) for region in regions):
         laws = ", ".join(parameters.law for parameters in case.laws().values())
         raise CaseError(f"no law of the case has RVEs whose fields could be written; laws: {laws}", key="output.micro")

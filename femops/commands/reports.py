@@ -24,28 +24,27 @@ def missed(case: str, quantities: Mapping[str, float], expected: Mapping[str, Ma
     ]
 
 
-def report_quantities(
-    console: Console,
-    columns: Mapping[str, Mapping[str, float]],
-    expected: Mapping[str, Mapping[str, Any]],
-    bars: Mapping[str, Mapping[str, Any]],
-) -> None:
-    """Print the quantities of one or two runs and the expected values of the first; nothing if there are none.
+def report_quantities(console: Console, columns: Mapping[str, Mapping[str, float]], first: Mapping[str, Any]) -> None:
+    """Print the quantities of one or two runs with what is known of those of the first; nothing if there are none.
 
     Args:
         console: The console.
         columns: Values by name, for each column of the table.
-        expected: As returned by `femops.commands.run.expectations`.
-        bars: `error_bars` of the summary of the first run.
+        first: `expected`, `error_bars` and `corrected` of the summary of the first run.
     """
-    table = Table("quantity", *columns, *(["error bar"] if bars else []), "expected")
+    expected, bars, corrected = (first[key] for key in ("expected", "error_bars", "corrected"))
+    more = [*(["error bar"] if bars else []), *(["corrected"] if corrected else [])]
+    table = Table("quantity", *columns, *more, "expected")
     for name in next(iter(columns.values())):
         known = expected.get(name)
         last = "" if known is None else f"{known['expected']:.8g}{'  MISSED' if known['missed'] else ''}"
         bar = [f"± {bars[name]['width']:.2g} ({bars[name]['kind']})"] if bars else []
-        table.add_row(name, *(f"{values[name]:.8g}" for values in columns.values()), *bar, last)
+        moved = [f"{corrected[name]['value']:.8g} ± {corrected[name]['width']:.2g}"] if corrected else []
+        table.add_row(name, *(f"{values[name]:.8g}" for values in columns.values()), *bar, *moved, last)
     if table.row_count:
         console.print(table)
+    for points in {one["points"] for one in corrected.values()}:
+        console.print(f"Corrected by exact solutions at {points} points after the last step.")
 
 
 def report_notes(console: Console, notes: Iterable[str]) -> None:
@@ -71,7 +70,7 @@ def report_run(console: Console, summary: dict[str, Any], folder: Path, picture:
         table.add_row(name, f"{value:.2f}", f"{value / total:.0%}")
     table.add_row("total", f"{total:.2f}", "")
     console.print(table)
-    report_quantities(console, {"value": summary["quantities"]}, summary["expected"], summary["error_bars"])
+    report_quantities(console, {"value": summary["quantities"]}, summary)
     report_notes(console, summary["notes"])
     iterations = sum(step["iterations"] for step in summary["steps"])
     cutbacks = sum(step["cutbacks"] for step in summary["steps"])
@@ -133,7 +132,7 @@ def report_comparison(console: Console, report: dict[str, Any]) -> None:
         table.add_row(name, _number(report[name]), f"{_number(worst['value'])} (step {worst['step']})")
     table.add_row("reaction_rel", "", _number(report["reaction_rel"]))
     console.print(table)
-    report_quantities(console, report["quantities"], report["expected"], report["error_bars"])
+    report_quantities(console, report["quantities"], report)
     console.print(_times(report["seconds"], report["iterations"]))
     worst = report["stress_worst"]
     place = ", ".join(f"{x:.4g}" for x in worst["at"])

@@ -11,7 +11,8 @@ from mpi4py import MPI
 from femops import notation
 from femops.inputs.case import Case
 from femops.law import ExactMicroscaleLaw, MicroscaleLaw
-from femops.macro.error_bars import ErrorBar
+from femops.macro.analysis import ReactionOn
+from femops.macro.error_bars import Corrected, ErrorBar
 from femops.macro.gather import Gatherer
 from femops.macro.problem import MacroProblem
 from femops.macro.region import Region
@@ -80,6 +81,18 @@ class Results:
         on_root(self.problem.comm, lambda: self._write_step(row, due))
         if self._vtx is not None and due:
             self._vtx.write(report.t)
+
+    def corrected(self, quantities: Mapping[str, float]) -> dict[str, Corrected]:
+        """Return the quantities of the last step, corrected if the case asks for it; collective.
+
+        Raises:
+            NotConverged: A point could not be solved exactly.
+        """
+        trust = self.problem.analysis.trust
+        if trust is None or not trust.correct or not self._barred:
+            return {}
+        with self.problem.timers.part("error bars"):
+            return self.problem.error_bars.corrected(self._barred, quantities, trust.correct)
 
     def is_due(self, report: StepReport) -> bool:
         """Return whether the fields of a step are to be written."""
@@ -181,6 +194,9 @@ class Results:
         for name, held in problem.analysis.prescribed().items():
             reaction = problem.reaction_on(name)
             row |= {f"{name}.f{axes[axis]}": float(reaction[axis]) for axis in held}
+            if self.case.output.error_bars:
+                bars = problem.error_bars.of({f"{name}.f{axes[axis]}": ReactionOn(name, axis) for axis in held})
+                row |= {f"{force}.error_bar": bar.width for force, bar in bars.items()}
         return row
 
     def _write_points(self) -> None:

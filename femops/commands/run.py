@@ -15,6 +15,7 @@ from femops.commands.results import Results
 from femops.errors import CaseError, NotConverged, Refused
 from femops.inputs.case import Case
 from femops.inputs.resolved import move_files, resolved
+from femops.macro.error_bars import Corrected
 from femops.macro.probe import value_of
 from femops.macro.problem import MacroProblem
 from femops.macro.stepping import StepReport, Watch, run_steps
@@ -103,6 +104,7 @@ class _Record:
         self.results = Results(run.case, self.problem, place.path, path.stem)
         self.steps: list[StepReport] = []
         self.quantities: dict[str, float] = {}
+        self.corrected: dict[str, Corrected] = {}
         self.micro: list[dict[str, Any]] = []
         self.finished, self.failure = False, ""
         self._settled = self._written = False
@@ -116,6 +118,7 @@ class _Record:
                     self.add(report)
                     if observe is not None:
                         observe(self.problem, report)
+            self.corrected = self.results.corrected(self.quantities)
             with self.run.timers.part("output"):
                 self.micro = self.results.finish()
             self.finished = True
@@ -210,6 +213,7 @@ class _Record:
             "law_statistics": asdict(problem.material.statistics),
             "quantities": self.quantities,
             "error_bars": {name: {"width": bar.width, "kind": bar.kind} for name, bar in self.results.bars.items()},
+            "corrected": {name: asdict(one) for name, one in self.corrected.items()},
             "expected": expectations(run.case, self.quantities),
             "micro": self.micro,
         }

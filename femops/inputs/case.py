@@ -178,6 +178,10 @@ class TrustBlock(_Block):
         None, description="name of a quantity; points are solved exactly until its error bar is within the tolerance"
     )
 
+    correct: float = Field(
+        0.0, ge=0, le=1, description="share of the points solved exactly once after the last step to correct quantities"
+    )
+
     @model_validator(mode="after")
     def _valid(self) -> Self:
         self.plain(None if self.quantity is None else ReactionOn(self.quantity, 0))
@@ -215,6 +219,7 @@ class Output(_Block):
     micro: list[MicroPoint] = []
     points: bool = Field(False, description="also a .vtp cloud at the quadrature points of the last step")
     vtx: bool = Field(False, description="also the displacement as VTX (ADIOS2), for large parallel runs")
+    error_bars: bool = Field(False, description="also the error bars of reactions in curves.csv, at every step")
     picture: str | None = Field(
         default_factory=lambda given: "von_mises" if "von_mises" in given.get("fields", ()) else None,
         description="field of the picture of the last step, by default von_mises; null for none",
@@ -332,6 +337,18 @@ class Case(_Block):
         components = [value for support in self.supports.values() for value in support.plain().given().values()]
         if not self.loads and not any(components):
             _refuse("no load given; expected a load, or a nonzero prescribed displacement", "loads")
+        return self
+
+    @model_validator(mode="after")
+    def _corrects_something(self) -> Self:
+        if self.trust is not None and self.trust.correct and not self.quantities:
+            _refuse(f"{self.trust.correct:g} given, but the case has no quantities to correct", "trust.correct")
+        return self
+
+    @model_validator(mode="after")
+    def _bars_need_trust(self) -> Self:
+        if self.output.error_bars and self.trust is None:
+            _refuse("true given, but without trust no error is certified", "output.error_bars")
         return self
 
     def _goal(self, name: str | None) -> Result | None:

@@ -141,6 +141,8 @@ class Trust:
         certificate: How the error of a converged step is computed.
         goal: A result. Points are then solved exactly, those with the largest part in its error bar first, until the
             bar is within the tolerance, whatever the error of a single stress.
+        correct: Share of the points that are solved exactly once after the last step, to correct its results; see
+            `femops.macro.error_bars.ErrorBars.corrected`.
     """
 
     tolerance: float = 1e-3
@@ -148,8 +150,11 @@ class Trust:
     enrich: bool = False
     certificate: CertificateKind = "indicator"
     goal: Result | None = None
+    correct: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0.0 <= self.correct <= 1.0:
+            raise ValueError(f"correct {self.correct:g} given, expected a number from 0 to 1")
         if not self.tolerance > 0.0:
             raise ValueError(f"tolerance {self.tolerance:g} given, expected a positive number")
         for name, kinds in (("on_violation", Treatment), ("certificate", CertificateKind)):

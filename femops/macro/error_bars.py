@@ -12,9 +12,10 @@ increment count (P. Oden and S. Prudhomme, Computers & Mathematics with Applicat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ufl
@@ -34,6 +35,24 @@ if TYPE_CHECKING:
 
 
 _ROUND_OFF = 1e-9
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A result moved by the signed contributions of points that were solved exactly once, at the solution of the run.
+
+    Attributes:
+        value: ∫ (S − S̃) : ε(z) over these points added to the value, with the stresses S of the reference law and S̃ of
+            the run. With all points it is the result of the reference law up to the square of the errors.
+        width: Half width of the error bar that is left: the contributions of the other points.
+        kind: As in `ErrorBar`.
+        points: Number of points solved, over all ranks.
+    """
+
+    value: float
+    width: float
+    kind: CertificateKind
+    points: int
 
 
 @dataclass(frozen=True)
@@ -66,6 +85,8 @@ class ErrorBars:
         test = ufl.TestFunction(self._dual.function_space)
         left, right = (notation.ufl_strain(one, problem.dim) for one in (self._dual, test))
         self._transposed = fem.form(ufl.inner(left, problem.quadrature.tangent * right) * problem.quadrature.measure)
+        self._influences: dict[Result, Array] = {}
+        self._response = -1
 
     def of(self, results: Mapping[str, Result]) -> dict[str, ErrorBar]:
         """Return the error bars of results by name; collective.
@@ -74,9 +95,7 @@ class ErrorBars:
         """
         kind = self._problem.material.statistics.certificate
         assert kind is not None, "an analysis without trust certifies nothing"
-        stress = self._certified_stress()
-        self._problem.assemble_tangent()
-        bars = {}
+        stress, bars = self._certified_stress(), {}
         for name, result in results.items():
             contribution = self._weights * self._sizes(stress, self.influence(result))
             bars[name] = ErrorBar(float(total(self._problem.comm, contribution.sum())), kind, contribution)
@@ -98,17 +117,62 @@ class ErrorBars:
         contribution = self.of({"goal": goal})["goal"].contribution
         every = np.sort(np.concatenate(self._problem.comm.allgather(contribution)))
         allowed = int(np.searchsorted(np.cumsum(every), tolerance * abs(value), side="right"))
-        if allowed == len(every):
-            return 0
-        chosen = contribution >= every[allowed] * (1.0 - _ROUND_OFF)  # all of those that are equal by symmetry
+        chosen = self._largest(contribution, len(every) - allowed)
         self._problem.material.remember(chosen)
         return int(total(self._problem.comm, int(chosen.sum())))
+
+    def corrected(
+        self, results: Mapping[str, Result], values: Mapping[str, float], share: float
+    ) -> dict[str, Corrected]:
+        """Return results corrected by exact solutions of the points with the largest parts in their error bars.
+
+        The run itself stays as it is; points that it solved exactly already have no part. Collective.
+
+        Args:
+            results: The results by name.
+            values: Their values.
+            share: Largest part of all points to solve, up to points that are equal by symmetry.
+
+        Raises:
+            NotConverged: A reference law did not converge.
+        """
+        problem, bars = self._problem, self.of(results)
+        part = np.zeros(len(self._weights))
+        for bar in bars.values():
+            finite = np.where(np.isfinite(bar.contribution), bar.contribution, 0.0)
+            size = float(total(problem.comm, finite.sum()))
+            part = np.maximum(part, np.where(finite == bar.contribution, finite / (size or 1.0), np.inf))
+        chosen = self._largest(part, math.ceil(share * int(total(problem.comm, len(part))))) & (part > 0.0)
+        change = problem.material.exact_stress(problem.quadrature.strain(), chosen) - problem.material.stress
+        points = int(total(problem.comm, int(chosen.sum())))
+        found = {}
+        for name, bar in bars.items():
+            moved = self._weights @ (change * self.influence(results[name])).sum(axis=1)
+            moved, width = total(problem.comm, [moved, bar.contribution[~chosen].sum()])
+            found[name] = Corrected(values[name] + float(moved), float(width), bar.kind, points)
+        return found
+
+    def _largest(self, values: Array, count: int) -> Any:
+        """Return a mask of the largest values of all ranks, and of those equal to them by symmetry; collective."""
+        every = np.sort(np.concatenate(self._problem.comm.allgather(values)))
+        if count == 0:
+            return np.zeros(len(values), dtype=bool)
+        return np.asarray(values >= every[-count] * (1.0 - _ROUND_OFF))
 
     def influence(self, result: Result) -> Array:
         """Return ε(z) of a result, Mandel, in units of the result over [stress · volume]. Shape (n_qp, n_s).
 
-        Uses the tangent last assembled; collective.
+        It is kept until the laws answer anew, so that the last response needs one factorisation; collective.
         """
+        if self._response != self._problem.responses:
+            self._problem.assemble_tangent()
+            self._influences, self._response = {}, self._problem.responses
+        if result not in self._influences:
+            self._influences[result] = self._solved(result)
+        return self._influences[result]
+
+    def _solved(self, result: Result) -> Array:
+        """Solve for the influence with the tangent last assembled."""
         problem, dual = self._problem, self._dual
         right = fem_petsc.create_vector(dual.function_space)
         held = np.zeros(len(dual.x.array))

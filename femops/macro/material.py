@@ -63,9 +63,12 @@ class Material:
                 )
         _check_state_fields(self.regions)
         self._certified = any(region.certified is not None for region in self.regions)
-        if self.trust is not None and self.trust.on_violation == "solve" and not self._certified:
-            problem = "'solve' given, but no law of the case can solve its points exactly; expected stop or warn"
-            raise CaseError(problem, key="trust.on_violation")
+        if self.trust is not None and not self._certified:
+            problem = "given, but no law of the case can solve its points exactly; expected"
+            if self.trust.on_violation == "solve":
+                raise CaseError(f"'solve' {problem} stop or warn", key="trust.on_violation")
+            if self.trust.correct:
+                raise CaseError(f"{self.trust.correct:g} {problem} 0", key="trust.correct")
         for region in self.regions:
             learns = isinstance(region.law, LearningLaw) and region.law.learns
             if self.trust is not None and self.trust.enrich and region.certified is not None and not learns:
@@ -171,6 +174,31 @@ class Material:
         for region in self.regions:
             if region.certified is not None:
                 region.remember(np.flatnonzero(chosen[region.points]))
+
+    def exact_stress(self, strain: Array, chosen: Array) -> Array:
+        """Return the last stress, with that of the reference laws at chosen points; collective.
+
+        Args:
+            strain: Strain of the last response, Mandel [-]. Shape (n_qp, n_s).
+            chosen: Mask of points where a law can certify. Shape (n_qp,).
+
+        Returns:
+            Stress, Mandel [stress]. Shape (n_qp, n_s).
+
+        Raises:
+            NotConverged: A reference law on any rank did not converge.
+        """
+        stress = self.stress.copy()
+
+        def work() -> None:
+            for region in self.regions:
+                own = np.flatnonzero(chosen[region.points])
+                if len(own):
+                    stress[region.points[own]] = region.exact_stress(strain[region.points], own)
+
+        with self.timers.part("exact solves"):
+            on_every_rank(self._comm, work)
+        return stress
 
     def commit(self) -> None:
         """Make the last response the committed state; collective."""

@@ -55,6 +55,9 @@ class MacroProblem:
         laws: Law of each region; `everywhere` denotes the whole body.
         timers: Timers of the run.
 
+    Attributes:
+        responses: Number of responses of the laws so far.
+
     Raises:
         CaseError: The analysis does not fit the mesh, or a law violates the contract.
     """
@@ -78,6 +81,7 @@ class MacroProblem:
         self._make_vectors()
         newton = analysis.newton
         self._solver = LinearSolver(self._matrix, space, _INEXACT * newton.rtol, newton.petsc)
+        self.responses = 0
         self._largest_force = 0.0
         extent = np.ptp(mesh.mesh.geometry.x, axis=0).max() if mesh.n_cells else 0.0
         self._length = self.comm.allreduce(float(extent), op=MPI.MAX)
@@ -284,6 +288,7 @@ class MacroProblem:
 
     def _hand_over(self) -> None:
         self.quadrature.set_response(self.material.stress, self.material.tangent)
+        self.responses += 1
 
     def _keep(self) -> None:
         self._committed = self.displacement.x.array.copy()

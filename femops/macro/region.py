@@ -34,6 +34,7 @@ class Region:
         state: Committed state, read-only. Shape (n_points, n_state).
         law_name: Name of the law, for messages.
         trial: The last response.
+        asked: Committed state and length of the increment with which it was evaluated.
         error: Relative error of the last response; 0 where solved exactly, NaN where unknown. Shape (n_points,).
         reason: Why each point of the last response was solved exactly, see `Reason`. Shape (n_points,).
         memory: Why each point is solved exactly in all further evaluations, until `forget`. Shape (n_points,).
@@ -47,6 +48,7 @@ class Region:
     state: Array = field(init=False)
     law_name: str = ""
     trial: LawResponse | None = None
+    asked: tuple[Array, float] = field(init=False)
     error: Array = field(init=False)
     reason: Any = field(init=False)
     memory: Any = field(init=False)
@@ -107,7 +109,7 @@ class Region:
         if trust is None or (law := self.certified) is None:
             return
         self._certified(law, strain, response, trust.certificate)
-        if trust.on_violation == "solve":
+        if trust.on_violation == "solve" or trust.correct:
             self._asked(law.solve_exactly, strain, state, dt)
 
     def commit(self) -> None:
@@ -144,7 +146,7 @@ class Region:
         Raises:
             NotConverged: The law did not converge, or its response is not finite.
         """
-        self.trial = None
+        self.trial, self.asked = None, (self.state, dt)
         counts = Counts(evaluated=len(strain))
         exactly = self.certified if trust is not None and trust.on_violation == "solve" else None
         known = (self.memory > 0) | (self.flags >= _OFTEN)
@@ -189,6 +191,25 @@ class Region:
         """Solve points exactly in further evaluations, given as indices in the region."""
         self.memory[points] = Reason.CERTIFICATE
         self.doubt[points] = self.error[points]
+
+    def exact_stress(self, strain: Array, points: Any) -> Array:
+        """Return the stress of the reference law in place of the last response, also after `commit`.
+
+        Args:
+            strain: Strain of the last response, Mandel [-]. Shape (n_points, n_s).
+            points: Indices in the region, of a law that can certify. Shape (n,).
+
+        Returns:
+            Stress, Mandel [stress]. Shape (n, n_s).
+
+        Raises:
+            NotConverged: The reference law did not converge, or its response is not finite.
+        """
+        law, (state, dt) = self.certified, self.asked
+        assert law is not None, "only certified laws have a reference law"
+        response = self._asked(law.solve_exactly, strain[points], state[points], dt)
+        self._check_finite(response)
+        return response.stress
 
     def enrich(self, strain: Array) -> None:
         """Enrich the law with exact solutions at the given strains; new state variables are initially zero."""
