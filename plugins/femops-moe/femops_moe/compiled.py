@@ -6,7 +6,7 @@ import numpy.typing as npt
 from femops.notation import Array, Indices
 from femops.phases.saturating import Saturating
 from femops_moe.experts import Experts
-from femops_moe.galerkin import Equilibrium
+from femops_moe.galerkin import BatchedExperts, Equilibrium
 from femops_moe.kernel import GROUP, Tables, newton
 
 # Orthonormal deviators: of (11, 22, 12, 33) in plane strain and of (11, 22, 33, 23, 13, 12) in 3D.
@@ -15,105 +15,114 @@ _DEVIATOR = {
     3: np.array([[_R2, -_R2, 0, 0], [_R6, _R6, 0, -2 * _R6], [0, 0, 1, 0]]),
     6: np.array([[_R2, -_R2, 0, 0, 0, 0], [_R6, _R6, -2 * _R6, 0, 0, 0], *np.eye(6)[3:]]),
 }
-_LANES = 32
+_LANES = 8, 128  # strains per block, at least and at most: registers are filled, and blocks fit into the cache
 
 
 class CompiledExperts:
-    """Coupled experts whose sampled phases are `saturating`.
-
-    The unknowns are ports, then the bubbles of each expert, without padding.
+    """Coupled experts whose sampled phases are `saturating`; see `BatchedExperts`, which has the same methods.
 
     Args:
-        experts: The experts.
-        dtype: Precision of the computation.
+        experts: The experts, on the CPU.
+
+    Attributes:
+        sizes: See `kernel.Tables`.
     """
 
-    def __init__(self, experts: Experts, dtype: npt.DTypeLike = np.float64) -> None:
-        self._n_s, self._n_unknowns = experts.n_s, experts.n_ports + sum(experts.counts)
-        self._tables = Tables(
-            *(one if one.dtype.kind == "i" else one.astype(dtype) for one in _tables(experts))
-        )
-
-    @staticmethod
-    def applies(experts: Experts) -> bool:
-        """Return whether the kernel knows the sampled energies."""
-        return all(isinstance(phase, Saturating) for phase, _ in experts.sampled)
+    def __init__(self, experts: Experts) -> None:
+        self._n_s, self._tables = experts.n_s, _tables(experts)
+        self.sizes = self._tables.sizes
 
     def solve(self, strain: Array, start: Array, evaluations: int, tolerance: float) -> Equilibrium:
-        """Solve for the unknowns at all strains; a strain that has converged leaves the batch.
-
-        Args:
-            strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
-            start: Initial unknowns. Shape (n, n_unknowns).
-            evaluations: Largest number of evaluations of the energies, one more than Newton steps.
-            tolerance: Decrement at convergence [-].
-        """
-        n, n_s, n_e = len(strain), self._n_s, _DEVIATOR[self._n_s].shape[1]
-        dtype = self._tables.quadratic.dtype
-        macro = np.zeros((n, n_e), dtype)
-        macro[:, :n_s] = strain
-        unknowns, stress = np.array(start, dtype), np.empty((n, n_e), dtype)
-        tangent, decrement = np.empty((n, n_e, n_e), dtype), np.empty(n, dtype)
-        unfinished = np.arange(n)
+        """Return the response; a strain that has converged leaves the batch. See `BatchedExperts.solve`."""
+        unfinished, answer = np.arange(len(strain)), self._answer(strain, start)
         for number in range(evaluations):
             enough = tolerance if number < evaluations - 1 else np.inf
-            answer = (unknowns, stress, tangent, decrement)
-            newton(macro, unfinished, self._tables, _LANES, enough, answer)
-            unfinished = unfinished[~(decrement[unfinished] <= tolerance)]
+            self._step(strain, unfinished, enough, answer)
+            unfinished = unfinished[~(answer[3][unfinished] <= tolerance)]
             if not len(unfinished):
                 break
-        unknowns, stress, tangent, decrement = (one.astype(np.float64) for one in answer)
-        plane = n_e > n_s
+        unknowns, stress, tangent, decrement = (one.astype(np.float64) for one in answer[:4])
+        n_s, plane = self._n_s, stress.shape[1] > self._n_s
         return Equilibrium(
             unknowns,
             stress[:, :n_s],
             tangent[:, :n_s, :n_s],
-            stress[:, n_s] if plane else np.zeros(n),
-            tangent[:, n_s, :n_s] if plane else np.zeros((n, n_s)),
+            stress[:, n_s] if plane else np.zeros(len(strain)),
+            tangent[:, n_s, :n_s] if plane else np.zeros(strain.shape),
             decrement,
         )
 
+    def sensitivity(self, strain: Array, unknowns: Array) -> Array:
+        """Return the derivative of the unknowns by the strain; see `BatchedExperts.sensitivity`."""
+        answer = self._answer(strain, unknowns, len(strain))
+        self._step(strain, np.arange(len(strain)), np.inf, answer)
+        return answer[4][:, :, : self._n_s].astype(np.float64)
+
+    def _step(self, strain: Array, points: Indices, tolerance: float, answer: tuple[Array, ...]) -> None:
+        macro = np.zeros(answer[1].shape, answer[1].dtype)
+        macro[:, : self._n_s] = strain
+        least, most = _LANES
+        newton(macro, points, self._tables, min(-(-max(len(points), 1) // least) * least, most), tolerance, answer)
+
+    def _answer(self, strain: Array, start: Array, n_slopes: int = 0) -> tuple[Array, ...]:
+        """Return the arrays that the kernel writes; the first holds the initial unknowns."""
+        (n, n_unknowns), n_e = start.shape, _DEVIATOR[self._n_s].shape[1]
+        dtype = self._tables.quadratic.dtype
+        shapes = [(n, n_e), (n, n_e, n_e), (n,), (n_slopes, n_unknowns, n_e)]
+        return np.array(start, dtype), *(np.empty(shape, dtype) for shape in shapes)
+
+
+def solver(experts: Experts) -> CompiledExperts | BatchedExperts:
+    """Return the fastest solver of coupled experts: compiled on the CPU if it knows their phases."""
+    known = all(isinstance(phase, Saturating) for phase, _ in experts.sampled)
+    return CompiledExperts(experts) if known and not experts.maps.is_cuda else BatchedExperts(experts)
+
 
 def _tables(experts: Experts) -> Tables:
-    """Return the experts as the kernel takes them, in double precision."""
-    n_s, n_shared, counts = experts.n_s, experts.n_shared, np.array(experts.counts)
-    deviator = _DEVIATOR[n_s]
-    n_e = deviator.shape[1]
-    plane = n_e - n_s
-    maps, weight = experts.maps.numpy(), experts.weight.numpy()
-    quadratic = np.insert(experts.quadratic.numpy(), [n_s] * plane, 0.0, axis=1)
-    quadratic = np.insert(quadratic, [n_s] * plane, 0.0, axis=2)
-    projection = np.insert(np.einsum("as,kpsi->kpai", deviator[:, :n_s], maps), [n_s] * plane, 0.0, axis=3)
-    if plane:  # the derivative by the strain 33 is the stress 33
+    """Return the experts as the kernel takes them."""
+    quadratic, projection, parameters = _with_strain_33(experts)
+    (n_experts, _, n_d, _), n_e = projection.shape, _DEVIATOR[experts.n_s].shape[1]
+    n_fixed, counts = n_e + experts.n_ports, np.array(experts.counts)
+    weighted = parameters[:, :, 0] > 0.0
+    used = (weighted[:, :, None, None] & (projection != 0.0)).any(axis=(1, 2)) | (quadratic != 0.0).any(axis=1)
+    used[:, :n_e], used[:, n_fixed:] = True, np.arange(experts.n_bubbles) < counts[:, None]
+    n_points = -(-weighted.sum(axis=1) // GROUP) * GROUP
+    sizes = np.stack([used[:, :n_fixed].sum(axis=1), used.sum(axis=1), n_points], axis=1)
+    m, c = int(sizes[:, 1].max()), int(n_points.max())
+    places, few = np.zeros((n_experts, m), np.int64), np.tile([0.0, 1.0, 1.0], (n_experts, c, 1))
+    q, p = np.zeros((n_experts, m, m)), np.zeros((n_experts, c, n_d, m))
+    others = np.cumsum(counts) - counts  # bubbles of the experts before
+    for k, (_, m_k, _) in enumerate(sizes):
+        mine, points = np.flatnonzero(used[k]), np.flatnonzero(weighted[k])
+        places[k, :m_k] = np.where(mine < n_fixed, mine, mine + others[k])
+        q[k, :m_k, :m_k] = quadratic[k][np.ix_(mine, mine)]
+        p[k, : len(points), :, :m_k] = projection[k, points][:, :, mine]
+        few[k, : len(points)] = parameters[k, points]
+    rows, starts = _fill(used[:, :n_fixed], n_e)
+    dtype = experts.maps.numpy().dtype
+    return Tables(q.astype(dtype), p.astype(dtype), few.astype(dtype), places, sizes, rows, starts)
+
+
+def _with_strain_33(experts: Experts) -> tuple[Array, Array, Array]:
+    """Return Q (K, m, m), P (K, P, n_d, m) and (ω, α₁, α₂) (K, P, 3), in plane strain with the strain 33 in z.
+
+    The derivative of the energy by that strain is the stress 33; its second derivative is not needed.
+    """
+    n_s, deviator = experts.n_s, _DEVIATOR[experts.n_s]
+    where = [n_s] * (deviator.shape[1] - n_s)
+    quadratic = np.insert(np.insert(experts.quadratic.numpy(), where, 0.0, axis=1), where, 0.0, axis=2)
+    maps = np.einsum("as,kpsi->kpai", deviator[:, :n_s], experts.maps.numpy(), optimize=True)
+    projection = np.insert(maps, where, 0.0, axis=3)
+    if where:
         normal = np.insert(experts.normal.numpy(), n_s, 1.0, axis=1)
         quadratic[:, n_s], quadratic[:, :, n_s] = normal, normal
         projection[..., n_s] = deviator[:, n_s]
-    used = (weight[:, :, None, None] * projection != 0.0).any(axis=(1, 2)) | (quadratic != 0.0).any(axis=1)
-    used[:, :n_e] = True
-    used[:, n_e + experts.n_ports :] = np.arange(experts.n_bubbles) < counts[:, None]
-    first = n_shared + plane + np.cumsum(counts) - counts  # of the bubbles of each expert in (E, unknowns)
-    m, n_c = int(used.sum(axis=1).max()), -(-int((weight > 0.0).sum(axis=1).max()) // GROUP) * GROUP
-    n_experts, n_d = len(counts), len(deviator)
-    own = np.arange(m)
-    row, column = np.tril_indices(m)
-    parameters = np.tile([0.0, 1.0, 1.0], (n_experts, n_c, 1))
-    small = (np.zeros((n_experts, m, m)), np.zeros((n_experts, n_c, n_d, m)), np.zeros((n_experts, n_c, len(row))))
-    places, sizes = np.zeros((n_experts, m), np.int64), np.zeros((n_experts, 3), np.int64)
-    constants = np.zeros((weight.shape[1], 2))
+    parameters = np.ones((*experts.points.shape, 3))
+    parameters[:, :, 0] = experts.weight.numpy()
     for phase, part in experts.sampled:
-        constants[part] = phase.alpha1, phase.alpha2
-    for k in range(n_experts):
-        mine, points = np.flatnonzero(used[k]), np.flatnonzero(weight[k] > 0.0)
-        place = np.where(mine < n_e + experts.n_ports, mine, mine - n_e - experts.n_ports + first[k])
-        places[k, : len(mine)] = place
-        sizes[k] = len(mine) - counts[k], len(mine), -(-len(points) // GROUP) * GROUP
-        small[0][k, : len(mine), : len(mine)] = quadratic[k][np.ix_(mine, mine)]
-        small[1][k, : len(points), :, : len(mine)] = projection[k, points][:, :, mine]
-        small[2][k] = (small[1][k][:, :, row] * small[1][k][:, :, column]).sum(axis=1)
-        parameters[k, : len(points), 0] = weight[k, points]
-        parameters[k, : len(points), 1:] = constants[points]
-    rows, starts = _fill(used[:, : n_e + experts.n_ports], n_e)
-    return Tables(*small, parameters, places, sizes, rows, starts)
+        assert isinstance(phase, Saturating)  # see `solver`
+        parameters[:, part, 1:] = phase.alpha1, phase.alpha2
+    return quadratic, projection, parameters
 
 
 def _fill(used: npt.NDArray[np.bool_], n_e: int) -> tuple[Indices, Indices]:

@@ -73,6 +73,12 @@ class Experts:
         own = np.arange(self.n_bubbles) < np.array(self.counts)[:, None]
         return np.flatnonzero(np.concatenate([np.ones(self.n_ports, dtype=bool), own.ravel()]))
 
+    def padded(self, unknowns: Array) -> Array:
+        """Return vectors of unknowns (n, n_unknowns) of those that are no padding (n, m)."""
+        found = np.zeros((len(unknowns), self.n_unknowns))
+        found[:, self.used] = unknowns
+        return found
+
     @property
     def bytes_of_one(self) -> float:
         """Memory per strain in an evaluation of the energies [bytes]."""

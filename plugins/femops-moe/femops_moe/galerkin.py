@@ -12,6 +12,9 @@ stress includes the first-order effect of the step to come.
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from femops.notation import Array
 from femops.phases import PlaneStrainPhase
 from femops.surrogate import chunks
 from femops.surrogate.torch_library import Tensor, torch
@@ -101,8 +104,10 @@ def point_values(experts: Experts, z: Tensor) -> PointValues:
         tangent.append(answer.tangent * weight)
         if answer.stress_33 is not None:
             sum_33 = sum_33 + (answer.stress_33 * weight).sum((0, 2))
-        known = answer.stress_33 is not None and isinstance(phase, PlaneStrainPhase)
-        rows.append(phase.tangent_33(answer.tangent) * weight if known else torch.zeros_like(answer.stress))
+        if answer.stress_33 is not None and isinstance(phase, PlaneStrainPhase):
+            rows.append(phase.tangent_33(answer.tangent) * weight)
+        else:
+            rows.append(torch.zeros_like(answer.stress))
     return PointValues(torch.cat(stress, -1), torch.cat(tangent, -1), sum_33, torch.cat(rows, -1))
 
 
@@ -222,6 +227,49 @@ def _newton(experts: Experts, strain: Tensor, start: Tensor, evaluations: int, t
             break
         unknowns = torch.where(converged[:, None], unknowns, unknowns + change[..., 0])
     return found
+
+
+class BatchedExperts:
+    """Coupled experts in batched torch, on any device; arrays in and out.
+
+    The unknowns are those of `Basis` in their order: ports, then the bubbles of each expert, without padding.
+
+    Args:
+        experts: The experts.
+    """
+
+    def __init__(self, experts: Experts) -> None:
+        self._experts = experts
+
+    def solve(self, strain: Array, start: Array, evaluations: int, tolerance: float) -> Equilibrium:
+        """Return the response at all strains.
+
+        Args:
+            strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
+            start: Initial unknowns. Shape (n, n_unknowns).
+            evaluations: Largest number of evaluations of the energies, one more than Newton steps.
+            tolerance: Decrement at convergence [-].
+        """
+        given, first = self._tensor(strain), self._tensor(self._experts.padded(start))
+        found = equilibrium(self._experts, given, first, evaluations, tolerance)
+        values = {one.name: _array(getattr(found, one.name)) for one in fields(Equilibrium)}
+        return Equilibrium(**{**values, "unknowns": values["unknowns"][:, self._experts.used]})
+
+    def sensitivity(self, strain: Array, unknowns: Array) -> Array:
+        """Return the derivative of the unknowns in equilibrium by the strain. Shape (n, n_unknowns, n_s)."""
+        given, at = self._tensor(strain), self._tensor(self._experts.padded(unknowns))
+        parts = list(chunks(len(strain), self._experts.bytes_of_one)) or [slice(0, 0)]
+        return _array(torch.cat([sensitivity(self._experts, given[one], at[one]) for one in parts]))[
+            :, self._experts.used
+        ]
+
+    def _tensor(self, values: Array) -> Tensor:
+        like = self._experts.maps
+        return torch.tensor(values, dtype=like.dtype, device=like.device)
+
+
+def _array(values: Tensor) -> Array:
+    return np.asarray(values.cpu().double().numpy())
 
 
 def _forward(factor: Tensor, right: Tensor) -> Tensor:

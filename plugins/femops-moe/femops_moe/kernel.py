@@ -25,7 +25,6 @@ class Tables(NamedTuple):
     Attributes:
         quadratic: Q_k [stress]. Shape (K, m, m).
         projection: P_c. Shape (K, C, n_d, m), with C a multiple of `GROUP`.
-        squares: Lower triangles of PᵀP. Shape (K, C, m (m + 1) / 2).
         parameters: ω [-], α₁ [stress] and α₂ [-]. Shape (K, C, 3).
         places: Places of z_k in (E, unknowns), ascending. Shape (K, m).
         sizes: Length of e_k and of z_k, and number of points, of each expert. Shape (K, 3).
@@ -35,7 +34,6 @@ class Tables(NamedTuple):
 
     quadratic: Array
     projection: Array
-    squares: Array
     parameters: Array
     places: Indices
     sizes: Indices
@@ -58,15 +56,16 @@ def newton(  # type: ignore[no-untyped-def]
         lanes: Strains per block.
         tolerance: Decrement at convergence [-].
         answer: Updated: unknowns, shape (n, n_unknowns). Written: stress, shape (n, n_e); tangent, shape
-            (n, n_e, n_e); decrement, shape (n,), NaN where a pivot is not positive.
+            (n, n_e, n_e); decrement, shape (n,), NaN where a pivot is not positive; derivatives of the unknowns in
+            equilibrium by E, shape (n, n_unknowns, n_e), or nothing if that array is empty.
     """
-    unknowns, stress, tangent, decrement = answer
+    unknowns, stress, tangent, decrement, slopes = answer
     n_e, n_ports = macro.shape[1], len(tables.starts) - 1
     n_shared, n_z = n_e + n_ports, n_e + unknowns.shape[1]
     n_experts, n_d, m = tables.quadratic.shape[0], tables.projection.shape[2], tables.quadratic.shape[1]
     dtype = macro.dtype
     z, change = np.zeros((n_z, lanes), dtype), np.zeros((n_z, lanes), dtype)
-    local = np.zeros((m, lanes), dtype)
+    local, slope = np.zeros((m, lanes), dtype), np.zeros((n_z, lanes), dtype)
     gradient = np.zeros((n_experts, m, lanes), dtype)
     hessian = np.zeros((n_experts, m * (m + 1) // 2, lanes), dtype)
     force = np.zeros((n_shared, lanes), dtype)
@@ -78,6 +77,7 @@ def newton(  # type: ignore[no-untyped-def]
         np.empty((GROUP, m, lanes), dtype),
         np.empty((m, GROUP, lanes), dtype),
         np.empty((GROUP, lanes), dtype),
+        np.empty((GROUP, m), dtype),
         factor,
     )
     for first in range(0, len(points), lanes):
@@ -111,6 +111,18 @@ def newton(  # type: ignore[no-untyped-def]
             for p in range(n_k, m_k):
                 _substitute(gradient[k], hessian[k], p, every[:p], change, n_e, place)
                 change[place[p]] = gradient[k, p]
+        for e in range(n_e if len(slopes) else 0):
+            slope[:n_e] = 0
+            slope[e] = 1
+            for p in range(n_e, n_shared):
+                rows = tables.rows[tables.starts[p - n_e] : tables.starts[p - n_e + 1]]
+                _slope(shared, p, rows, slope, every)
+            for k in range(n_experts):
+                for p in range(tables.sizes[k, 0], tables.sizes[k, 1]):
+                    _slope(hessian[k], p, every[:p], slope, tables.places[k])
+            for lane in range(here):
+                for i in range(n_e, n_z):
+                    slopes[points[first + lane], i - n_e, e] = slope[i, lane]
         factor[:] = 0
         for i in range(n_e):
             for lane in range(lanes):
@@ -134,7 +146,7 @@ def _at(i: int, j: int) -> int:
 
 
 @njit(cache=True, fastmath=_FLAGS)
-def _eliminate(  # type: ignore[no-untyped-def]
+def _eliminate(
     gradient: Array, hessian: Array, p: int, rows: Indices, gap: Array, pivots: Array, factor: Array
 ) -> None:
     """Eliminate unknown p from the unknowns before it, and replace its pivot by the inverse; `rows` are ascending."""
@@ -158,7 +170,7 @@ def _eliminate(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, fastmath=_FLAGS)
-def _substitute(  # type: ignore[no-untyped-def]
+def _substitute(
     gradient: Array, hessian: Array, p: int, rows: Indices, change: Array, n_e: int, place: Indices
 ) -> None:
     """Write the step of unknown p to gradient[p] from those of the unknowns before it, at `place` in `change`."""
@@ -174,9 +186,20 @@ def _substitute(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, fastmath=_FLAGS)
-def _add(  # type: ignore[no-untyped-def]
-    gradient: Array, hessian: Array, place: Indices, force: Array, shared: Array
-) -> None:
+def _slope(hessian: Array, p: int, rows: Indices, slope: Array, place: Indices) -> None:
+    """Write the derivative of unknown p by a strain, from those of the strains and unknowns before it."""
+    target, inverse, row = slope[place[p]], hessian[_at(p, p)], _at(p, 0)
+    target[:] = 0
+    for i in rows:
+        at, other = hessian[row + i], slope[place[i]]
+        for lane in range(len(target)):
+            target[lane] -= at[lane] * other[lane]
+    for lane in range(len(target)):
+        target[lane] *= inverse[lane]
+
+
+@njit(cache=True, fastmath=_FLAGS)
+def _add(gradient: Array, hessian: Array, place: Indices, force: Array, shared: Array) -> None:
     """Add the condensed derivatives of an expert to those of all."""
     lanes = force.shape[1]
     for i in range(len(place)):
@@ -192,8 +215,8 @@ def _add(  # type: ignore[no-untyped-def]
 @njit(cache=True, fastmath=_FLAGS)
 def _evaluate(z: Array, tables: Tables, k: int, gradient: Array, hessian: Array, work) -> None:  # type: ignore[no-untyped-def]
     """Write gradient (m, lanes) and packed Hessian of expert k at z (m, lanes)."""
-    d, v, scaled, secant_weight, scale = work
-    quadratic, projection, squares = tables.quadratic[k], tables.projection[k], tables.squares[k]
+    d, v, scaled, secant_weight, squares, scale = work
+    quadratic, projection = tables.quadratic[k], tables.projection[k]
     m, n_c, lanes = tables.sizes[k, 1], tables.sizes[k, 2], z.shape[1]
     for i in range(m):
         target = gradient[i]
@@ -220,10 +243,10 @@ def _evaluate(z: Array, tables: Tables, k: int, gradient: Array, hessian: Array,
         h0, h1, h2, h3 = secant_weight[0], secant_weight[1], secant_weight[2], secant_weight[3]
         for i in range(m):
             a0, a1, a2, a3 = scaled[i, 0], scaled[i, 1], scaled[i, 2], scaled[i, 3]
+            _squares(projection, c, i, squares)
             for j in range(i + 1):
-                at = _at(i, j)
-                target = hessian[at]
-                s0, s1, s2, s3 = squares[c, at], squares[c + 1, at], squares[c + 2, at], squares[c + 3, at]
+                target = hessian[_at(i, j)]
+                s0, s1, s2, s3 = squares[0, j], squares[1, j], squares[2, j], squares[3, j]
                 v0, v1, v2, v3 = v[0, j], v[1, j], v[2, j], v[3, j]
                 for lane in range(lanes):
                     target[lane] += (
@@ -235,7 +258,19 @@ def _evaluate(z: Array, tables: Tables, k: int, gradient: Array, hessian: Array,
 
 
 @njit(cache=True, fastmath=_FLAGS)
-def _sample(  # type: ignore[no-untyped-def]
+def _squares(projection: Array, c: int, i: int, squares: Array) -> None:
+    """Write row i of the lower triangles of PᵀP of a group of points."""
+    for g in range(GROUP):
+        target = squares[g]
+        target[: i + 1] = 0
+        for a in range(projection.shape[1]):
+            p, row = projection[c + g, a, i], projection[c + g, a]
+            for j in range(i + 1):
+                target[j] += p * row[j]
+
+
+@njit(cache=True, fastmath=_FLAGS)
+def _sample(
     z: Array, m: int, projection: Array, parameters: Array, d: Array, secant_weight: Array, scale: Array
 ) -> None:
     """Write d = P z, ω h and ω h'/n at a point."""

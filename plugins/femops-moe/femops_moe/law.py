@@ -4,6 +4,7 @@ import numpy as np
 
 from femops.law import CertificateKind, LawResponse
 from femops.notation import Array
+from femops.phases import PlaneStrainPhase
 from femops.surrogate import CheckedArrays, TrainedModel, chunks, torch_device, within
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.fields.hyperelastic import HyperelasticFields
@@ -11,8 +12,9 @@ from femops.surrogate.fields.law import TINY, FieldLaw, in_numpy, quadratic_form
 from femops.surrogate.store import of_arrays
 from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.basis import Basis
+from femops_moe.compiled import solver
 from femops_moe.experts import assemble, on_device, restricted
-from femops_moe.galerkin import Equilibrium, equilibrium, sensitivity
+from femops_moe.galerkin import Equilibrium
 from femops_moe.options import MoEParameters
 from femops_moe.partition import Partition
 
@@ -53,22 +55,26 @@ class MoELaw(FieldLaw):
         experts = assemble(model.rve, space, partition.expert, self.basis)
         experts = restricted(experts, np.where(experts.points >= 0, factor[experts.points], 0.0))
         self.experts = on_device(experts, torch_device(parameters.device), getattr(torch, parameters.precision))
+        self._solver = solver(self.experts)
         self.n_state = self.basis.n_unknowns
+        self._knows_tangent_33 = self.dim == 2 and all(
+            isinstance(phase, PlaneStrainPhase) for phase, _ in experts.sampled
+        )
         self._fields = HyperelasticFields(model.rve, device=torch_device(parameters.device))
         unstrained = self._solve(np.zeros((1, len(self.low))), np.zeros((1, self.n_state)))
-        self.metric = np.linalg.inv(in_numpy(unstrained.tangent)[0])
+        self.metric = np.linalg.inv(unstrained.tangent[0])
 
     def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
         """Return the response of the coupled experts; see `MaterialLaw.evaluate`."""
         found = self._solve(strain, state)
-        decrement = in_numpy(found.decrement)
         return LawResponse(
-            in_numpy(found.stress),
-            in_numpy(found.tangent),
-            self._state(found),
-            in_numpy(found.stress_33) if self.dim == 2 else None,
-            valid=within(strain, self.low, self.high) & (decrement <= _TOLERANCE[self._precision]),
-            solver_residual=decrement,
+            found.stress,
+            found.tangent,
+            found.unknowns,
+            found.stress_33 if self.dim == 2 else None,
+            valid=within(strain, self.low, self.high) & (found.decrement <= _TOLERANCE[self._precision]),
+            solver_residual=found.decrement,
+            tangent_33=found.tangent_33 if self._knows_tangent_33 else None,
         )
 
     def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
@@ -86,49 +92,38 @@ class MoELaw(FieldLaw):
 
     def solve_exactly(self, strain: Array, state: Array, dt: float) -> LawResponse:
         """Return the response of the nested solve, which starts from the fields of the experts."""
-        found = self._state(self._solve(strain, state))
+        found = self._solve(strain, state).unknowns
 
         def start(part: slice) -> Array:
             return self._free(strain[part], found[part])
 
         answer = self.exact.solve(strain, start)
-        return LawResponse(answer.stress, answer.tangent, found, answer.stress_33, np.zeros(len(strain)))
+        error = np.zeros(len(strain))
+        return LawResponse(answer.stress, answer.tangent, found, answer.stress_33, error, tangent_33=answer.tangent_33)
 
     def free_fluctuation(self, strain: Array) -> Array:
         """Return the fluctuation at the free dofs of the RVE (n_free,) [length] at a strain (n_s,)."""
-        state = self._state(self._solve(strain[None], np.zeros((1, self.n_state))))
-        return np.asarray(self._free(strain[None], state)[0])
+        unknowns = self._solve(strain[None], np.zeros((1, self.n_state))).unknowns
+        return np.asarray(self._free(strain[None], unknowns)[0])
 
     def _solve(self, strain: Array, state: Array) -> Equilibrium:
         """Return the equilibrium at strains (n, n_s), from the state (n, n_state) of the step before."""
-        experts, tolerance = self.experts, _TOLERANCE[self._precision]
-        given, start = self._tensor(strain), self._tensor(self._unknowns(state))
-        return equilibrium(experts, given, start, _EVALUATIONS, tolerance)
+        return self._solver.solve(strain, state, _EVALUATIONS, _TOLERANCE[self._precision])
 
-    def _tensor(self, values: Array) -> Tensor:
-        like = self.experts.maps
-        return torch.tensor(values, dtype=like.dtype, device=like.device)
+    def _fluctuation(self, strain: Array, unknowns: Array) -> Array:
+        """Return the fluctuations of the RVE (n_dofs, n)."""
+        return self.basis.fluctuation(self._owner, strain, self.experts.padded(unknowns))
 
-    def _state(self, found: Equilibrium) -> Array:
-        return in_numpy(found.unknowns)[:, self.experts.used]
-
-    def _unknowns(self, state: Array) -> Array:
-        """Return the vectors of unknowns (n, n_unknowns) of states (n, n_state)."""
-        unknowns = np.zeros((len(state), self.experts.n_unknowns))
-        unknowns[:, self.experts.used] = state
-        return unknowns
-
-    def _free(self, strain: Array, state: Array) -> Array:
+    def _free(self, strain: Array, unknowns: Array) -> Array:
         """Return the fluctuations at the free dofs (n, n_free)."""
-        return self._fields.space.to_free(self.basis.fluctuation(self._owner, strain, self._unknowns(state))).T
+        return self._fields.space.to_free(self._fluctuation(strain, unknowns)).T
 
-    def _mode_fields(self, strain: Array, state: Array) -> tuple[Tensor, Tensor]:
+    def _mode_fields(self, strain: Array, unknowns: Array) -> tuple[Tensor, Tensor]:
         """Return the fluctuations (n, n_nodes, dim) and their derivatives by the strain (n, n_nodes, dim, n_s)."""
-        unknowns = self._unknowns(state)
-        columns = in_numpy(sensitivity(self.experts, self._tensor(strain), self._tensor(unknowns)))
-        fields = [self.basis.fluctuation(self._owner, strain, unknowns)]
+        columns = self._solver.sensitivity(strain, unknowns)
+        fields = [self._fluctuation(strain, unknowns)]
         for unit, column in zip(np.eye(strain.shape[1]), np.moveaxis(columns, 2, 0), strict=True):
-            fields.append(self.basis.fluctuation(self._owner, np.tile(unit, (len(strain), 1)), column))
+            fields.append(self._fluctuation(np.tile(unit, (len(strain), 1)), column))
         every = torch.as_tensor(np.stack(fields, 2), device=self._fields.device)  # (n_dofs, n, 1 + n_s)
         nodal = every.unflatten(0, (-1, self.dim)).permute(2, 0, 1, 3).contiguous()
         return nodal[..., 0], nodal[..., 1:]

@@ -10,9 +10,9 @@ from femops.rve.sampling import sobol
 from femops.surrogate import Fit, FitTask
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops_moe.basis import decompose, elastic_stiffness, nonlinear_fields
+from femops_moe.compiled import solver
 from femops_moe.cubature import choose
 from femops_moe.experts import Experts, assemble
-from femops_moe.galerkin import equilibrium
 from femops_moe.options import MoEOptions
 from femops_moe.partition import Partition, bisection, grid
 
@@ -103,9 +103,8 @@ def _cubature(task: FitTask, experts: Experts) -> tuple[Array, dict[int, float]]
 
 def _compliance(experts: Experts) -> Array:
     """Return the inverse of the homogenized tangent at zero strain [1/stress]. Shape (n_s, n_s)."""
-    zero = experts.maps.new_zeros(1, experts.n_s)
-    unstrained = equilibrium(experts, zero, zero.new_zeros(1, experts.n_unknowns), 1, 1.0)
-    return np.asarray(np.linalg.inv(unstrained.tangent[0].numpy()))
+    unstrained = solver(experts).solve(np.zeros((1, experts.n_s)), np.zeros((1, len(experts.used))), 1, 1.0)
+    return np.asarray(np.linalg.inv(unstrained.tangent[0]))
 
 
 def _check_fluctuation(task: FitTask) -> None:
