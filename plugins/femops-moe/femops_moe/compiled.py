@@ -25,12 +25,11 @@ class CompiledExperts:
         experts: The experts, on the CPU.
 
     Attributes:
-        sizes: See `kernel.Tables`.
+        tables: What the kernel takes.
     """
 
     def __init__(self, experts: Experts) -> None:
-        self._n_s, self._tables = experts.n_s, _tables(experts)
-        self.sizes = self._tables.sizes
+        self._n_s, self.tables = experts.n_s, _tables(experts)
 
     def solve(self, strain: Array, start: Array, evaluations: int, tolerance: float) -> Equilibrium:
         """Return the response; a strain that has converged leaves the batch. See `BatchedExperts.solve`."""
@@ -62,12 +61,12 @@ class CompiledExperts:
         macro = np.zeros(answer[1].shape, answer[1].dtype)
         macro[:, : self._n_s] = strain
         least, most = _LANES
-        newton(macro, points, self._tables, min(-(-max(len(points), 1) // least) * least, most), tolerance, answer)
+        newton(macro, points, self.tables, min(-(-max(len(points), 1) // least) * least, most), tolerance, answer)
 
     def _answer(self, strain: Array, start: Array, n_slopes: int = 0) -> tuple[Array, ...]:
         """Return the arrays that the kernel writes; the first holds the initial unknowns."""
         (n, n_unknowns), n_e = start.shape, _DEVIATOR[self._n_s].shape[1]
-        dtype = self._tables.quadratic.dtype
+        dtype = self.tables.quadratic.dtype
         shapes = [(n, n_e), (n, n_e, n_e), (n,), (n_slopes, n_unknowns, n_e)]
         return np.array(start, dtype), *(np.empty(shape, dtype) for shape in shapes)
 

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.optimize import nnls
 
-from femops.notation import Array
+from femops.notation import Array, Indices
 from femops.surrogate import chunks
 from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.compiled import solver
@@ -26,6 +26,7 @@ from femops_moe.galerkin import local_strain, point_values
 _WEIGHT_OF_UNKNOWNS = 0.05
 _EXPERTS_OF_GROUP = 4
 _SKETCH = 600  # random combinations of the functionals of a group, far more than singular vectors are kept
+_CANDIDATES = 5000  # points of a group that may be chosen
 _EVALUATIONS, _CONVERGED = 12, 1e-14
 _LARGEST, _SMALLER, _TRIALS = 1e-4, 0.6, 24  # sizes of the singular vectors to keep: the first, and later ones
 
@@ -37,15 +38,20 @@ class Shares:
     Attributes:
         sizes: Singular values, descending. Shape (r,).
         vectors: Singular vectors over the points, and the volumes of the points. Shape (r + 1, k · P).
+        candidates: Points that may be chosen, a random part of many. Shape (c,).
     """
 
     sizes: Array
     vectors: Array
+    candidates: Indices
 
     def factors(self, smallest: float) -> Array:
         """Return factors (k · P,) of the weights, mostly zero, that keep the functionals above a size."""
         rows = self.vectors[np.append(self.sizes > smallest, True)]
-        return np.asarray(nnls(rows, rows.sum(axis=1), maxiter=10 * rows.shape[1])[0])
+        factor = np.zeros(rows.shape[1])
+        some = np.ascontiguousarray(rows[:, self.candidates])
+        factor[self.candidates] = nnls(some, rows.sum(axis=1), maxiter=10 * rows.shape[1])[0]
+        return factor
 
 
 def choose(
@@ -63,12 +69,14 @@ def choose(
     Returns:
         Factors of the weights, shape (K, P), and the error by number of points.
     """
-    full = solver(experts).solve(strain, np.zeros((len(strain), len(experts.used))), _EVALUATIONS, _CONVERGED)
+    full = solver(experts).solve(strain, np.zeros((len(strain), len(experts.used))), _CANDIDATES = 5000  # points of a group that may be chosen
+_EVALUATIONS, _CONVERGED)
     found, smallest = shares(experts, strain, full.unknowns, metric, seed), _LARGEST
     root, errors = np.linalg.cholesky(metric), dict[int, float]()
     for _ in range(_TRIALS):
         factor = np.concatenate([one.factors(smallest) for one in found]).reshape(experts.points.shape)
-        few = solver(restricted(experts, factor)).solve(strain, full.unknowns, _EVALUATIONS, _CONVERGED)
+        few = solver(restricted(experts, factor)).solve(strain, full.unknowns, _CANDIDATES = 5000  # points of a group that may be chosen
+_EVALUATIONS, _CONVERGED)
         change, size = (np.linalg.norm(one @ root, axis=1) for one in (few.stress - full.stress, full.stress))
         errors[int((factor > 0.0).sum())] = error = float(np.median(change / size))
         if error <= tolerance:
@@ -106,17 +114,18 @@ def shares(experts: Experts, strain: Array, unknowns: Array, metric: Array, seed
                 )
                 shared, own = (one.flatten(0, 1).numpy() for one in (local[:, :n_shared], local[:, n_shared:]))
                 sums[k] += common @ shared + _signs(rng, len(own)) @ own
-    return [_decomposed(sums[group], experts.weight[group].numpy(), len(strain)) for group in groups]
+    return [_decomposed(sums[group], experts.weight[group].numpy(), len(strain), rng) for group in groups]
 
 
-def _decomposed(sums: Array, weight: Array, n: int) -> Shares:
-    """Return the singular values of a group's sums (k, n_sums, P) of functionals at n states."""
+def _decomposed(sums: Array, weight: Array, n: int, rng: np.random.Generator) -> Shares:
+    """Return the singular values of a group's sums (k, n_sums, P) of functionals at n states; weights are (k, P)."""
     matrix = sums.transpose(1, 0, 2).reshape(len(sums[0]), -1)
     squares, left = np.linalg.eigh(matrix @ matrix.T)
     kept = np.flatnonzero(squares > 1e-14 * squares[-1])[::-1]
     sizes = np.sqrt(squares[kept])
     volume = weight.ravel() / max(float(np.linalg.norm(weight)), np.finfo(float).tiny)
-    return Shares(sizes / n**0.5, np.vstack([(matrix.T @ (left[:, kept] / sizes)).T, volume]))
+    candidates = rng.permutation(np.flatnonzero(weight.ravel() > 0.0))[:_CANDIDATES]
+    return Shares(sizes / n**0.5, np.vstack([(matrix.T @ (left[:, kept] / sizes)).T, volume]), np.sort(candidates))
 
 
 def _signs(rng: np.random.Generator, n: int) -> sp.csr_array:

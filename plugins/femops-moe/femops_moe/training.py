@@ -17,7 +17,7 @@ from femops_moe.options import MoEOptions
 from femops_moe.partition import Partition, bisection, grid
 
 _NOTHING = 1e-9  # relative to the macroscale displacement
-_STATES, _SMALLEST = 64, 0.02  # strains to choose points with; half of them are scaled down, at most by this factor
+_STATES, _SMALLEST = 64, 0.02  # strains to choose points with, and the least factor of those that are scaled down
 
 
 def partition_of(space: FluctuationSpace, options: MoEOptions) -> Partition:
@@ -82,15 +82,21 @@ def fit(task: FitTask) -> Fit:
     return Fit(arrays, {"options": options.model_dump(mode="json")}, metrics, curves, over)
 
 
+def strains_to_learn(low: Array, high: Array, count: int, seed: int) -> Array:
+    """Return strains (count, n_s): half sample the range, half are scaled down to cover small strains."""
+    strain = sobol(low, high, count, seed)
+    strain[::2] *= np.linspace(_SMALLEST, 1.0, len(strain[::2]))[:, None]
+    return strain
+
+
 def _cubature(task: FitTask, experts: Experts) -> tuple[Array, dict[int, float]]:
     """Return factors of the weights of all points of the RVE (n_points,), and the stress error by number of points."""
     options: MoEOptions = task.options
     found, errors = np.ones(experts.points.shape), dict[int, float]()
     if options.cubature_tolerance is not None:
         task.progress("cubature", 0, 1)
-        strain = sobol(task.low, task.high, _STATES, options.seed + 1)
-        strain[::2] *= np.linspace(_SMALLEST, 1.0, len(strain[::2]))[:, None]
-        strain = np.concatenate([task.snapshots["strain"], strain])
+        more = strains_to_learn(task.low, task.high, _STATES, options.seed + 1)
+        strain = np.concatenate([task.snapshots["strain"], more])
         found, errors = choose(experts, strain, _compliance(experts), options.cubature_tolerance, options.seed)
         missed = min(errors.values()) > options.cubature_tolerance
         note = f"{(found > 0.0).sum()} points, stress error {min(errors.values()):.1e}"

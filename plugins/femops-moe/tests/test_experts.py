@@ -276,7 +276,7 @@ def test_ports_that_are_zero_in_a_subdomain_are_left_out_there():
         quadratic[k, port], quadratic[k, :, port], normal[k, port] = 0.0, 0.0, 0.0
     experts = replace(experts, maps=maps, quadratic=quadratic, normal=normal)
     compiled, strain = CompiledExperts(experts), _unseen(2)
-    assert (compiled.sizes[:, 0] == 4 + basis.ports.shape[1] - 1).all()
+    assert (compiled.tables.sizes[:, 0] == 4 + basis.ports.shape[1] - 1).all()
     start = np.zeros((len(strain), len(experts.used)))
     found, expected = (each.solve(strain, start, 12, 1e-12) for each in (compiled, BatchedExperts(experts)))
     assert _relative(found.stress, expected.stress) < 1e-12
