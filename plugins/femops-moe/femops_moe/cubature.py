@@ -69,14 +69,12 @@ def choose(
     Returns:
         Factors of the weights, shape (K, P), and the error by number of points.
     """
-    full = solver(experts).solve(strain, np.zeros((len(strain), len(experts.used))), _CANDIDATES = 5000  # points of a group that may be chosen
-_EVALUATIONS, _CONVERGED)
+    full = solver(experts).solve(strain, np.zeros((len(strain), len(experts.used))), _EVALUATIONS, _CONVERGED)
     found, smallest = shares(experts, strain, full.unknowns, metric, seed), _LARGEST
     root, errors = np.linalg.cholesky(metric), dict[int, float]()
     for _ in range(_TRIALS):
         factor = np.concatenate([one.factors(smallest) for one in found]).reshape(experts.points.shape)
-        few = solver(restricted(experts, factor)).solve(strain, full.unknowns, _CANDIDATES = 5000  # points of a group that may be chosen
-_EVALUATIONS, _CONVERGED)
+        few = solver(restricted(experts, factor)).solve(strain, full.unknowns, _EVALUATIONS, _CONVERGED)
         change, size = (np.linalg.norm(one @ root, axis=1) for one in (few.stress - full.stress, full.stress))
         errors[int((factor > 0.0).sum())] = error = float(np.median(change / size))
         if error <= tolerance:
