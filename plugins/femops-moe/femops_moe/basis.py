@@ -46,6 +46,12 @@ class Basis:
         """Number of ports and bubbles."""
         return int(self.ports.shape[1] + self.counts.sum())
 
+    def places(self, n_ports: int, counts: Indices) -> Indices:
+        """Return where the first ports, and the first bubbles of each expert, are among the unknowns. Shape (n,)."""
+        starts = self.ports.shape[1] + np.cumsum(self.counts) - self.counts
+        own = [start + np.arange(count) for start, count in zip(starts, counts, strict=True)]
+        return np.concatenate([np.arange(n_ports), *own])
+
     def fluctuation(self, owner: Indices, strain: Array, unknowns: Array) -> Array:
         """Return the fluctuations of given unknowns [length].
 
