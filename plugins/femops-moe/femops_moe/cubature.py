@@ -25,7 +25,7 @@ from femops_moe.galerkin import local_strain, point_values
 
 _WEIGHT_OF_UNKNOWNS = 0.05
 _EXPERTS_OF_GROUP = 4
-_SKETCH = 600  # random combinations of the functionals of a group, far more than singular vectors are kept
+_SKETCH = 1000  # random combinations of the functionals of a group, far more than singular vectors are kept
 _CANDIDATES = 5000  # points of a group that may be chosen
 _EVALUATIONS, _CONVERGED = 12, 1e-14
 _LARGEST, _SMALLER, _TRIALS = 1e-4, 0.6, 24  # sizes of the singular vectors to keep: the first, and later ones

@@ -8,12 +8,13 @@ import numpy as np
 from femops.law import CertificateKind, LawResponse
 from femops.notation import Array, Indices
 from femops.phases import PlaneStrainPhase
-from femops.surrogate import CheckedArrays, TrainedModel, torch_device, within
+from femops.surrogate import CheckedArrays, TrainedModel, chunks, torch_device, within
+from femops.surrogate.fields.bound import StressBound
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.fields.hyperelastic import HyperelasticFields
 from femops.surrogate.fields.law import TINY, FieldLaw, quadratic_form
 from femops.surrogate.store import of_arrays
-from femops.surrogate.torch_library import torch
+from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.basis import Basis
 from femops_moe.compiled import CompiledExperts, solver
 from femops_moe.experts import Experts, assemble, on_device, restricted
@@ -22,6 +23,7 @@ from femops_moe.options import MoEParameters
 from femops_moe.partition import Partition
 
 _EVALUATIONS = 12
+_COPIES = 6  # copies of the fields of a point in memory at the same time
 _TOLERANCE = {"float64": 1e-12, "float32": 1e-8}  # Newton decrement, relative to the work
 
 
@@ -82,9 +84,9 @@ class MoELaw(FieldLaw):
         )
 
     def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
-        """Return the relative change of the stress by more modes and points as indicator; the bound is infinite."""
+        """Return the bound, see `fields.bound`, or as indicator the relative change by more modes and points."""
         if kind == "bound":
-            return np.full(len(strain), np.inf)
+            return self._certified(strain, response)
         start = np.zeros((len(strain), self.basis.n_unknowns))
         start[:, self._places] = response.state
         change = self._indicator.solve(strain, start, 1, np.inf).stress - response.stress
@@ -108,6 +110,17 @@ class MoELaw(FieldLaw):
         return np.asarray(self._free(strain[None], unknowns)[0])
 
     @cached_property
+    def _bound(self) -> StressBound:
+        return StressBound(self._fields, self.metric)
+
+    def _certified(self, strain: Array, response: LawResponse) -> Array:
+        error = np.empty(len(strain))
+        for part in chunks(len(strain), 8.0 * self._fields.space.n_dofs * (1 + strain.shape[1]) * _COPIES):
+            fields = self._mode_fields(strain[part], response.state[part])
+            error[part] = self._bound.error(strain[part], response.stress[part], *fields)
+        return error
+
+    @cached_property
     def _indicator(self) -> CompiledExperts | BatchedExperts:
         """The experts with all modes and the points of the indicator."""
         return solver(_sampled(self._wider, self._factor_of_indicator))
@@ -125,6 +138,16 @@ class MoELaw(FieldLaw):
     def _free(self, strain: Array, unknowns: Array) -> Array:
         """Return the fluctuations at the free dofs (n, n_free)."""
         return self._fields.space.to_free(self._fluctuation(strain, unknowns)).T
+
+    def _mode_fields(self, strain: Array, unknowns: Array) -> tuple[Tensor, Tensor]:
+        """Return the fluctuations (n, n_nodes, dim) and their derivatives by the strain (n, n_nodes, dim, n_s)."""
+        columns = self._solver.sensitivity(strain, unknowns)
+        fields = [self._fluctuation(strain, unknowns)]
+        for unit, column in zip(np.eye(strain.shape[1]), np.moveaxis(columns, 2, 0), strict=True):
+            fields.append(self._fluctuation(np.tile(unit, (len(strain), 1)), column))
+        every = torch.as_tensor(np.stack(fields, 2), device=self._fields.device)  # (n_dofs, n, 1 + n_s)
+        nodal = every.unflatten(0, (-1, self.dim)).permute(2, 0, 1, 3).contiguous()
+        return nodal[..., 0], nodal[..., 1:]
 
 
 def _sampled(experts: Experts, factor: Array) -> Experts:

@@ -18,7 +18,7 @@ from femops_moe.partition import Partition, bisection, grid
 
 _NOTHING = 1e-9  # relative to the macroscale displacement
 _OF_INDICATOR, _ALL = 1.5, 1e-12  # modes of the indicator relative to those of the law, and what they may lose
-_FINER = 0.25  # cubature_tolerance of the indicator relative to that of the law
+_FINER = 0.5  # cubature_tolerance of the indicator relative to that of the law
 _STATES, _SMALLEST = 64, 0.02  # strains to choose points with, and the least factor of those that are scaled down
 
 
