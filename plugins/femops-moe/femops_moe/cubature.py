@@ -24,11 +24,11 @@ from femops_moe.experts import Experts, restricted
 from femops_moe.galerkin import local_strain, point_values
 
 _WEIGHT_OF_UNKNOWNS = 0.05
-_EXPERTS_OF_GROUP = 4
 _SKETCH = 1000  # random combinations of the functionals of a group, far more than singular vectors are kept
 _CANDIDATES = 5000  # points of a group that may be chosen
 _EVALUATIONS, _CONVERGED = 12, 1e-14
-_LARGEST, _SMALLER, _TRIALS = 1e-4, 0.6, 24  # sizes of the singular vectors to keep: the first, and later ones
+_LARGEST, _SMALLER, _TRIALS = 3e-5, (0.3, 0.7), 16  # sizes of the singular vectors to keep: first, relative to the last
+_ORDER = 2.0  # of the error in that size, about
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Shares:
 
 
 def choose(
-    experts: Experts, strain: Array, metric: Array, tolerance: float, seed: int
+    experts: Experts, strain: Array, metric: Array, tolerance: float, seed: int, together: int = 4
 ) -> tuple[Array, dict[int, float]]:
     """Choose cubature points until the stress of the experts at training states is as accurate as wanted.
 
@@ -65,12 +65,13 @@ def choose(
         metric: Metric of stresses [1/stress]. Shape (n_s, n_s).
         tolerance: Median relative error of the stress, in the norm of `metric`.
         seed: Seed of the random combinations of functionals.
+        together: Experts in a group; more find fewer points, in a time that grows with the cube of the points.
 
     Returns:
         Factors of the weights, shape (K, P), and the error by number of points.
     """
     full = solver(experts).solve(strain, np.zeros((len(strain), len(experts.used))), _EVALUATIONS, _CONVERGED)
-    found, smallest = shares(experts, strain, full.unknowns, metric, seed), _LARGEST
+    found, smallest = shares(experts, strain, full.unknowns, metric, seed, together), _LARGEST
     root, errors = np.linalg.cholesky(metric), dict[int, float]()
     for _ in range(_TRIALS):
         factor = np.concatenate([one.factors(smallest) for one in found]).reshape(experts.points.shape)
@@ -79,11 +80,11 @@ def choose(
         errors[int((factor > 0.0).sum())] = error = float(np.median(change / size))
         if error <= tolerance:
             break
-        smallest *= _SMALLER
+        smallest *= float(np.clip((tolerance / error) ** (1.0 / _ORDER), *_SMALLER))
     return factor, errors
 
 
-def shares(experts: Experts, strain: Array, unknowns: Array, metric: Array, seed: int) -> list[Shares]:
+def shares(experts: Experts, strain: Array, unknowns: Array, metric: Array, seed: int, together: int) -> list[Shares]:
     """Return the shares of the points of every group of experts.
 
     Stresses are measured relative to the square root of the work, because soft deformations, which contribute little to
@@ -95,10 +96,11 @@ def shares(experts: Experts, strain: Array, unknowns: Array, metric: Array, seed
         unknowns: Unknowns in equilibrium there. Shape (T, n_unknowns).
         metric: Metric of stresses. Shape (n_s, n_s).
         seed: Seed of the random combinations of functionals.
+        together: Experts in a group.
     """
     n_experts, n_points = experts.points.shape
     rng, sums = np.random.default_rng(seed), np.zeros((n_experts, _SKETCH, n_points))
-    groups = [slice(k, min(k + _EXPERTS_OF_GROUP, n_experts)) for k in range(0, n_experts, _EXPERTS_OF_GROUP)]
+    groups = [slice(k, min(k + together, n_experts)) for k in range(0, n_experts, together)]
     totals, n_shared = solver(experts).sensitivity(strain, unknowns) @ np.linalg.cholesky(metric), experts.n_shared
     for part in chunks(len(strain), 8.0 * n_points * (n_experts * 6 * experts.n_s + 3 * experts.maps.shape[3])):
         force, wanted = _forces(experts, strain[part], unknowns[part], totals[part], np.linalg.cholesky(metric))
