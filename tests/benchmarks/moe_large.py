@@ -207,7 +207,7 @@ def draw(results: Path) -> None:
             axis.loglog(EXPERTS, values, "o-", label=f"{problem}, {found['unknowns_of_nested']} unknowns")
         axis.set(xlabel="experts", title=label, xticks=EXPERTS, xticklabels=EXPERTS)
         axis.grid(which="both", alpha=0.3)
-    axes[0].legend()
+    axes[3].legend(fontsize=8)
     figure.savefig(results.with_suffix(".png"), dpi=90)
 
 
