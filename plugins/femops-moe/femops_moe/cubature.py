@@ -55,7 +55,7 @@ class Shares:
 
 
 def choose(
-    experts: Experts, strain: Array, metric: Array, tolerance: float, seed: int, together: int = 4
+    experts: Experts, strain: Array, metric: Array, tolerance: float, seed: int, together: int = 2
 ) -> tuple[Array, dict[int, float]]:
     """Choose cubature points until the stress of the experts at training states is as accurate as wanted.
 

@@ -93,7 +93,7 @@ def strains_to_learn(low: Array, high: Array, count: int, seed: int) -> Array:
 
 
 def _cubature(
-    task: FitTask, experts: Experts, stage: str, part: float = 1.0, together: int = 4
+    task: FitTask, experts: Experts, stage: str, part: float = 1.0, together: int = 2
 ) -> tuple[Array, dict[int, float]]:
     """Return factors of the weights of all points of the RVE (n_points,), and the stress error by number of points."""
     options: MoEOptions = task.options
