@@ -24,7 +24,7 @@ from femops_moe.experts import Experts, restricted
 from femops_moe.galerkin import local_strain, point_values
 
 _WEIGHT_OF_UNKNOWNS = 0.05
-_SKETCH = 1000  # random combinations of the functionals of a group, far more than singular vectors are kept
+_SKETCH = 800  # random combinations of the functionals of a group, far more than singular vectors are kept
 _CANDIDATES = 5000  # points of a group that may be chosen
 _EVALUATIONS, _CONVERGED = 12, 1e-14
 _LARGEST, _SMALLER, _TRIALS = 3e-5, (0.3, 0.7), 16  # sizes of the singular vectors to keep: first, relative to the last
@@ -37,20 +37,23 @@ class Shares:
 
     Attributes:
         sizes: Singular values, descending. Shape (r,).
-        vectors: Singular vectors over the points, and the volumes of the points. Shape (r + 1, k · P).
+        vectors: Singular vectors over the candidates, and their volumes. Shape (r + 1, c).
+        wanted: Sums of the same over all points. Shape (r + 1,).
         candidates: Points that may be chosen, a random part of many. Shape (c,).
+        n_points: k · P.
     """
 
     sizes: Array
     vectors: Array
+    wanted: Array
     candidates: Indices
+    n_points: int
 
     def factors(self, smallest: float) -> Array:
         """Return factors (k · P,) of the weights, mostly zero, that keep the functionals above a size."""
-        rows = self.vectors[np.append(self.sizes > smallest, True)]
-        factor = np.zeros(rows.shape[1])
-        some = np.ascontiguousarray(rows[:, self.candidates])
-        factor[self.candidates] = nnls(some, rows.sum(axis=1), maxiter=10 * rows.shape[1])[0]
+        kept, factor = np.append(self.sizes > smallest, True), np.zeros(self.n_points)
+        rows = self.vectors[kept]
+        factor[self.candidates] = nnls(rows, self.wanted[kept], maxiter=10 * rows.shape[1])[0]
         return factor
 
 
@@ -119,13 +122,18 @@ def shares(experts: Experts, strain: Array, unknowns: Array, metric: Array, seed
 
 def _decomposed(sums: Array, weight: Array, n: int, rng: np.random.Generator) -> Shares:
     """Return the singular values of a group's sums (k, n_sums, P) of functionals at n states; weights are (k, P)."""
-    matrix = sums.transpose(1, 0, 2).reshape(len(sums[0]), -1)
-    squares, left = np.linalg.eigh(matrix @ matrix.T)
+    matrix, volume = sums.transpose(1, 0, 2).reshape(len(sums[0]), -1), weight.ravel()
+    candidates = np.sort(rng.permutation(np.flatnonzero(volume > 0.0))[:_CANDIDATES])
+    some = matrix[:, candidates]
+    squares, left = np.linalg.eigh(some @ some.T)
     kept = np.flatnonzero(squares > 1e-14 * squares[-1])[::-1]
     sizes = np.sqrt(squares[kept])
-    volume = weight.ravel() / max(float(np.linalg.norm(weight)), np.finfo(float).tiny)
-    candidates = rng.permutation(np.flatnonzero(weight.ravel() > 0.0))[:_CANDIDATES]
-    return Shares(sizes / n**0.5, np.vstack([(matrix.T @ (left[:, kept] / sizes)).T, volume]), np.sort(candidates))
+    to_vectors = (left[:, kept] / sizes).T
+    size = max(float(np.linalg.norm(volume[candidates])), np.finfo(float).tiny)
+    vectors = np.vstack([to_vectors @ some, volume[candidates] / size])
+    wanted = np.append(to_vectors @ matrix.sum(axis=1), volume.sum() / size)
+    part = len(candidates) / max(np.count_nonzero(volume), 1)
+    return Shares(sizes / (n * part) ** 0.5, vectors, wanted, candidates, len(volume))
 
 
 def _signs(rng: np.random.Generator, n: int) -> sp.csr_array:

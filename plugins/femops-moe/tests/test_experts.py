@@ -227,10 +227,12 @@ def test_all_singular_vectors_integrate_the_gradient_exactly():
     weights = np.split(experts.weight.numpy(), [3])
     for one, weight in zip(found, weights, strict=True):
         factor = one.factors(1e-9)
-        kept = one.vectors[:-1][one.sizes > 1e-9]
-        assert np.allclose(kept @ factor, kept.sum(axis=1), atol=1e-6 * np.abs(kept.sum(axis=1)).max())
+        kept = np.append(one.sizes > 1e-9, False)
+        found, wanted = one.vectors[kept] @ factor[one.candidates], one.wanted[kept]
+        assert np.allclose(found, wanted, atol=1e-6 * np.abs(wanted).max())
+        assert np.allclose(one.vectors.sum(axis=1), one.wanted, atol=1e-9 * np.abs(wanted).max())
         assert weight.ravel() @ factor == pytest.approx(weight.sum(), rel=1e-5)
-        assert (factor > 0.0).sum() <= len(kept) + 1
+        assert (factor > 0.0).sum() <= kept.sum() + 1
 
 
 def test_the_shares_of_all_training_states_count_however_they_are_split(monkeypatch):
