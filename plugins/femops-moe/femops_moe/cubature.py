@@ -132,7 +132,7 @@ def _decomposed(sums: Array, weight: Array, n: int, rng: np.random.Generator) ->
     size = max(float(np.linalg.norm(volume[candidates])), np.finfo(float).tiny)
     vectors = np.vstack([to_vectors @ some, volume[candidates] / size])
     wanted = np.append(to_vectors @ matrix.sum(axis=1), volume.sum() / size)
-    part = len(candidates) / max(np.count_nonzero(volume), 1)
+    part = len(candidates) / max(int(np.count_nonzero(volume)), 1)
     return Shares(sizes / (n * part) ** 0.5, vectors, wanted, candidates, len(volume))
 
 
