@@ -11,7 +11,7 @@ import pytest
 from femops import LawResponse, load_law, notation
 from femops.checks import check_law
 from femops.notation import Array
-from femops.phases import fenchel_gap
+from femops.phases import fenchel_gap, isotropic
 from femops.phases.j2 import J2
 
 PHASES: dict[str, dict[str, Any]] = {
@@ -326,3 +326,74 @@ def test_the_gap_of_tiny_strains_is_that_of_elasticity(dim: int, size: float) ->
     stress = saturating.evaluate(other, np.zeros((0, 100))).stress
     ours, theirs = fenchel_gap(saturating, strain, stress), fenchel_gap(elastic, strain, stress)
     np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+
+
+def _apart(dim: int, alpha2: float) -> tuple[Any, Any]:
+    """Return strains, and differences to other strains, of all sizes relative to alpha2 and in all directions."""
+    rng = np.random.default_rng(6)
+    n_s, n = notation.n_strain(dim), 4000
+    strain = alpha2 * 10.0 ** rng.uniform(-3, 3, n) * rng.standard_normal((n_s, n))
+    near = rng.random(n) < 0.5  # nearly along the strain, where the tangent is softest
+    across = np.where(near, 10.0 ** rng.uniform(-4, 0, n), 1.0) * rng.standard_normal((n_s, n))
+    difference = np.where(near, rng.choice([-1.0, 1.0], n) * strain / np.linalg.norm(strain, axis=0), 0.0) + across
+    return strain, difference * alpha2 * 10.0 ** rng.uniform(-2, 4, n)
+
+
+def _deviatoric(phase: Any, strain: Any) -> Any:
+    """Return the in-plane and, in plane strain, the normal components of the deviatoric stress."""
+    deviator, normal = isotropic.deviator(strain)
+    whole = deviator if normal is None else np.concatenate([deviator, normal[None]])
+    return whole * (phase.alpha1 / (phase.alpha2 + np.linalg.norm(whole, axis=0))), whole
+
+
+@DIMS
+@pytest.mark.parametrize("alpha2", [0.06, 5e-4])
+def test_self_concordance_limits_how_the_response_departs_from_the_linearised_one(dim: int, alpha2: float) -> None:
+    phase = load_law({"law": "saturating", "K": 4780.0, "alpha1": 50.0, "alpha2": alpha2}, dim=dim).phase
+    strain, difference = _apart(dim, alpha2)
+    (stress, e), (other, f) = _deviatoric(phase, strain), _deviatoric(phase, strain + difference)
+    d = f - e
+    n, size = np.linalg.norm(e, axis=0), np.linalg.norm(d, axis=0)
+    secant, tangential = phase.alpha1 / (alpha2 + n), phase.alpha1 * alpha2 / (alpha2 + n) ** 2
+    along = (e * d).sum(0) / n
+    linear = secant * d + (tangential - secant) * along * e / n
+    work, quadratic = ((other - stress) * d).sum(0), (linear * d).sum(0)
+    remainder = np.linalg.norm(other - stress - linear, axis=0)
+    kept = size > 1e-4 * (alpha2 + n)  # smaller differences are round-off
+    assert kept.sum() > 1000
+    constant = phase.self_concordance(strain)
+    decay = work * (1.0 + constant.decay * size) / quadratic
+    curvature = remainder / (constant.curvature * work)
+    assert decay[kept].min() > 1.0 - 1e-6 and curvature[kept].max() < 1.0 + 1e-6
+    assert ((quadratic / work - 1.0) / (constant.decay * size))[kept].max() > 0.7  # and both are sharp
+    assert curvature[kept].max() > 0.9
+
+
+@DIMS
+def test_the_tangent_of_saturating_changes_no_faster_than_self_concordance_allows(dim: int) -> None:
+    """|ψ‴[u, v, v]| ≤ M |dev u| v : D : v, with M = 2/α2 everywhere and the least M at a strain, by differences."""
+    phase = law_of("saturating", dim).phase
+    rng = np.random.default_rng(7)
+    n_s, n = notation.n_strain(dim), 20000
+    strain = phase.alpha2 * 10.0 ** rng.uniform(-2, 2, n) * rng.standard_normal((n_s, n))
+    none, (u, v) = np.zeros((0, n)), rng.standard_normal((2, n_s, n))
+    size = isotropic.norm(*isotropic.deviator(strain))
+    step = 1e-5 * (phase.alpha2 + size) / np.linalg.norm(u, axis=0)
+
+    def quadratic(at: Any) -> Any:
+        return np.einsum("sn,stn,tn->n", v, phase.evaluate(at, none).tangent, v)
+
+    change = (quadratic(strain + step * u) - quadratic(strain - step * u)) / (2.0 * step)
+    used = np.abs(change) / (isotropic.norm(*isotropic.deviator(u)) * quadratic(strain))
+    y = 1.0 + size / phase.alpha2
+    least = 2.0 / phase.alpha2 * np.sqrt((y + 2.0) / (y * (4.0 * y - 1.0)))
+    kept = size > 1e-2 * phase.alpha2
+    assert (used <= least * (1.0 + 1e-5))[kept].all() and (least <= 2.0 / phase.alpha2).all()
+    constant = phase.self_concordance(strain)
+    assert (constant.decay <= least * (1.0 + 1e-12)).all() and (constant.curvature <= least).all()
+
+
+@DIMS
+def test_linear_phases_are_self_concordant_with_zero(dim: int) -> None:
+    constant = law_of("elastic", dim).phase.self_concordance(np.ones((notation.n_strain(dim), 4)))
+    assert not np.any(constant.decay) and not np.any(constant.curvature)

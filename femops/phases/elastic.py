@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from femops.law import LawContext, LawParameters, LawSpec
 from femops.phases import isotropic
-from femops.phases.phase import PhaseLaw, PhaseResponse
+from femops.phases.phase import PhaseLaw, PhaseResponse, SelfConcordance
 
 
 class ElasticModuli(LawParameters):
@@ -80,6 +80,11 @@ class Elastic:
         """Return ψ = K/2 tr(ε)² + G |dev ε|² [stress]."""
         dev, dev_33 = isotropic.deviator(strain)
         return 0.5 * self.K * isotropic.trace(strain) ** 2 + self.G * isotropic.norm(dev, dev_33) ** 2
+
+    def self_concordance(self, strain: Any) -> SelfConcordance:
+        """Return zeros: the response is linear."""
+        zero = array_namespace(strain).zeros_like(strain[0])
+        return SelfConcordance(zero, zero)
 
     def complementary_energy(self, stress: Any) -> Any:
         """Return ψ* = tr(σ)² / (18 K) + |dev σ|² / (4 G) [stress]."""

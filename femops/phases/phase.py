@@ -7,7 +7,7 @@ whose arrays have points first.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -51,9 +51,32 @@ class Phase(Protocol):
         ...
 
 
+class SelfConcordance(NamedTuple):
+    """Constants at a strain ε that limit how far the response at ε + δ departs from the linearised one, for every δ.
+
+    With the tangent D at ε and J = (σ(ε + δ) − σ(ε)) : δ,
+
+        J ≥ δ : D : δ / (1 + decay |dev δ|),      |(σ(ε + δ) − σ(ε) − D : δ) : v| ≤ curvature |dev v| J.
+
+    The bulk response is linear, so that both hold for the deviatoric parts alone. A phase with
+    |ψ‴[u, v, v]| ≤ M |dev u| v : D : v at all strains has decay = curvature = M.
+
+    Attributes:
+        decay: Shape (...).
+        curvature: Shape (...).
+    """
+
+    decay: Any
+    curvature: Any
+
+
 @runtime_checkable
 class HyperelasticPhase(Phase, Protocol):
-    """A phase without state whose energy density ψ is convex, with its complementary energy density ψ*."""
+    """A phase without state whose energy density ψ is convex, with its complementary energy density ψ*.
+
+    A phase may provide a method `self_concordance(strain)` that returns its `SelfConcordance` at strains (n_s, ...);
+    error bounds of second order need it.
+    """
 
     def energy(self, strain: Any, state: Any) -> Any:
         """Return ψ(ε), whose derivative is the stress [stress]. Shape (...)."""

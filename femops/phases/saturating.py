@@ -10,7 +10,7 @@ from pydantic import Field
 from femops import notation
 from femops.law import LawContext, LawParameters, LawSpec
 from femops.phases import isotropic
-from femops.phases.phase import PhaseLaw, PhaseResponse
+from femops.phases.phase import PhaseLaw, PhaseResponse, SelfConcordance
 
 # Each iteration reduces the error of the trace by the ratio of the moduli, about a factor of thirty.
 _STEPS_TO_STRESS_33 = 3
@@ -91,6 +91,23 @@ class Saturating:
         n = isotropic.norm(*isotropic.deviator(strain))
         volumetric = 0.5 * self.K * isotropic.trace(strain) ** 2
         return volumetric + self.alpha1 * self.alpha2 * less_log1p(n / self.alpha2)
+
+    def self_concordance(self, strain: Any) -> SelfConcordance:
+        """Return decay = 2/(α2 + n) and curvature = 1/√(α2 (α2 + n)); see `SelfConcordance`.
+
+        With d = dev δ, ñ = |dev ε|, β = α2 + ñ, θ = ñ/β, n = |dev ε + d|, Δ = n − ñ and d_r the component of d along
+        dev ε, σ = α1 dev ε/(α2 + n) gives for the deviatoric parts
+
+            J (β + Δ)/α1 = |d|² − θ Δ d_r,      d : D : d β/α1 = |d|² − θ d_r²,
+            |σ(ε + δ) − σ(ε) − D : δ| β (β + Δ)/α1 = |Δ d + ((|d|² − Δ²)/2 − θ Δ d_r) dev ε/ñ|.
+
+        d_r ≤ Δ ≤ |d| and 2 ñ (Δ − d_r) = |d|² − Δ² then lead to both inequalities; femops-equino's README has the
+        proof. The differential form |ψ‴[u, v, v]| ≤ M |dev u| v : D : v holds with M = 2/α2 at all strains, where
+        the least M at a strain is 2/α2 · √((y + 2)/(y (4 y − 1))), y = 1 + n/α2.
+        """
+        xp = array_namespace(strain)
+        reach = self.alpha2 + isotropic.norm(*isotropic.deviator(strain))
+        return SelfConcordance(2.0 / reach, 1.0 / xp.sqrt(self.alpha2 * reach))
 
     def complementary_energy(self, stress: Any) -> Any:
         """Return ψ* = tr(σ)² / (18 K) − α2 (α1 ln(1 − s/α1) + s) with s = |dev σ|; infinite for s ≥ α1 [stress]."""

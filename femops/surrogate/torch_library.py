@@ -1,21 +1,12 @@
 """torch, imported so that it calls its own BLAS: `from femops.surrogate.torch_library import Tensor, torch`.
 
-PETSc's wheel loads an OpenBLAS whose symbols are visible to all libraries loaded later. torch's BLAS has a symbol of
-the same name but other arguments (`cblas_dgemm_batch`), and calling OpenBLAS's instead crashes. RTLD_DEEPBIND makes
-torch resolve symbols in its own libraries first.
+OpenBLAS of PETSc's wheel has a symbol of the same name but other arguments (`cblas_dgemm_batch`).
 """
 
-import os
-import sys
+from femops.surrogate.own_symbols import own_symbols
 
-_DEEPBIND = getattr(os, "RTLD_DEEPBIND", 0)
-
-_flags = sys.getdlopenflags()
-sys.setdlopenflags(_flags | _DEEPBIND)
-try:
+with own_symbols():
     import torch
-finally:
-    sys.setdlopenflags(_flags)
 
 torch.set_num_threads(1)  # ranks share the cores of a machine
 

@@ -13,7 +13,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
+from femops.notation import Array
 from femops.phases import PlaneStrainPhase
 from femops.rve.spec import RVE
 from femops.surrogate.batching import chunks
@@ -214,6 +216,37 @@ class HyperelasticFields:
             step = torch.where(worse[:, None, None], 0.5 * step, step)
         worse = ~(self._energy(strain, fluctuation + step) <= most)
         return fluctuation + torch.where(worse[:, None, None], torch.zeros_like(step), step)
+
+    @property
+    def weight(self) -> Tensor:
+        """Weights of the quadrature points, relative to the volume. Shape (n_points,)."""
+        return self._weight
+
+    def stiffness(self, tangent: Array) -> sp.csr_array:
+        """Return |Ω|⁻¹ Σ w Bᵀ D B (n_dofs, n_dofs) of tangents at the points (n_points, n_s, n_s)."""
+        weighted = (tangent * self._weight.cpu().double().numpy()[:, None, None]).transpose(1, 2, 0)
+        blocks = sp.block_array([[sp.diags_array(one) for one in row] for row in weighted])
+        return (self.space.gradient.T @ blocks.tocsr() @ self.space.gradient).tocsr()
+
+    def phases_at(self, strain: Tensor, fluctuation: Tensor) -> Iterator[tuple[Any, Tensor]]:
+        """Yield the phases, with the strain at the points of each (n_s, n_points_of_phase, n)."""
+        local = self._total_strain(strain, fluctuation)
+        for phase, points in self._phases():
+            yield phase, local[:, points]
+
+    def phase_values(self, strain: Tensor, fluctuation: Tensor) -> tuple[Tensor, Tensor]:
+        """Return stress (n_s, n_points, n) and tangent (n_points, n, n_s, n_s) of the phases."""
+        found = [phase.evaluate(local, local[:0]) for phase, local in self.phases_at(strain, fluctuation)]
+        tangent = torch.cat([one.tangent.permute(2, 3, 0, 1) for one in found])
+        return torch.cat([one.stress for one in found], 1), tangent
+
+    def strain_of(self, field: Tensor) -> Tensor:
+        """Return B of fields (n, n_nodes, dim, k) at the points. Shape (n_s, n_points, n, k)."""
+        return self._strain(field)
+
+    def forces_of(self, stress: Tensor) -> Tensor:
+        """Return |Ω|⁻¹ Σ w Bᵀ σ (n, n_nodes, dim, k) of stresses (n_s, n_points, n, k)."""
+        return self._forces(stress * self._weight[:, None, None])
 
     @cached_property
     def elastic_inverse(self) -> LinearMap:

@@ -17,7 +17,7 @@ from femops_equino.networks.stored import stored, stored_weights
 from femops_equino.options import EquiNOOptions, EquiNOParameters
 from femops_equino.reduced.adjoint import Adjoint
 from femops_equino.reduced.basis import Basis
-from femops_equino.reduced.certificate import Gap, Quadratics, energy_gap, relative_error, stored_points
+from femops_equino.reduced.certificate import Quadratics, energy_gap, relative_error, stored_points
 from femops_equino.reduced.model import DEVIATOR, ReducedModel, ReducedSolution
 
 if TYPE_CHECKING:
@@ -96,12 +96,16 @@ class EquiNOLaw:
 
     def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
         """Return the bound or indicator of the relative error of the stresses, in the norm of `metric`."""
-        gap = self._gap(strain, response.state, kind)
+        coefficients = self._coefficients_of(strain, response.state)
+        if kind == "bound":
+            return self.microscale.bound(self.quadratics, self.model, strain, coefficients, response.stress)
+        gap = energy_gap(self.microscale.indicator_points, self.quadratics, self.model, strain, coefficients)
         return relative_error(strain, response.stress, gap, self.metric, kind)
 
     def energy_bounds(self, strain: Array, response: LawResponse) -> tuple[Array, Array]:
         """Return lower and upper bounds of the mean energy of the RVE [stress]. Shape (n,) each."""
-        gap = self._gap(strain, response.state, "bound")
+        coefficients = self._coefficients_of(strain, response.state)
+        gap = energy_gap(self.microscale.full.points, self.quadratics, self.model, strain, coefficients)
         upper = self.microscale.full.model.energy(self.model.extended(strain, gap.coefficients))
         return upper - gap.energy, upper
 
@@ -246,17 +250,13 @@ class EquiNOLaw:
         normal, row = self._networks["normal"](strain) if self.dim == 2 else (None, None)
         return _stateless(stress, tangent, normal, row, valid)
 
-    def _gap(self, strain: Array, state: Array, kind: CertificateKind) -> Gap:
-        """Return the energy gap of the fields of a response."""
+    def _coefficients_of(self, strain: Array, state: Array) -> Array:
+        """Return the coefficients of the fields of a response."""
         if self.parameters.corrections == 0:  # a potential has no fields; use those of the reduced model
-            coefficients = self._solve(strain, state).coefficients
-        elif self.parameters.corrections == "adjoint":
-            coefficients = self._start(strain, state)
-        else:
-            coefficients = self._coefficients(strain, state)
-        microscale = self.microscale
-        points = microscale.full.points if kind == "bound" else microscale.indicator_points
-        return energy_gap(points, self.quadratics, self.model, strain, coefficients)
+            return self._solve(strain, state).coefficients
+        if self.parameters.corrections == "adjoint":
+            return self._start(strain, state)
+        return self._coefficients(strain, state)
 
 
 def _stateless(

@@ -16,11 +16,14 @@ from femops_equino.fields import fields_with_stress
 from femops_equino.offline import CONVERGED, MOST_EVALUATIONS, enriched
 from femops_equino.options import EquiNOOptions
 from femops_equino.reduced.basis import Basis
-from femops_equino.reduced.certificate import CertificatePoints
+from femops_equino.reduced.certificate import CertificatePoints, Quadratics, energy_gap, relative_error
 from femops_equino.reduced.full import FullModel, full_model
+from femops_equino.reduced.model import ReducedModel
 from femops_equino.reduced.pod import ElasticRVE
+from femops_equino.reduced.second_order import ball_error, stress_ball
 
 _SNAPSHOT_RTOL = 1e-10
+_LARGE = 1e-2  # bound of second order above which that of first order may be smaller
 
 
 class Microscale:
@@ -58,6 +61,22 @@ class Microscale:
     def full(self) -> FullModel:
         """The reduced model with all quadrature points."""
         return full_model(self.rve, self.operators, self.basis)
+
+    def bound(
+        self, quadratics: Quadratics, solver: ReducedModel, strain: Array, coefficients: Array, stress: Array
+    ) -> Array:
+        """Return a guaranteed bound (n,) of the relative error of stresses (n, n_s).
+
+        It is that of second order or, where that exceeds 1 %, the one of first order if smaller; see `stress_ball`.
+        """
+        ball = stress_ball(self.full.points, self.indicator_points, quadratics, solver, strain, coefficients)
+        error = ball_error(strain, stress, ball, quadratics.metric)
+        large = ~(error <= _LARGE)
+        if large.any():
+            strain, stress = strain[large], stress[large]
+            gap = energy_gap(self.full.points, quadratics, solver, strain, coefficients[large])
+            error[large] = np.minimum(error[large], relative_error(strain, stress, gap, quadratics.metric, "bound"))
+        return error
 
     def micro_fields(self, strain: Array) -> MicroFields:
         """Return the fields inside the RVE of one point; see `fields`.

@@ -10,4 +10,4 @@ from femops_moe.surrogate import as_law, check, fit
 def femops_surrogates() -> list[SurrogateSpec]:
     """Return the surrogate `moe`."""
     summary = "mixture of experts: coupled reduced models of the subdomains of one RVE (surrogate)"
-    return [SurrogateSpec("moe", summary, MoEOptions, MoEParameters, fit, as_law, check=check)]
+    return [SurrogateSpec("moe", summary, MoEOptions, MoEParameters, fit, as_law, version=2, check=check)]

@@ -46,6 +46,12 @@ class Basis:
         """Number of ports and bubbles."""
         return int(self.ports.shape[1] + self.counts.sum())
 
+    def places(self, n_ports: int, counts: Indices) -> Indices:
+        """Return where the first ports, and the first bubbles of each expert, are among the unknowns. Shape (n,)."""
+        starts = self.ports.shape[1] + np.cumsum(self.counts) - self.counts
+        own = [start + np.arange(count) for start, count in zip(starts, counts, strict=True)]
+        return np.concatenate([np.arange(n_ports), *own])
+
     def fluctuation(self, owner: Indices, strain: Array, unknowns: Array) -> Array:
         """Return the fluctuations of given unknowns [length].
 
@@ -135,12 +141,10 @@ def decompose(
     owner = np.repeat(partition.owner, len(fields) // len(partition.owner))
     interior, interface = np.flatnonzero(owner >= 0), np.flatnonzero(owner < 0)
     traces = harmonic(stiffness, interior, interface, fields)
-    inside = fields - traces
-    groups = [
-        traces if with_ports else traces[:, :0],
-        *(inside * (owner == k)[:, None] for k in range(partition.n_experts)),
-    ]
-    modes = [_proper_orthogonal(group, stiffness) for group in groups]
+    places = [np.flatnonzero(owner == k) for k in range(partition.n_experts)]
+    modes = [_proper_orthogonal(traces if with_ports else traces[:, :0], stiffness)]
+    for own in places:
+        modes.append(_proper_orthogonal(fields[own] - traces[own], stiffness[own][:, own]))
     energy = np.concatenate([values for values, _ in modes])
     group_of = np.repeat(np.arange(len(modes)), [len(values) for values, _ in modes])
     order = np.argsort(-energy, kind="stable")
@@ -150,8 +154,8 @@ def decompose(
     chosen = order[: min(largest, int(wanted.sum()))]
     counts = np.bincount(group_of[chosen], minlength=len(modes))
     bubbles = np.zeros((len(fields), counts[1:].max()))
-    for (_, vectors), count in zip(modes[1:], counts[1:], strict=True):
-        bubbles[:, :count] += vectors[:, :count]
+    for own, (_, vectors), count in zip(places, modes[1:], counts[1:], strict=True):
+        bubbles[own, :count] = vectors[:, :count]
     return Basis(elastic, modes[0][1][:, : counts[0]], bubbles, counts[1:]), np.sqrt(lost)
 
 

@@ -1,9 +1,10 @@
-"""Empirical cubature of every expert: few points with positive weights replace the quadrature points of its subdomain.
+"""Empirical cubature: few points with positive weights replace the quadrature points of the experts.
 
-For each expert, the points' shares in the gradient of the sampled energy at training states are decomposed by singular
-values. Nonnegative least squares (Lawson and Hanson 1974) find at most one point for each singular vector kept
-(Hernández, Caicedo and Ferrer, CMAME 313, 2017); all experts keep the vectors above one size. Positive weights keep
-the energy convex.
+The points' shares in the gradient of the sampled energy at training states are decomposed by singular values.
+Nonnegative least squares (Lawson and Hanson 1974) find at most one point for each singular vector kept (Hernández,
+Caicedo and Ferrer, CMAME 313, 2017); all vectors above one size are kept. Positive weights keep the energy convex.
+Experts are taken in small groups, because errors of their shares in ports and stress may cancel; the cost is linear in
+the number of groups.
 
 By the envelope theorem, an error of the gradient changes the homogenized stress to first order only through its total
 derivative by the strain, with the sensitivities of the unknowns; the derivatives by the unknowns have a smaller weight.
@@ -12,36 +13,45 @@ derivative by the strain, with the sensitivities of the unknowns; the derivative
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.optimize import nnls
 
-from femops.notation import Array
+from femops.notation import Array, Indices
 from femops.surrogate import chunks
 from femops.surrogate.torch_library import Tensor, torch
+from femops_moe.compiled import solver
 from femops_moe.experts import Experts, restricted
-from femops_moe.galerkin import equilibrium, point_values, sensitivity
+from femops_moe.galerkin import local_strain, point_values
 
-_WEIGHT_OF_UNKNOWNS = 0.3
-_SKETCH = 400  # random combinations of the functionals, far more than singular vectors are kept
+_WEIGHT_OF_UNKNOWNS = 0.05
+_EXPERTS_OF_GROUP = 4
+_SKETCH = 1000  # random combinations of the functionals of a group, far more than singular vectors are kept
+_CANDIDATES = 5000  # points of a group that may be chosen
 _EVALUATIONS, _CONVERGED = 12, 1e-14
-_LARGEST, _STEPS = 1e-4, 16  # sizes of the singular vectors to keep: the first, and how often it is halved
+_LARGEST, _SMALLER, _TRIALS = 1e-4, 0.6, 24  # sizes of the singular vectors to keep: the first, and later ones
 
 
 @dataclass(frozen=True)
 class Shares:
-    """The points' shares of an expert in the functionals to integrate, by singular values.
+    """The points' shares of a group of k experts in the functionals to integrate, by singular values.
 
     Attributes:
         sizes: Singular values, descending. Shape (r,).
-        vectors: Singular vectors over the points, and the volumes of the points. Shape (r + 1, P).
+        vectors: Singular vectors over the points, and the volumes of the points. Shape (r + 1, k · P).
+        candidates: Points that may be chosen, a random part of many. Shape (c,).
     """
 
     sizes: Array
     vectors: Array
+    candidates: Indices
 
     def factors(self, smallest: float) -> Array:
-        """Return factors (P,) of the weights, mostly zero, that keep the functionals above a size."""
+        """Return factors (k · P,) of the weights, mostly zero, that keep the functionals above a size."""
         rows = self.vectors[np.append(self.sizes > smallest, True)]
-        return np.asarray(nnls(rows, rows.sum(axis=1), maxiter=10 * rows.shape[1])[0])
+        factor = np.zeros(rows.shape[1])
+        some = np.ascontiguousarray(rows[:, self.candidates])
+        factor[self.candidates] = nnls(some, rows.sum(axis=1), maxiter=10 * rows.shape[1])[0]
+        return factor
 
 
 def choose(
@@ -59,57 +69,84 @@ def choose(
     Returns:
         Factors of the weights, shape (K, P), and the error by number of points.
     """
-    given = torch.as_tensor(strain)
-
-    def stress(of: Experts) -> Array:
-        start = given.new_zeros(len(given), of.n_unknowns)
-        return np.asarray(equilibrium(of, given, start, _EVALUATIONS, _CONVERGED).stress.numpy())
-
-    truth, found, smallest = stress(experts), shares(experts, strain, metric, seed), _LARGEST
+    full = solver(experts).solve(strain, np.zeros((len(strain), len(experts.used))), _EVALUATIONS, _CONVERGED)
+    found, smallest = shares(experts, strain, full.unknowns, metric, seed), _LARGEST
     root, errors = np.linalg.cholesky(metric), dict[int, float]()
-    for _ in range(_STEPS):
-        factor = np.stack([one.factors(smallest) for one in found])
-        change = np.linalg.norm((stress(restricted(experts, factor)) - truth) @ root, axis=1)
-        errors[int((factor > 0.0).sum())] = error = float(np.median(change / np.linalg.norm(truth @ root, axis=1)))
+    for _ in range(_TRIALS):
+        factor = np.concatenate([one.factors(smallest) for one in found]).reshape(experts.points.shape)
+        few = solver(restricted(experts, factor)).solve(strain, full.unknowns, _EVALUATIONS, _CONVERGED)
+        change, size = (np.linalg.norm(one @ root, axis=1) for one in (few.stress - full.stress, full.stress))
+        errors[int((factor > 0.0).sum())] = error = float(np.median(change / size))
         if error <= tolerance:
             break
-        smallest *= 0.5
+        smallest *= _SMALLER
     return factor, errors
 
 
-def shares(experts: Experts, strain: Array, metric: Array, seed: int) -> list[Shares]:
-    """Return the shares of the points of every expert; arguments as in `choose`.
+def shares(experts: Experts, strain: Array, unknowns: Array, metric: Array, seed: int) -> list[Shares]:
+    """Return the shares of the points of every group of experts.
 
     Stresses are measured relative to the square root of the work, because soft deformations, which contribute little to
     the stress, affect the fluctuation as much as stiff ones.
+
+    Args:
+        experts: The experts with all points.
+        strain: Strains of the training states. Shape (T, n_s).
+        unknowns: Unknowns in equilibrium there. Shape (T, n_unknowns).
+        metric: Metric of stresses. Shape (n_s, n_s).
+        seed: Seed of the random combinations of functionals.
     """
-    n_experts, n_points = experts.weight.shape
+    n_experts, n_points = experts.points.shape
     rng, sums = np.random.default_rng(seed), np.zeros((n_experts, _SKETCH, n_points))
-    for part in chunks(len(strain), 8.0 * n_experts * n_points * experts.maps.shape[3] * 4):
-        force, wanted = _functionals(
-            experts, torch.as_tensor(strain[part]), torch.as_tensor(np.linalg.cholesky(metric))
-        )
-        for k, (of_expert, maps) in enumerate(zip(force, experts.maps, strict=True)):
-            local = torch.einsum("ngs,gsi->nig", of_expert, maps)
-            rows = (wanted[k].mT @ local).flatten(0, 1).numpy()
-            sums[k] += rng.standard_normal((_SKETCH, len(rows))) @ rows
-    result = []
-    for matrix, weight in zip(sums, experts.weight.numpy(), strict=True):
-        _, sizes, vectors = np.linalg.svd(matrix, full_matrices=False)
-        volume = weight / max(float(np.linalg.norm(weight)), np.finfo(float).tiny)
-        result.append(Shares(sizes / (_SKETCH * len(strain)) ** 0.5, np.vstack([vectors, volume])))
-    return result
+    groups = [slice(k, min(k + _EXPERTS_OF_GROUP, n_experts)) for k in range(0, n_experts, _EXPERTS_OF_GROUP)]
+    totals, n_shared = solver(experts).sensitivity(strain, unknowns) @ np.linalg.cholesky(metric), experts.n_shared
+    for part in chunks(len(strain), 8.0 * n_points * (n_experts * 6 * experts.n_s + 3 * experts.maps.shape[3])):
+        force, wanted = _forces(experts, strain[part], unknowns[part], totals[part], np.linalg.cholesky(metric))
+        for group in groups:
+            common = _signs(rng, len(wanted[0]) * n_shared)
+            for k in range(group.start, group.stop):
+                local = torch.einsum("ngs,gsi->nig", force[k], experts.maps[k])
+                local[:, : experts.n_s], local[:, experts.n_s :] = (
+                    wanted[k].mT @ local,
+                    local[:, experts.n_s :] * (_WEIGHT_OF_UNKNOWNS / len(experts.used) ** 0.5),
+                )
+                shared, own = (one.flatten(0, 1).numpy() for one in (local[:, :n_shared], local[:, n_shared:]))
+                sums[k] += common @ shared + _signs(rng, len(own)) @ own
+    return [_decomposed(sums[group], experts.weight[group].numpy(), len(strain), rng) for group in groups]
 
 
-def _functionals(experts: Experts, strain: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weighted stresses at the points (K, n, P, n_s), and maps z → functionals (K, n, m, c) of forces."""
-    n_s = experts.n_s
-    start = strain.new_zeros(len(strain), experts.n_unknowns)
-    found = equilibrium(experts, strain, start, _EVALUATIONS, _CONVERGED)
-    z, columns = experts.local(strain, found.unknowns), sensitivity(experts, strain, found.unknowns)
-    units = torch.eye(n_s).to(strain).expand(len(strain), -1, -1)
-    totals = torch.stack([experts.local(units[:, s], columns[:, :, s]) for s in range(n_s)], 3) @ root
-    single = torch.eye(z.shape[2]).to(strain)[:, n_s:] * (_WEIGHT_OF_UNKNOWNS / experts.n_unknowns**0.5)
-    every = torch.cat([totals, single.expand(*totals.shape[:2], -1, -1)], 3)
-    work = (found.stress * strain).sum(1)
-    return point_values(experts, z).stress.permute(1, 2, 3, 0), every / work.sqrt()[:, None, None]
+def _decomposed(sums: Array, weight: Array, n: int, rng: np.random.Generator) -> Shares:
+    """Return the singular values of a group's sums (k, n_sums, P) of functionals at n states; weights are (k, P)."""
+    matrix = sums.transpose(1, 0, 2).reshape(len(sums[0]), -1)
+    squares, left = np.linalg.eigh(matrix @ matrix.T)
+    kept = np.flatnonzero(squares > 1e-14 * squares[-1])[::-1]
+    sizes = np.sqrt(squares[kept])
+    volume = weight.ravel() / max(float(np.linalg.norm(weight)), np.finfo(float).tiny)
+    candidates = rng.permutation(np.flatnonzero(weight.ravel() > 0.0))[:_CANDIDATES]
+    return Shares(sizes / n**0.5, np.vstack([(matrix.T @ (left[:, kept] / sizes)).T, volume]), np.sort(candidates))
+
+
+def _signs(rng: np.random.Generator, n: int) -> sp.csr_array:
+    """Return a matrix that adds n rows with random signs to random ones of few rows.
+
+    Charikar, Chen and Farach-Colton, Theor. Comput. Sci. 312 (2004), 3–15.
+    """
+    places = rng.integers(0, _SKETCH, n), np.arange(n)
+    return sp.csr_array((rng.choice([-1.0, 1.0], n), places), shape=(_SKETCH, n))
+
+
+def _forces(experts: Experts, strain: Array, unknowns: Array, totals: Array, root: Array) -> tuple[Tensor, Tensor]:
+    """Return the weighted stresses at the points (K, n, P, n_s), and z for changes of the stress (K, n, m, n_s).
+
+    Both are relative to the square root of the work; `totals` (n, n_unknowns, n_s) are the changes of the unknowns for
+    those of the strain, which are the columns of `root`.
+    """
+    z = experts.local(torch.as_tensor(strain), torch.as_tensor(experts.padded(unknowns)))
+    changes = [
+        experts.local(torch.as_tensor(np.tile(unit, (len(strain), 1))), torch.as_tensor(experts.padded(change)))
+        for unit, change in zip(root.T, np.moveaxis(totals, 2, 0), strict=True)
+    ]
+    force = point_values(experts, z).stress.permute(1, 2, 3, 0)
+    work = (force.flatten(2) * local_strain(experts, z).permute(1, 2, 3, 0).flatten(2)).sum((0, 2))
+    work = work + torch.einsum("kni,kij,knj->n", z, experts.quadratic, z)
+    return force / work.sqrt()[None, :, None, None], torch.stack(changes, 3)

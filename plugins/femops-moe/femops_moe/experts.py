@@ -73,6 +73,28 @@ class Experts:
         own = np.arange(self.n_bubbles) < np.array(self.counts)[:, None]
         return np.flatnonzero(np.concatenate([np.ones(self.n_ports, dtype=bool), own.ravel()]))
 
+    def padded(self, unknowns: Array) -> Array:
+        """Return vectors of unknowns (n, n_unknowns) of those that are no padding (n, m)."""
+        found = np.zeros((len(unknowns), self.n_unknowns))
+        found[:, self.used] = unknowns
+        return found
+
+    def leading(self, n_ports: int, counts: Indices) -> "Experts":
+        """Return the experts with the first ports, and the first bubbles of each expert; `counts` is (K,)."""
+        n_s, n_shared = self.n_s, self.n_shared
+        columns = [*range(n_s + n_ports), *range(n_shared, n_shared + int(counts.max()))]
+        unused = torch.as_tensor(np.arange(len(columns)) >= (n_s + n_ports + counts)[:, None])
+        quadratic = self.quadratic[:, columns][:, :, columns]
+        quadratic = quadratic.masked_fill(unused[:, None] | unused[:, :, None], 0.0) + torch.diag_embed(unused.double())
+        return replace(
+            self,
+            quadratic=quadratic,
+            maps=self.maps[..., columns].masked_fill(unused[:, None, None], 0.0),
+            normal=self.normal[:, columns].masked_fill(unused, 0.0),
+            counts=tuple(int(one) for one in counts),
+            n_ports=n_ports,
+        )
+
     @property
     def bytes_of_one(self) -> float:
         """Memory per strain in an evaluation of the energies [bytes]."""

@@ -10,8 +10,12 @@ stress includes the first-order effect of the step to come.
 """
 
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from femops.notation import Array
+from femops.phases import PlaneStrainPhase
 from femops.surrogate import chunks
 from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.experts import Experts
@@ -27,11 +31,13 @@ class PointValues(NamedTuple):
         stress: Shape (n_s, K, n, P).
         tangent: Shape (n_s, n_s, K, n, P).
         sum_33: ⟨σ_33⟩ in plane strain, with the quadratic part; zeros in 3D. Shape (n,).
+        row_33: dσ_33/dε; zeros in 3D, and of phases that do not know it. Shape (n_s, K, n, P).
     """
 
     stress: Tensor
     tangent: Tensor
     sum_33: Tensor
+    row_33: Tensor
 
 
 class Derivatives(NamedTuple):
@@ -41,45 +47,55 @@ class Derivatives(NamedTuple):
         gradient: Shape (K, n, m).
         hessian: Shape (K, n, m, m).
         sum_33: See `PointValues`.
+        row_33: Derivatives of ⟨σ_33⟩. Shape (K, n, m).
     """
 
     gradient: Tensor
     hessian: Tensor
     sum_33: Tensor
+    row_33: Tensor
 
 
 @dataclass(frozen=True)
 class Equilibrium:
-    """Response of coupled experts.
+    """Response of coupled experts, as tensors or arrays.
 
     Attributes:
         unknowns: Ports and bubbles. Shape (n, n_unknowns).
         stress: Shape (n, n_s).
         tangent: Shape (n, n_s, n_s).
         stress_33: In plane strain ⟨σ_33⟩; zeros in 3D. Shape (n,).
+        tangent_33: In plane strain d⟨σ_33⟩/dE; zeros in 3D. Shape (n, n_s).
         decrement: Work of the residual in the step to come, relative to S : E; NaN where a factorisation failed.
             Shape (n,).
     """
 
-    unknowns: Tensor
-    stress: Tensor
-    tangent: Tensor
-    stress_33: Tensor
-    decrement: Tensor
+    unknowns: Any
+    stress: Any
+    tangent: Any
+    stress_33: Any
+    tangent_33: Any
+    decrement: Any
 
 
 def derivatives(experts: Experts, z: Tensor) -> Derivatives:
     """Return the derivatives of the energies at z (K, n, m)."""
     at = point_values(experts, z)
-    forces = at.stress.permute(1, 2, 3, 0).flatten(2)
-    gradient = z @ experts.quadratic + forces @ experts.maps.flatten(1, 2)
-    return Derivatives(gradient, _hessian(experts, at.tangent), at.sum_33)
+    gradient = z @ experts.quadratic + _forces(experts, at.stress)
+    row_33 = experts.normal[:, None] + _forces(experts, at.row_33)
+    return Derivatives(gradient, _hessian(experts, at.tangent), at.sum_33, row_33)
+
+
+def _forces(experts: Experts, stress: Tensor) -> Tensor:
+    """Return Σ_g M_gᵀ σ_g (K, n, m) of weighted stresses (n_s, K, n, P)."""
+    return stress.permute(1, 2, 3, 0).flatten(2) @ experts.maps.flatten(1, 2)
 
 
 def point_values(experts: Experts, z: Tensor) -> PointValues:
     """Return the derivatives of the sampled energy at z (K, n, m)."""
     strain = local_strain(experts, z)
     stress, tangent = [strain[..., :0]], [strain.new_zeros(len(strain), *strain.shape[:-1], 0)]
+    rows = [strain[..., :0]]
     sum_33 = (z * experts.normal[:, None]).sum((0, 2))
     for phase, points in experts.sampled:
         weight = experts.weight[:, None, points]
@@ -88,7 +104,11 @@ def point_values(experts: Experts, z: Tensor) -> PointValues:
         tangent.append(answer.tangent * weight)
         if answer.stress_33 is not None:
             sum_33 = sum_33 + (answer.stress_33 * weight).sum((0, 2))
-    return PointValues(torch.cat(stress, -1), torch.cat(tangent, -1), sum_33)
+        if answer.stress_33 is not None and isinstance(phase, PlaneStrainPhase):
+            rows.append(phase.tangent_33(answer.tangent) * weight)
+        else:
+            rows.append(torch.zeros_like(answer.stress))
+    return PointValues(torch.cat(stress, -1), torch.cat(tangent, -1), sum_33, torch.cat(rows, -1))
 
 
 def local_strain(experts: Experts, z: Tensor) -> Tensor:
@@ -151,7 +171,7 @@ class SchurComplement:
 
         Returns:
             Change of the unknowns −K⁻¹ f, shape (n, n_unknowns, c); stress after that change, shape (n, n_s, c); and
-            f · K⁻¹ f, shape (n, c).
+            f₁ · K⁻¹ f with the first force f₁, shape (n, c).
         """
         own = _forward(self._of_bubbles, force[..., self._n_shared :, :])
         shared = (force[..., : self._n_shared, :] - self._coupling.mT @ own).sum(0)
@@ -160,7 +180,7 @@ class SchurComplement:
         bubbles = -_backward(self._of_bubbles, own + self._coupling[..., self._n_s :] @ ports)
         unknowns = torch.cat([ports, bubbles.transpose(0, 1).flatten(1, 2)], 1)
         stress = shared[:, : self._n_s] - self._slope.mT @ of_ports
-        return unknowns, stress, (own * own).sum((0, 2)) + (of_ports * of_ports).sum(1)
+        return unknowns, stress, (own[..., :1] * own).sum((0, 2)) + (of_ports[..., :1] * of_ports).sum(1)
 
 
 def sensitivity(experts: Experts, strain: Tensor, unknowns: Tensor) -> Tensor:
@@ -196,15 +216,60 @@ def _newton(experts: Experts, strain: Tensor, start: Tensor, evaluations: int, t
     for number in range(evaluations):
         at = derivatives(experts, experts.local(strain, unknowns))
         schur = SchurComplement(experts, at.hessian)
-        change, stress, work = (one[..., 0] for one in schur.solve(at.gradient[..., None]))
-        decrement = work / torch.clamp((stress * strain).sum(1), min=_SMALLEST)
+        change, both, work = schur.solve(torch.stack([at.gradient, at.row_33], 3))
+        stress, tangent_33 = both[..., 0], both[..., 1]
+        decrement = work[:, 0] / torch.clamp((stress * strain).sum(1), min=_SMALLEST)
         decrement = decrement.masked_fill(schur.failed, torch.nan)
-        found = Equilibrium(unknowns, stress, schur.tangent, at.sum_33, decrement)
+        stress_33 = at.sum_33 - work[:, 1]
+        found = Equilibrium(unknowns, stress, schur.tangent, stress_33, tangent_33, decrement)
         converged = decrement <= tolerance
         if number == evaluations - 1 or (not converged.is_cuda and bool(converged.all())):
             break
-        unknowns = torch.where(converged[:, None], unknowns, unknowns + change)
+        unknowns = torch.where(converged[:, None], unknowns, unknowns + change[..., 0])
     return found
+
+
+class BatchedExperts:
+    """Coupled experts in batched torch, on any device; arrays in and out.
+
+    The unknowns are those of `Basis` in their order: ports, then the bubbles of each expert, without padding.
+
+    Args:
+        experts: The experts.
+    """
+
+    def __init__(self, experts: Experts) -> None:
+        self._experts = experts
+
+    def solve(self, strain: Array, start: Array, evaluations: int, tolerance: float) -> Equilibrium:
+        """Return the response at all strains.
+
+        Args:
+            strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
+            start: Initial unknowns. Shape (n, n_unknowns).
+            evaluations: Largest number of evaluations of the energies, one more than Newton steps.
+            tolerance: Decrement at convergence [-].
+        """
+        given, first = self._tensor(strain), self._tensor(self._experts.padded(start))
+        found = equilibrium(self._experts, given, first, evaluations, tolerance)
+        values = {one.name: _array(getattr(found, one.name)) for one in fields(Equilibrium)}
+        return Equilibrium(**{**values, "unknowns": values["unknowns"][:, self._experts.used]})
+
+    def sensitivity(self, strain: Array, unknowns: Array) -> Array:
+        """Return the derivative of the unknowns in equilibrium by the strain. Shape (n, n_unknowns, n_s)."""
+        given, at = self._tensor(strain), self._tensor(self._experts.padded(unknowns))
+        parts = list(chunks(len(strain), self._experts.bytes_of_one)) or [slice(0, 0)]
+        return _array(torch.cat([sensitivity(self._experts, given[one], at[one]) for one in parts]))[
+            :, self._experts.used
+        ]
+
+    def _tensor(self, values: Array) -> Tensor:
+        like = self._experts.maps
+        return torch.tensor(values, dtype=like.dtype, device=like.device)
+
+
+def _array(values: Tensor) -> Array:
+    return np.asarray(values.cpu().double().numpy())
 
 
 def _forward(factor: Tensor, right: Tensor) -> Tensor:

@@ -10,14 +10,16 @@ from femops.rve.sampling import sobol
 from femops.surrogate import Fit, FitTask
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops_moe.basis import decompose, elastic_stiffness, nonlinear_fields
+from femops_moe.compiled import solver
 from femops_moe.cubature import choose
 from femops_moe.experts import Experts, assemble
-from femops_moe.galerkin import equilibrium
 from femops_moe.options import MoEOptions
 from femops_moe.partition import Partition, bisection, grid
 
 _NOTHING = 1e-9  # relative to the macroscale displacement
-_STATES, _SMALLEST = 64, 0.02  # strains to choose points with; half of them are scaled down, at most by this factor
+_OF_INDICATOR, _ALL = 1.5, 1e-12  # modes of the indicator relative to those of the law, and what they may lose
+_FINER = 0.5  # cubature_tolerance of the indicator relative to that of the law
+_STATES, _SMALLEST = 64, 0.02  # strains to choose points with, and the least factor of those that are scaled down
 
 
 def partition_of(space: FluctuationSpace, options: MoEOptions) -> Partition:
@@ -44,30 +46,31 @@ def fit(task: FitTask) -> Fit:
     sensitivity = task.solver.solver.elastic_sensitivity
     fields = nonlinear_fields(space, task.snapshots, sensitivity, np.where(half > 0.0, half, half.max()))
     task.progress("modes", 0, 1)
-    basis, lost = decompose(
-        partition,
-        elastic_stiffness(space, task.rve),
-        space.from_free(sensitivity),
-        fields,
-        options.modes,
-        options.tolerance,
-        with_ports=options.ports == "modes",
-    )
-    note = f"{basis.ports.shape[1]} ports, {basis.counts.sum()} bubbles of {len(basis.counts)} experts"
+    given = (partition, elastic_stiffness(space, task.rve), space.from_free(sensitivity), fields)
+    with_ports = options.ports == "modes"
+    basis, lost = decompose(*given, options.modes, options.tolerance, with_ports=with_ports)
+    wider, _ = decompose(*given, int(_OF_INDICATOR * basis.n_unknowns), _ALL, with_ports=with_ports)
+    n_ports = basis.ports.shape[1]
+    note = f"{n_ports} ports, {basis.counts.sum()} bubbles of {len(basis.counts)} experts"
     task.progress("modes", 1, 1, note)
-    factor, errors = _cubature(task, assemble(task.rve, space, partition.expert, basis))
+    experts = assemble(task.rve, space, partition.expert, wider)
+    factor, errors = _cubature(task, experts.leading(n_ports, basis.counts), "cubature")
+    of_indicator, _ = _cubature(task, experts, "cubature of the indicator", _FINER)
     arrays = {
         "expert": partition.expert,
-        "elastic": basis.elastic,
-        "ports": basis.ports,
-        "bubbles": basis.bubbles,
-        "counts": basis.counts,
+        "elastic": wider.elastic,
+        "ports": wider.ports,
+        "bubbles": wider.bubbles,
+        "counts": wider.counts,
+        "n_ports": np.array([n_ports]),
+        "n_bubbles": basis.counts,
         "factor": factor,
+        "factor_of_indicator": of_indicator,
     }
     metrics = {
         "experts": partition.n_experts,
         "interface_nodes": int((partition.owner < 0).sum()),
-        "ports": basis.ports.shape[1],
+        "ports": n_ports,
         "bubbles": int(basis.counts.sum()),
         "lost": float(lost[basis.n_unknowns]),
         "cubature_points": int((factor > 0.0).sum()),
@@ -82,19 +85,26 @@ def fit(task: FitTask) -> Fit:
     return Fit(arrays, {"options": options.model_dump(mode="json")}, metrics, curves, over)
 
 
-def _cubature(task: FitTask, experts: Experts) -> tuple[Array, dict[int, float]]:
+def strains_to_learn(low: Array, high: Array, count: int, seed: int) -> Array:
+    """Return strains (count, n_s): half sample the range, half are scaled down to cover small strains."""
+    strain = sobol(low, high, count, seed)
+    strain[::2] *= np.linspace(_SMALLEST, 1.0, len(strain[::2]))[:, None]
+    return strain
+
+
+def _cubature(task: FitTask, experts: Experts, stage: str, part: float = 1.0) -> tuple[Array, dict[int, float]]:
     """Return factors of the weights of all points of the RVE (n_points,), and the stress error by number of points."""
     options: MoEOptions = task.options
     found, errors = np.ones(experts.points.shape), dict[int, float]()
     if options.cubature_tolerance is not None:
-        task.progress("cubature", 0, 1)
-        strain = sobol(task.low, task.high, _STATES, options.seed + 1)
-        strain[::2] *= np.linspace(_SMALLEST, 1.0, len(strain[::2]))[:, None]
-        strain = np.concatenate([task.snapshots["strain"], strain])
-        found, errors = choose(experts, strain, _compliance(experts), options.cubature_tolerance, options.seed)
-        missed = min(errors.values()) > options.cubature_tolerance
+        task.progress(stage, 0, 1)
+        more = strains_to_learn(task.low, task.high, _STATES, options.seed + 1)
+        strain = np.concatenate([task.snapshots["strain"], more])
+        wanted = part * options.cubature_tolerance
+        found, errors = choose(experts, strain, _compliance(experts), wanted, options.seed)
+        missed = min(errors.values()) > wanted
         note = f"{(found > 0.0).sum()} points, stress error {min(errors.values()):.1e}"
-        task.progress("cubature", 1, 1, note + missed * f", above cubature_tolerance {options.cubature_tolerance:g}")
+        task.progress(stage, 1, 1, note + missed * f", above cubature_tolerance {wanted:g}")
     factor = np.zeros(task.rve.discretisation.n_points)
     inside = experts.points >= 0
     factor[experts.points[inside]] = found[inside]
@@ -103,9 +113,8 @@ def _cubature(task: FitTask, experts: Experts) -> tuple[Array, dict[int, float]]
 
 def _compliance(experts: Experts) -> Array:
     """Return the inverse of the homogenized tangent at zero strain [1/stress]. Shape (n_s, n_s)."""
-    zero = experts.maps.new_zeros(1, experts.n_s)
-    unstrained = equilibrium(experts, zero, zero.new_zeros(1, experts.n_unknowns), 1, 1.0)
-    return np.asarray(np.linalg.inv(unstrained.tangent[0].numpy()))
+    unstrained = solver(experts).solve(np.zeros((1, experts.n_s)), np.zeros((1, len(experts.used))), 1, 1.0)
+    return np.asarray(np.linalg.inv(unstrained.tangent[0]))
 
 
 def _check_fluctuation(task: FitTask) -> None:

@@ -12,9 +12,10 @@ from femops.phases import PhaseResponse
 from femops.rve.sampling import sobol
 from femops.surrogate.torch_library import torch
 from femops_moe.basis import decompose
+from femops_moe.compiled import CompiledExperts, solver
 from femops_moe.cubature import choose, shares
 from femops_moe.experts import assemble, restricted
-from femops_moe.galerkin import derivatives, equilibrium, sensitivity
+from femops_moe.galerkin import BatchedExperts, derivatives, equilibrium, sensitivity
 from femops_moe.partition import bisection, grid
 
 DIMS = pytest.mark.parametrize("dim", [2, 3])
@@ -219,21 +220,82 @@ def _stress(experts, strain):
     return solve(experts, strain).stress.numpy()
 
 
-def test_all_singular_vectors_of_an_expert_integrate_its_gradient_exactly():
+def test_all_singular_vectors_integrate_the_gradient_exactly(monkeypatch):
     experts, strain = coarse_experts(2), _unseen(2, 4)
-    metric = np.linalg.inv(solve(experts, 1e-9 * strain[:1]).tangent[0].numpy())
-    for one, weight in zip(shares(experts, strain, metric, 0), experts.weight.numpy(), strict=True):
+    monkeypatch.setattr("femops_moe.cubature._EXPERTS_OF_GROUP", 3)
+    found = _shares(experts, strain)
+    assert len(found) == 2  # of three experts and of one
+    weights = np.split(experts.weight.numpy(), [3])
+    for one, weight in zip(found, weights, strict=True):
         factor = one.factors(1e-9)
         kept = one.vectors[:-1][one.sizes > 1e-9]
         assert np.allclose(kept @ factor, kept.sum(axis=1), atol=1e-6 * np.abs(kept.sum(axis=1)).max())
-        assert weight @ factor == pytest.approx(weight.sum(), rel=1e-5)
+        assert weight.ravel() @ factor == pytest.approx(weight.sum(), rel=1e-5)
         assert (factor > 0.0).sum() <= len(kept) + 1
 
 
 def test_the_shares_of_all_training_states_count_however_they_are_split(monkeypatch):
     experts, strain = coarse_experts(2), _unseen(2, 6)
-    metric = np.linalg.inv(solve(experts, 1e-9 * strain[:1]).tangent[0].numpy())
-    together = shares(experts, strain, metric, 0)
+    together = _shares(experts, strain)
     monkeypatch.setattr("femops_moe.cubature.chunks", lambda n, _: (slice(i, i + 1) for i in range(n)))
-    for one, other in zip(shares(experts, strain, metric, 0), together, strict=True):
+    for one, other in zip(_shares(experts, strain), together, strict=True):
         assert np.linalg.norm(one.sizes) == pytest.approx(np.linalg.norm(other.sizes), rel=0.1)
+
+
+def _shares(experts, strain):
+    metric = np.linalg.inv(solve(experts, 1e-9 * strain[:1]).tangent[0].numpy())
+    unknowns = solve(experts, strain).unknowns.numpy()[:, experts.used]
+    return shares(experts, strain, unknowns, metric, 0)
+
+
+@DIMS
+@pytest.mark.parametrize("experts_per_axis", [1, 2])
+def test_the_compiled_solver_gives_what_batched_torch_gives(dim, experts_per_axis):
+    one = problem(dim)
+    experts = one.experts(grid(one.space, experts_per_axis), 14)
+    strain = np.concatenate([_unseen(dim), 1e-3 * _unseen(dim), np.zeros((1, len(one.strain[0])))])
+    start = np.zeros((len(strain), len(experts.used)))
+    compiled, batched = solver(experts), BatchedExperts(experts)
+    assert isinstance(compiled, CompiledExperts)
+    for evaluations, tolerance in ((1, 1e-12), (2, 1e-12), (12, 1e-6), (12, 1e-12)):
+        found, expected = (each.solve(strain, start, evaluations, tolerance) for each in (compiled, batched))
+        for name in ("unknowns", "stress", "tangent", "stress_33", "tangent_33", "decrement"):
+            a, b = getattr(found, name), getattr(expected, name)
+            assert np.allclose(a, b, rtol=1e-6 if name == "decrement" else 0.0, atol=1e-12 * np.abs(b).max()), name
+    columns = [each.sensitivity(strain, expected.unknowns) for each in (compiled, batched)]
+    assert _relative(*columns) < 1e-11
+
+
+def test_ports_that_are_zero_in_a_subdomain_are_left_out_there():
+    one = problem(2)
+    basis, partition = one.basis(grid(one.space, 2), 14), grid(one.space, 2)
+    experts = assemble(one.rve, one.space, partition.expert, basis)
+    maps, quadratic, normal = experts.maps.clone(), experts.quadratic.clone(), experts.normal.clone()
+    for k, port in ((0, 3), (1, 3), (2, 4), (3, 5)):
+        maps[k, :, :, port] = 0.0
+        quadratic[k, port], quadratic[k, :, port], normal[k, port] = 0.0, 0.0, 0.0
+    experts = replace(experts, maps=maps, quadratic=quadratic, normal=normal)
+    compiled, strain = CompiledExperts(experts), _unseen(2)
+    assert (compiled.tables.sizes[:, 0] == 4 + basis.ports.shape[1] - 1).all()
+    start = np.zeros((len(strain), len(experts.used)))
+    found, expected = (each.solve(strain, start, 12, 1e-12) for each in (compiled, BatchedExperts(experts)))
+    assert _relative(found.stress, expected.stress) < 1e-12
+    assert _relative(found.tangent, expected.tangent) < 1e-12
+
+
+def test_what_is_not_positive_definite_has_no_decrement():
+    experts, strain = coarse_experts(2), _unseen(2)
+    broken = experts.quadratic.clone()
+    broken[0, experts.n_shared, experts.n_shared] = -1e6
+    broken = replace(experts, quadratic=broken)
+    start = np.zeros((len(strain), len(experts.used)))
+    for each in (CompiledExperts(broken), BatchedExperts(broken)):
+        assert np.isnan(each.solve(strain, start, 3, 1e-12).decrement).all()
+
+
+def test_phases_that_the_kernel_does_not_know_are_solved_in_torch():
+    one = problem(2)
+    unknown = replace(one.rve, phases=tuple(phase if phase.linear else Whole(phase) for phase in one.rve.phases))
+    partition = grid(one.space, 2)
+    experts = assemble(unknown, one.space, partition.expert, one.basis(partition, 14))
+    assert isinstance(solver(experts), BatchedExperts)

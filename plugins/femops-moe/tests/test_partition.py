@@ -1,5 +1,9 @@
 """Partitions of RVEs."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from moe_cases import PHASES, problem
@@ -65,3 +69,16 @@ def test_every_cell_of_a_periodic_grid_has_a_neighbour_on_each_side(dim):
     for cell in range(len(space.cells)):
         around = neighbours[starts[cell] : starts[cell + 1]]
         assert all(len(np.intersect1d(space.cells[cell], space.cells[one])) == 2 ** (dim - 1) for one in around)
+
+
+def test_bisection_calls_its_own_metis_beside_petsc():
+    """DOLFINx makes METIS of PETSc's wheel visible to later libraries; its integers have another width."""
+    program = (
+        "import dolfinx_solver, dolfinx.fem.petsc\n"
+        "from moe_cases import problem\n"
+        "from femops_moe.partition import bisection\n"
+        "print(bisection(problem(2).space, 4).n_experts)\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    assert done.stdout == "4\n", done.stderr

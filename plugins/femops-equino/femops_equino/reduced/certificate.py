@@ -20,6 +20,7 @@ gap and the error of the stress are both of second order in the error of the fie
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -87,6 +88,15 @@ class CertificatePoints:
         stops = arrays.stops("points.stops", len(nonlinear), last=strain.shape[1])
         ranges = [slice(a, b) for a, b in pairwise([0, *stops])]
         return CertificatePoints(strain, stress, projection, tuple(zip(ranges, nonlinear, strict=True)), model)
+
+    @cached_property
+    def compiled(self) -> tuple[Array, Array, Array]:
+        """The arrays of the kernel: strain, stress, and weight, K, α₁ and α₂ of the points (C, 4)."""
+        bulk = np.empty(len(self.model.parameters))
+        for part, phase in self.phases:
+            bulk[part] = phase.K
+        weight, alpha1, alpha2 = self.model.parameters.T
+        return self.strain, self.stress, np.stack([weight, bulk, alpha1, alpha2], axis=1)
 
     @property
     def bytes_of_one(self) -> int:
@@ -165,9 +175,21 @@ def relative_error(strain: Array, stress: Array, gap: Gap, metric: Array, kind: 
     eta = np.maximum(gap.energy, ROUND_OFF * work)
     with np.errstate(divide="ignore", invalid="ignore"):
         error = (away + np.sqrt(2.0 * eta * gap.stiffening)) / size if kind == "bound" else away / size + eta / work
+    return settled(error, strain, np.maximum(size, away), metric)
+
+
+def settled(error: Array, strain: Array, size: Array, metric: Array) -> Array:
+    """Return relative errors with 0 where no strain has no stress up to rounding, and infinity for NaN.
+
+    Args:
+        error: Shape (n,).
+        strain: E. Shape (n, n_s).
+        size: Norm of the stress and of what it may be wrong by [-]. Shape (n,).
+        metric: The norm of stresses. Shape (n_s, n_s).
+    """
     nothing = NO_STRAIN / np.sqrt(np.linalg.norm(metric, 2))  # what rounding may answer to no strain
-    unstrained = ~strain.any(axis=1) & (np.maximum(size, away) <= nothing)
-    error = np.where(unstrained | ((size == 0.0) & (away == 0.0)), 0.0, error)
+    unstrained = ~strain.any(axis=1) & (size <= nothing)
+    error = np.where(unstrained | (size == 0.0), 0.0, error)
     return np.where(np.isnan(error), np.inf, error)
 
 
@@ -191,6 +213,25 @@ def energy_gap(
 def _gap(
     points: CertificatePoints, quadratics: Quadratics, solver: ReducedModel, strain: Array, coefficients: Array
 ) -> Gap:
+    z, lift = improved(points, solver, strain, coefficients)
+    gradient, force = _derivative(points, z)
+    total = np.einsum("nms,nm->ns", lift, gradient)
+    b = z @ quadratics.projection.T + np.tensordot(force, points.projection, axes=([0, 1], [1, 2]))
+    dual = _dual(points, quadratics, z)
+    eta = dual.value(b)
+    poor = ~(eta <= _POOR * 0.5 * np.abs(np.einsum("ns,ns->n", total, strain)))
+    if poor.any():
+        eta[poor] = np.fmin(eta[poor], least_gap(dual.some(poor))[1])
+    stiffness = np.einsum("nis,ij,njt->nst", lift, quadratics.elastic, lift, optimize=True)
+    root = np.linalg.cholesky(quadratics.metric)
+    stiffening = np.linalg.eigvalsh(root.T @ stiffness @ root)[:, -1]
+    return Gap(eta, total, np.maximum(stiffening, 1.0), z[:, solver.n_e :])
+
+
+def improved(
+    points: CertificatePoints, solver: ReducedModel, strain: Array, coefficients: Array
+) -> tuple[Array, Array]:
+    """Return z after one Newton step with the stiffness of `solver`, and its sensitivity dz/dE (n, m, n_s)."""
     n, n_s = strain.shape
     n_e = solver.n_e
     z = solver.extended(strain, coefficients)
@@ -198,22 +239,10 @@ def _gap(
     gradient, _ = _derivative(points, z)
     right = np.concatenate([hessian[:, n_e:, :n_s], gradient[:, n_e:, None]], axis=2)
     solution = np.linalg.solve(hessian[:, n_e:, n_e:], right)
-    sensitivity = -solution[:, :, :-1]
     z[:, n_e:] -= solution[:, :, -1]
-    gradient, force = _derivative(points, z)
-    total = gradient[:, :n_s] + np.einsum("nrs,nr->ns", sensitivity, gradient[:, n_e:])
-    b = z @ quadratics.projection.T + np.tensordot(force, points.projection, axes=([0, 1], [1, 2]))
-    dual = _dual(points, quadratics, z)
-    eta = dual.value(b)
-    poor = ~(eta <= _POOR * 0.5 * np.abs(np.einsum("ns,ns->n", total, strain)))
-    if poor.any():
-        eta[poor] = np.fmin(eta[poor], least_gap(dual.some(poor))[1])
-    lift = np.concatenate([np.broadcast_to(np.eye(n_s), (n, n_s, n_s)), sensitivity], axis=1)
-    rows = np.r_[:n_s, n_e : len(quadratics.elastic)]
-    stiffness = np.einsum("nis,ij,njt->nst", lift, quadratics.elastic[np.ix_(rows, rows)], lift, optimize=True)
-    root = np.linalg.cholesky(quadratics.metric)
-    stiffening = np.linalg.eigvalsh(root.T @ stiffness @ root)[:, -1]
-    return Gap(eta, total, np.maximum(stiffening, 1.0), z[:, n_e:])
+    lift = np.zeros((n, z.shape[1], n_s))
+    lift[:, :n_s], lift[:, n_e:] = np.eye(n_s), -solution[:, :, :-1]
+    return z, lift
 
 
 def _dual(points: CertificatePoints, quadratics: Quadratics, z: Array) -> Dual:
