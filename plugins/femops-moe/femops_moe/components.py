@@ -6,7 +6,7 @@ same ones, so that their displacements on the boundary mean the same.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -150,12 +150,11 @@ def arrangement(rve: RVE, size: Array, known: Sequence[Component]) -> tuple[Arra
     for number in range(int(counts.prod())):
         centre = low + (np.array([number % counts[0], number // counts[0]]) + 0.5) * size
         cells = np.flatnonzero(tile == number)
-        for kind, one in enumerate(components):
-            if (found := _as_in(one, rve, cells, phase[cells], centre)) is not None:
-                break
-        else:
-            kind = len(components)
-            one, found = _new(rve, cells, phase[cells], centre, size)
+        there = rve, cells, phase[cells], centre
+        matches = ((kind, _as_in(one, *there)) for kind, one in enumerate(components))
+        kind, found = next(((kind, nodes) for kind, nodes in matches if nodes is not None), (len(components), None))
+        if found is None:
+            one, found = _new(*there, size)
             components.append(one)
         kinds.append(kind)
         nodes.append(found)

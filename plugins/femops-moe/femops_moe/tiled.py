@@ -44,12 +44,14 @@ class TiledExperts:
         experts: The experts; `n_ports` is that of one component.
         number: Number of each component's ports among all; −1 for fixed ones. Shape (K, n_p).
         shape: Number of rows and columns.
+        kinds: Kind of each component. Shape (K,).
         elastic: Elastic fluctuations W₀ of each component [length], shape (n_dofs, n_s).
     """
 
     experts: Experts
     number: Indices
     shape: tuple[int, int]
+    kinds: Indices
     elastic: list[Array]
 
     @cached_property
@@ -76,9 +78,16 @@ class TiledExperts:
         return self.n_ports + len(self.number) * self.experts.n_bubbles
 
     @property
-    def bytes_of_one(self) -> float:
-        """Memory per strain in an evaluation [bytes]."""
-        return 2.0 * self.experts.bytes_of_one
+    def used(self) -> Indices:
+        """Places in the vector of unknowns that are no padding. Shape (n,)."""
+        own = np.arange(self.experts.n_bubbles) < np.array(self.experts.counts)[:, None]
+        return np.flatnonzero(np.concatenate([np.ones(self.n_ports, dtype=bool), own.ravel()]))
+
+    def padded(self, unknowns: Array) -> Array:
+        """Return vectors of unknowns (n, n_unknowns) of those that are no padding (n, m)."""
+        found = np.zeros((len(unknowns), self.n_unknowns))
+        found[:, self.used] = unknowns
+        return found
 
     def local(self, strain: Tensor, unknowns: Tensor) -> Tensor:
         """Return z of every component (K, n, m) at strains (n, n_s) and unknowns (n, n_unknowns)."""
@@ -103,7 +112,7 @@ def tiled(
     experts = []
     for kind, own in zip(found.kinds, elastic, strict=True):
         experts.append(_expert(components[kind], own, modes[kind]))
-    return TiledExperts(stacked(experts), numbering(found.shape, counts), found.shape, elastic)
+    return TiledExperts(stacked(experts), numbering(found.shape, counts), found.shape, found.kinds, elastic)
 
 
 def with_points(one: TiledExperts, kinds: Indices, factors: Sequence[Array]) -> TiledExperts:
@@ -189,12 +198,12 @@ class TiledSchur:
         shared = self._n_shared
         of_bubbles = _forward(self._bubbles, force[..., shared:, :])
         left = force[..., :shared, :] - self._coupling.mT @ of_bubbles
-        work, own = (of_bubbles * of_bubbles).sum((0, 2)), []
+        work, own = (of_bubbles[..., :1] * of_bubbles).sum((0, 2)), []
         for merge, (factor, coupling, _, _) in zip(self._one.merges, self._levels, strict=True):
             whole, n_kept = merge.merged_vectors(left), merge.kept.shape[2]
             own.append(_forward(factor, whole[:, :, n_kept:]))
             left = whole[:, :, :n_kept] - coupling.mT @ own[-1]
-            work = work + (own[-1] * own[-1]).sum((0, 2))
+            work = work + (own[-1][..., :1] * own[-1]).sum((0, 2))
         stress, change = left[0], torch.zeros_like(left)
         for merge, (factor, coupling, count, size), forces in reversed(
             list(zip(self._one.merges, self._levels, own, strict=True))
@@ -207,19 +216,46 @@ class TiledSchur:
         return torch.cat([ports, bubbles.transpose(0, 1).flatten(1, 2)], 1), stress, work
 
 
-def equilibrium(one: TiledExperts, strain: Tensor, start: Tensor, evaluations: int, tolerance: float) -> Equilibrium:
-    """Solve for the unknowns at all strains together; arguments as in `galerkin.equilibrium`."""
-    parts = list(chunks(len(strain), one.bytes_of_one)) or [slice(0, 0)]
-    with torch.no_grad():
-        found = [_newton(one, strain[part], start[part], evaluations, tolerance) for part in parts]
-    names = [field.name for field in fields(Equilibrium)]
-    return Equilibrium(**{name: torch.cat([getattr(part, name) for part in found]) for name in names})
+class TiledSolver:
+    """Coupled components in batched torch; arrays in and out, as `galerkin.BatchedExperts`.
 
+    Args:
+        one: The experts.
+    """
 
-def sensitivity(one: TiledExperts, strain: Tensor, unknowns: Tensor) -> Tensor:
-    """Return the derivative of the unknowns in equilibrium by the strain. Shape (n, n_unknowns, n_s)."""
-    hessian = derivatives(one.experts, one.local(strain, unknowns)).hessian
-    return TiledSchur(one, hessian).solve(hessian[..., : one.experts.n_s])[0]
+    def __init__(self, one: TiledExperts) -> None:
+        self._one = one
+
+    def solve(self, strain: Array, start: Array, evaluations: int, tolerance: float) -> Equilibrium:
+        """Return the response at all strains (n, n_s), from unknowns (n, n_unknowns).
+
+        Args:
+            strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
+            start: Initial unknowns, without padding. Shape (n, n_unknowns).
+            evaluations: Largest number of evaluations of the energies.
+            tolerance: Decrement at convergence [-].
+        """
+        given, first = self._tensor(strain), self._tensor(self._one.padded(start))
+        with torch.no_grad():
+            found = [_newton(self._one, given[i], first[i], evaluations, tolerance) for i in self._parts(len(strain))]
+        values = {one.name: _joined([getattr(part, one.name) for part in found]) for one in fields(Equilibrium)}
+        return Equilibrium(**{**values, "unknowns": values["unknowns"][:, self._one.used]})
+
+    def sensitivity(self, strain: Array, unknowns: Array) -> Array:
+        """Return the derivative of the unknowns in equilibrium by the strain. Shape (n, n_unknowns, n_s)."""
+        given, at = self._tensor(strain), self._tensor(self._one.padded(unknowns))
+        found = []
+        for part in self._parts(len(strain)):
+            hessian = derivatives(self._one.experts, self._one.local(given[part], at[part])).hessian
+            found.append(TiledSchur(self._one, hessian).solve(hessian[..., : self._one.experts.n_s])[0])
+        return _joined(found)[:, self._one.used]
+
+    def _parts(self, n: int) -> list[slice]:
+        return list(chunks(n, 2.0 * self._one.experts.bytes_of_one)) or [slice(0, 0)]
+
+    def _tensor(self, values: Array) -> Tensor:
+        like = self._one.experts.maps
+        return torch.tensor(values, dtype=like.dtype, device=like.device)
 
 
 def _newton(one: TiledExperts, strain: Tensor, start: Tensor, evaluations: int, tolerance: float) -> Equilibrium:
@@ -227,15 +263,20 @@ def _newton(one: TiledExperts, strain: Tensor, start: Tensor, evaluations: int, 
     for number in range(evaluations):
         at = derivatives(one.experts, one.local(strain, unknowns))
         schur = TiledSchur(one, at.hessian)
-        change, stress, work = (part[..., 0] for part in schur.solve(at.gradient[..., None]))
-        decrement = work / torch.clamp((stress * strain).sum(1), min=_SMALLEST)
+        change, both, work = schur.solve(torch.stack([at.gradient, at.row_33], 3))
+        stress, tangent_33 = both[..., 0], both[..., 1]
+        decrement = work[:, 0] / torch.clamp((stress * strain).sum(1), min=_SMALLEST)
         decrement = decrement.masked_fill(schur.failed, torch.nan)
-        found = Equilibrium(unknowns, stress, schur.tangent, at.sum_33, decrement)
+        found = Equilibrium(unknowns, stress, schur.tangent, at.sum_33 - work[:, 1], tangent_33, decrement)
         converged = decrement <= tolerance
         if number == evaluations - 1 or (not converged.is_cuda and bool(converged.all())):
             break
-        unknowns = torch.where(converged[:, None], unknowns, unknowns + change)
+        unknowns = torch.where(converged[:, None], unknowns, unknowns + change[..., 0])
     return found
+
+
+def _joined(parts: Sequence[Tensor]) -> Array:
+    return np.asarray(torch.cat(list(parts)).cpu().double().numpy())
 
 
 def _forward(factor: Tensor, right: Tensor) -> Tensor:
