@@ -162,7 +162,11 @@ def _add(
     for k, kind in enumerate(kinds):
         inside = experts.points[k] >= 0
         local = torch.einsum("ngs,gsi->nig", force[k], experts.maps[k]) * scale
-        wanted = torch.cat([totals[k].mT @ local, local[:, n_s:] * _WEIGHT_OF_UNKNOWNS], 1).flatten(0, 1).numpy()
+        wanted = (
+            torch.cat([totals[k].mT @ local, local[:, n_s:] * (_WEIGHT_OF_UNKNOWNS / len(one.used) ** 0.5)], 1)
+            .flatten(0, 1)
+            .numpy()
+        )
         rows = wanted[:, inside]
         sums[kind][:, experts.points[k][inside]] += rng.standard_normal((_SKETCH, len(rows))) @ rows / _SKETCH**0.5
 

@@ -206,16 +206,14 @@ def test_indicator_bound_and_fields_are_those_of_the_whole_rve(model):
 
 
 def test_damaged_models_are_refused(model):
-    fit, manifest, law = read_fit(model.folder, read_manifest(model.folder)), read_manifest(model.folder), None
-    law = load_law(model.folder)
-    assert manifest.law == "moe"
+    fit, law = read_fit(model.folder, read_manifest(model.folder)), load_law(model.folder)
 
     def built(arrays):
         trained = TrainedModel(arrays, fit.settings, law.rve, law.low, law.high)
         return ComponentLaw(trained, MoEParameters(model=model.folder))
 
     assert built(fit.arrays).n_state == law.n_state
-    check_arrays(built, {name: one for name, one in fit.arrays.items() if not name.startswith("rve/")})
+    check_arrays({name: one for name, one in fit.arrays.items() if not name.startswith("rve/")}, built)
 
 
 @pytest.mark.parametrize(
