@@ -8,6 +8,7 @@ with the nonlinear phases.
 """
 
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -41,7 +42,9 @@ def _nested(rows: list[list[str]]) -> NestedLaw:
     circles = {name: [{"center": [x, y], "radius": radius}] for name, (x, y, radius) in _INCLUSIONS.items()}
     common = {"mesh_size": 0.125, "cell": "quad8"}
     components = {name: {"circles": {"circles": found, **common}} for name, found in circles.items()}
-    law = load_law({"law": "nested", "rve": {"tiles": {"components": components, "rows": rows}, "phases": _PHASES}}, 2)
+    law = load_law(
+        {"law": "nested", "rve": {"tiles": {"components": components, "rows": rows}, "phases": _PHASES}}, dim=2
+    )
     assert isinstance(law, NestedLaw)
     return law
 
@@ -65,7 +68,7 @@ def _trained(tolerance: float, of_cubature: float) -> tuple[TrainedModel, dict[s
     return TrainedModel(found.arrays, found.settings, law.rve, -HIGH, HIGH), figures
 
 
-def _problem(name: str) -> dict[str, Any]:
+def _problem(name: str, _: Mapping[str, str]) -> dict[str, Any]:
     model, training = _trained(*TOLERANCES[name])
     return {"training": training, **{f"{n}x{n}": _arrangement(model, n, training["training_s"]) for n in UNSEEN}}
 
@@ -86,7 +89,7 @@ def _arrangement(model: TrainedModel, count: int, training: float) -> dict[str, 
     experts = law.experts.experts
     numbers = {"stress": _relative(answer.stress, truth.stress), "tangent": _relative(answer.tangent, truth.tangent)}
     per_point, per_nested = spent / _BATCH, exact / len(strain)
-    reduced_MB = sum(one.element_size() * one.nelement() for one in (experts.maps, experts.quadratic)) / 1e6
+    megabytes = sum(one.element_size() * one.nelement() for one in (experts.maps, experts.quadratic)) / 1e6
     return {
         "components": count * count,
         "times_larger_than_trained": count * count // 4,
@@ -99,7 +102,7 @@ def _arrangement(model: TrainedModel, count: int, training: float) -> dict[str, 
         "setup_over_nested_point": setup / per_nested,
         "mesh_over_nested_point": mesh / per_nested,
         "training_over_nested_point": training / per_nested,
-        "reduced_MB": reduced_MB,
+        "reduced_MB": megabytes,
         "operators_of_nested_MB": nested.rve.discretisation.strain_operator.nbytes / 1e6,
         "state_bytes_nested_over_law": nested.n_state / law.n_state,
         "all_valid": bool(answer.valid.all()),

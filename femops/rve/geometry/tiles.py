@@ -116,6 +116,7 @@ def joined(meshes: Sequence[TaggedMesh], arrangement: Indices) -> TaggedMesh:
     Raises:
         CaseError: The components have cells of different kinds, or different nodes on their faces.
     """
+    assert meshes[0].periods is not None
     size = np.diag(meshes[0].periods)
     _check_faces(meshes, size)
     rows, columns = np.indices(arrangement.shape).reshape(2, -1)

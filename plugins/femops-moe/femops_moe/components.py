@@ -145,16 +145,15 @@ def arrangement(rve: RVE, size: Array, known: Sequence[Component]) -> tuple[Arra
         raise CaseError(f"{problem} {size[0]:g} × {size[1]:g} in each direction", key="rve")
     place = ((mesh.points[mesh.cells].mean(axis=1) - low) / size).astype(np.int64)
     tile = place[:, 1] * counts[0] + place[:, 0]
-    phase = mesh.region_of_cell()
+    phase = mesh.region_of_cell().astype(np.int64)
     components, kinds, nodes = list(known), [], []
     for number in range(int(counts.prod())):
         centre = low + (np.array([number % counts[0], number // counts[0]]) + 0.5) * size
         cells = np.flatnonzero(tile == number)
-        there = rve, cells, phase[cells], centre
-        matches = ((kind, _as_in(one, *there)) for kind, one in enumerate(components))
+        matches = ((kind, _as_in(one, rve, cells, phase[cells], centre)) for kind, one in enumerate(components))
         kind, found = next(((kind, nodes) for kind, nodes in matches if nodes is not None), (len(components), None))
         if found is None:
-            one, found = _new(*there, size)
+            one, found = _new(rve, cells, phase[cells], centre, size)
             components.append(one)
         kinds.append(kind)
         nodes.append(found)
@@ -168,6 +167,7 @@ def component(mesh: TaggedMesh, rve: RVE) -> Component:
         mesh: The mesh, with `periods`.
         rve: An RVE with these phases.
     """
+    assert mesh.periods is not None
     size = np.diag(mesh.periods)
     where = [(name, phase) for name, phase in zip(rve.discretisation.phases, rve.phases, strict=True)]
     present = [(name, phase) for name, phase in where if len(mesh.regions.get(name, ()))]
@@ -198,7 +198,7 @@ def _as_in(one: Component, rve: RVE, cells: Indices, phase: Indices, centre: Arr
     nodes = np.unique(mesh.cells[cells])
     if (len(nodes), len(cells)) != (len(own.points), len(own.cells)):
         return None
-    distance, order = cKDTree(mesh.points[nodes] - centre).query(own.points)
+    distance, order = (np.asarray(one) for one in cKDTree(mesh.points[nodes] - centre).query(own.points))
     extent = np.ptp(own.points, axis=0).max()
     if distance.max() > _GAP * extent or len(np.unique(order)) < len(order):
         return None

@@ -8,6 +8,8 @@ import numpy as np
 from femops.errors import CaseError
 from femops.meshing import TaggedMesh
 from femops.notation import Array, Indices
+from femops.rve.discretisation import discretise
+from femops.rve.geometry.tiles import joined
 from femops.rve.spec import RVE
 from femops.surrogate import CheckedArrays
 from femops.surrogate.spec import Arrays
@@ -108,13 +110,11 @@ def _component(arrays: Arrays, prefix: str, size: Array, rve: RVE) -> tuple[Comp
 
 def joined_rve(meshes: Sequence[TaggedMesh], places: Indices, rve: RVE) -> RVE:
     """Return the RVE of components at places (n_rows, n_columns), the lower row first, with the phases of an RVE."""
-    from femops.rve.discretisation import discretise
-    from femops.rve.geometry.tiles import joined
-
-    mesh = joined(meshes, places)
+    mesh, periods = joined(meshes, places), meshes[0].periods
+    assert periods is not None
     pairs = zip(rve.discretisation.phases, rve.phases, strict=True)
     present = [(name, phase) for name, phase in pairs if name in mesh.regions]
-    size = np.diag(meshes[0].periods) * np.array(places.shape[::-1])
+    size = np.diag(periods) * np.array(places.shape[::-1])
     mesh = TaggedMesh(mesh.points, mesh.cells, mesh.kind, mesh.regions, periods=np.diag(size))
     discretisation = discretise(mesh, tuple(name for name, _ in present))
     return RVE(discretisation, tuple(phase for _, phase in present), "periodic")

@@ -13,6 +13,7 @@ component.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -51,8 +52,8 @@ def local_modes(components: Sequence[Component], samples: Sequence[Array], toler
     faces, lost = [], 0.0
     for axis in (0, 1):
         traces = np.concatenate([_traces(one, fields)[axis] for one, fields in pairs], axis=1)
-        modes, lost_here = _proper_orthogonal(traces, _mean_stiffness(components, axis), 0.5 * allowed, largest)
-        faces.append(modes)
+        of_faces, lost_here = _proper_orthogonal(traces, _mean_stiffness(components, axis), 0.5 * allowed, largest)
+        faces.append(of_faces)
         lost += lost_here
     found, of_bubbles = [], 0.0
     for one, fields in pairs:
@@ -96,7 +97,7 @@ def _linear(one: Component) -> Array:
         found[rows, ends[1]] = (one.points[rows, 1 - axis] - low) / (high - low)
         found[rows, ends[0]] = 1.0 - found[rows, ends[1]]
         first += one.counts[axis]
-    return np.kron(found, np.eye(2))
+    return np.asarray(np.kron(found, np.eye(2)), dtype=np.float64)
 
 
 def _traces(one: Component, fields: Array) -> list[Array]:
@@ -116,7 +117,7 @@ def _mean_stiffness(components: Sequence[Component], axis: int) -> Array:
     return np.asarray(np.mean(blocks, axis=0))
 
 
-def _proper_orthogonal(fields: Array, stiffness: object, allowed: float, largest: int) -> tuple[Array, float]:
+def _proper_orthogonal(fields: Array, stiffness: Any, allowed: float, largest: int) -> tuple[Array, float]:
     """Return the modes (n_dofs, n_modes) that lose at most an energy of fields (n_dofs, n), and that energy."""
     gram = fields.T @ (stiffness @ fields)
     values, vectors = np.linalg.eigh(0.5 * (gram + gram.T))

@@ -28,11 +28,12 @@ from femops_moe.tiled import TiledSchur, TiledSolver, tiled
 
 def _component(x, y, radius):
     inclusion = {"center": [x, y], "radius": radius}
-    return {"voxels": {"cells": 6, "inclusions": [inclusion], "cell": "quad8"}}
+    return {"voxels": {"cells": 5, "inclusions": [inclusion], "cell": "quad8"}}
 
 
 COMPONENTS = {"a": _component(0.0, 0.0, 0.35), "b": _component(0.15, 0.1, 0.25)}
 CORNER = np.full(3, RANGE)
+CUBATURE = {"cubature_tolerance": 5e-4}
 
 
 def _rve(rows, **phases):
@@ -50,12 +51,15 @@ TRAINED, UNSEEN = [["a", "b"], ["b", "b"]], [["a", "b", "b"], ["a", "a", "b"]]
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("components")
     limits = {name: [-RANGE, RANGE] for name in ("11", "22", "12")}
-    sampling = {"method": "sobol", "count": 6, "seed": 1, "range": limits}
-    block = {"law": "moe", "component": 1.0, "arrangements": 8, "cubature_tolerance": 1e-4}
+    sampling = {"method": "sobol", "count": 4, "seed": 1, "range": limits}
+    block = {"law": "moe", "component": 1.0, "arrangements": 5, "modes": 40, "tolerance": 0.2, **CUBATURE}
     study = {"kinematics": "plane_strain", "rve": _rve(TRAINED), "sampling": sampling, "surrogate": block}
     path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump({**study, "validation": {**sampling, "count": 4, "seed": 2}}))
-    report = train(load_study(path), path, folder / "out", MPI.COMM_SELF)
+    path.write_text(yaml.safe_dump({**study, "validation": {**sampling, "count": 2, "seed": 2}}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("femops.surrogate.accuracy._TIMED_LAW", 2)  # the time per point is of no interest
+        patch.setattr("femops.surrogate.accuracy._MIN_SECONDS", 0.0)
+        report = train(load_study(path), path, folder / "out", MPI.COMM_SELF)
     return SimpleNamespace(folder=report.model, metrics=report.metrics)
 
 
@@ -78,7 +82,7 @@ def _coarse(rows):
     rng = np.random.default_rng(0)
     samples = [1e-2 * rng.standard_normal((one.n_dofs, 3)) for one in components]
     modes = local_modes(components, samples, 1e-6, 3)
-    return tiled(found, components, modes.modes, modes.counts), found, components, rve
+    return tiled(found, components, modes.modes, modes.counts), found, modes.modes, rve
 
 
 def test_the_elastic_fields_are_those_of_the_whole_rve():
@@ -94,17 +98,14 @@ def test_the_elastic_fields_are_those_of_the_whole_rve():
 
 
 def test_any_ports_and_bubbles_are_continuous_and_periodic():
-    one, found, components, rve = _coarse(UNSEEN)
+    one, found, modes, rve = _coarse(UNSEEN)
     space = FluctuationSpace(rve)
     unknowns = torch.as_tensor(np.random.default_rng(1).standard_normal((1, one.n_unknowns)))
     z = one.local(torch.zeros(1, 3).double(), unknowns)[:, 0].numpy()
     low, high = np.full((space.n_nodes, 2), np.inf), np.full((space.n_nodes, 2), -np.inf)
-    rve_modes = local_modes(components, [np.random.default_rng(0).standard_normal((c.n_dofs, 3)) for c in components],
-                            1e-6, 3)  # fmt: skip
     for k, nodes in enumerate(found.nodes):
-        own = rve_modes.modes[found.kinds[k]]
-        modes = np.concatenate([own.ports, own.bubbles], axis=1)
-        values = (modes @ z[k, 3 : 3 + modes.shape[1]]).reshape(-1, 2)
+        own = np.concatenate([modes[found.kinds[k]].ports, modes[found.kinds[k]].bubbles], axis=1)
+        values = (own @ z[k, 3 : 3 + own.shape[1]]).reshape(-1, 2)
         np.minimum.at(low, space.node_of[nodes], values)
         np.maximum.at(high, space.node_of[nodes], values)
     assert np.abs(high).max() > 0.1
@@ -160,12 +161,12 @@ def test_unseen_arrangements_are_answered(model):
         truth, law = _answer(nested, strain), _law(model, rows)
         answer = _answer(law, strain)
         assert answer.valid.all()
-        for name, tolerance in (("stress", 1e-3), ("tangent", 1e-3), ("stress_33", 1e-3), ("tangent_33", 1e-2)):
+        for name, tolerance in (("stress", 3e-3), ("tangent", 3e-3), ("stress_33", 3e-3), ("tangent_33", 1e-2)):
             assert _error(getattr(answer, name), getattr(truth, name)) < tolerance
     points = model.metrics["fit"]["cubature_points_of_component"]
     assert points < 0.5 * law.rve.discretisation.n_points / 6
-    assert model.metrics["fit"]["cubature_stress_error"] <= 1e-4
-    assert model.metrics["fit"]["arrangements"] == 9
+    assert model.metrics["fit"]["cubature_stress_error"] <= 5e-4
+    assert model.metrics["fit"]["arrangements"] == 6
 
 
 def test_the_law_keeps_the_contract(model):
