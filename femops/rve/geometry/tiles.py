@@ -121,7 +121,7 @@ def joined(meshes: Sequence[TaggedMesh], arrangement: Indices) -> TaggedMesh:
     _check_faces(meshes, size)
     rows, columns = np.indices(arrangement.shape).reshape(2, -1)
     corner = np.column_stack([columns, rows]) - 0.5 * (np.array(arrangement.shape[::-1]) - 1)
-    chosen = [meshes[kind] for kind in arrangement.ravel()]
+    chosen = [meshes[int(kind)] for kind in arrangement.ravel()]
     first = np.cumsum([0, *(len(one.points) for one in chosen)])
     points = np.concatenate([one.points + offset * size for one, offset in zip(chosen, corner, strict=True)])
     cells = [one.cells + start for one, start in zip(chosen, first[:-1], strict=True)]

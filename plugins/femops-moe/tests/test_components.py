@@ -112,6 +112,13 @@ def test_any_ports_and_bubbles_are_continuous_and_periodic():
     assert np.allclose(low, high, atol=1e-10)
 
 
+def test_uniform_displacement_of_the_corners_displaces_the_whole_component():
+    _, _, modes, _ = _coarse(UNSEEN)
+    for one in modes:
+        displaced = one.ports[:, -8:] @ np.tile([1.0, -2.0], 4)
+        assert np.allclose(displaced.reshape(-1, 2), [1.0, -2.0], atol=1e-9)
+
+
 @pytest.mark.parametrize("rows", [UNSEEN, [["a", "b"], ["b", "a"]], [["a"] * 5, ["b"] * 5, ["a", "b", "a", "b", "a"]]])
 def test_nested_dissection_solves_the_system_of_all_unknowns(rows):
     one, *_ = _coarse(rows)
