@@ -22,7 +22,7 @@ CASES = sorted((ROOT / "cases").glob("*.yaml"))
 
 
 def _twin(path: Path) -> Path:
-    return path.with_stem(re.sub("equino|beno|spon", "nested", path.stem))
+    return path.with_stem(re.sub("equino|beno|spon|moe", "nested", path.stem))
 
 
 TWINS = [path for path in CASES if _twin(path) != path and _twin(path).exists()]

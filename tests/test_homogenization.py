@@ -16,6 +16,7 @@ from femops.meshing.box import box
 from femops.notation import Array
 from femops.rve.discretisation import discretise
 from femops.rve.law import NestedLaw
+from femops.rve.solver import RVESolver
 from femops.rve.spec import RVE
 
 FIBRE = {"law": "elastic", "K": 43452.381, "G": 29918.033}
@@ -444,6 +445,25 @@ def test_a_batch_of_70_is_a_loop_over_its_points(matrix: str) -> None:
     for name in ("stress", "tangent", "state", "stress_33"):
         together, alone = getattr(batch, name), np.concatenate([getattr(one, name) for one in loop])
         np.testing.assert_allclose(together, alone, rtol=0.0, atol=1e-9 * np.abs(alone).max())
+
+
+def test_virgin_points_without_strain_share_one_solve(monkeypatch: pytest.MonkeyPatch) -> None:
+    law = nested("circle", "j2")
+    solve, sizes = RVESolver.solve, []
+
+    def counted(self: RVESolver, strain: Array, *given: Any, **options: Any) -> Any:
+        sizes.append(strain.shape[1])
+        return solve(self, strain, *given, **options)
+
+    monkeypatch.setattr(RVESolver, "solve", counted)
+    response = law.evaluate(np.zeros((5, 3)), virgin(law, 5), 1.0)
+    assert sizes == [1]
+    one = law.evaluate(np.zeros((1, 3)), virgin(law, 1), 1.0)
+    for name in ("stress", "tangent", "state", "stress_33", "tangent_33"):
+        np.testing.assert_array_equal(getattr(response, name), np.repeat(getattr(one, name), 5, axis=0))
+    deformed = law.evaluate(strains(2, 1), virgin(law, 1), 1.0).state
+    law.evaluate(np.zeros((2, 3)), np.vstack([deformed, virgin(law, 1)]), 1.0)
+    assert sizes[-1] == 2
 
 
 def test_an_rve_that_does_not_converge_is_counted() -> None:

@@ -96,3 +96,10 @@ def test_mumps_is_loaded_in_a_program_that_has_nothing_but_the_nested_law() -> N
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100)
     assert done.stdout == "(1, 3)\n", done.stderr
+
+
+def test_the_mkl_is_found_without_a_search_through_the_environment() -> None:
+    code = "import ctypes.util, glob\nctypes.util.find_library = glob.glob = None\n"
+    code += "from femops.rve.linear import _mkl\nprint(_mkl()['pardiso'])\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "_FuncPtr" in done.stdout, done.stderr

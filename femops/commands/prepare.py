@@ -69,7 +69,7 @@ def prepare(case: Case, path: Path, comm: MPI.Comm, mesh: MacroMesh | None = Non
     except CaseError as error:
         raise error.within(file=path) from error
     found = (f"{name} {text}" for name, text in remarks(case, problem).items())
-    return Run(case, problem, timers, (*notes(mesh, laws), *found, *problem.locking.notes()))
+    return Run(case, problem, timers, (*notes(mesh, laws), *found, *problem.notes))
 
 
 def notes(mesh: MacroMesh, laws: Mapping[str, MaterialLaw]) -> tuple[str, ...]:

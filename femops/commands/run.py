@@ -200,7 +200,7 @@ class _Record:
             "finished": self.finished,
             "failure": self.failure,
             "law": {name: parameters.law for name, parameters in run.case.laws().items()},
-            "notes": tuple(dict.fromkeys((*run.notes, *problem.locking.notes()))),
+            "notes": tuple(dict.fromkeys((*run.notes, *problem.notes))),
             "versions": versions(_PACKAGES),
             "ranks": problem.comm.size,
             "n_qp": self._n_qp,

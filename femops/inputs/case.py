@@ -162,6 +162,9 @@ class NewtonBlock(_Block):
 
     rtol: float = Field(1e-8, gt=0, description="largest residual relative to the internal forces")
     max_iter: int = Field(20, gt=0)
+    petsc: dict[str, bool | int | float | str | None] = Field(
+        {}, description="options of PETSc for the linear systems, such as {ksp_type: cg, pc_type: gamg}"
+    )
 
 
 class TrustBlock(_Block):

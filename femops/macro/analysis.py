@@ -88,6 +88,10 @@ class Steps:
             raise ValueError(f"smallest {self.smallest:g} given, expected a number above 0 and at most 1")
 
 
+PetscOption = bool | int | float | str | None
+"""Value of an option of PETSc; None for an option without value."""
+
+
 @dataclass(frozen=True)
 class Newton:
     """Settings of Newton's method on the macroscale.
@@ -95,10 +99,12 @@ class Newton:
     Attributes:
         rtol: Largest residual relative to the internal forces.
         max_iter: Largest number of iterations.
+        petsc: Options of PETSc for its linear systems, without prefix; none leaves the choice to their size.
     """
 
     rtol: float = 1e-8
     max_iter: int = 20
+    petsc: Mapping[str, PetscOption] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not (self.rtol > 0.0 and self.max_iter > 0):

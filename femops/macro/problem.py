@@ -18,6 +18,7 @@ from femops.law import MaterialLaw
 from femops.macro.analysis import Analysis
 from femops.macro.boundary import Loads, Supports, check_analysis, total
 from femops.macro.error_bars import ErrorBars
+from femops.macro.linear import LinearSolver
 from femops.macro.locking import Locking
 from femops.macro.material import Material
 from femops.macro.mesh import MacroMesh
@@ -28,6 +29,7 @@ from femops.notation import Array
 
 # After unloading, the residual can only fall to round-off of the largest earlier forces, not of the current ones.
 _SMALLEST_FORCE = 1e-3
+_INEXACT = 0.01  # relative residual of iterative linear solvers as a part of that of Newton's method
 
 NewtonWatch = Callable[[int, float], None]
 
@@ -73,7 +75,9 @@ class MacroProblem:
         self.supports = Supports(analysis, mesh, space)
         self.loads = Loads(analysis.loads, mesh, 2 * analysis.order + 1)
         self._make_forms(space)
-        self._make_solver()
+        self._make_vectors()
+        newton = analysis.newton
+        self._solver = LinearSolver(self._matrix, space, _INEXACT * newton.rtol, newton.petsc)
         self._largest_force = 0.0
         extent = np.ptp(mesh.mesh.geometry.x, axis=0).max() if mesh.n_cells else 0.0
         self._length = self.comm.allreduce(float(extent), op=MPI.MAX)
@@ -83,6 +87,11 @@ class MacroProblem:
         self.locking = Locking(self.material, analysis.order)
         self.material.keep()
         self._keep()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes on the discretisation and its solution, one line each."""
+        return (*self.locking.notes(), *([self._solver.note] if self._solver.note else []))
 
     @property
     def n_dofs(self) -> int:
@@ -199,11 +208,9 @@ class MacroProblem:
         with self.timers.part("linear solve"):
             try:
                 self._solver.solve(right, self._step)
-            except PETSc.Error as error:
-                self._make_solver()  # a failed solve leaves the solver and vectors locked
-                raise NotConverged(f"the macroscale linear solver failed (PETSc error {error.ierr})") from error
-            if self._solver.getConvergedReason() < 0 or not np.isfinite(self._step.norm()):
-                raise NotConverged("the macroscale stiffness is singular; are there enough supports?")
+            except NotConverged:
+                self._make_vectors()  # a failed solve may leave them locked
+                raise
         x.axpy(-1.0, self._step)
         self.displacement.x.scatter_forward()
 
@@ -226,9 +233,7 @@ class MacroProblem:
         """
         with self.timers.part("linear solve"):
             right.array_w[self._fixed] = 0.0
-            self._solver.solveTranspose(right, solution.x.petsc_vec)
-            if self._solver.getConvergedReason() < 0 or not np.isfinite(solution.x.petsc_vec.norm()):
-                raise NotConverged("the macroscale stiffness is singular at the end of a step")
+            self._solver.solve_transposed(right, solution.x.petsc_vec)
         solution.x.scatter_forward()
 
     def held_dofs(self, boundary: str, axis: int) -> Any:
@@ -273,16 +278,9 @@ class MacroProblem:
         size = float(np.sqrt(self.n_dofs) * self._length)
         return float(np.finfo(np.float64).eps) ** 2 * float(self._matrix.norm()) * size
 
-    def _make_solver(self) -> None:
+    def _make_vectors(self) -> None:
         self._right = fem_petsc.create_vector(self.displacement.function_space)
         self._step = self._right.copy()
-        self._solver = PETSc.KSP().create(self.comm)
-        self._solver.setOperators(self._matrix)
-        self._solver.setType("preonly")
-        preconditioner = self._solver.getPC()
-        preconditioner.setType("lu")
-        preconditioner.setFactorSolverType("mumps")
-        self._solver.setErrorIfNotConverged(False)
 
     def _hand_over(self) -> None:
         self.quadrature.set_response(self.material.stress, self.material.tangent)

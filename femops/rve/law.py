@@ -1,6 +1,7 @@
 """The nested law (FE²): a finite-element solve of an RVE at every macroscale point."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Literal
 
 import numpy as np
@@ -70,6 +71,8 @@ class NestedLaw:
             NotConverged: An RVE did not converge.
         """
         n_qp, n_s = strain.shape
+        if n_qp > 1 and not strain.any() and not state.any():  # set-up asks this of every point
+            return _repeated(self.evaluate(strain[:1], state[:1], dt), n_qp)
         stress = np.empty((n_qp, n_s))
         tangent = np.empty((n_qp, n_s, n_s))
         stress_33 = np.empty(n_qp) if self.dim == 2 else None
@@ -100,13 +103,13 @@ class NestedLaw:
 
     def _mean_fields(self) -> tuple[Mapping[str, slice], int]:
         """Return the slices of the phase averages at the start of the state by name, and their total size."""
-        fields, offset = {}, 0
+        found, offset = {}, 0
         for name, phase in zip(self.rve.discretisation.phases, self.rve.phases, strict=True):
             of_phase = phase.state_fields(self.dim)
             for field, part in of_phase.items():
-                fields[f"{name}_{field}"] = slice(offset + part.start, offset + part.stop)
+                found[f"{name}_{field}"] = slice(offset + part.start, offset + part.stop)
             offset += max((part.stop for part in of_phase.values()), default=0)
-        return fields, offset
+        return found, offset
 
     def _solve(self, strain: Array, state: Array, first: int | None = None) -> Solution:
         columns = np.ascontiguousarray(strain.T)
@@ -141,6 +144,12 @@ class NestedLaw:
             deviation = solution.sensitivity - self.solver.elastic_sensitivity[:, :, None]
             parts += [strain, solution.fluctuation.T, deviation.reshape(-1, n).T]
         return np.concatenate(parts, axis=1)
+
+
+def _repeated(response: LawResponse, count: int) -> LawResponse:
+    """Return the response of one point for `count` points."""
+    given = {field.name: getattr(response, field.name) for field in fields(response)}
+    return LawResponse(**{name: np.repeat(one, count, axis=0) for name, one in given.items() if one is not None})
 
 
 def _law(parameters: NestedParameters, context: LawContext) -> NestedLaw:

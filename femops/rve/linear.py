@@ -4,8 +4,12 @@ MKL PARDISO where available, otherwise MUMPS through PETSc.
 """
 
 import ctypes
+import os
 import sys
+from contextlib import suppress
 from functools import cache
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -67,7 +71,14 @@ def linear_solver(name: LinearSolverName, pattern: sp.csr_array) -> LinearSolver
 
 @cache
 def _mkl() -> Any:
-    """Return the MKL library; cached, as the search takes longer than an RVE solve."""
+    """Return the MKL library.
+
+    Unless told where it is, pypardiso searches the whole environment for it, which takes a second.
+    """
+    with suppress(PackageNotFoundError):
+        known = [str(file.locate()) for file in files("mkl") or () if file.name.startswith("libmkl_rt.so")]
+        if known and Path(known[0]).is_file():
+            os.environ.setdefault("PYPARDISO_MKL_RT", known[0])
     from pypardiso import PyPardisoSolver
 
     return PyPardisoSolver().libmkl

@@ -3,11 +3,14 @@
 RVEs of 9, 25 and 49 random circles, meshed alike. For 1, 4, 16 and 64 experts (one has a global basis), the least
 number of modes whose stress, with all quadrature points, is within `WANTED` of the nested solve; then their cubature.
 EquiNO's law with as many modes as one expert needs beside the elastic ones. Processor times of one run: compare ratios.
+`python -m benchmarks.moe_large` in `tests` draws `results/moe_large.png` from the results.
 """
 
+import json
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -180,3 +183,33 @@ def _equino(problem: _Problem, modes: int) -> dict[str, Any]:
 
 
 PROBLEMS = {f"{count} inclusions": partial(_rve, count) for count in INCLUSIONS}
+
+
+def draw(results: Path) -> None:
+    """Draw the growth of times and memory with the number of experts, log–log, next to the results."""
+    import matplotlib.pyplot as plt
+
+    problems = json.loads(results.read_text(encoding="utf-8"))["problems"]
+    shown = {
+        "nested_point_over_point": "time of a point, one expert = 1",
+        "cubature_over_nested_point": "time of modes and cubature, nested point = 1",
+        "modes_MB": "memory of the modes [MB]",
+        "state_of_a_point": "unknowns",
+    }
+    figure, axes = plt.subplots(1, len(shown), figsize=(14, 3.4), layout="constrained")
+    for axis, (name, label) in zip(axes, shown.items(), strict=True):
+        for problem, found in problems.items():
+            values = np.array([found[f"{number}_{name}"] for number in EXPERTS])
+            if name == "nested_point_over_point":
+                values = values[0] / values
+            elif name == "cubature_over_nested_point":
+                values = values + [found[f"{number}_modes_over_nested_point"] for number in EXPERTS]
+            axis.loglog(EXPERTS, values, "o-", label=f"{problem}, {found['unknowns_of_nested']} unknowns")
+        axis.set(xlabel="experts", title=label, xticks=EXPERTS, xticklabels=EXPERTS)
+        axis.grid(which="both", alpha=0.3)
+    axes[3].legend(fontsize=8)
+    figure.savefig(results.with_suffix(".png"), dpi=90)
+
+
+if __name__ == "__main__":
+    draw(Path(__file__).parent / "results" / "moe_large.json")

@@ -7,7 +7,7 @@ the trained laws with cubature, with errors and times. Strains are in ±0.04 (sh
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks import equino_models as models
 from benchmarks.moe_disjoint import at_points, disjoint_experts
 
-from femops.law import MaterialLaw
+from femops.law import CertificateKind, MaterialLaw
 from femops.notation import Array
 from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import SolverOptions
@@ -29,6 +29,7 @@ from femops_equino.offline import converged
 from femops_equino.options import EquiNOParameters
 from femops_equino.reduced.basis import Basis as GlobalBasis
 from femops_equino.reduced.basis import displacement_candidates
+from femops_equino.reduced.certificate import norm
 from femops_equino.reduced.model import assemble as assemble_global
 from femops_equino.reduced.pod import ElasticRVE
 from femops_equino.reduced.pod import decompose as decompose_global
@@ -154,20 +155,35 @@ def _work(problem: _Problem, macro: Array, fluctuation: Array) -> float:
 
 
 def _laws(problem: _Problem) -> dict[str, float]:
-    """Return errors and times of the trained laws, cold, at 1024 strains."""
-    found = {}
-    for name, law in {"moe": _moe(problem), "equino": _equino(problem)}.items():
+    """Return errors and times of the trained laws, cold, at 1024 strains, and of the certificates."""
+    found, laws, many = {}, {"moe": _moe(problem), "equino": _equino(problem)}, models.strains(1024, 3)
+    seconds: dict[str, float] = {}
+    for name, law in laws.items():
         answer = _evaluate(law, problem.strain)
-        many = models.strains(1024, 3)
-        _evaluate(law, many)
-        begin = time.perf_counter()
-        _evaluate(law, many)
         found[f"{name}_law_stress_error"] = problem.error(answer.stress)
         found[f"{name}_law_tangent_error"] = float(models.relative(answer.tangent, problem.truth.tangent).mean())
-        found[f"{name}_law_us_per_point"] = (time.perf_counter() - begin) / len(many) * 1e6
-    begin = time.perf_counter()
-    _evaluate(problem.law, problem.strain)
-    return found | {"nested_us_per_point": (time.perf_counter() - begin) / UNSEEN * 1e6}
+        _evaluate(law, many)
+        seconds[name], _ = _timed(lambda law=law: _evaluate(law, many))  # type: ignore[misc]
+    seconds["nested"], _ = _timed(lambda: _evaluate(problem.law, problem.strain))
+    found["moe_law_time_over_equino"] = seconds["moe"] / seconds["equino"]
+    found["nested_time_over_moe_law"] = seconds["nested"] / UNSEEN / (seconds["moe"] / len(many))
+    law, answer = laws["moe"], _evaluate(laws["moe"], problem.strain)
+    size, away = (norm(one, law.metric) for one in (answer.stress, answer.stress - problem.truth.stress))
+    kinds: tuple[CertificateKind, ...] = ("indicator", "bound")
+    for kind in kinds:
+        law.certify(problem.strain, answer, kind)
+        spent, error = _timed(lambda kind=kind: law.certify(problem.strain, answer, kind))  # type: ignore[misc]
+        found |= models.spread(f"{kind}_over_error", error / (away / size))
+        found[f"{kind}_least_over_error"] = float((error / (away / size)).min())
+        found[f"{kind}_time_over_nested"] = spent / seconds["nested"]
+    return found
+
+
+def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Return the processor time of some work, and what it returns."""
+    begin = time.process_time()
+    found = work()
+    return time.process_time() - begin, found
 
 
 def _evaluate(law: MaterialLaw, strain: Array) -> Any:

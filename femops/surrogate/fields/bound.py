@@ -30,6 +30,7 @@ from femops.surrogate.fields.hyperelastic import HyperelasticFields
 from femops.surrogate.torch_library import Tensor, torch
 
 _PARTS = (1.0, 0.5, 0.2, 0.05)  # of the λ that is best for small errors
+_LEAST = 1e-12  # ⟨|r_d|²⟩ that λ is chosen for at least; that of a prediction without sensitivities is about 1
 _ROUND_OFF = 1e-12  # of the stress
 _TINY = 1e-200
 _COPIES = 4  # of residuals in memory at the same time, compared with `HyperelasticFields.bytes_of_one`
@@ -107,7 +108,7 @@ class StressBound:
         at = self._residuals(given, fluctuation, sensitivity @ root, root)
         whole = self._mean(at.gram)
         largest = torch.linalg.eigvalsh(whole[:, 1:, 1:])[:, -1]
-        best = torch.sqrt(torch.clamp(whole[:, 0, 0], min=_TINY) / torch.clamp(largest, min=_TINY))
+        best = torch.sqrt(torch.clamp(whole[:, 0, 0], min=_TINY) / torch.clamp(largest, min=_LEAST))
         centre, radius = at.dressed, torch.full_like(best, torch.inf)
         decay, curvature = self._constants(given, fluctuation)
         for part in _PARTS:

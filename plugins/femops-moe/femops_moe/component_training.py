@@ -172,11 +172,11 @@ def _add(
 
 
 def _shares(sums: Array, weight: Array) -> Shares:
-    _, sizes, vectors = np.linalg.svd(sums, full_matrices=False)
+    """Return the singular values of sums of functionals (n_sums, n_points), relative to the largest."""
     sampled = np.flatnonzero((sums != 0.0).any(axis=0))
-    volume = np.where((sums != 0.0).any(axis=0), weight, 0.0)
-    scale = max(float(np.linalg.norm(volume)), np.finfo(float).tiny)
-    return Shares(sizes / max(float(sizes[0]), np.finfo(float).tiny), np.vstack([vectors, volume / scale]), sampled)
+    _, sizes, vectors = np.linalg.svd(sums[:, sampled], full_matrices=False)
+    rows = np.vstack([vectors, weight[sampled] / np.linalg.norm(weight[sampled])])
+    return Shares(sizes / sizes[0], rows, rows.sum(axis=1), sampled, len(weight))
 
 
 def check_components(rve: RVE, size: float) -> None:

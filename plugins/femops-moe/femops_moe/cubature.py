@@ -24,11 +24,11 @@ from femops_moe.experts import Experts, restricted
 from femops_moe.galerkin import local_strain, point_values
 
 _WEIGHT_OF_UNKNOWNS = 0.05
-_EXPERTS_OF_GROUP = 4
-_SKETCH = 1000  # random combinations of the functionals of a group, far more than singular vectors are kept
+_SKETCH = 800  # random combinations of the functionals of a group, far more than singular vectors are kept
 _CANDIDATES = 5000  # points of a group that may be chosen
 _EVALUATIONS, _CONVERGED = 12, 1e-14
-_LARGEST, _SMALLER, _TRIALS = 1e-4, 0.6, 24  # sizes of the singular vectors to keep: the first, and later ones
+_LARGEST, _SMALLER, _TRIALS = 3e-5, (0.3, 0.7), 16  # sizes of the singular vectors to keep: first, relative to the last
+_ORDER = 2.0  # of the error in that size, about
 
 
 @dataclass(frozen=True)
@@ -37,25 +37,28 @@ class Shares:
 
     Attributes:
         sizes: Singular values, descending. Shape (r,).
-        vectors: Singular vectors over the points, and the volumes of the points. Shape (r + 1, k · P).
+        vectors: Singular vectors over the candidates, and their volumes. Shape (r + 1, c).
+        wanted: Sums of the same over all points. Shape (r + 1,).
         candidates: Points that may be chosen, a random part of many. Shape (c,).
+        n_points: k · P.
     """
 
     sizes: Array
     vectors: Array
+    wanted: Array
     candidates: Indices
+    n_points: int
 
     def factors(self, smallest: float) -> Array:
         """Return factors (k · P,) of the weights, mostly zero, that keep the functionals above a size."""
-        rows = self.vectors[np.append(self.sizes > smallest, True)]
-        factor = np.zeros(rows.shape[1])
-        some = np.ascontiguousarray(rows[:, self.candidates])
-        factor[self.candidates] = nnls(some, rows.sum(axis=1), maxiter=10 * rows.shape[1])[0]
+        kept, factor = np.append(self.sizes > smallest, True), np.zeros(self.n_points)
+        rows = self.vectors[kept]
+        factor[self.candidates] = nnls(rows, self.wanted[kept], maxiter=10 * rows.shape[1])[0]
         return factor
 
 
 def choose(
-    experts: Experts, strain: Array, metric: Array, tolerance: float, seed: int
+    experts: Experts, strain: Array, metric: Array, tolerance: float, seed: int, together: int = 2
 ) -> tuple[Array, dict[int, float]]:
     """Choose cubature points until the stress of the experts at training states is as accurate as wanted.
 
@@ -65,12 +68,13 @@ def choose(
         metric: Metric of stresses [1/stress]. Shape (n_s, n_s).
         tolerance: Median relative error of the stress, in the norm of `metric`.
         seed: Seed of the random combinations of functionals.
+        together: Experts in a group; more find fewer points, in a time that grows with the cube of the points.
 
     Returns:
         Factors of the weights, shape (K, P), and the error by number of points.
     """
     full = solver(experts).solve(strain, np.zeros((len(strain), len(experts.used))), _EVALUATIONS, _CONVERGED)
-    found, smallest = shares(experts, strain, full.unknowns, metric, seed), _LARGEST
+    found, smallest = shares(experts, strain, full.unknowns, metric, seed, together), _LARGEST
     root, errors = np.linalg.cholesky(metric), dict[int, float]()
     for _ in range(_TRIALS):
         factor = np.concatenate([one.factors(smallest) for one in found]).reshape(experts.points.shape)
@@ -79,11 +83,11 @@ def choose(
         errors[int((factor > 0.0).sum())] = error = float(np.median(change / size))
         if error <= tolerance:
             break
-        smallest *= _SMALLER
+        smallest *= float(np.clip((tolerance / error) ** (1.0 / _ORDER), *_SMALLER))
     return factor, errors
 
 
-def shares(experts: Experts, strain: Array, unknowns: Array, metric: Array, seed: int) -> list[Shares]:
+def shares(experts: Experts, strain: Array, unknowns: Array, metric: Array, seed: int, together: int) -> list[Shares]:
     """Return the shares of the points of every group of experts.
 
     Stresses are measured relative to the square root of the work, because soft deformations, which contribute little to
@@ -95,10 +99,11 @@ def shares(experts: Experts, strain: Array, unknowns: Array, metric: Array, seed
         unknowns: Unknowns in equilibrium there. Shape (T, n_unknowns).
         metric: Metric of stresses. Shape (n_s, n_s).
         seed: Seed of the random combinations of functionals.
+        together: Experts in a group.
     """
     n_experts, n_points = experts.points.shape
     rng, sums = np.random.default_rng(seed), np.zeros((n_experts, _SKETCH, n_points))
-    groups = [slice(k, min(k + _EXPERTS_OF_GROUP, n_experts)) for k in range(0, n_experts, _EXPERTS_OF_GROUP)]
+    groups = [slice(k, min(k + together, n_experts)) for k in range(0, n_experts, together)]
     totals, n_shared = solver(experts).sensitivity(strain, unknowns) @ np.linalg.cholesky(metric), experts.n_shared
     for part in chunks(len(strain), 8.0 * n_points * (n_experts * 6 * experts.n_s + 3 * experts.maps.shape[3])):
         force, wanted = _forces(experts, strain[part], unknowns[part], totals[part], np.linalg.cholesky(metric))
@@ -117,13 +122,18 @@ def shares(experts: Experts, strain: Array, unknowns: Array, metric: Array, seed
 
 def _decomposed(sums: Array, weight: Array, n: int, rng: np.random.Generator) -> Shares:
     """Return the singular values of a group's sums (k, n_sums, P) of functionals at n states; weights are (k, P)."""
-    matrix = sums.transpose(1, 0, 2).reshape(len(sums[0]), -1)
-    squares, left = np.linalg.eigh(matrix @ matrix.T)
+    matrix, volume = sums.transpose(1, 0, 2).reshape(len(sums[0]), -1), weight.ravel()
+    candidates = np.sort(rng.permutation(np.flatnonzero(volume > 0.0))[:_CANDIDATES])
+    some = matrix[:, candidates]
+    squares, left = np.linalg.eigh(some @ some.T)
     kept = np.flatnonzero(squares > 1e-14 * squares[-1])[::-1]
     sizes = np.sqrt(squares[kept])
-    volume = weight.ravel() / max(float(np.linalg.norm(weight)), np.finfo(float).tiny)
-    candidates = rng.permutation(np.flatnonzero(weight.ravel() > 0.0))[:_CANDIDATES]
-    return Shares(sizes / n**0.5, np.vstack([(matrix.T @ (left[:, kept] / sizes)).T, volume]), np.sort(candidates))
+    to_vectors = (left[:, kept] / sizes).T
+    size = max(float(np.linalg.norm(volume[candidates])), np.finfo(float).tiny)
+    vectors = np.vstack([to_vectors @ some, volume[candidates] / size])
+    wanted = np.append(to_vectors @ matrix.sum(axis=1), volume.sum() / size)
+    part = len(candidates) / max(int(np.count_nonzero(volume)), 1)
+    return Shares(sizes / (n * part) ** 0.5, vectors, wanted, candidates, len(volume))
 
 
 def _signs(rng: np.random.Generator, n: int) -> sp.csr_array:

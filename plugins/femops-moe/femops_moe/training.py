@@ -55,7 +55,7 @@ def fit(task: FitTask) -> Fit:
     task.progress("modes", 1, 1, note)
     experts = assemble(task.rve, space, partition.expert, wider)
     factor, errors = _cubature(task, experts.leading(n_ports, basis.counts), "cubature")
-    of_indicator, _ = _cubature(task, experts, "cubature of the indicator", _FINER)
+    of_indicator, _ = _cubature(task, experts, "cubature of the indicator", _FINER, 1)
     arrays = {
         "expert": partition.expert,
         "elastic": wider.elastic,
@@ -92,7 +92,9 @@ def strains_to_learn(low: Array, high: Array, count: int, seed: int) -> Array:
     return strain
 
 
-def _cubature(task: FitTask, experts: Experts, stage: str, part: float = 1.0) -> tuple[Array, dict[int, float]]:
+def _cubature(
+    task: FitTask, experts: Experts, stage: str, part: float = 1.0, together: int = 2
+) -> tuple[Array, dict[int, float]]:
     """Return factors of the weights of all points of the RVE (n_points,), and the stress error by number of points."""
     options: MoEOptions = task.options
     found, errors = np.ones(experts.points.shape), dict[int, float]()
@@ -101,7 +103,7 @@ def _cubature(task: FitTask, experts: Experts, stage: str, part: float = 1.0) ->
         more = strains_to_learn(task.low, task.high, _STATES, options.seed + 1)
         strain = np.concatenate([task.snapshots["strain"], more])
         wanted = part * options.cubature_tolerance
-        found, errors = choose(experts, strain, _compliance(experts), wanted, options.seed)
+        found, errors = choose(experts, strain, _compliance(experts), wanted, options.seed, together)
         missed = min(errors.values()) > wanted
         note = f"{(found > 0.0).sum()} points, stress error {min(errors.values()):.1e}"
         task.progress(stage, 1, 1, note + missed * f", above cubature_tolerance {wanted:g}")
