@@ -22,6 +22,7 @@ from femops.rve.geometry.generators import (
     GENERATORS,
     Circles,
     Ellipses,
+    Generator,
     Homogeneous,
     Laminate,
     Polygons,
@@ -30,11 +31,14 @@ from femops.rve.geometry.generators import (
     Spheres,
     generate,
 )
+from femops.rve.geometry.tiles import Tiles, tile_mesh
 from femops.rve.geometry.voxels import Voxels
 from femops.rve.outline import Outline
 from femops.rve.parallelepiped import TOLERANCE, spanned
 from femops.rve.periodicity import levelled, matched
 from femops.validation import NestedError, shown
+
+_SOURCES = ("mesh", *GENERATORS, "tiles")
 
 
 class MeshFile(BaseModel):
@@ -139,6 +143,7 @@ class RVEParameters(BaseModel):
     random_spheres: RandomSpheres | None = None
     homogeneous: Homogeneous | None = None
     voxels: Voxels | None = None
+    tiles: Tiles | None = None
     boundary: Boundary = "periodic"
     phases: dict[str, Any] = Field(min_length=1, description="constituent law of each phase")
 
@@ -149,10 +154,9 @@ class RVEParameters(BaseModel):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        sources = ["mesh", *GENERATORS]
-        given = [name for name in sources if getattr(self, name) is not None]
+        given = [name for name in _SOURCES if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"expected exactly one of {', '.join(sources)}; given: {', '.join(given) or 'none'}")
+            raise ValueError(f"expected exactly one of {', '.join(_SOURCES)}; given: {', '.join(given) or 'none'}")
         return self
 
     def tagged_mesh(self, context: LawContext) -> TaggedMesh:
@@ -161,13 +165,13 @@ class RVEParameters(BaseModel):
         Raises:
             CaseError: The file or the geometry is invalid, or its dimension is not that of the case.
         """
-        source = next(name for name in ("mesh", *GENERATORS) if getattr(self, name) is not None)
+        source = next(name for name in _SOURCES if getattr(self, name) is not None)
         description = getattr(self, source)
 
         def make() -> TaggedMesh:
             from_file = isinstance(description, RVEMeshFile)
             try:
-                mesh = description.read(context.base) if from_file else generate(description)
+                mesh = description.read(context.base) if from_file else _generated(description)
             except CaseError as error:
                 raise error.within(key=source) from error
             if not from_file:
@@ -179,6 +183,10 @@ class RVEParameters(BaseModel):
         if mesh.dim != context.dim:
             raise CaseError(f"the RVE is {mesh.dim}D, expected {context.dim}D as in the case", key=source)
         return mesh
+
+
+def _generated(description: Generator | Tiles) -> TaggedMesh:
+    return tile_mesh(description) if isinstance(description, Tiles) else generate(description)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def _rve_of_case(parameters: SurrogateParameters, manifest: Manifest, context: L
         CaseError: An RVE is given for a model of a single RVE, or missing for a family model.
     """
     given = parameters.build_rve(replace(context, comm=None))
-    if manifest.rve is not None and given is not None:
+    if manifest.rve is not None and given is not None and not parameters.other_rves:
         raise CaseError("given, but the model was trained for one RVE, which it brings along", key="rve")
     if manifest.rve is None and given is None:
         raise CaseError("missing; expected the RVE, since the model was trained for a family of them", key="rve")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,9 @@ class SurrogateOptions(BaseModel):
 
 class SurrogateParameters(LawParameters):
     """Base of a trained surrogate in a case: where its model is and how to run it."""
+
+    other_rves: ClassVar[bool] = False
+    """Whether a model that was trained for one RVE may serve others, given in the case."""
 
     model: Path | None = Field(None, description="model folder that femops train wrote, relative to the case")
     study: Path | None = Field(None, description="study file, relative to the case; it is trained where it has to be")

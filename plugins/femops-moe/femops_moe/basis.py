@@ -11,18 +11,34 @@ for every number of modes in total.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import splu
 
 from femops.notation import Array, Indices
+from femops.rve.discretisation import Discretisation
 from femops.rve.spec import RVE
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.spec import Arrays
 from femops_moe.partition import Partition
 
 _DEPENDENT = 1e-14  # of the energy of all fields, or of a group of modes; round-off of the squares is 1e-16
+
+
+class Strains(Protocol):
+    """Displacement fields and their strains: the fluctuations of an RVE, or the displacements of a component."""
+
+    @property
+    def discretisation(self) -> Discretisation:
+        """The mesh."""
+        ...
+
+    @property
+    def gradient(self) -> sp.csr_array:
+        """Map from dofs to the strain at all points, component-major. Shape (n_s · n_points, n_dofs)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -70,7 +86,7 @@ class Basis:
         return self.elastic @ strain.T + self.ports @ unknowns[:, :n_p].T + bubbles.reshape(len(self.bubbles), -1)
 
 
-def elastic_stiffness(space: FluctuationSpace, rve: RVE) -> sp.csr_array:
+def elastic_stiffness(space: Strains, rve: RVE) -> sp.csr_array:
     """Return Σ w Bᵀ D₀ B / |Ω| with the tangents D₀ at zero strain. Shape (n_dofs, n_dofs)."""
     mesh = space.discretisation
     tangent = np.empty((mesh.n_s, mesh.n_s, mesh.n_points))

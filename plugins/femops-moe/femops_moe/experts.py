@@ -15,9 +15,8 @@ from femops.notation import Array, Indices, identity
 from femops.phases import Phase
 from femops.phases.saturating import Saturating
 from femops.rve.spec import RVE
-from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.torch_library import Tensor, torch
-from femops_moe.basis import Basis
+from femops_moe.basis import Basis, Strains
 
 
 @dataclass(frozen=True)
@@ -109,12 +108,12 @@ class Experts:
         return torch.cat([shared, own], 2)
 
 
-def assemble(rve: RVE, space: FluctuationSpace, expert: Indices, basis: Basis) -> Experts:
+def assemble(rve: RVE, space: Strains, expert: Indices, basis: Basis) -> Experts:
     """Return the experts of an RVE with all points.
 
     Args:
         rve: The RVE.
-        space: Its fluctuations.
+        space: Its fluctuations, or the displacements of a component.
         expert: Expert of each cell. Shape (n_cells,).
         basis: The modes.
     """
@@ -161,7 +160,7 @@ def on_device(experts: Experts, device: torch.device | str, dtype: torch.dtype) 
     return replace(experts, **{name: getattr(experts, name).to(device, dtype) for name in names})
 
 
-def strain_maps(space: FluctuationSpace, basis: Basis) -> Array:
+def strain_maps(space: Strains, basis: Basis) -> Array:
     """Return the strain at all points as a map of (E, p, b), with the bubbles b of the expert of the point.
 
     Shape (n_points, n_s, m).

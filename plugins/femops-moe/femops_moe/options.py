@@ -1,10 +1,10 @@
 """Options of the mixture of experts in studies, and parameters in cases."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from femops.surrogate import SurrogateOptions, SurrogateParameters
+from femops.surrogate import FamilyParameters, SurrogateOptions
 
 
 class MoEOptions(SurrogateOptions):
@@ -26,14 +26,27 @@ class MoEOptions(SurrogateOptions):
         description="median relative error of the stress from cubature, in the energy norm; null takes all points",
     )
 
+    component: float | None = Field(
+        None, gt=0, description="edge length of the components of the RVE, to be trained for all arrangements of them"
+    )
+    arrangements: int = Field(
+        24, ge=0, description="random arrangements of 2 by 2 components to learn from, besides the RVE"
+    )
+
     @model_validator(mode="after")
     def _one_partition(self) -> Self:
         if {"experts", "grid"} <= self.model_fields_set and self.grid is not None:
             raise ValueError("experts and grid given, expected one of them")
+        if self.component is not None and (given := {"experts", "grid", "ports"} & self.model_fields_set):
+            raise ValueError(f"component and {min(given)} given, but components are the experts; expected one of them")
+        if self.component is None and "arrangements" in self.model_fields_set:
+            raise ValueError("arrangements given without component; expected both")
         return self
 
 
-class MoEParameters(SurrogateParameters):
-    """A trained mixture of experts in a case."""
+class MoEParameters(FamilyParameters):
+    """A trained mixture of experts in a case; one of components serves other arrangements of them as well."""
+
+    other_rves: ClassVar[bool] = True
 
     law: Literal["moe"] = "moe"

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def fit(task: FitTask) -> Fit:
-    """Train the surrogate; see `femops_moe.training.fit`."""
-    from femops_moe import training
+    """Train the surrogate; see `femops_moe.training.fit` and, of components, `femops_moe.component_training.fit`."""
+    from femops_moe import component_training, training
 
-    return training.fit(task)
+    return (training if task.options.component is None else component_training).fit(task)
 
 
 def check(rve: "RVE", options: MoEOptions, low: Array, high: Array) -> None:
@@ -28,16 +28,29 @@ def check(rve: "RVE", options: MoEOptions, low: Array, high: Array) -> None:
     """
     from femops.surrogate.exact import check_elastic
     from femops.surrogate.fields.fluctuation_space import FluctuationSpace
+    from femops_moe.component_training import check_components
     from femops_moe.training import partition_of
 
     check_elastic(rve)
     if all(phase.linear for phase in rve.phases):
         raise CaseError("all are linear, expected a nonlinear one; spon learns linear ones", key="rve.phases")
-    partition_of(FluctuationSpace(rve), options)
+    if options.component is not None:
+        check_components(rve, options.component)
+    else:
+        partition_of(FluctuationSpace(rve), options)
 
 
 def as_law(model: TrainedModel, parameters: MoEParameters) -> CertifiedLaw:
-    """Return the law of a trained model."""
+    """Return the law of a trained model.
+
+    Raises:
+        CaseError: An RVE is given for a model that has no components.
+    """
+    from femops_moe.component_law import ComponentLaw
     from femops_moe.law import MoELaw
 
+    if "components" in model.settings:
+        return ComponentLaw(model, parameters)
+    if parameters.rve is not None:
+        raise CaseError("given, but the model was trained for one RVE, which it brings along", key="rve")
     return MoELaw(model, parameters)

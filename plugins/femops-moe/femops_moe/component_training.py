@@ -1,0 +1,188 @@
+"""Training of a library of components from snapshots of small arrangements."""
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from femops.notation import Array, Indices
+from femops.rve.sampling import sobol
+from femops.rve.snapshots import SnapshotSolver
+from femops.rve.spec import RVE
+from femops.surrogate import Fit, FitTask
+from femops.surrogate.fields.fluctuation_space import FluctuationSpace
+from femops.surrogate.spec import Arrays
+from femops.surrogate.torch_library import torch
+from femops_moe.basis import nonlinear_fields
+from femops_moe.components import Arrangement, Component, arrangement
+from femops_moe.cubature import Shares
+from femops_moe.galerkin import local_strain, point_values
+from femops_moe.library import Library, joined_rve
+from femops_moe.local_modes import local_modes
+from femops_moe.options import MoEOptions
+from femops_moe.tiled import TiledExperts, TiledSolver, tiled, with_points
+
+_STRAINS = 4  # of each random arrangement
+_OF_CUBATURE = 8  # arrangements that points are chosen with
+_SKETCH = 300  # random combinations of the functionals of a component
+_WEIGHT_OF_UNKNOWNS = 0.05  # see `cubature`
+_EVALUATIONS, _CONVERGED = 12, 1e-13
+_LARGEST, _SMALLER, _TRIALS = 1e-3, 0.6, 20  # sizes of the singular vectors to keep
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """A solved arrangement: strains (n, n_s), and the nonlinear fields (n_dofs, n_fields) at each place."""
+
+    found: Arrangement
+    strain: Array
+    fields: list[Array]
+
+
+def fit(task: FitTask) -> Fit:
+    """Train the components that the RVE of a study consists of; see `MoEOptions`.
+
+    Raises:
+        CaseError: The RVE is no arrangement of components of the given size.
+    """
+    begin = time.perf_counter()
+    options: MoEOptions = task.options
+    assert options.component is not None
+    size = np.full(2, options.component)
+    solved, components = _solved(task, size)
+    samples: list[list[Array]] = [[] for _ in components]
+    for one in solved:
+        for kind, fields in zip(one.found.kinds, one.fields, strict=True):
+            samples[kind].append(fields)
+    trained = local_modes(
+        components, [np.concatenate(one, axis=1) for one in samples], options.tolerance, options.modes // 2
+    )
+    whole = [np.ones(one.discretisation.n_points) for one in components]
+    library = Library(components, size, trained.counts, trained.modes, whole)
+    errors: dict[int, float] = {}
+    if options.cubature_tolerance is not None:
+        task.progress("cubature", 0, 1)
+        factors, errors = _cubature(library, solved[:_OF_CUBATURE], options.cubature_tolerance, options.seed)
+        library = replace(library, factors=factors)
+        task.progress("cubature", 1, 1, f"stress error {min(errors.values()):.1e}")
+    bubbles = [one.bubbles.shape[1] for one in trained.modes]
+    metrics = {
+        "components": len(components),
+        "arrangements": len(solved),
+        "modes_of_vertical_face": trained.counts[0],
+        "modes_of_horizontal_face": trained.counts[1],
+        "bubbles": max(bubbles),
+        "lost_by_faces": trained.lost[0],
+        "lost_by_bubbles": trained.lost[1],
+        "cubature_points_of_component": max(int((one > 0.0).sum()) for one in library.factors),
+        "cubature_stress_error": min(errors.values(), default=0.0),
+        "seconds_reduction": time.perf_counter() - begin,
+    }
+    phases = {name: str(one) for name, one in zip(task.rve.discretisation.phases, task.rve.phases, strict=True)}
+    settings = {"options": options.model_dump(mode="json"), "components": len(components), "phases": phases}
+    return Fit(library.arrays(task.rve), settings, metrics)
+
+
+def _solved(task: FitTask, size: Array) -> tuple[list[_Solved], list[Component]]:
+    """Return the RVE of the study and random arrangements of two by two of its components, solved, and these."""
+    options: MoEOptions = task.options
+    found, components = arrangement(task.rve, size, [])
+    half = 0.5 * (task.high - task.low)
+    half = np.where(half > 0.0, half, half.max())
+    meshes = [one.discretisation.mesh for one in components]
+    solved = [_sampled(task.rve, found, task.snapshots, task.solver, half)]
+    rng = np.random.default_rng(options.seed)
+    strain = sobol(task.low, task.high, _STRAINS * options.arrangements, options.seed + 1)
+    for number in range(options.arrangements):
+        task.progress("arrangements", number, options.arrangements)
+        rve = joined_rve(meshes, rng.integers(0, len(components), (2, 2)), task.rve)
+        solver = SnapshotSolver(rve, task.solver.solver.options)
+        snapshots = solver.solve(strain[number :: options.arrangements])
+        solved.append(_sampled(rve, arrangement(rve, size, components)[0], snapshots, solver, half))
+    task.progress("arrangements", options.arrangements, options.arrangements)
+    return solved, components
+
+
+def _sampled(rve: RVE, found: Arrangement, snapshots: Arrays, solver: SnapshotSolver, half: Array) -> _Solved:
+    """Return the strains and nonlinear fields of a solved arrangement."""
+    space = FluctuationSpace(rve)
+    every = nonlinear_fields(space, snapshots, solver.solver.elastic_sensitivity, half)
+    nodal = every.reshape(space.n_nodes, 2, -1)
+    fields = [nodal[space.node_of[nodes]].reshape(2 * len(nodes), -1) for nodes in found.nodes]
+    return _Solved(found, np.asarray(snapshots["strain"])[:_STRAINS], fields)
+
+
+def _cubature(
+    library: Library, solved: list[_Solved], tolerance: float, seed: int
+) -> tuple[list[Array], dict[int, float]]:
+    """Return factors of the weights of each component, and the median error of the stress by number of points."""
+    cases = [(one, tiled(one.found, library.components, library.modes, library.counts)) for one in solved]
+    rng = np.random.default_rng(seed)
+    sums = [np.zeros((_SKETCH, one.discretisation.n_points)) for one in library.components]
+    full = []
+    for one, experts in cases:
+        start = np.zeros((len(one.strain), len(experts.used)))
+        full.append(TiledSolver(experts).solve(one.strain, start, _EVALUATIONS, _CONVERGED))
+        _add(sums, experts, one.found.kinds, one.strain, full[-1].unknowns, rng)
+    shares = [
+        _shares(total, one.discretisation.weight.ravel()) for total, one in zip(sums, library.components, strict=True)
+    ]
+    errors, smallest = dict[int, float](), _LARGEST
+    for _ in range(_TRIALS):
+        factors = [one.factors(smallest) for one in shares]
+        change = []
+        for (one, experts), truth in zip(cases, full, strict=True):
+            few = TiledSolver(with_points(experts, one.found.kinds, factors))
+            stress = few.solve(one.strain, truth.unknowns, _EVALUATIONS, _CONVERGED).stress
+            change.append(np.linalg.norm(stress - truth.stress, axis=1) / np.linalg.norm(truth.stress, axis=1))
+        errors[sum(int((one > 0.0).sum()) for one in factors)] = error = float(np.median(np.concatenate(change)))
+        if error <= tolerance:
+            break
+        smallest *= _SMALLER
+    return factors, errors
+
+
+def _add(
+    sums: list[Array], one: TiledExperts, kinds: Indices, strain: Array, unknowns: Array, rng: np.random.Generator
+) -> None:
+    """Add random combinations of the points' shares in the functionals to those of each component."""
+    experts, n_s = one.experts, one.experts.n_s
+    columns = TiledSolver(one).sensitivity(strain, unknowns)
+    z = one.local(torch.as_tensor(strain), torch.as_tensor(one.padded(unknowns)))
+    totals = torch.stack(
+        [
+            one.local(torch.as_tensor(np.tile(unit, (len(strain), 1))), torch.as_tensor(one.padded(columns[:, :, s])))
+            for s, unit in enumerate(np.eye(n_s))
+        ],
+        3,
+    )
+    force = point_values(experts, z).stress.permute(1, 2, 3, 0)
+    work = (force.flatten(2) * local_strain(experts, z).permute(1, 2, 3, 0).flatten(2)).sum((0, 2))
+    scale = (len(kinds) / work.sqrt())[:, None, None]  # weights of a component are relative to its own volume
+    for k, kind in enumerate(kinds):
+        inside = experts.points[k] >= 0
+        local = torch.einsum("ngs,gsi->nig", force[k], experts.maps[k]) * scale
+        wanted = (
+            torch.cat([totals[k].mT @ local, local[:, n_s:] * (_WEIGHT_OF_UNKNOWNS / len(one.used) ** 0.5)], 1)
+            .flatten(0, 1)
+            .numpy()
+        )
+        rows = wanted[:, inside]
+        sums[kind][:, experts.points[k][inside]] += rng.standard_normal((_SKETCH, len(rows))) @ rows / _SKETCH**0.5
+
+
+def _shares(sums: Array, weight: Array) -> Shares:
+    """Return the singular values of sums of functionals (n_sums, n_points), relative to the largest."""
+    sampled = np.flatnonzero((sums != 0.0).any(axis=0))
+    _, sizes, vectors = np.linalg.svd(sums[:, sampled], full_matrices=False)
+    rows = np.vstack([vectors, weight[sampled] / np.linalg.norm(weight[sampled])])
+    return Shares(sizes / sizes[0], rows, rows.sum(axis=1), sampled, len(weight))
+
+
+def check_components(rve: RVE, size: float) -> None:
+    """Refuse an RVE that is no arrangement of components of a size.
+
+    Raises:
+        CaseError: See `components.arrangement`.
+    """
+    arrangement(rve, np.full(2, size), [])

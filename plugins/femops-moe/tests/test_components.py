@@ -1,0 +1,243 @@
+"""Components are coupled conformingly, and answer for arrangements that training never saw."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+from moe_cases import PHASES, RANGE
+from mpi4py import MPI
+
+from femops import CaseError, load_law
+from femops.checks import check_arrays, check_law
+from femops.inputs.study import load_study
+from femops.offline.train import train
+from femops.rve.sampling import sobol
+from femops.surrogate import TrainedModel
+from femops.surrogate.fields.fluctuation_space import FluctuationSpace
+from femops.surrogate.store import read_fit, read_manifest
+from femops.surrogate.torch_library import torch
+from femops_moe.component_law import ComponentLaw
+from femops_moe.components import arrangement, elastic_fields, numbering
+from femops_moe.galerkin import derivatives
+from femops_moe.local_modes import local_modes
+from femops_moe.options import MoEParameters
+from femops_moe.tiled import TiledSchur, TiledSolver, tiled
+
+
+def _component(x, y, radius):
+    inclusion = {"center": [x, y], "radius": radius}
+    return {"voxels": {"cells": 5, "inclusions": [inclusion], "cell": "quad8"}}
+
+
+COMPONENTS = {"a": _component(0.0, 0.0, 0.35), "b": _component(0.15, 0.1, 0.25)}
+CORNER = np.full(3, RANGE)
+CUBATURE = {"cubature_tolerance": 5e-4}
+
+
+def _rve(rows, **phases):
+    return {"tiles": {"components": COMPONENTS, "rows": rows}, "phases": {**PHASES, **phases}}
+
+
+def _nested(rows):
+    return load_law({"law": "nested", "rve": _rve(rows), "solver": {"rtol": 1e-11}}, dim=2)
+
+
+TRAINED, UNSEEN = [["a", "b"], ["b", "b"]], [["a", "b", "b"], ["a", "a", "b"]]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("components")
+    limits = {name: [-RANGE, RANGE] for name in ("11", "22", "12")}
+    sampling = {"method": "sobol", "count": 4, "seed": 1, "range": limits}
+    block = {"law": "moe", "component": 1.0, "arrangements": 5, "modes": 40, "tolerance": 0.2, **CUBATURE}
+    study = {"kinematics": "plane_strain", "rve": _rve(TRAINED), "sampling": sampling, "surrogate": block}
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump({**study, "validation": {**sampling, "count": 2, "seed": 2}}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("femops.surrogate.accuracy._TIMED_LAW", 2)  # the time per point is of no interest
+        patch.setattr("femops.surrogate.accuracy._MIN_SECONDS", 0.0)
+        report = train(load_study(path), path, folder / "out", MPI.COMM_SELF)
+    return SimpleNamespace(folder=report.model, metrics=report.metrics)
+
+
+def _law(model, rows, **phases):
+    return load_law({"law": "moe", "model": str(model.folder), "rve": _rve(rows, **phases)}, dim=2)
+
+
+def _answer(law, strain):
+    return law.evaluate(strain, np.zeros((len(strain), law.n_state)), 1.0)
+
+
+def _error(found, true):
+    return np.linalg.norm(found - true) / np.linalg.norm(true)
+
+
+def _coarse(rows):
+    """Return the experts of an arrangement with random modes of the faces."""
+    rve = _nested(rows).rve
+    found, components = arrangement(rve, np.ones(2), [])
+    rng = np.random.default_rng(0)
+    samples = [1e-2 * rng.standard_normal((one.n_dofs, 3)) for one in components]
+    modes = local_modes(components, samples, 1e-6, 3)
+    return tiled(found, components, modes.modes, modes.counts), found, modes.modes, rve
+
+
+def test_the_elastic_fields_are_those_of_the_whole_rve():
+    law = _nested(UNSEEN)
+    found, components = arrangement(law.rve, np.ones(2), [])
+    assert len(components) == 2
+    space = FluctuationSpace(law.rve)
+    whole = space.from_free(law.solver.elastic_sensitivity).reshape(space.n_nodes, 2, 3)
+    fields = elastic_fields(found, components)
+    shift = fields[0].reshape(-1, 2, 3)[0] - whole[space.node_of[found.nodes[0][0]]]
+    for nodes, own in zip(found.nodes, fields, strict=True):
+        assert np.allclose(own.reshape(-1, 2, 3) - shift, whole[space.node_of[nodes]], atol=1e-9)
+
+
+def test_any_ports_and_bubbles_are_continuous_and_periodic():
+    one, found, modes, rve = _coarse(UNSEEN)
+    space = FluctuationSpace(rve)
+    unknowns = torch.as_tensor(np.random.default_rng(1).standard_normal((1, one.n_unknowns)))
+    z = one.local(torch.zeros(1, 3).double(), unknowns)[:, 0].numpy()
+    low, high = np.full((space.n_nodes, 2), np.inf), np.full((space.n_nodes, 2), -np.inf)
+    for k, nodes in enumerate(found.nodes):
+        own = np.concatenate([modes[found.kinds[k]].ports, modes[found.kinds[k]].bubbles], axis=1)
+        values = (own @ z[k, 3 : 3 + own.shape[1]]).reshape(-1, 2)
+        np.minimum.at(low, space.node_of[nodes], values)
+        np.maximum.at(high, space.node_of[nodes], values)
+    assert np.abs(high).max() > 0.1
+    assert np.allclose(low, high, atol=1e-10)
+
+
+def test_uniform_displacement_of_the_corners_displaces_the_whole_component():
+    _, _, modes, _ = _coarse(UNSEEN)
+    for one in modes:
+        displaced = one.ports[:, -8:] @ np.tile([1.0, -2.0], 4)
+        assert np.allclose(displaced.reshape(-1, 2), [1.0, -2.0], atol=1e-9)
+
+
+@pytest.mark.parametrize("rows", [UNSEEN, [["a", "b"], ["b", "a"]], [["a"] * 5, ["b"] * 5, ["a", "b", "a", "b", "a"]]])
+def test_nested_dissection_solves_the_system_of_all_unknowns(rows):
+    one, *_ = _coarse(rows)
+    rng = np.random.default_rng(2)
+    strain, unknowns = (torch.as_tensor(1e-2 * rng.standard_normal((2, n))) for n in (3, one.n_unknowns))
+    at = derivatives(one.experts, one.local(strain, unknowns))
+    schur = TiledSchur(one, at.hessian)
+    change, stress, work = schur.solve(at.gradient[..., None])
+    n = 3 + one.n_unknowns
+    places = np.concatenate(
+        [
+            np.tile(np.arange(3), (len(one.number), 1)),
+            np.where(one.number < 0, -1, one.number + 3),
+            3 + one.n_ports + np.arange(len(one.number) * one.experts.n_bubbles).reshape(len(one.number), -1),
+        ],
+        axis=1,
+    )
+    for i in range(2):
+        whole, force = np.zeros((n + 1, n + 1)), np.zeros(n + 1)
+        for k, place in enumerate(places):
+            whole[np.ix_(place, place)] += at.hessian[k, i].numpy()
+            np.add.at(force, place, at.gradient[k, i].numpy())
+        stiffness, coupling = whole[3:-1, 3:-1], whole[3:-1, :3]
+        expected = -np.linalg.solve(stiffness, force[3:-1])
+        assert np.allclose(change[i, :, 0], expected, atol=1e-9 * np.abs(expected).max())
+        tangent = whole[:3, :3] - coupling.T @ np.linalg.solve(stiffness, coupling)
+        assert np.allclose(schur.tangent[i], tangent, atol=1e-9 * np.abs(tangent).max())
+        assert np.allclose(stress[i, :, 0], force[:3] + coupling.T @ expected, atol=1e-9 * np.abs(force).max())
+        assert work[i, 0] == pytest.approx(-force[3:-1] @ expected, rel=1e-8)
+
+
+def test_unknowns_of_faces_are_shared_by_their_two_components():
+    number = numbering((2, 3), (4, 5))
+    free = number[number >= 0]
+    assert (np.unique(free) == np.arange(6 * 9 + 5 * 2)).all()
+    times = np.bincount(free)
+    assert (times[: 6 * 9] == 2).all() and (times[6 * 9 :] == 4).all()
+    assert (number[0, 4:8] == number[1, :4]).all()  # right face of the first is the left one of the second
+    assert (number[2, 4:8] == number[0, :4]).all()  # periodic
+    assert (number[0, 13:18] == number[3, 8:13]).all()
+
+
+def test_unseen_arrangements_are_answered(model):
+    strain = sobol(-CORNER, CORNER, 6, 11)
+    for rows in (TRAINED, UNSEEN):
+        nested = _nested(rows)
+        truth, law = _answer(nested, strain), _law(model, rows)
+        answer = _answer(law, strain)
+        assert answer.valid.all()
+        for name, tolerance in (("stress", 3e-3), ("tangent", 3e-3), ("stress_33", 3e-3), ("tangent_33", 1e-2)):
+            assert _error(getattr(answer, name), getattr(truth, name)) < tolerance
+    points = model.metrics["fit"]["cubature_points_of_component"]
+    assert points < 0.5 * law.rve.discretisation.n_points / 6
+    assert model.metrics["fit"]["cubature_stress_error"] <= 5e-4
+    assert model.metrics["fit"]["arrangements"] == 6
+
+
+def test_the_law_keeps_the_contract(model):
+    check_law(_law(model, UNSEEN), strain_scale=0.02, n_points=4, rtol_tangent=1e-6)
+
+
+def test_the_model_brings_its_rve_along(model):
+    strain = sobol(-CORNER, CORNER, 3, 5)
+    one, other = load_law(model.folder), _law(model, TRAINED)
+    assert np.allclose(_answer(one, strain).stress, _answer(other, strain).stress, rtol=1e-10)
+
+
+def test_small_strains_are_exact_whatever_the_arrangement(model):
+    strain = 1e-9 * sobol(-CORNER, CORNER, 3, 5) / RANGE
+    truth = _answer(_nested(UNSEEN), strain)
+    assert _error(_answer(_law(model, UNSEEN), strain).stress, truth.stress) < 1e-2
+    full = _law(model, UNSEEN)
+    library = replace(full._library, factors=[np.ones_like(one) for one in full._library.factors])
+    solver = TiledSolver(library.experts(full.rve)[0])
+    found = solver.solve(strain, np.zeros((3, full.n_state)), 12, 1e-14)
+    assert _error(found.stress, truth.stress) < 1e-6
+
+
+def test_indicator_bound_and_fields_are_those_of_the_whole_rve(model):
+    law, strain = _law(model, UNSEEN), sobol(-CORNER, CORNER, 4, 11)
+    answer, truth = _answer(law, strain), _answer(_nested(UNSEEN), strain)
+    change = answer.stress - truth.stress
+    true = np.sqrt(np.einsum("ns,st,nt->n", change, law.metric, change))
+    true /= np.sqrt(np.einsum("ns,st,nt->n", truth.stress, law.metric, truth.stress))
+    indicator, bound = (law.certify(strain, answer, kind) for kind in ("indicator", "bound"))
+    assert np.allclose(indicator, true, rtol=0.3)
+    assert (bound > 0.99 * true).all()
+    exact = law.solve_exactly(strain, np.zeros((4, law.n_state)), 1.0)
+    assert _error(exact.stress, truth.stress) < 1e-7
+    nested = _nested(UNSEEN)
+    mine, theirs = law.micro_fields(strain[0], np.zeros(0)), nested.micro_fields(strain[0], np.zeros(nested.n_state))
+    assert _error(mine.stress, theirs.stress) < 3e-2
+
+
+def test_damaged_models_are_refused(model):
+    fit, law = read_fit(model.folder, read_manifest(model.folder)), load_law(model.folder)
+
+    def built(arrays):
+        trained = TrainedModel(arrays, fit.settings, law.rve, law.low, law.high)
+        return ComponentLaw(trained, MoEParameters(model=model.folder))
+
+    assert built(fit.arrays).n_state == law.n_state
+    check_arrays({name: one for name, one in fit.arrays.items() if not name.startswith("rve/")}, built)
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        ([["a", "b"]], "expected at least two components of 1 × 1 in each direction"),
+        ([["a", "c"], ["b", "b"]], "rve: 1 of 4 components are none of the 2 trained ones"),
+    ],
+)
+def test_other_rves_are_refused(model, rows, problem):
+    rve = _rve(rows)
+    rve["tiles"] = {**rve["tiles"], "components": {**COMPONENTS, "c": _component(0.0, 0.0, 0.45)}}
+    with pytest.raises(CaseError, match=problem):
+        load_law({"law": "moe", "model": str(model.folder), "rve": rve}, dim=2)
+
+
+def test_other_phases_are_refused(model):
+    with pytest.raises(CaseError, match=r"rve.phases.fibre: .* given, expected .* as trained"):
+        _law(model, UNSEEN, fibre={**PHASES["fibre"], "G": 3e4})
