@@ -34,6 +34,7 @@ from femops_equino.reduced.model import DEVIATOR, TRACE, ReducedModel
 _PARTS = (1.0, 0.5, 0.2, 0.05)  # of the λ that is best for small errors
 _LEAST = 1e-12  # ‖r‖² of the directions that λ is chosen for at least
 _RIDGE = 1e-13
+_ROUND_OFF = 1e-14
 _TINY = 1e-200
 
 
@@ -95,6 +96,8 @@ def _ball(
     static = _least_squares(few, quadratics, kinematic)
     exact = np.concatenate([kinematic, static], axis=1) * np.r_[1.0, -np.ones(n_s)]
     linear = np.einsum("nik,ij,njl->nkl", exact, quadratics.gap, exact, optimize=True)
+    cancelled = np.linalg.norm(quadratics.gap, 2) * np.einsum("nik,nik->nk", exact, exact)
+    linear += _ROUND_OFF * cancelled[:, :, None] * np.eye(n_s + 1)
     first, _, _ = _grams(few, kinematic, static, linear, np.zeros((len(z), 1)))
     own, largest = first[:, 0, 0, 0], np.linalg.eigvalsh(first[:, 0, 1:, 1:])[:, -1]
     lambdas = np.sqrt(np.maximum(own, _TINY) / np.maximum(largest, _LEAST))[:, None] * _PARTS
