@@ -86,6 +86,20 @@ def test_any_weights_give_an_upper_bound_with_a_bound_of_its_error(make):
     assert np.linalg.norm(found - exact) > 1e-3 * exact.max()
 
 
+def test_the_bound_is_the_error_where_phases_hardly_differ():
+    """With contrast 1 + δ, the error of zero fields and its bound differ by a factor 1 + O(δ)."""
+    delta = 1e-3
+    harder = {"law": "elastic", "K": SOFT["K"] * (1.0 + delta), "G": SOFT["G"] * (1.0 + delta)}
+    full = {**BLOCK["circles"], "circles": BLOCK["circles"]["circles"][1:]}  # without voids
+    member = rve(circles=full, phases={"matrix": SOFT, "fibre": harder})
+    problem = rve_fields(member)
+    zero = torch.zeros_like(problem.load)
+    error = problem.homogenized(zero)[0].numpy() - ExactRVE(member).solve(np.eye(3)).stress
+    bound = problem.bound(zero)[0].numpy()
+    assert np.linalg.norm(error) > 1e-9
+    np.testing.assert_allclose(bound, error, rtol=0.0, atol=20.0 * delta * np.linalg.norm(error))
+
+
 @pytest.mark.parametrize("make", [rve, solid], ids=["plane", "solid"])
 def test_unit_of_stress_size_and_place_do_not_matter(make):
     first = make()

@@ -31,9 +31,11 @@ from femops_equino.reduced.admissible import CACHE_BYTES
 from femops_equino.reduced.certificate import CertificatePoints, Quadratics, improved, norm, settled
 from femops_equino.reduced.model import DEVIATOR, TRACE, ReducedModel
 
-_PARTS = (1.0, 0.5, 0.2, 0.05)  # of the λ that is best for small errors
+_PARTS = (1.0, 0.4, 0.15, 0.05)  # of the λ that is best for small errors, tried in turn
+_CLOSE = 1.5  # of the radius for small errors, above which a smaller λ is tried
 _LEAST = 1e-12  # ‖r‖² of the directions that λ is chosen for at least
 _RIDGE = 1e-13
+_ROUND_OFF = 1e-14
 _TINY = 1e-200
 
 
@@ -75,7 +77,7 @@ def stress_ball(
         strain: E. Shape (n, n_s).
         coefficients: a. Shape (n, r).
     """
-    slices = list(chunks(len(strain), full.bytes_of_one, CACHE_BYTES)) or [slice(0, 0)]
+    slices = list(chunks(len(strain), full.bytes_of_one, 2 * CACHE_BYTES)) or [slice(0, 0)]
     parts = [_ball(full, few, quadratics, solver, strain[part], coefficients[part]) for part in slices]
     return Ball(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
@@ -95,27 +97,38 @@ def _ball(
     static = _least_squares(few, quadratics, kinematic)
     exact = np.concatenate([kinematic, static], axis=1) * np.r_[1.0, -np.ones(n_s)]
     linear = np.einsum("nik,ij,njl->nkl", exact, quadratics.gap, exact, optimize=True)
-    first, _, _ = _grams(few, kinematic, static, linear, np.zeros((len(z), 1)))
-    own, largest = first[:, 0, 0, 0], np.linalg.eigvalsh(first[:, 0, 1:, 1:])[:, -1]
-    lambdas = np.sqrt(np.maximum(own, _TINY) / np.maximum(largest, _LEAST))[:, None] * _PARTS
-    grams, dressed, valid = _grams(full, kinematic, static, linear, lambdas)
-    dressed += np.einsum("nms,nm->ns", kinematic[:, :, 1:], z @ full.model.quadratic)
-    radius = (grams[:, :, 0, 0] + lambdas**2 * np.linalg.eigvalsh(grams[:, :, 1:, 1:])[:, :, -1]) / (4.0 * lambdas)
-    radius = np.where(valid, radius, np.inf)
-    best = np.arange(len(z)), radius.argmin(axis=1)
-    centre = dressed + 0.5 * grams[best][:, 1:, 0]
-    return Ball(np.linalg.solve(root.T, centre.T).T, radius[best])
+    cancelled = np.linalg.norm(quadratics.gap, 2) * np.einsum("nik,nik->nk", exact, exact)
+    linear += _ROUND_OFF * cancelled[:, :, None] * np.eye(n_s + 1)
+    few_grams, _, _ = _grams(few, kinematic, static, linear, np.zeros(len(z)))
+    own, largest = few_grams[:, 0, 0], np.linalg.eigvalsh(few_grams[:, 1:, 1:])[:, -1]
+    ideal = np.sqrt(np.maximum(own, _TINY) / np.maximum(largest, _LEAST))
+    good = _CLOSE * 0.5 * np.sqrt(np.maximum(own * largest, 0.0))
+    centre, radius, going = np.zeros((len(z), n_s)), np.full(len(z), np.inf), np.arange(len(z))
+    for part in _PARTS:
+        one, size = _tried(full, kinematic[going], static[going], linear[going], part * ideal[going])
+        better = size < radius[going]
+        centre[going[better]], radius[going[better]] = one[better], size[better]
+        going = going[(better | np.isinf(size)) & ~(radius[going] <= good[going])]
+        if not len(going):
+            break
+    return Ball(np.linalg.solve(root.T, centre.T).T, radius)
+
+
+def _tried(points: CertificatePoints, kinematic: Array, static: Array, linear: Array, factor: Array) -> Ball:
+    """Return the ball, in components of the directions, for given λ (n,)."""
+    grams, dressed, valid = _grams(points, kinematic, static, linear, factor)
+    dressed += np.einsum("nms,nm->ns", kinematic[:, :, 1:], kinematic[:, :, 0] @ points.model.quadratic)
+    radius = (grams[:, 0, 0] + factor**2 * np.linalg.eigvalsh(grams[:, 1:, 1:])[:, -1]) / (4.0 * factor)
+    return Ball(dressed + 0.5 * grams[:, 1:, 0], np.where(valid, radius, np.inf))
 
 
 def _grams(
-    points: CertificatePoints, kinematic: Array, static: Array, linear: Array, lambdas: Array
+    points: CertificatePoints, kinematic: Array, static: Array, linear: Array, factor: Array
 ) -> tuple[Array, Array, Array]:
-    """Return Gram matrices of the residuals for each λ, dressed deviatoric stress, and whether the bound exists."""
-    grams = np.repeat(linear[:, None], lambdas.shape[1], axis=1)
-    dressed, valid = np.zeros(kinematic[:, 0, 1:].shape), np.ones(lambdas.shape, bool)
-    residuals(points.compiled, kinematic, static, lambdas, grams, dressed, valid)
-    lower = np.tril(grams)
-    return lower + np.tril(grams, -1).swapaxes(2, 3), dressed, valid
+    """Return Gram matrices of the residuals for given λ, dressed deviatoric stress, and whether the bound exists."""
+    grams, dressed, valid = linear.copy(), np.zeros(kinematic[:, 0, 1:].shape), np.ones(len(factor), bool)
+    residuals(points.compiled, kinematic, static, factor, grams, dressed, valid)
+    return np.tril(grams) + np.tril(grams, -1).swapaxes(1, 2), dressed, valid
 
 
 def _least_squares(points: CertificatePoints, quadratics: Quadratics, kinematic: Array) -> Array:
