@@ -15,7 +15,7 @@ from femops import notation
 from femops.notation import Array, Indices
 from femops.phases import Phase, PhaseResponse, PlaneStrainPhase
 from femops.rve.discretisation import Discretisation
-from femops.rve.fft.kernels import kernels
+from femops.rve.fft.kernels import LANES, Groups, kernels
 from femops.rve.fft.lattice import Lattice
 from femops.rve.fft.reference import Reference
 
@@ -28,8 +28,8 @@ class LatticePoints:
 
     Attributes:
         force: Internal forces Σ w Bᵀ σ, lattice vectors. Shape (N, n).
-        tangent: Upper triangles of the consistent tangents of each nonlinear phase. Shape (N, n_elements,
-            n_s (n_s + 1) / 2, n_q) each.
+        tangent: Upper triangles of the consistent tangents of each nonlinear phase, by `Groups`. Shape (N, n_groups,
+            n_q, n_s (n_s + 1) / 2, LANES) each.
         state: Trial state of each phase. Shape (n_state, n_points_of_phase, N) each.
         sum_stress: Σ w σ. Shape (n_s, N).
         squared: Σ w |σ|² of the nonlinear phases. Shape (N,).
@@ -74,6 +74,8 @@ class LatticeEquations:
         self._n_linear = sum(phase.linear for phase in phases)
         self.nonlinear = self._n_linear < len(phases)
         self._site = np.ascontiguousarray(lattice.site[rve.mesh.cells])
+        of_phases = rve.cells_of_phase
+        self._groups = [Groups.of(self._site[cells], lattice.shape_of_cell[cells]) for cells in of_phases]
         self._weight = np.ascontiguousarray(rve.weight[lattice.examples])
         self._operator = np.ascontiguousarray(rve.strain_operator[lattice.examples])  # (n_shapes, n_q, n_s, n_dofs)
         by_node = self._operator.reshape(*self._operator.shape[:3], -1, rve.dim)
@@ -117,16 +119,16 @@ class LatticeEquations:
         squared, sum_33 = np.zeros(n), self._mean_33 @ strain + vectors @ self._force_33
         tangent, new_state = [], list(state)
         for position in range(self._n_linear, len(self.phases)):
-            cells = rve.cells_of_phase[position]
-            of_phase = np.empty((n, cells.stop - cells.start, len(self._upper[0]), rve.n_q))
+            cells, groups = rve.cells_of_phase[position], self._groups[position]
+            of_phase = np.zeros((n, len(groups.site), rve.n_q, len(self._upper[0]), LANES))
             new_state[position] = np.empty_like(state[position])
             for part, points in self._blocks(cells):
                 local = self._strains(part, vectors, macro)
                 response = self.phases[position].evaluate(local, state[position][:, points])
                 stress = np.ascontiguousarray(response.stress)
                 new_state[position][:, points] = response.state
-                here = slice(part.start - cells.start, part.stop - cells.start)
-                of_phase[:, here] = self._packed(response)
+                group, lane = groups.place[:, part.start - cells.start : part.stop - cells.start]
+                of_phase[:, group, :, :, lane] = self._packed(response)
                 self._add_forces(part, stress, force)
                 weight = self._weights(part)
                 total += np.einsum("g,sgn->ns", weight, stress)
@@ -158,13 +160,9 @@ class LatticeEquations:
             owner: Number of the RVE of each column. Shape (n_columns,).
         """
         force, total = self._linear(vectors, macro)
-        of_phases = self.discretisation.cells_of_phase[self._n_linear :]
-        for cells, tangent in zip(of_phases, points.tangent, strict=True):
-            shape, site = self.lattice.shape_of_cell[cells], self._site[cells]
-            self._kernels.add_tangent(
-                site, shape, self._gradient, self._divergence, self._weight, tangent, owner, self.lattice.n_cells,
-                vectors, macro, force, total,
-            )  # fmt: skip
+        at, stride = (self._gradient, self._weight), self.lattice.n_cells
+        for groups, tangent in zip(self._groups[self._n_linear :], points.tangent, strict=True):
+            self._kernels.add_tangent(groups, *at, tangent, owner, stride, vectors, macro, force, total)
         return force, total
 
     def row_33(self, points: LatticePoints) -> tuple[Array, Array]:
@@ -177,9 +175,10 @@ class LatticeEquations:
         for position, packed in enumerate(points.tangent, self._n_linear):
             phase, cells = self.phases[position], rve.cells_of_phase[position]
             assert isinstance(phase, PlaneStrainPhase)
+            place = self._groups[position].place
             for part, _ in self._blocks(cells):
-                here = packed[:, part.start - cells.start : part.stop - cells.start]
-                rows = np.ascontiguousarray(phase.tangent_33(self._unpacked(here)))
+                group, lane = place[:, part.start - cells.start : part.stop - cells.start]
+                rows = np.ascontiguousarray(phase.tangent_33(self._unpacked(packed[:, group, :, :, lane])))
                 mean += np.einsum("g,sgn->sn", self._weights(part), rows)
                 self._add_forces(part, rows, force)
         return mean, force
@@ -189,8 +188,7 @@ class LatticeEquations:
         n_s, rows, columns = self.discretisation.n_s, *self._upper
         mean = np.repeat(self._linear_mean[None], len(points.force), axis=0)
         for position, packed in enumerate(points.tangent, self._n_linear):
-            weight = self._weight[self.lattice.shape_of_cell[self.discretisation.cells_of_phase[position]]]
-            upper = np.einsum("cq,ncpq->np", weight, packed)
+            upper = np.einsum("cq,ncqpw->np", self._weight[self._groups[position].shape], packed)
             full = np.zeros((len(packed), n_s, n_s))
             full[:, rows, columns] = full[:, columns, rows] = upper
             mean += full
@@ -233,9 +231,7 @@ class LatticeEquations:
         """Return K u + L E and Σ w D (E + B u) of the linear phases."""
         force = macro @ self._load
         for position, stiffness in enumerate(self._stiffnesses):
-            cells = self.discretisation.cells_of_phase[position]
-            shape, site = self.lattice.shape_of_cell[cells], self._site[cells]
-            self._kernels.add_linear(site, shape, stiffness, self.lattice.n_cells, vectors, force)
+            self._kernels.add_linear(self._groups[position], stiffness, self.lattice.n_cells, vectors, force)
         return force, macro @ self._linear_mean + vectors @ self._load.T
 
     def _blocks(self, cells: slice) -> Iterator[tuple[slice, slice]]:
@@ -263,14 +259,14 @@ class LatticeEquations:
         return self._weight[self.lattice.shape_of_cell[part]].ravel()
 
     def _packed(self, response: PhaseResponse) -> Array:
-        """Return the upper triangles of the tangents. Shape (N, n_elements, n_s (n_s + 1) / 2, n_q)."""
+        """Return the upper triangles of the tangents. Shape (n_elements, N, n_q, n_s (n_s + 1) / 2)."""
         upper = np.asarray(response.tangent)[self._upper]
-        return upper.reshape(len(upper), -1, self.discretisation.n_q, upper.shape[-1]).transpose(3, 1, 0, 2)
+        return upper.reshape(len(upper), -1, self.discretisation.n_q, upper.shape[-1]).transpose(1, 3, 2, 0)
 
     def _unpacked(self, packed: Array) -> Array:
-        """Return the tangents of upper triangles. Shape (n_s, n_s, n_points, N)."""
+        """Return the tangents of upper triangles, see `_packed`. Shape (n_s, n_s, n_points, N)."""
         n_s, (rows, columns) = notation.n_strain(self.lattice.dim), self._upper
-        upper = packed.transpose(2, 1, 3, 0).reshape(packed.shape[2], -1, len(packed))
+        upper = packed.transpose(3, 0, 2, 1).reshape(packed.shape[3], -1, packed.shape[1])
         full = np.empty((n_s, n_s, *upper.shape[1:]))
         full[rows, columns] = full[columns, rows] = upper
         return full

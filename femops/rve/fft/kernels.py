@@ -1,7 +1,7 @@
 """Compiled matrix-free kernels on a lattice, for the elements of one phase.
 
 `kernels` compiles them for one cell kind, so that the loops over nodes, points and components have constant lengths.
-Common arguments:
+Those that apply the stiffness, where almost all time is spent, run along `LANES` elements at once. Common arguments:
 
     site       position in a lattice vector of the first component of each node (n_elements, n_nodes)
     shape      shape of each element (n_elements,)
@@ -17,10 +17,46 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
 from femops import notation
 
 _FAST = {"reassoc", "contract", "nsz"}
+
+
+LANES = 64
+"""Number of elements in a group."""
+
+
+class Groups(NamedTuple):
+    """Elements of one phase in groups of one shape, the last one of each shape filled up.
+
+    Attributes:
+        site: Position in a lattice vector of the first component of each node. Shape (n_groups, n_nodes, LANES).
+        shape: Shape of the elements. Shape (n_groups,).
+        used: Number of elements. Shape (n_groups,).
+        place: Group and lane of each element. Shape (2, n_elements).
+    """
+
+    site: npt.NDArray[np.int32]
+    shape: npt.NDArray[np.int64]
+    used: npt.NDArray[np.int64]
+    place: npt.NDArray[np.int64]
+
+    @staticmethod
+    def of(site: npt.NDArray[np.int32], shape: npt.NDArray[np.int32]) -> "Groups":
+        """Group elements by their shape (n_elements,); sites (n_elements, n_nodes)."""
+        counts = np.bincount(shape)
+        n_groups = -(-counts // LANES)
+        first = np.concatenate([[0], np.cumsum(n_groups)])
+        order = np.argsort(shape, kind="stable")
+        rank = np.empty(len(shape), dtype=np.int64)  # among the elements of the same shape
+        rank[order] = np.arange(len(shape)) - np.repeat(np.cumsum(counts) - counts, counts)
+        group, lane = first[shape] + rank // LANES, rank % LANES
+        sites = np.zeros((first[-1], site.shape[1], LANES), dtype=np.int32)
+        sites[group, :, lane] = site
+        of_group = np.repeat(np.arange(len(counts)), n_groups)
+        return Groups(sites, of_group, np.bincount(group, minlength=first[-1]), np.stack([group, lane]))
 
 
 class Kernels(NamedTuple):
@@ -87,11 +123,7 @@ def kernels(dim: int, n_nodes: int, n_q: int) -> Kernels:
 
     @numba.njit(cache=True, fastmath=_FAST)
     def strains(site: Any, shape: Any, gradient: Any, stride: int, vectors: Any, macro: Any, out: Any) -> None:
-        """Compute the strains E + B u of columns of macroscale strains (n_columns, n_s).
-
-        Args:
-            out: Strains, overwritten. Shape (n_s, n_elements · n_q, n_columns).
-        """
+        """Compute the strains E + B u, shape (n_s, n_elements · n_q, n_columns), with E (n_columns, n_s)."""
         found, strain = np.empty((dim, n_lanes)), np.empty((n_s, n_q))
         for c in range(len(site)):
             for k in range(len(vectors)):
@@ -113,61 +145,97 @@ def kernels(dim: int, n_nodes: int, n_q: int) -> Kernels:
                 add_divergence(local, site[c], stride, divergence[shape[c]], found, force, out[k])
 
     @numba.njit(cache=True, fastmath=_FAST)
-    def add_linear(site: Any, shape: Any, stiffness: Any, stride: int, vectors: Any, out: Any) -> None:
+    def add_linear(groups: Any, stiffness: Any, stride: int, vectors: Any, out: Any) -> None:
         """Add K u of elements with the stiffness of their shape, (n_shapes, n_dofs, n_dofs), component-major."""
-        local, force = np.empty(n_dofs), np.empty(n_dofs)
-        for c in range(len(site)):
-            matrix = stiffness[shape[c]]
+        local, force = np.empty((n_dofs, LANES)), np.empty(LANES)
+        for c in range(len(groups.site)):
+            site, matrix, used = groups.site[c], stiffness[groups.shape[c]], groups.used[c]
             for k in range(len(vectors)):
                 for i in range(dim):
                     for a in range(n_nodes):
-                        local[i * n_nodes + a] = vectors[k, site[c, a] + i * stride]
-                for i in range(n_dofs):
-                    x = 0.0
-                    for j in range(n_dofs):
-                        x += matrix[j, i] * local[j]
-                    force[i] = x
+                        for w in range(LANES):
+                            local[i * n_nodes + a, w] = vectors[k, site[a, w] + i * stride]
                 for i in range(dim):
                     for a in range(n_nodes):
-                        out[k, site[c, a] + i * stride] += force[i * n_nodes + a]
+                        for w in range(LANES):
+                            x = 0.0
+                            for j in range(n_dofs):
+                                x += matrix[i * n_nodes + a, j] * local[j, w]
+                            force[w] = x
+                        for w in range(used):
+                            out[k, site[a, w] + i * stride] += force[w]
 
     @numba.njit(cache=True, fastmath=_FAST)
     def add_tangent(
-        site: Any, shape: Any, gradient: Any, divergence: Any, weight: Any, tangent: Any, owner: Any, stride: int,
-        vectors: Any, macro: Any, out: Any, total: Any,
+        groups: Any, gradient: Any, weight: Any, tangent: Any, owner: Any, stride: int, vectors: Any, macro: Any,
+        out: Any, total: Any,
     ) -> None:  # fmt: skip
         """Add the forces Σ w Bᵀ σ and the integrals Σ w σ of the stresses σ = D (E + B u).
 
         Args:
+            groups: The elements.
+            gradient: Shape function gradients. Shape (n_shapes, n_nodes, dim · n_q).
             weight: Quadrature weights. Shape (n_shapes, n_q).
-            tangent: Upper triangles of D, row by row. Shape (N, n_elements, n_s (n_s + 1) / 2, n_q).
+            tangent: Upper triangles of D, row by row. Shape (N, n_groups, n_q, n_s (n_s + 1) / 2, LANES).
             owner: Number of the RVE of each column. Shape (n_columns,).
+            stride: See above.
+            vectors: Vectors u. Shape (n_columns, n).
             macro: E of each column. Shape (n_columns, n_s).
             out: Forces. Shape (n_columns, n).
             total: Integrals. Shape (n_columns, n_s).
         """
-        found, force = np.empty((dim, n_lanes)), np.empty(n_nodes)
-        strain, stress = np.empty((n_s, n_q)), np.empty((n_s, n_q))
-        for c in range(len(site)):
+        local, force = np.empty((dim, n_nodes, LANES)), np.empty((dim, n_nodes, LANES))
+        found = np.empty((dim, dim, LANES))
+        strain, stress = np.empty((n_s, LANES)), np.empty((n_s, LANES))
+        for c in range(len(groups.site)):
+            site, shape, used = groups.site[c], groups.shape[c], groups.used[c]
             for k in range(len(vectors)):
-                gradients(site[c], vectors[k], stride, gradient[shape[c]], found)
-                mandel(found, macro[k], strain)
-                stress[:] = 0.0
-                entry, of_cell = 0, tangent[owner[k], c]
-                for s in range(n_s):
-                    for q in range(n_q):
-                        stress[s, q] += of_cell[entry, q] * strain[s, q]
-                    entry += 1
-                    for t in range(s + 1, n_s):
-                        for q in range(n_q):
-                            stress[s, q] += of_cell[entry, q] * strain[t, q]
-                            stress[t, q] += of_cell[entry, q] * strain[s, q]
-                        entry += 1
-                for s in range(n_s):
-                    x = 0.0
-                    for q in range(n_q):
-                        x += weight[shape[c], q] * stress[s, q]
-                    total[k, s] += x
-                add_divergence(stress, site[c], stride, divergence[shape[c]], found, force, out[k])
+                for i in range(dim):
+                    for a in range(n_nodes):
+                        for w in range(LANES):
+                            local[i, a, w] = vectors[k, site[a, w] + i * stride]
+                force[:] = 0.0
+                for q in range(n_q):
+                    slope, of_point = gradient[shape, :, q::n_q], tangent[owner[k], c, q]
+                    for i in range(dim):
+                        for j in range(dim):
+                            for w in range(LANES):
+                                x = 0.0
+                                for a in range(n_nodes):
+                                    x += local[i, a, w] * slope[a, j]
+                                found[i, j, w] = x
+                    for s in range(n_s):
+                        i, j = row[s], column[s]
+                        factor = 0.5 if i == j else half
+                        for w in range(LANES):
+                            strain[s, w] = macro[k, s] + factor * (found[i, j, w] + found[j, i, w])
+                    for s in range(n_s):
+                        x = 0.0
+                        for w in range(LANES):
+                            y = 0.0
+                            for t in range(n_s):
+                                low, high = min(s, t), max(s, t)
+                                y += of_point[low * n_s - (low * (low - 1)) // 2 + high - low, w] * strain[t, w]
+                            y *= weight[shape, q]
+                            stress[s, w] = y
+                            x += y
+                        total[k, s] += x
+                    for s in range(n_s):
+                        i, j = row[s], column[s]
+                        factor = 1.0 if i == j else half
+                        for w in range(LANES):
+                            found[i, j, w] = factor * stress[s, w]
+                            found[j, i, w] = factor * stress[s, w]
+                    for i in range(dim):
+                        for a in range(n_nodes):
+                            for w in range(LANES):
+                                x = force[i, a, w]
+                                for j in range(dim):
+                                    x += found[i, j, w] * slope[a, j]
+                                force[i, a, w] = x
+                for i in range(dim):
+                    for a in range(n_nodes):
+                        for w in range(used):
+                            out[k, site[a, w] + i * stride] += force[i, a, w]
 
     return Kernels(strains, add_forces, add_linear, add_tangent)

@@ -190,9 +190,8 @@ class NewtonCG:
         mean = self._equations.mean_tangent(points)
         stiffness = np.einsum("nss->ns", mean).ravel() * self.discretisation.volume
         rtol = self.options.rtol
-        return Accuracy(
-            np.zeros(len(stiffness)), stiffness * (rtol**2 if self.options.exact_sensitivities else _SHARE * rtol)
-        )
+        largest = rtol**2 if self.options.exact_sensitivities else rtol
+        return Accuracy(np.zeros(len(stiffness)), largest * stiffness)
 
     def _solved(
         self, points: LatticePoints, start: Array, owner: Indices, accuracy: Accuracy
