@@ -52,8 +52,8 @@ class _Batch:
     sensitivity: Array
     points: Points
     relative: Array
-    iterations: Array = field(init=False)
-    factorisations: Array = field(init=False)
+    iterations: Indices = field(init=False)
+    factorisations: Indices = field(init=False)
     kept: Flags = field(init=False)
     close: Flags = field(init=False)
     fresh: Flags = field(init=False)

@@ -77,7 +77,7 @@ class Equations:
         self.pattern, entries = upper_pattern(free_of_cell, free.count)
         self._linear = LinearPhases(rve, phases[: self._n_linear], free, self.pattern, entries)
         part = self._cells
-        self._kernel_cells = Cells(rve.strain_operator[part], rve.weight[part], free_of_cell[part], entries[part])
+        self._kernel_cells = Cells.of(rve, part, free_of_cell, entries)
         self._weight = rve.weight[self._cells].ravel()
         self._gradient = rve.gradient(free.of, self._cells, free.count)
         self._divergence = (self._gradient.T @ sp.diags_array(np.tile(self._weight, rve.n_s))).tocsr()

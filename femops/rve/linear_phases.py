@@ -54,7 +54,7 @@ class LinearPhases:
             response = phase.evaluate(np.eye(n_s), np.zeros((0, n_s)))
             one, weight = np.asarray(response.tangent[:, :, 0]), rve.weight[cells]
             tangent = np.ascontiguousarray(np.broadcast_to(one[:, :, None, None], (n_s, n_s, weight.size, 1)))
-            part = Cells(rve.strain_operator[cells], weight, free_of_cell[cells], self.entries[cells])
+            part = Cells.of(rve, cells, free_of_cell, self.entries)
             add_stiffness(part, tangent, values, load)
             self.mean += weight.sum() * one
             if response.stress_33 is not None:

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from femops.notation import Array
+from femops.notation import Array, Indices
 
 SolverName = Literal["auto", "fft", "pardiso", "mumps"]
 """Conjugate gradients with the FFT, or one of `femops.rve.linear`; auto takes what is fastest for the RVE."""
@@ -54,8 +54,8 @@ class Solution:
     fluctuation: Array
     sensitivity: Array
     state: list[Array]
-    iterations: Array
-    factorisations: Array
+    iterations: Indices
+    factorisations: Indices
     failures: dict[int, str] = field(default_factory=dict)
 
     def discard_failures(self) -> "Solution":

@@ -27,7 +27,7 @@ __all__ = ["Method", "RVESolver", "Solution", "SolverOptions"]
 
 _BYTES_OF_BATCH = 24e6
 _LARGEST_BATCH = 32
-_ITERATIVE_FROM = {2: 20_000, 3: 3_000}
+_ITERATIVE_FROM = {2: 20_000, 3: 2_000}
 """Number of free dofs from which the iterative method is faster on a grid, by dimension."""
 _MOST_NAMED = 3
 
