@@ -167,8 +167,8 @@ class RVESolver:
             return None
         lattice = find_lattice(self.discretisation.mesh) if self.boundary == "periodic" else None
         if lattice is None and wanted == "fft":
-            problem = "'fft' given, but the RVE is not a periodic box of equal grid cells without voids"
-            raise CaseError(f"{problem}; expected auto, pardiso or mumps", key="linear")
+            problem = "'fft' given as linear solver, but the RVE is not a periodic box of equal grid cells without voids"
+            raise CaseError(f"{problem}; expected auto, pardiso or mumps")
         return lattice
 
     def _direct(self) -> Method:
