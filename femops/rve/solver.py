@@ -167,7 +167,9 @@ class RVESolver:
             return None
         lattice = find_lattice(self.discretisation.mesh) if self.boundary == "periodic" else None
         if lattice is None and wanted == "fft":
-            problem = "'fft' given as linear solver, but the RVE is not a periodic box of equal grid cells without voids"
+            problem = (
+                "'fft' given as linear solver, but the RVE is not a periodic box of equal grid cells without voids"
+            )
             raise CaseError(f"{problem}; expected auto, pardiso or mumps")
         return lattice
 

@@ -30,6 +30,7 @@ from femops.rve.geometry.generators import (
     Spheres,
     generate,
 )
+from femops.rve.geometry.image import ImageFile
 from femops.rve.geometry.voxels import Voxels
 from femops.rve.outline import Outline
 from femops.rve.parallelepiped import TOLERANCE, spanned
@@ -124,8 +125,11 @@ def valid_phases(phases: dict[str, Any]) -> dict[str, LawParameters]:
     return valid
 
 
+_SOURCES = ("mesh", "image", *GENERATORS)
+
+
 class RVEParameters(BaseModel):
-    """The `rve` block of a case or study: a mesh or one generator, a boundary condition and the phases."""
+    """The `rve` block of a case or study: a mesh, an image or one generator, a boundary condition and the phases."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -139,6 +143,7 @@ class RVEParameters(BaseModel):
     random_spheres: RandomSpheres | None = None
     homogeneous: Homogeneous | None = None
     voxels: Voxels | None = None
+    image: ImageFile | None = None
     boundary: Boundary = "periodic"
     phases: dict[str, Any] = Field(min_length=1, description="constituent law of each phase")
 
@@ -149,7 +154,7 @@ class RVEParameters(BaseModel):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        sources = ["mesh", *GENERATORS]
+        sources = _SOURCES
         given = [name for name in sources if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"expected exactly one of {', '.join(sources)}; given: {', '.join(given) or 'none'}")
@@ -161,17 +166,19 @@ class RVEParameters(BaseModel):
         Raises:
             CaseError: The file or the geometry is invalid, or its dimension is not that of the case.
         """
-        source = next(name for name in ("mesh", *GENERATORS) if getattr(self, name) is not None)
+        source = next(name for name in _SOURCES if getattr(self, name) is not None)
         description = getattr(self, source)
 
         def make() -> TaggedMesh:
-            from_file = isinstance(description, RVEMeshFile)
+            from_file = isinstance(description, RVEMeshFile | ImageFile)
             try:
                 mesh = description.read(context.base) if from_file else generate(description)
             except CaseError as error:
                 raise error.within(key=source) from error
             if not from_file:
                 return replace(mesh, periods=np.diag(edges(description.size, mesh.dim)))
+            if isinstance(description, ImageFile):
+                return mesh
             known = set(mesh.regions) == set(self.phases)  # otherwise `discretise` raises
             return description.bounded(mesh, self.boundary) if known else mesh
 
