@@ -29,7 +29,7 @@ def write_layer(mesh: TaggedMesh, path: Path) -> None:
     colours = np.array([f"C{i}" for i in range(len(mesh.regions))])
     figure = Figure(figsize=(6, 6), layout="constrained")
     axes = figure.add_subplot()
-    axes.add_collection(PolyCollection(nodes[shown, :4, :2], facecolors=colours[region], edgecolors="face"))
+    axes.add_collection(PolyCollection(list(nodes[shown, :4, :2]), facecolors=colours[region], edgecolors="face"))
     axes.autoscale()
     axes.set(aspect="equal", xlabel="x", ylabel="y")
     axes.legend(handles=[Patch(color=colour, label=name) for colour, name in zip(colours, mesh.regions, strict=True)])
