@@ -8,7 +8,6 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from femops.notation import Array
-from femops.rve.discretisation import Discretisation
 
 
 class Cells(NamedTuple):
@@ -25,12 +24,6 @@ class Cells(NamedTuple):
     weight: Array
     free: npt.NDArray[np.int64]
     entries: npt.NDArray[np.int64]
-
-    @staticmethod
-    def of(rve: Discretisation, part: slice, free: npt.NDArray[np.int64], entries: npt.NDArray[np.int64]) -> "Cells":
-        """Return the data of a slice of the cells of an RVE; other arguments as above, for all cells."""
-        operator, weight = (np.ascontiguousarray(one[part]) for one in (rve.strain_operator, rve.weight))
-        return Cells(operator, weight, free[part], entries[part])
 
 
 @numba.njit(cache=True)

@@ -1,7 +1,8 @@
 """Compiled matrix-free kernels on a lattice, for the elements of one phase.
 
 `kernels` compiles them for one cell kind, so that the loops over nodes, points and components have constant lengths.
-Those that apply the stiffness, where almost all time is spent, run along `LANES` elements at once. Common arguments:
+Numba keeps this module and all that it imports until the end of the process: it must not import meshes. Kernels that
+apply the stiffness, where almost all time is spent, run along `LANES` elements at once. Common arguments:
 
     site       position in a lattice vector of the first component of each node (n_elements, n_nodes)
     shape      shape of each element (n_elements,)
@@ -239,3 +240,19 @@ def kernels(dim: int, n_nodes: int, n_q: int) -> Kernels:
                             out[k, site[a, w] + i * stride] += force[i, a, w]
 
     return Kernels(strains, add_forces, add_linear, add_tangent)
+
+
+@numba.njit(cache=True)
+def multiply(blocks: Any, vectors: Any) -> None:
+    """Multiply vectors (n_columns, k, n_frequencies) by the blocks (n_frequencies, k, k), in place."""
+    n_columns, k, n = vectors.shape
+    old = np.empty(k, dtype=vectors.dtype)
+    for c in range(n_columns):
+        for f in range(n):
+            for i in range(k):
+                old[i] = vectors[c, i, f]
+            for i in range(k):
+                x = blocks[f, i, 0] * old[0]
+                for j in range(1, k):
+                    x += blocks[f, i, j] * old[j]
+                vectors[c, i, f] = x

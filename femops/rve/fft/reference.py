@@ -8,12 +8,12 @@ contrast of the phases but not on the grid (Schneider, Merkert and Kabel, doi 10
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
 from femops.notation import Array
+from femops.rve.fft.kernels import multiply
 from femops.rve.fft.lattice import Lattice
 
 _ROUND_OFF = 1e-10
@@ -36,7 +36,7 @@ class Reference:
         """Return K₀⁻¹ r of lattice vectors with zero sum. Shape (n_columns, n)."""
         split = vectors.reshape(len(vectors), -1, *self._grid)
         spectrum = np.ascontiguousarray(scipy.fft.rfftn(split, axes=self._axes))  # scipy may pad its rows
-        _multiply(self._inverse, spectrum.reshape(*spectrum.shape[:2], -1))
+        multiply(self._inverse, spectrum.reshape(*spectrum.shape[:2], -1))
         return np.asarray(scipy.fft.irfftn(spectrum, self._grid, self._axes, overwrite_x=True)).reshape(vectors.shape)
 
 
@@ -65,19 +65,3 @@ def _inverse(blocks: npt.NDArray[Any]) -> npt.NDArray[Any]:
     inverse[0] = (vectors[:, stiff] / values[stiff]) @ vectors[:, stiff].conj().T
     inverse[1:] = np.linalg.inv(blocks[1:])
     return inverse
-
-
-@numba.njit(cache=True)
-def _multiply(blocks: Any, vectors: Any) -> None:
-    """Multiply vectors (n_columns, k, n_frequencies) by the blocks (n_frequencies, k, k), in place."""
-    n_columns, k, n = vectors.shape
-    old = np.empty(k, dtype=vectors.dtype)
-    for c in range(n_columns):
-        for f in range(n):
-            for i in range(k):
-                old[i] = vectors[c, i, f]
-            for i in range(k):
-                x = blocks[f, i, 0] * old[0]
-                for j in range(1, k):
-                    x += blocks[f, i, j] * old[j]
-                vectors[c, i, f] = x
