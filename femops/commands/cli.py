@@ -139,11 +139,12 @@ def mesh(
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the meshes; default results/CASE.")] = None,
 ) -> None:
-    """Write the meshes of a case and of its RVEs, and list their regions and boundaries."""
+    """Write the meshes of a case and of its RVEs, with pictures of grids, and list their regions and boundaries."""
     from mpi4py import MPI
 
     from femops.inputs.meshes import case_meshes, describe
     from femops.meshing.writing import write_mesh
+    from femops.output.layer import write_layer
 
     folder = output or Path("results") / case.stem
 
@@ -157,6 +158,8 @@ def mesh(
             )
             folder.mkdir(parents=True, exist_ok=True)
             write_mesh(one, folder / f"{name}.msh")
+            if name != "macro" and one.kind.name in ("quad", "hexahedron"):
+                write_layer(one, folder / f"{name}.png")
             rows.append((name, *describe(one), str(folder / f"{name}.msh")))
         return rows, notes
 

@@ -21,6 +21,7 @@ from femops.macro.timers import Timers
 from femops.offline.train import silent, trained_model
 from femops.parallel import on_every_rank
 from femops.plugins import get_law
+from femops.rve.law import NestedLaw
 from femops.surrogate.spec import Progress, SurrogateParameters
 
 
@@ -73,11 +74,13 @@ def prepare(case: Case, path: Path, comm: MPI.Comm, mesh: MacroMesh | None = Non
 
 
 def notes(mesh: MacroMesh, laws: Mapping[str, MaterialLaw]) -> tuple[str, ...]:
-    """Return the notes on the macroscale mesh and the RVE meshes of a case, without duplicates."""
+    """Return the notes on the macroscale mesh and the RVEs of a case, without duplicates."""
     found = [f"mesh: {note}" for note in mesh.notes]
     for name, law in laws.items():
         if isinstance(law, MicroscaleLaw):
             found += [f"RVE of {name}: {note}" for note in law.rve.discretisation.mesh.notes]
+        if isinstance(law, NestedLaw):
+            found += [f"RVE of {name}: {note}" for note in law.solver.notes]
     return tuple(dict.fromkeys(found))
 
 

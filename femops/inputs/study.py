@@ -12,8 +12,8 @@ from femops.errors import CaseError
 from femops.inputs.case import case_schema
 from femops.inputs.reading import CASE, load_validated
 from femops.rve.family import Family
-from femops.rve.linear import LinearSolverName
 from femops.rve.sampling import Sampling, bounds
+from femops.rve.solution import SOLVER_HELP, SolverName
 from femops.rve.spec import RVEParameters
 from femops.surrogate.registry import installed_surrogates, surrogate_options, surrogate_problem
 from femops.surrogate.spec import SurrogateOptions
@@ -30,7 +30,7 @@ class SnapshotSolverBlock(BaseModel):
 
     rtol: float = Field(1e-10, gt=0, description="largest residual relative to the internal forces")
     max_iter: int = Field(30, gt=0, description="largest number of Newton iterations")
-    linear: LinearSolverName = Field("auto", description="auto takes pardiso where it is installed, otherwise mumps")
+    linear: SolverName = Field("auto", description=SOLVER_HELP)
 
 
 class Study(BaseModel):

@@ -11,6 +11,8 @@ from femops.meshing import TaggedMesh
 from femops.notation import Array, Indices
 from femops.rve.outline import Outline
 
+_ROUND_OFF = 1e-12
+
 
 @dataclass(frozen=True)
 class Discretisation:
@@ -20,8 +22,9 @@ class Discretisation:
         mesh: The mesh, cells in the order of `phases`.
         phases: Names of the phases.
         cells_of_phase: Slice of the cells of each phase.
-        strain_operator: B of every cell and quadrature point, Mandel [1/length]. Shape (n_cells, n_q, n_s, n_dofs).
-        weight: Quadrature weight times Jacobian determinant [volume]. Shape (n_cells, n_q).
+        strain_operator: B of every cell and quadrature point, Mandel [1/length]; read-only. Shape (n_cells, n_q, n_s,
+            n_dofs).
+        weight: Quadrature weight times Jacobian determinant [volume]; read-only. Shape (n_cells, n_q).
         points: Coordinates of the quadrature points [length]. Shape (n_cells, n_q, dim).
         outline: Outer surface, voids and cracks.
     """
@@ -135,6 +138,10 @@ def _integrate(mesh: TaggedMesh) -> tuple[Array, Array, Array]:
     reference, reference_weight = mesh.kind.quadrature()
     basis, slopes = mesh.kind.tabulate(reference)
     nodes = mesh.points[mesh.cells]
+    points = np.einsum("qn,cni->cqi", basis, nodes)
+    n_cells = len(nodes)
+    if _congruent(nodes):  # one operator for all, without copies
+        nodes = nodes[:1]
     jacobian = np.einsum("cni,qnj->cqij", nodes, slopes)
     determinant = np.linalg.det(jacobian)
     if determinant.min() <= 0.0:
@@ -149,4 +156,13 @@ def _integrate(mesh: TaggedMesh) -> tuple[Array, Array, Array]:
             operator[:, :, row, :, i] = gradients[..., j] / notation.SQRT2
             operator[:, :, row, :, j] = gradients[..., i] / notation.SQRT2
     flat = operator.reshape(*operator.shape[:3], -1)
-    return flat, determinant * reference_weight, np.einsum("qn,cni->cqi", basis, nodes)
+    weight = determinant * reference_weight
+    return np.broadcast_to(flat, (n_cells, *flat.shape[1:])), np.broadcast_to(weight, (n_cells, len(reference))), points
+
+
+def _congruent(nodes: Array) -> bool:
+    """Return whether all cells, nodes (n_cells, n_nodes_of_cell, dim), are translated copies of the first one."""
+    largest = _ROUND_OFF * np.abs(nodes[0] - nodes[0, 0]).max()
+    return all(
+        np.abs(nodes[:, i] - nodes[:, 0] - (nodes[0, i] - nodes[0, 0])).max() <= largest for i in range(len(nodes[0]))
+    )

@@ -9,10 +9,10 @@ import scipy.sparse as sp
 from femops import notation
 from femops.notation import Array, Indices
 from femops.phases import Phase, PlaneStrainPhase
-from femops.rve.assembly import Cells, add_stiffness, add_stress_of_unit_strains, upper_pattern
+from femops.rve.assembly import add_stiffness, add_stress_of_unit_strains, upper_pattern
 from femops.rve.boundary import FreeDofs
 from femops.rve.discretisation import Discretisation
-from femops.rve.linear_phases import LinearPhases
+from femops.rve.linear_phases import LinearPhases, kernel_cells
 from femops.rve.outline import nodal_normals
 
 
@@ -77,7 +77,7 @@ class Equations:
         self.pattern, entries = upper_pattern(free_of_cell, free.count)
         self._linear = LinearPhases(rve, phases[: self._n_linear], free, self.pattern, entries)
         part = self._cells
-        self._kernel_cells = Cells(rve.strain_operator[part], rve.weight[part], free_of_cell[part], entries[part])
+        self._kernel_cells = kernel_cells(rve, part, free_of_cell, entries)
         self._weight = rve.weight[self._cells].ravel()
         self._gradient = rve.gradient(free.of, self._cells, free.count)
         self._divergence = (self._gradient.T @ sp.diags_array(np.tile(self._weight, rve.n_s))).tocsr()

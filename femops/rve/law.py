@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from femops.errors import CaseError
 from femops.law import LawContext, LawParameters, LawResponse, LawSpec, StrainMeasure
 from femops.notation import Array
-from femops.rve.linear import LinearSolverName
 from femops.rve.micro import MicroFields, micro_fields
-from femops.rve.solver import RVESolver, Solution, SolverOptions
+from femops.rve.solution import SOLVER_HELP, Solution, SolverName, SolverOptions
+from femops.rve.solver import RVESolver
 from femops.rve.spec import RVE, RVEParameters, build_rve
 
 
@@ -23,7 +23,7 @@ class RVESolverParameters(BaseModel):
 
     rtol: float = Field(1e-8, gt=0, description="largest residual relative to the internal forces")
     max_iter: int = Field(30, gt=0, description="largest number of Newton iterations")
-    linear: LinearSolverName = Field("auto", description="auto takes pardiso where it is installed, otherwise mumps")
+    linear: SolverName = Field("auto", description=SOLVER_HELP)
     predictor: bool = Field(True, description="start from the point's last step and its sensitivities")
 
 
@@ -40,7 +40,8 @@ class NestedLaw:
 
     The state of a point contains, in this order: volume averages of the states of the phases (for output), the states
     of the phases at every RVE point, and the data of a first-order predictor: strain, fluctuation, and its
-    sensitivities minus their elastic values. The initial state is zero.
+    sensitivities minus their elastic values (not for large RVEs that are solved iteratively, which do with the elastic
+    ones). The initial state is zero.
 
     Args:
         rve: The RVE.
@@ -58,7 +59,7 @@ class NestedLaw:
         self.state_fields, n_means = self._mean_fields()
         n_s, n_free = rve.discretisation.n_s, self.solver.free.count
         sizes = [n_means, sum(a * b for a, b in self._phase_shapes)]
-        sizes += [n_s, n_free, n_free * n_s] if predictor else [0, 0, 0]
+        sizes += [n_s, n_free, 0 if self.solver.iterative else n_free * n_s] if predictor else [0, 0, 0]
         stops = np.cumsum(sizes)
         self._parts = [slice(int(stop - size), int(stop)) for stop, size in zip(stops, sizes, strict=True)]
         self.n_state = int(stops[-1])
@@ -118,6 +119,9 @@ class NestedLaw:
             return self.solver.solve(columns, of_phases, first=first)
         last_strain, fluctuation, deviation = (np.ascontiguousarray(state[:, part].T) for part in self._parts[2:])
         elastic = self.solver.elastic_sensitivity
+        if self.solver.iterative:
+            start = fluctuation + elastic @ (columns - last_strain)
+            return self.solver.solve(columns, of_phases, start, first=first)
         sensitivity = deviation.reshape(*elastic.shape, -1) + elastic[:, :, None]
         start = fluctuation + np.einsum("fsn,sn->fn", sensitivity, columns - last_strain)
         return self.solver.solve(columns, of_phases, start, sensitivity, first)
@@ -141,8 +145,10 @@ class NestedLaw:
         n = len(strain)
         parts = [*means, *(one.reshape(-1, n).T for one in solution.state)]
         if self._predictor:
-            deviation = solution.sensitivity - self.solver.elastic_sensitivity[:, :, None]
-            parts += [strain, solution.fluctuation.T, deviation.reshape(-1, n).T]
+            parts += [strain, solution.fluctuation.T]
+            if not self.solver.iterative:
+                deviation = solution.sensitivity - self.solver.elastic_sensitivity[:, :, None]
+                parts.append(deviation.reshape(-1, n).T)
         return np.concatenate(parts, axis=1)
 
 

@@ -7,17 +7,41 @@ large strains, so that both accept steps far from the solution.
 """
 
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from femops.notation import Array
-from femops.rve.equations import Equations, Points
 
 Flags = npt.NDArray[np.bool_]
 _LARGEST_SLOPE = 0.5
 _MOST_EVALUATIONS = 30
 _LEAST_CUT = 0.1
+
+
+class PointQuantities(Protocol):
+    """Quantities of a batch of RVEs, such as `femops.rve.equations.Points`."""
+
+    def put(self, columns: npt.NDArray[np.int64], new: Self) -> Self:
+        """Return the quantities with those of some RVEs replaced."""
+        ...
+
+
+class BatchEquations[P: PointQuantities](Protocol):
+    """Equations of a batch of RVEs, such as `femops.rve.equations.Equations`."""
+
+    def evaluate(self, strain: Array, fluctuation: Array, state: list[Array]) -> P:
+        """Return the quantities at strains (n_s, N) and fluctuations (n_free, N)."""
+        ...
+
+    def residual(self, points: P, strain: Array, fluctuation: Array) -> Array:
+        """Return the residuals. Shape (n_free, N)."""
+        ...
+
+    def force_norm(self, points: P, strain: Array, fluctuation: Array) -> Array:
+        """Return the norms to which residuals are relative. Shape (N,)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +70,7 @@ class Step:
         ))  # fmt: skip
 
 
-def line_search(equations: Equations, step: Step, rtol: float) -> tuple[Array, Points, Flags]:
+def line_search[P: PointQuantities](equations: BatchEquations[P], step: Step, rtol: float) -> tuple[Array, P, Flags]:
     """Find for each RVE a step length with a sufficiently small slope or a residual below `rtol`.
 
     Returns:
@@ -101,8 +125,8 @@ class _Bracket:
         return found
 
 
-def _judged(
-    equations: Equations, step: Step, length: Array, points: Points, start: Array, rtol: float
+def _judged[P: PointQuantities](
+    equations: BatchEquations[P], step: Step, length: Array, points: P, start: Array, rtol: float
 ) -> tuple[Array, Flags]:
     """Return the slopes, and a mask of the rejected steps: neither slope nor residual small enough."""
     after = step.before + length * step.correction

@@ -54,7 +54,7 @@ class LinearPhases:
             response = phase.evaluate(np.eye(n_s), np.zeros((0, n_s)))
             one, weight = np.asarray(response.tangent[:, :, 0]), rve.weight[cells]
             tangent = np.ascontiguousarray(np.broadcast_to(one[:, :, None, None], (n_s, n_s, weight.size, 1)))
-            part = Cells(rve.strain_operator[cells], weight, free_of_cell[cells], self.entries[cells])
+            part = kernel_cells(rve, cells, free_of_cell, self.entries)
             add_stiffness(part, tangent, values, load)
             self.mean += weight.sum() * one
             if response.stress_33 is not None:
@@ -76,3 +76,11 @@ class LinearPhases:
         mean, of_fluctuation = self.row_33
         mean += weight.sum() * row
         of_fluctuation += gradient.T @ np.outer(row, weight).ravel()
+
+
+def kernel_cells(
+    rve: Discretisation, part: slice, free: npt.NDArray[np.int64], entries: npt.NDArray[np.int64]
+) -> Cells:
+    """Return the data of a slice of cells for the kernels; `free` and `entries` of all cells as in `Cells`."""
+    operator, weight = (np.ascontiguousarray(one[part]) for one in (rve.strain_operator, rve.weight))
+    return Cells(operator, weight, free[part], entries[part])

@@ -31,6 +31,7 @@ from femops.rve.geometry.generators import (
     Spheres,
     generate,
 )
+from femops.rve.geometry.image import ImageFile
 from femops.rve.geometry.tiles import Tiles, tile_mesh
 from femops.rve.geometry.voxels import Voxels
 from femops.rve.outline import Outline
@@ -128,8 +129,11 @@ def valid_phases(phases: dict[str, Any]) -> dict[str, LawParameters]:
     return valid
 
 
+_SOURCES = ("mesh", "image", *GENERATORS)
+
+
 class RVEParameters(BaseModel):
-    """The `rve` block of a case or study: a mesh or one generator, a boundary condition and the phases."""
+    """The `rve` block of a case or study: a mesh, an image or one generator, a boundary condition and the phases."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -144,6 +148,7 @@ class RVEParameters(BaseModel):
     homogeneous: Homogeneous | None = None
     voxels: Voxels | None = None
     tiles: Tiles | None = None
+    image: ImageFile | None = None
     boundary: Boundary = "periodic"
     phases: dict[str, Any] = Field(min_length=1, description="constituent law of each phase")
 
@@ -169,13 +174,15 @@ class RVEParameters(BaseModel):
         description = getattr(self, source)
 
         def make() -> TaggedMesh:
-            from_file = isinstance(description, RVEMeshFile)
+            from_file = isinstance(description, RVEMeshFile | ImageFile)
             try:
                 mesh = description.read(context.base) if from_file else _generated(description)
             except CaseError as error:
                 raise error.within(key=source) from error
             if not from_file:
                 return replace(mesh, periods=np.diag(edges(description.size, mesh.dim)))
+            if isinstance(description, ImageFile):
+                return mesh
             known = set(mesh.regions) == set(self.phases)  # otherwise `discretise` raises
             return description.bounded(mesh, self.boundary) if known else mesh
 

@@ -116,8 +116,8 @@ class LinearFields:
         rve = space.discretisation
         volume = rve.volume
         tangent = torch.as_tensor(cells.tangent, device=device)
-        operator = torch.as_tensor(rve.strain_operator, device=device)
-        weight = torch.as_tensor(rve.weight, device=device)
+        operator = torch.tensor(rve.strain_operator, device=device)  # a copy: it is read-only
+        weight = torch.tensor(rve.weight, device=device)
         stiffness = _stiffness(space, operator, weight, tangent)
         weighted = torch.einsum("cq,cqsi->csi", weight, operator)
         load = _assembled(space, (tangent @ weighted).transpose(2, 3)).to(dtype)

@@ -1,0 +1,240 @@
+"""Inexact Newton method for batches of periodic RVEs on a lattice.
+
+Every correction solves K d = −R by conjugate gradients only as accurately as it can be used (forcing terms of
+Eisenstat and Walker, doi 10.1137/0917003). At the solution the sensitivities X = dq/dE are solved for all load cases
+at once. As in the direct method, the stress is corrected by the adjoint, S += Xᵀ R / |Ω|, and the tangent is a
+quadratic form of X, so that an error δX changes the stress by δXᵀ R and the tangent by δXᵀ K δX only.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from femops.errors import NotConverged
+from femops.notation import Array, Indices
+from femops.phases import Phase
+from femops.rve.boundary import FreeDofs
+from femops.rve.discretisation import Discretisation
+from femops.rve.fft.conjugate_gradients import Accuracy, conjugate_gradients
+from femops.rve.fft.equations import LatticeEquations, LatticePoints
+from femops.rve.fft.lattice import FreeOnLattice, Lattice
+from femops.rve.line_search import Step, line_search
+from femops.rve.solution import Solution, SolverOptions
+from femops.rve.states import virgin_state
+
+_LOOSEST, _FACTOR = 0.1, 0.9
+"""Largest forcing term, and γ of γ (|R| / |R before|)²."""
+_SHARE = 0.1
+"""Part of the tolerance left to a linear solution."""
+_NOT_SOLVED = "the conjugate gradients did not converge"
+
+
+@dataclass
+class _Batch:
+    """Current iterates of a batch.
+
+    Attributes:
+        vectors: Fluctuations, lattice vectors. Shape (N, n).
+        relative: Relative residuals. Shape (N,).
+        before: Relative residuals before the last step. Shape (N,).
+    """
+
+    strain: Array
+    state: list[Array]
+    vectors: Array
+    points: LatticePoints
+    relative: Array
+    before: Array = field(init=False)
+    iterations: Indices = field(init=False)
+    failures: dict[int, str] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n = len(self.relative)
+        self.before, self.iterations = np.full(n, np.inf), np.zeros(n, dtype=np.int64)
+
+    def alive(self) -> npt.NDArray[np.bool_]:
+        """Return a mask of the RVEs that have not failed. Shape (N,)."""
+        alive = np.ones(len(self.relative), dtype=bool)
+        alive[list(self.failures)] = False
+        return alive
+
+    def fail(self, which: Indices, why: str) -> None:
+        """Mark RVEs as failed, unless they are already."""
+        self.failures = dict.fromkeys(which.tolist(), why) | self.failures
+
+
+class NewtonCG:
+    """Newton method with conjugate gradients; see `femops.rve.solver.Method`.
+
+    Args:
+        discretisation: The RVE; linear phases first.
+        phases: Its phases, in the order of the discretisation.
+        free: Free dofs of the fluctuation, periodic.
+        lattice: The lattice of the mesh.
+        options: Settings.
+
+    Raises:
+        NotConverged: The unloaded RVE cannot be solved.
+    """
+
+    def __init__(
+        self, discretisation: Discretisation, phases: tuple[Phase, ...], free: FreeDofs, lattice: Lattice,
+        options: SolverOptions,
+    ) -> None:  # fmt: skip
+        self.discretisation, self.options = discretisation, options
+        self._equations = LatticeEquations(discretisation, phases, lattice)
+        self._free = FreeOnLattice(lattice, free)
+        self.knows_row_33, self.bytes_of_one = self._equations.knows_row_33, self._equations.bytes_of_one
+        zero, nothing = np.zeros((discretisation.n_s, 1)), np.zeros((lattice.size, 1))
+        points = self._equations.evaluate(zero, nothing, virgin_state(discretisation, phases, 1))
+        mean = self._equations.mean_tangent(points)[0]
+        self._reference = self._equations.reference(mean)
+        n_s = discretisation.n_s
+        largest = _SHARE * options.rtol * self._equations.force_scale * np.linalg.norm(mean, axis=0)
+        self._elastic, solved = self._solved(
+            points, np.zeros((n_s, lattice.size)), np.zeros(n_s, dtype=np.int64), Accuracy(largest, np.zeros(n_s))
+        )
+        if not solved.all():
+            raise NotConverged(f"the unloaded RVE cannot be solved: {_NOT_SOLVED}")
+        self.elastic_sensitivity = np.ascontiguousarray(self._free.gather(self._elastic).T)
+
+    def attempt(
+        self, strain: Array, state: list[Array], start: Array | None, sensitivity: Array | None
+    ) -> tuple[Solution, tuple[float, ...]]:
+        """See `femops.rve.solver.Method`."""
+        if start is not None:
+            vectors = self._free.spread(start.T)
+        elif sensitivity is not None:
+            vectors = self._free.spread(np.einsum("fsn,sn->nf", sensitivity, strain))
+        else:
+            vectors = strain.T @ self._elastic
+        points = self._equations.evaluate(strain, vectors.T, state)
+        batch = _Batch(strain, state, vectors, points, self._relative_residual(points, strain, vectors))
+        norms: list[float] = []
+        while True:
+            norms.append(float(batch.relative.max()))
+            batch.fail(np.flatnonzero(~np.isfinite(batch.relative)), "its residual is not finite")
+            active = np.flatnonzero((batch.relative > self.options.rtol) & batch.alive())
+            if len(norms) > self.options.max_iter:
+                batch.failures.update({int(i): f"relative residual {batch.relative[i]:.1e}" for i in active})
+            elif len(active):
+                self._advance(batch, active)
+                continue
+            return self._finish(batch, sensitivity), tuple(norms)
+
+    def _relative_residual(self, points: LatticePoints, strain: Array, vectors: Array) -> Array:
+        """Return residual norms relative to the internal forces. Shape (N,)."""
+        return np.linalg.norm(points.force, axis=1) / self._equations.force_norm(points, strain, vectors.T)
+
+    def _advance(self, batch: _Batch, active: Indices) -> None:
+        """Advance the active RVEs by one damped inexact Newton step."""
+        residual = batch.points.force[active]
+        accuracy = Accuracy(self._forcing(batch, active) * np.linalg.norm(residual, axis=1), np.zeros(len(active)))
+        correction, _ = self._conjugate_gradients(batch.points, -residual, active, accuracy)
+        step = Step(
+            batch.strain[:, active],
+            [one[:, :, active] for one in batch.state],
+            batch.vectors[active].T,
+            residual.T,
+            correction.T,
+        )
+        vectors, new, stuck = line_search(self._equations, step, self.options.rtol)
+        batch.vectors[active] = vectors.T
+        batch.fail(active[stuck], "the line search found no step")
+        batch.points = batch.points.put(active, new)
+        batch.iterations[active] += 1
+        batch.before = batch.relative
+        batch.relative = self._relative_residual(batch.points, batch.strain, batch.vectors)
+
+    def _forcing(self, batch: _Batch, active: Indices) -> Array:
+        """Return the largest residual of the linear systems, relative to their right-hand sides. Shape (n_active,)."""
+        enough = _SHARE * self.options.rtol / batch.relative[active]
+        if not self._equations.nonlinear:
+            return enough
+        decrease = np.where(np.isfinite(batch.before), batch.relative / batch.before, np.inf)[active]
+        return np.maximum(enough, np.minimum(_FACTOR * decrease**2, _LOOSEST))
+
+    def _finish(self, batch: _Batch, sensitivity: Array | None) -> Solution:
+        if batch.failures:
+            self._reset(batch)
+        n, n_s = len(batch.relative), self.discretisation.n_s
+        start = np.tile(self._elastic, (n, 1))
+        if sensitivity is not None:
+            start = self._free.spread(sensitivity.transpose(2, 1, 0)).reshape(n * n_s, -1)
+        owner, points = np.repeat(np.arange(n), n_s), batch.points
+        sensitivities = start
+        if self._equations.nonlinear:
+            sensitivities, solved = self._solved(points, start, owner, self._accuracy_of_sensitivities(points))
+            batch.fail(np.unique(owner[~solved]), f"{_NOT_SOLVED} at the solution")
+        load, total = self._equations.tangent(points, sensitivities, np.tile(np.eye(n_s), (n, 1)), owner)
+        x, load = sensitivities.reshape(n, n_s, -1), load.reshape(n, n_s, -1)
+        tangent = total.reshape(n, n_s, n_s) + np.einsum("nsf,ntf->nts", x, load)
+        correction = np.einsum("nsf,nf->sn", x, points.force)
+        volume, plane = self.discretisation.volume, self.discretisation.dim == 2
+        return Solution(
+            (points.sum_stress + correction) / volume,
+            np.ascontiguousarray(0.5 * (tangent + tangent.transpose(0, 2, 1)).transpose(1, 2, 0)) / volume,
+            points.sum_33 / volume if plane else None,
+            self._row_33(points, x, load) / volume if self.knows_row_33 else None,
+            np.ascontiguousarray(self._free.gather(batch.vectors).T),
+            np.ascontiguousarray(self._free.gather(x).transpose(2, 1, 0)),
+            points.state,
+            batch.iterations,
+            batch.iterations.copy(),
+            batch.failures,
+        ).discard_failures()
+
+    def _accuracy_of_sensitivities(self, points: LatticePoints) -> Accuracy:
+        """Return the accuracy that makes errors of the tangent smaller than the tolerance; of X itself if exact."""
+        mean = self._equations.mean_tangent(points)
+        stiffness = np.einsum("nss->ns", mean).ravel() * self.discretisation.volume
+        rtol = self.options.rtol
+        largest = rtol**2 if self.options.exact_sensitivities else rtol
+        return Accuracy(np.zeros(len(stiffness)), largest * stiffness)
+
+    def _solved(
+        self, points: LatticePoints, start: Array, owner: Indices, accuracy: Accuracy
+    ) -> tuple[Array, npt.NDArray[np.bool_]]:
+        """Return solutions of K X + L = 0 for all load cases of some RVEs, shape (n_columns, n), and which are solved.
+
+        Args:
+            points: Point quantities with the tangents.
+            start: Initial guess. Shape (n_columns, n).
+            owner: Number of the RVE of each column; its load cases follow each other. Shape (n_columns,).
+            accuracy: Accuracy of each column.
+        """
+        n_s = self.discretisation.n_s
+        load, _ = self._equations.tangent(points, start, np.tile(np.eye(n_s), (len(start) // n_s, 1)), owner)
+        change, solved = self._conjugate_gradients(points, -load, owner, accuracy)
+        return start + change, solved
+
+    def _conjugate_gradients(
+        self, points: LatticePoints, right: Array, owner: Indices, accuracy: Accuracy
+    ) -> tuple[Array, npt.NDArray[np.bool_]]:
+        macro = np.zeros((len(right), self.discretisation.n_s))
+
+        def multiply(vectors: Array, columns: Indices) -> Array:
+            return self._equations.tangent(points, vectors, macro[: len(columns)], owner[columns])[0]
+
+        solution, solved, _ = conjugate_gradients(multiply, self._reference.solve, right, accuracy)
+        return solution, solved
+
+    def _row_33(self, points: LatticePoints, sensitivity: Array, load: Array) -> Array:
+        """Return d Σ w stress_33 / dE, shape (n_s, N).
+
+        Its part fᵀ X is corrected by the adjoint y = K⁻¹ f, fᵀ X − yᵀ (K X + L), as it is linear in X.
+        """
+        mean, force = self._equations.row_33(points)
+        n = len(force)
+        accuracy = self._accuracy_of_sensitivities(points)
+        energy = accuracy.energy.reshape(n, -1).max(axis=1)
+        adjoint, _ = self._conjugate_gradients(points, force, np.arange(n), Accuracy(np.zeros(n), energy))
+        return mean + np.einsum("nf,nsf->sn", force, sensitivity) - np.einsum("nf,nsf->sn", adjoint, load)
+
+    def _reset(self, batch: _Batch) -> None:
+        """Reset failed RVEs to zero strain, so that array operations do not meet their invalid values."""
+        failed = np.array(sorted(batch.failures))
+        batch.vectors[failed] = 0.0
+        zero, state = np.zeros((len(batch.strain), len(failed))), [one[:, :, failed] for one in batch.state]
+        batch.points = batch.points.put(failed, self._equations.evaluate(zero, batch.vectors[failed].T, state))
