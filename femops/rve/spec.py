@@ -39,8 +39,6 @@ from femops.rve.parallelepiped import TOLERANCE, spanned
 from femops.rve.periodicity import levelled, matched
 from femops.validation import NestedError, shown
 
-_SOURCES = ("mesh", *GENERATORS, "tiles")
-
 
 class MeshFile(BaseModel):
     """A mesh read from a file in any format of Gmsh or meshio."""
@@ -129,7 +127,7 @@ def valid_phases(phases: dict[str, Any]) -> dict[str, LawParameters]:
     return valid
 
 
-_SOURCES = ("mesh", "image", *GENERATORS)
+_SOURCES = ("mesh", "image", *GENERATORS, "tiles")
 
 
 class RVEParameters(BaseModel):
