@@ -1,0 +1,89 @@
+"""Derivatives of coefficients that solve nonlinear least-squares problems, and their iteration."""
+
+import pytest
+
+from femops.surrogate.torch_library import torch
+from femops_moe.implicit import solve, solve_twice_differentiable
+from femops_moe.least_squares import LeastSquares, PointResidual
+
+N, POINTS, VALUES, COEFFICIENTS = 2, 6, 2, 2
+STEPS = 40, 1e-26
+
+
+def residual(values):
+    """f = a + a b²: neither linear nor zero at the solution."""
+    a, b = values.unbind(-1)
+    one = torch.ones_like(a)
+    second = torch.stack([torch.stack([0 * one, 2 * b], -1), torch.stack([2 * b, 2 * a], -1)], -2)
+    return PointResidual(a + a * b**2, torch.stack([one + b**2, 2 * a * b], -1), second)
+
+
+def problem(requires_grad=False, n=N):
+    draw = torch.Generator().manual_seed(3)
+    shapes = (n, POINTS, VALUES, COEFFICIENTS), (n, POINTS, VALUES)
+    maps, offsets = (torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes)
+    offsets *= 0.3
+    return LeastSquares(maps.requires_grad_(requires_grad), offsets.requires_grad_(requires_grad), residual, 1e-3)
+
+
+def start(of):
+    return torch.zeros(len(of.maps), COEFFICIENTS, dtype=torch.float64)
+
+
+def test_derivatives_of_the_residual_are_those_of_its_value():
+    values = torch.linspace(-1.0, 2.0, 12, dtype=torch.float64).reshape(1, 6, 2).requires_grad_()
+    at = residual(values)
+    (first,) = torch.autograd.grad(at.value.sum(), values, create_graph=True)
+    assert torch.allclose(first, at.first)
+    second = torch.stack([torch.autograd.grad(one.sum(), values, retain_graph=True)[0] for one in first.unbind(-1)], -2)
+    assert torch.allclose(second, at.second)
+
+
+def test_the_solution_is_stationary_and_no_worse_than_the_start():
+    given = problem()
+    found = solve(given, start(given), *STEPS)
+    c = found.unknowns.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(given.objective(c).sum(), c)
+    assert found.converged.all() and gradient.abs().max() < 1e-10
+    assert (given.objective(found.unknowns) < given.objective(start(given))).all()
+
+
+def test_items_that_have_not_converged_are_marked():
+    given = problem()
+    assert not solve(given, start(given), 1, 1e-12).converged.any()
+
+
+def test_a_converged_item_keeps_its_coefficients_whatever_the_others_need():
+    given = problem()
+    first = solve(given, start(given), *STEPS).unknowns
+    begin = torch.where(torch.arange(N)[:, None] == 0, first, start(given))
+    again = solve(given, begin, 3, 1e-20).unknowns
+    assert torch.equal(again[0], first[0]) and not torch.equal(again[1], begin[1])
+
+
+def test_first_derivatives_are_exact():
+    given = problem(requires_grad=True)
+    assert torch.autograd.gradcheck(lambda *p: solve(given.at(p), start(given), *STEPS).unknowns, given.parameters)
+
+
+def test_second_derivatives_are_exact():
+    given = problem(requires_grad=True, n=1)
+
+    def functional(*parameters):
+        return solve_twice_differentiable(given.at(parameters), start(given), *STEPS).unknowns.sum()
+
+    assert torch.autograd.gradgradcheck(functional, given.parameters)
+
+
+def test_one_more_newton_step_alone_is_not_differentiable_twice():
+    """The reason why there are two of them."""
+    given = problem(requires_grad=True, n=1)
+
+    def functional(*parameters):
+        of = given.at(parameters)
+        c = solve(of, start(of), *STEPS).unknowns.detach()
+        return (c + of.newton(c)).sum()
+
+    assert torch.autograd.gradcheck(functional, given.parameters)
+    with pytest.raises(RuntimeError, match="Jacobian mismatch"):
+        torch.autograd.gradgradcheck(functional, given.parameters)
