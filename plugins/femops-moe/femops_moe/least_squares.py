@@ -1,7 +1,7 @@
 """Batches of small nonlinear least-squares problems, which the experts of a field solve for its coefficients.
 
-Each problem minimises ½ Σ_g f_g² + ½ λ |c|² over coefficients c, with residuals f_g = f(M_g c + o_g) at points g. f is a
-function of few local values, such as a field and its derivatives, which are affine in c.
+Each problem minimises ½ Σ_g f_g² + ½ λ |c|² over coefficients c, with residuals f_g = f(M_g c + o_g) at points g.
+f is a function of few local values, such as a field and its derivatives, that are affine in c.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from typing import NamedTuple
 from femops.surrogate.torch_library import Tensor, torch
 
 _LENGTHS = (1.0, 0.5, 0.25, 0.0625)  # of Gauss–Newton steps to choose from
+_EQUAL = 1e-10  # relative difference of objectives within which the longer step is taken
 _SMALLEST = 1e-30
 
 
@@ -79,7 +80,9 @@ class LeastSquares:
         factor = torch.linalg.cholesky_ex(rows.mT @ rows + self._damping(rows))[0]
         change = -torch.cholesky_solve(gradient[..., None], factor)[..., 0]
         tried = torch.stack([self.objective(coefficients + length * change) for length in _LENGTHS])
-        length = change.new_tensor(_LENGTHS)[tried.argmin(0)]
+        lengths = change.new_tensor(_LENGTHS)
+        best = tried <= tried.amin(0) * (1.0 + _EQUAL)
+        length = torch.where(best, lengths[:, None], 0.0).amax(0)  # near the solution, all seem equally good
         none = self.objective(torch.zeros_like(coefficients))
         return length[:, None] * change, -(gradient * change).sum(1) / torch.clamp(none, min=_SMALLEST)
 
