@@ -11,7 +11,7 @@ from typing import NamedTuple
 from femops.surrogate.torch_library import Tensor, torch
 
 _LENGTHS = (1.0, 0.5, 0.25, 0.0625)  # of Gauss–Newton steps to choose from
-_EQUAL = 1e-10  # relative difference of objectives within which the longer step is taken
+_EQUAL = 1e-13  # relative difference of objectives within which the longer step is taken
 _SMALLEST = 1e-30
 
 

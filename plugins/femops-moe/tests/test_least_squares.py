@@ -22,7 +22,7 @@ def problem(requires_grad=False, n=N):
     draw = torch.Generator().manual_seed(3)
     shapes = (n, POINTS, VALUES, COEFFICIENTS), (n, POINTS, VALUES)
     maps, offsets = (torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes)
-    offsets *= 0.3
+    offsets *= 0.1
     return LeastSquares(maps.requires_grad_(requires_grad), offsets.requires_grad_(requires_grad), residual, 1e-3)
 
 
