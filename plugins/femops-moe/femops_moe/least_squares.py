@@ -1,12 +1,13 @@
 """Batches of small nonlinear least-squares problems, which the experts of a field solve for its coefficients.
 
-Each problem minimises ½ Σ_g f_g² + ½ λ |c|² over coefficients c, with residuals f_g = f(M_g c + o_g) at points g.
-f is a function of few local values, such as a field and its derivatives, that are affine in c.
+Each problem minimises ½ |B f|² + ½ λ |c|² over coefficients c, with residuals f_g = f(M_g c + o_g) at points g. f is a
+function of few local values, such as a field and its derivatives, that are affine in c. B is a linear map of the
+residuals at all points: the solution of a similar, linear equation for them says more about the error than they do.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from femops.surrogate.torch_library import Tensor, torch
 
@@ -33,6 +34,18 @@ Residual = Callable[[Tensor], PointResidual]
 """Function from local values (n, P, s) to residuals."""
 
 
+class Identity:
+    """B of plain least squares; others have the same methods."""
+
+    def apply(self, values: Tensor) -> Tensor:
+        """Return B x of values (n, P, c)."""
+        return values
+
+    def transposed(self, values: Tensor) -> Tensor:
+        """Return Bᵀ x of values (n, P, c)."""
+        return values
+
+
 @dataclass(frozen=True)
 class LeastSquares:
     """n least-squares problems of m coefficients, see `femops_moe.implicit.Problem`.
@@ -42,12 +55,14 @@ class LeastSquares:
         offsets: o_g. Shape (n, P, s).
         residual: f.
         ridge: λ.
+        metric: B.
     """
 
     maps: Tensor
     offsets: Tensor
     residual: Residual
     ridge: float
+    metric: Any = Identity()
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -65,31 +80,31 @@ class LeastSquares:
         return flat.unflatten(1, self.offsets.shape[1:]) + self.offsets
 
     def objective(self, coefficients: Tensor) -> Tensor:
-        """Return ½ Σ_g f_g² + ½ λ |c|². Shape (n,)."""
-        squares = self.residual(self.local(coefficients)).value.square().sum(1)
-        return 0.5 * (squares + self.ridge * coefficients.square().sum(1))
+        """Return ½ |B f|² + ½ λ |c|². Shape (n,)."""
+        return self._objective(self.local(coefficients), coefficients)
 
     def step(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """Return the best of some lengths of the Gauss–Newton step, and its predicted reduction.
 
         The reduction is relative to the objective of c = 0, so that residuals that cannot vanish do converge.
         """
-        at = self.residual(self.local(coefficients))
-        rows = self._rows(at.first)
-        gradient = self._gradient(rows, at, coefficients)
-        factor = torch.linalg.cholesky_ex(rows.mT @ rows + self._damping(rows))[0]
+        values = self.local(coefficients)
+        at = self.residual(values)
+        rows = self.metric.apply(self._rows(at.first))
+        gradient = (rows.mT @ self._weighted(at.value))[..., 0] + self.ridge * coefficients
+        factor = torch.linalg.cholesky_ex(rows.mT @ rows + self._damping())[0]
         change = -torch.cholesky_solve(gradient[..., None], factor)[..., 0]
-        tried = torch.stack([self.objective(coefficients + length * change) for length in _LENGTHS])
-        lengths = change.new_tensor(_LENGTHS)
+        along, lengths = self.local(change) - self.offsets, change.new_tensor(_LENGTHS)
+        tried = torch.stack([self._objective(values + a * along, coefficients + a * change) for a in _LENGTHS])
         best = tried <= tried.amin(0) * (1.0 + _EQUAL)
         length = torch.where(best, lengths[:, None], 0.0).amax(0)  # near the solution, all seem equally good
-        none = self.objective(torch.zeros_like(coefficients))
+        none = self._objective(self.offsets, torch.zeros_like(coefficients))
         return length[:, None] * change, -(gradient * change).sum(1) / torch.clamp(none, min=_SMALLEST)
 
     def newton(self, coefficients: Tensor) -> Tensor:
         """Return a Newton step."""
         at = self.residual(self.local(coefficients))
-        gradient = self._gradient(self._rows(at.first), at, coefficients)
+        gradient = (self._rows(at.first).mT @ self._force(at)[..., None])[..., 0] + self.ridge * coefficients
         return -torch.linalg.solve_ex(self._hessian(at), gradient[..., None])[0][..., 0]
 
     def adjoint(self, coefficients: Tensor, grad: Tensor) -> Tensor:
@@ -100,26 +115,34 @@ class LeastSquares:
     def pull_back(self, coefficients: Tensor, adjoint: Tensor) -> tuple[Tensor, ...]:
         """Return the derivatives of μ · g by maps and offsets, g the gradient of the objective."""
         at = self.residual(self.local(coefficients))
-        along = self.local(adjoint) - self.offsets
-        of_offsets = (_curvature(at) @ along[..., None])[..., 0]
-        force = (at.value[..., None] * at.first)[..., None]
-        return force * adjoint[:, None, None] + of_offsets[..., None] * coefficients[:, None, None], of_offsets
+        along, force = self.local(adjoint) - self.offsets, self._force(at)[..., None]
+        change = self.metric.transposed(self._weighted((at.first * along).sum(2)))
+        of_offsets = at.first * change + force * (at.second @ along[..., None])[..., 0]
+        of_local = (force * at.first)[..., None]
+        return of_local * adjoint[:, None, None] + of_offsets[..., None] * coefficients[:, None, None], of_offsets
+
+    def _objective(self, values: Tensor, coefficients: Tensor) -> Tensor:
+        squares = self._weighted(self.residual(values).value).square().sum((1, 2))
+        return 0.5 * (squares + self.ridge * coefficients.square().sum(1))
+
+    def _weighted(self, values: Tensor) -> Tensor:
+        """Return B x of values (n, P). Shape (n, P, 1)."""
+        found: Tensor = self.metric.apply(values[..., None])
+        return found
+
+    def _force(self, at: PointResidual) -> Tensor:
+        """Return Bᵀ B f. Shape (n, P)."""
+        found: Tensor = self.metric.transposed(self._weighted(at.value))[..., 0]
+        return found
 
     def _rows(self, first: Tensor) -> Tensor:
         """Return the Jacobian of the residuals by the coefficients. Shape (n, P, m)."""
-        return (first[:, :, None] @ self.maps)[:, :, 0]
-
-    def _gradient(self, rows: Tensor, at: PointResidual, coefficients: Tensor) -> Tensor:
-        return (rows.mT @ at.value[..., None])[..., 0] + self.ridge * coefficients
+        return (first[..., None] * self.maps).sum(2)
 
     def _hessian(self, at: PointResidual) -> Tensor:
-        flat = self.maps.flatten(1, 2)
-        return flat.mT @ (_curvature(at) @ self.maps).flatten(1, 2) + self._damping(flat)
+        rows, flat = self.metric.apply(self._rows(at.first)), self.maps.flatten(1, 2)
+        curved = self._force(at)[..., None, None] * at.second @ self.maps
+        return rows.mT @ rows + flat.mT @ curved.flatten(1, 2) + self._damping()
 
-    def _damping(self, like: Tensor) -> Tensor:
-        return self.ridge * torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
-
-
-def _curvature(at: PointResidual) -> Tensor:
-    """Return the second derivatives of ½ f² by the local values. Shape (n, P, s, s)."""
-    return at.first[..., None] * at.first[:, :, None] + at.value[..., None, None] * at.second
+    def _damping(self) -> Tensor:
+        return self.ridge * torch.eye(self.maps.shape[-1]).to(self.maps)
