@@ -1,7 +1,7 @@
 """Batches of small nonlinear least-squares problems, which the experts of a field solve for its coefficients.
 
-Each problem minimises ½ |B f|² + ½ λ |c|² over coefficients c, with residuals f_g = f(M_g c + o_g) at points g. f is a
-function of few local values, such as a field and its derivatives, that are affine in c. B is a linear map of the
+Each problem minimises ½ |B f|² + ½ λ |c|² over coefficients c, with residuals f_g = f(M_g c + o_g) at points g. f is
+a function of few local values, such as a field and its derivatives, that are affine in c. B is a linear map of the
 residuals at all points: the solution of a similar, linear equation for them says more about the error than they do.
 """
 

@@ -4,10 +4,11 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from femops.surrogate import SurrogateOptions, SurrogateParameters
+from femops.surrogate import SurrogateParameters
+from femops_moe.pde.options import ConstraintOptions
 
 
-class MoEOptions(SurrogateOptions):
+class MoEOptions(ConstraintOptions):
     """The `surrogate` block of a study."""
 
     law: Literal["moe"] = "moe"

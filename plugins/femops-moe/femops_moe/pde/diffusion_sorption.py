@@ -1,11 +1,11 @@
 """Diffusion and sorption in a column: ∂_t m(u) = D ∂_xx u with m(u) = u + a uⁿ (Freundlich's isotherm).
 
-R = m' is the retardation, R = 1 + (1 − φ)/φ ρ_s k n uⁿ⁻¹. The parameters are those of PDEBench (Takamoto et al., NeurIPS
-2022, arXiv 2210.07182): u(x, 0) is constant and uniformly distributed in [0, 0.2], u(0, t) = 1, u(1, t) = −D ∂_x u, and
-0 < t ≤ 500.
+R = m' is the retardation, R = 1 + (1 − φ)/φ ρ_s k n uⁿ⁻¹. The parameters are those of PDEBench (Takamoto et al.,
+NeurIPS 2022, arXiv 2210.07182): u(x, 0) is constant and uniformly distributed in [0, 0.2], u(0, t) = 1,
+u(1, t) = −D ∂_x u, and 0 < t ≤ 500.
 
-The unknowns are means over cells; the equation is integrated over cells and time steps, by the trapezoidal rule in time.
-The boundary layer grows like √t: the time levels are t_i = 500 (i / n_t)².
+The unknowns are means over cells; the equation is integrated over cells and time steps, by the trapezoidal rule in
+time. The boundary layer grows like √t: the time levels are t_i = 500 (i / n_t)².
 """
 
 import numpy as np
@@ -25,6 +25,43 @@ _FINER_CELLS, _FINER_STEPS = 4, 16  # of the reference solution
 _NEWTON_STEPS, _TOLERANCE = 30, 1e-11
 
 
+class HeatInverse:
+    """Solution of the heat equation with the retardation of u = 0.3, for given residuals: B of the least squares.
+
+    Args:
+        steps: Number of time steps.
+        cells: Number of cells, with u = 0 at both ends.
+        h: Size of a cell.
+    """
+
+    def __init__(self, steps: int, cells: int, h: float) -> None:
+        laplacian = np.diag(np.full(cells, -2.0)) + np.diag(np.ones(cells - 1), 1) + np.diag(np.ones(cells - 1), -1)
+        laplacian[[0, -1], [0, -1]] = -3.0
+        values, vectors = np.linalg.eigh(laplacian / h**2)
+        retardation = float(_content(torch.tensor(_TYPICAL))[1])
+        half = 0.5 * DIFFUSION * np.diff(time_levels(steps)) * values[:, None]
+        advance, step = np.zeros((cells, steps, steps)), np.arange(steps)
+        advance[:, step, step] = retardation - half
+        advance[:, step[1:], step[:-1]] = -retardation - half[:, 1:]
+        self._vectors, self._inverse = torch.from_numpy(vectors), torch.from_numpy(np.linalg.inv(advance))
+
+    def apply(self, values: Tensor) -> Tensor:
+        """Return B x of values (n, steps · cells, c)."""
+        return self._applied(values, self._inverse)
+
+    def transposed(self, values: Tensor) -> Tensor:
+        """Return Bᵀ x of values (n, steps · cells, c)."""
+        return self._applied(values, self._inverse.mT)
+
+    def _applied(self, values: Tensor, inverse: Tensor) -> Tensor:
+        n, _, c = values.shape
+        cells, steps, _ = inverse.shape
+        modes = self._vectors.mT @ values.reshape(n * steps, cells, c)
+        modes = inverse @ modes.reshape(n, steps, cells, c).permute(2, 1, 0, 3).reshape(cells, steps, n * c)
+        back = modes.reshape(cells, steps, n, c).permute(2, 1, 0, 3).reshape(n * steps, cells, c)
+        return (self._vectors @ back).reshape(n, steps * cells, c)
+
+
 class DiffusionSorption:
     """See `femops_moe.pde.equation.Equation`; initial values are (n,).
 
@@ -34,7 +71,7 @@ class DiffusionSorption:
     """
 
     n_inputs, n_outputs = 3, 1
-    experts = (1, 4)
+    experts, strides = (1, 4), (1, 1)
 
     def __init__(self, cells: int, steps: int) -> None:
         self.grid = (steps, cells)
@@ -98,43 +135,6 @@ class DiffusionSorption:
         first = torch.stack([d_after, -d_before, -torch.ones_like(after)], -1)
         second = torch.diag_embed(torch.stack([dd_after, -dd_before, torch.zeros_like(after)], -1))
         return PointResidual(after - before - values[..., 2], first, second)
-
-
-class HeatInverse:
-    """Solution of the heat equation with the retardation of u = 0.3, for given residuals: B of the least squares.
-
-    Args:
-        steps: Number of time steps.
-        cells: Number of cells, with u = 0 at both ends.
-        h: Size of a cell.
-    """
-
-    def __init__(self, steps: int, cells: int, h: float) -> None:
-        laplacian = np.diag(np.full(cells, -2.0)) + np.diag(np.ones(cells - 1), 1) + np.diag(np.ones(cells - 1), -1)
-        laplacian[[0, -1], [0, -1]] = -3.0
-        values, vectors = np.linalg.eigh(laplacian / h**2)
-        retardation = float(_content(torch.tensor(_TYPICAL))[1])
-        half = 0.5 * DIFFUSION * np.diff(time_levels(steps)) * values[:, None]
-        advance, step = np.zeros((cells, steps, steps)), np.arange(steps)
-        advance[:, step, step] = retardation - half
-        advance[:, step[1:], step[:-1]] = -retardation - half[:, 1:]
-        self._vectors, self._inverse = torch.from_numpy(vectors), torch.from_numpy(np.linalg.inv(advance))
-
-    def apply(self, values: Tensor) -> Tensor:
-        """Return B x of values (n, steps · cells, c)."""
-        return self._applied(values, self._inverse)
-
-    def transposed(self, values: Tensor) -> Tensor:
-        """Return Bᵀ x of values (n, steps · cells, c)."""
-        return self._applied(values, self._inverse.mT)
-
-    def _applied(self, values: Tensor, inverse: Tensor) -> Tensor:
-        n, _, c = values.shape
-        cells, steps, _ = inverse.shape
-        modes = self._vectors.mT @ values.reshape(n * steps, cells, c)
-        modes = inverse @ modes.reshape(n, steps, cells, c).permute(2, 1, 0, 3).reshape(cells, steps, n * c)
-        back = modes.reshape(cells, steps, n, c).permute(2, 1, 0, 3).reshape(n * steps, cells, c)
-        return (self._vectors @ back).reshape(n, steps * cells, c)
 
 
 def time_levels(steps: int) -> Array:
@@ -202,5 +202,3 @@ def _content(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     below = u.clamp(max=0.0)
     curvature = torch.where(u > 0.0, (EXPONENT - 1.0) * slope / shifted, 0.0)
     return u + power - SORPTION * _SHIFT**EXPONENT + slope * below, 1.0 + slope, curvature
-
-

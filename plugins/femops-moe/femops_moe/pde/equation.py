@@ -21,12 +21,14 @@ class Equation(Protocol):
         n_inputs: Channels of the input of a network.
         n_outputs: Channels of its output for each basis field.
         experts: Number of subdomains along time and each axis of space, as in the paper.
+        strides: The least squares take every so-many-th point along each axis.
     """
 
     grid: tuple[int, ...]
     n_inputs: int
     n_outputs: int
     experts: tuple[int, ...]
+    strides: tuple[int, ...]
 
     def draw(self, random: np.random.Generator, n: int) -> Array:
         """Return random initial values of n samples. The sample is the leading axis."""

@@ -19,8 +19,7 @@ from femops_moe.pde.navier_stokes import NavierStokes
 from femops_moe.pde.network import FourierOperator
 from femops_moe.pde.options import ConstraintOptions, DiffusionSorptionBlock, NavierStokesBlock
 
-import os
-_RIDGE, _TOLERANCE = float(os.environ.get("RIDGE","1e-6")), 1e-8
+_RIDGE, _TOLERANCE = 1e-5, 1e-8
 
 
 def equation(block: Any) -> Equation:
@@ -69,19 +68,20 @@ class ConstrainedField(torch.nn.Module):
         of = self.equation
         fields = of.fields(self.network(of.inputs(initial).float()).double())
         local, offsets = of.local(fields), of.offsets(initial)
-        change, converged = self._combined(fields[:, 1:], local[..., 1:], offsets + local[..., 0])
+        change, converged = self.combined(fields[:, 1:], local[..., 1:], offsets + local[..., 0])
         combined = fields[:, 0] + change
         values = of.local(combined[:, None])[..., 0] + offsets
         wrong = self.metric.apply(of.residual(values.flatten(1, -2)).value[..., None])
         residual = wrong.square().mean((1, 2))
         return Prediction(of.base(initial) + combined, residual, converged)
 
-    def _combined(self, fields: Tensor, local: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    def combined(self, fields: Tensor, local: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the combination of basis fields (n, m, *grid) that the experts find, (n, *grid)."""
         if fields.shape[1] == 0:
             return torch.zeros_like(fields.sum(1)), torch.zeros(0, dtype=torch.bool)
-        maps = to_boxes(local, self.boxes)
-        ridge, offsets = _RIDGE * maps.shape[1], to_boxes(offsets, self.boxes)
+        sampled = (slice(None), *(slice(None, None, stride) for stride in self.equation.strides))
+        maps = to_boxes(local[sampled], self.boxes)
+        ridge, offsets = _RIDGE * maps.shape[1], to_boxes(offsets[sampled], self.boxes)
         problem = LeastSquares(maps, offsets, self.equation.residual, ridge, self.metric_of_boxes)
         found = solve(problem, maps.new_zeros(len(maps), maps.shape[3]), self.iterations, _TOLERANCE)
         basis = to_boxes(fields.movedim(1, -1), self.boxes)

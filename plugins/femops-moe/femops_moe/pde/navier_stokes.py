@@ -30,7 +30,7 @@ class NavierStokes:
     """
 
     n_inputs = 2
-    experts = (1, 2, 2)
+    experts, strides = (1, 2, 2), (1, 2, 2)
 
     def __init__(self, cells: int, steps: int, end: float, degree: int) -> None:
         self.grid = (steps + 1, cells, cells)
@@ -48,10 +48,11 @@ class NavierStokes:
 
     def solve(self, initial: Array) -> Array:
         """Return the vorticity of a solution on a finer grid, extrapolated from two grids. Shape (n, *grid)."""
-        coarse, fine = (self._solved(initial, factor) for factor in (_FINER // 2, _FINER))
+        coarse, fine = (self.solved(initial, factor) for factor in (_FINER // 2, _FINER))
         return (4.0 * fine - coarse) / 3.0
 
-    def _solved(self, initial: Array, factor: int) -> Array:
+    def solved(self, initial: Array, factor: int) -> Array:
+        """Return the vorticity of a solution with as many times more cells along each side. Shape (n, *grid)."""
         levels = finite_volumes(refined(initial, factor), self._end, self.grid[0] - 1)
         return sampled(levels, self.grid[1])
 

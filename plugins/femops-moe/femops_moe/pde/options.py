@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 from femops.surrogate import SurrogateOptions
 
 
-class TestSamples(BaseModel):
+class Samples(BaseModel):
     """Samples that the trained model is judged by; training samples are drawn anew in each step."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -23,7 +23,7 @@ class ProblemBlock(BaseModel):
 
     cells: int = Field(64, ge=8, description="along each side")
     steps: int = Field(64, ge=2, description="time steps")
-    samples: TestSamples = TestSamples()
+    samples: Samples = Samples()
 
 
 class DiffusionSorptionBlock(ProblemBlock):
@@ -48,9 +48,7 @@ class NavierStokesBlock(ProblemBlock):
         return self
 
 
-class PaperProblem(
-    RootModel[Annotated[DiffusionSorptionBlock | NavierStokesBlock, Field(discriminator="pde")]],
-):
+class PaperProblem(RootModel[Annotated[DiffusionSorptionBlock | NavierStokesBlock, Field(discriminator="pde")]]):
     """The `problem` block of a study; `pde` says which keys it has."""
 
 
