@@ -7,7 +7,7 @@ residuals at all points: the solution of a similar, linear equation for them say
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 from femops.surrogate.torch_library import Tensor, torch
 
@@ -34,8 +34,20 @@ Residual = Callable[[Tensor], PointResidual]
 """Function from local values (n, P, s) to residuals."""
 
 
+class Metric(Protocol):
+    """The linear map B of values at the points of each of n problems."""
+
+    def apply(self, values: Tensor) -> Tensor:
+        """Return B x of values (n, P, c)."""
+        ...
+
+    def transposed(self, values: Tensor) -> Tensor:
+        """Return Bᵀ x of values (n, P, c)."""
+        ...
+
+
 class Identity:
-    """B of plain least squares; others have the same methods."""
+    """B of plain least squares."""
 
     def apply(self, values: Tensor) -> Tensor:
         """Return B x of values (n, P, c)."""
@@ -62,7 +74,7 @@ class LeastSquares:
     offsets: Tensor
     residual: Residual
     ridge: float
-    metric: Any = Identity()
+    metric: Metric
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -127,13 +139,11 @@ class LeastSquares:
 
     def _weighted(self, values: Tensor) -> Tensor:
         """Return B x of values (n, P). Shape (n, P, 1)."""
-        found: Tensor = self.metric.apply(values[..., None])
-        return found
+        return self.metric.apply(values[..., None])
 
     def _force(self, at: PointResidual) -> Tensor:
         """Return Bᵀ B f. Shape (n, P)."""
-        found: Tensor = self.metric.transposed(self._weighted(at.value))[..., 0]
-        return found
+        return self.metric.transposed(self._weighted(at.value))[..., 0]
 
     def _rows(self, first: Tensor) -> Tensor:
         """Return the Jacobian of the residuals by the coefficients. Shape (n, P, m)."""

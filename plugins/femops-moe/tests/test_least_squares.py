@@ -4,7 +4,7 @@ import pytest
 
 from femops.surrogate.torch_library import torch
 from femops_moe.implicit import solve, solve_twice_differentiable
-from femops_moe.least_squares import LeastSquares, PointResidual
+from femops_moe.least_squares import Identity, LeastSquares, PointResidual
 
 N, POINTS, VALUES, COEFFICIENTS = 2, 6, 2, 2
 STEPS = 40, 1e-26
@@ -18,12 +18,26 @@ def residual(values):
     return PointResidual(a + a * b**2, torch.stack([one + b**2, 2 * a * b], -1), second)
 
 
-def problem(requires_grad=False, n=N):
+class Mixing:
+    """A map that is not symmetric."""
+
+    matrix = torch.eye(POINTS, dtype=torch.float64) + torch.ones(POINTS, POINTS, dtype=torch.float64).tril(-1) / POINTS
+
+    def apply(self, values):
+        return self.matrix @ values
+
+    def transposed(self, values):
+        return self.matrix.mT @ values
+
+
+def problem(requires_grad=False, n=N, metric=Identity()):  # noqa: B008 - it has no state
     draw = torch.Generator().manual_seed(3)
     shapes = (n, POINTS, VALUES, COEFFICIENTS), (n, POINTS, VALUES)
     maps, offsets = (torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes)
     offsets *= 0.1
-    return LeastSquares(maps.requires_grad_(requires_grad), offsets.requires_grad_(requires_grad), residual, 1e-3)
+    return LeastSquares(
+        maps.requires_grad_(requires_grad), offsets.requires_grad_(requires_grad), residual, 1e-3, metric
+    )
 
 
 def start(of):
@@ -61,18 +75,24 @@ def test_a_converged_item_keeps_its_coefficients_whatever_the_others_need():
     assert torch.equal(again[0], first[0]) and not torch.equal(again[1], begin[1])
 
 
-def test_first_derivatives_are_exact():
-    given = problem(requires_grad=True)
-    assert torch.autograd.gradcheck(lambda *p: solve(given.at(p), start(given), *STEPS).unknowns, given.parameters)
+METRICS = pytest.mark.parametrize("metric", [Identity(), Mixing()])
 
 
-def test_second_derivatives_are_exact():
-    given = problem(requires_grad=True, n=1)
+@METRICS
+def test_first_derivatives_are_exact(metric):
+    given = problem(requires_grad=True, metric=metric)
+    assert torch.autograd.gradcheck(lambda *p: solve(given.at(p), start(given), *STEPS).unknowns, given.parameters, fast_mode=True
+    )
+
+
+@METRICS
+def test_second_derivatives_are_exact(metric):
+    given = problem(requires_grad=True, n=1, metric=metric)
 
     def functional(*parameters):
         return solve_twice_differentiable(given.at(parameters), start(given), *STEPS).unknowns.sum()
 
-    assert torch.autograd.gradgradcheck(functional, given.parameters)
+    assert torch.autograd.gradgradcheck(functional, given.parameters, fast_mode=True)
 
 
 def test_one_more_newton_step_alone_is_not_differentiable_twice():
@@ -84,6 +104,6 @@ def test_one_more_newton_step_alone_is_not_differentiable_twice():
         c = solve(of, start(of), *STEPS).unknowns.detach()
         return (c + of.newton(c)).sum()
 
-    assert torch.autograd.gradcheck(functional, given.parameters)
+    assert torch.autograd.gradcheck(functional, given.parameters, fast_mode=True)
     with pytest.raises(RuntimeError, match="Jacobian mismatch"):
-        torch.autograd.gradgradcheck(functional, given.parameters)
+        torch.autograd.gradgradcheck(functional, given.parameters, fast_mode=True)

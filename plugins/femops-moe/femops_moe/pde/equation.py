@@ -1,12 +1,12 @@
 """What an equation in space and time tells the fields that are to satisfy it."""
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from femops.notation import Array
 from femops.surrogate.torch_library import Tensor
-from femops_moe.least_squares import PointResidual
+from femops_moe.least_squares import Metric, PointResidual
 
 
 class Equation(Protocol):
@@ -62,6 +62,6 @@ class Equation(Protocol):
         """Return the residual at points from local values (n, P, s)."""
         ...
 
-    def metric(self, boxes: tuple[int, ...]) -> Any:
+    def metric(self, boxes: tuple[int, ...]) -> Metric:
         """Return the map B of the residuals in each of so many boxes, see `LeastSquares.metric`."""
         ...

@@ -79,14 +79,19 @@ class ConstrainedField(torch.nn.Module):
         """Return the combination of basis fields (n, m, *grid) that the experts find, (n, *grid)."""
         if fields.shape[1] == 0:
             return torch.zeros_like(fields.sum(1)), torch.zeros(0, dtype=torch.bool)
-        sampled = (slice(None), *(slice(None, None, stride) for stride in self.equation.strides))
-        maps = to_boxes(local[sampled], self.boxes)
-        ridge, offsets = _RIDGE * maps.shape[1], to_boxes(offsets[sampled], self.boxes)
-        problem = LeastSquares(maps, offsets, self.equation.residual, ridge, self.metric_of_boxes)
-        found = solve(problem, maps.new_zeros(len(maps), maps.shape[3]), self.iterations, _TOLERANCE)
+        problem = self.least_squares(local, offsets)
+        start = local.new_zeros(len(problem.maps), local.shape[-1])
+        found = solve(problem, start, self.iterations, _TOLERANCE)
         basis = to_boxes(fields.movedim(1, -1), self.boxes)
         combined = (basis @ found.unknowns[..., None])[..., 0]
         return from_boxes(combined, self.boxes, self.equation.grid), found.converged
+
+    def least_squares(self, local: Tensor, offsets: Tensor) -> LeastSquares:
+        """Return the problems of all boxes from local values of basis fields and of the base with the first field."""
+        sampled = (slice(None), *(slice(None, None, stride) for stride in self.equation.strides))
+        maps = to_boxes(local[sampled], self.boxes)
+        ridge, offsets = _RIDGE * maps.shape[1], to_boxes(offsets[sampled], self.boxes)
+        return LeastSquares(maps, offsets, self.equation.residual, ridge, self.metric_of_boxes)
 
 
 def to_boxes(values: Tensor, boxes: tuple[int, ...]) -> Tensor:
