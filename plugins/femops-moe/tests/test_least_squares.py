@@ -81,7 +81,8 @@ METRICS = pytest.mark.parametrize("metric", [Identity(), Mixing()])
 @METRICS
 def test_first_derivatives_are_exact(metric):
     given = problem(requires_grad=True, metric=metric)
-    assert torch.autograd.gradcheck(lambda *p: solve(given.at(p), start(given), *STEPS).unknowns, given.parameters, fast_mode=True
+    assert torch.autograd.gradcheck(
+        lambda *p: solve(given.at(p), start(given), *STEPS).unknowns, given.parameters, fast_mode=True
     )
 
 
@@ -93,17 +94,3 @@ def test_second_derivatives_are_exact(metric):
         return solve_twice_differentiable(given.at(parameters), start(given), *STEPS).unknowns.sum()
 
     assert torch.autograd.gradgradcheck(functional, given.parameters, fast_mode=True)
-
-
-def test_one_more_newton_step_alone_is_not_differentiable_twice():
-    """The reason why there are two of them."""
-    given = problem(requires_grad=True, n=1)
-
-    def functional(*parameters):
-        of = given.at(parameters)
-        c = solve(of, start(of), *STEPS).unknowns.detach()
-        return (c + of.newton(c)).sum()
-
-    assert torch.autograd.gradcheck(functional, given.parameters, fast_mode=True)
-    with pytest.raises(RuntimeError, match="Jacobian mismatch"):
-        torch.autograd.gradgradcheck(functional, given.parameters, fast_mode=True)
