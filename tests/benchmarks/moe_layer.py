@@ -1,15 +1,16 @@
 """The implicit layer against differentiating through the unrolled iteration, with as many steps.
 
 `equilibrium` is a reduced model of RVE3, `least_squares` the constraint of a flow, with 2 × 2 experts each.
-A step of training is the solution and its derivatives by all parameters, of which the bases are one. `ratio_time` is
-the processor time of the unrolled iteration over that of the layer, `ratio_saved` that of the bytes that are kept from
-the solution for the derivatives; `difference` is the largest of the derivatives, relative to the largest of them.
+A step of training is the solution and its derivatives by all parameters, of which the bases are one. `ratio_time_8` is
+the processor time of the unrolled iteration over that of the layer, `ratio_saved_8` that of the bytes that are kept from
+the solution for the derivatives; `difference` is the largest of the derivatives, relative to the largest of them; the number of steps is at the end of each name.
 `large_*` is a batch of 10,000 points through the layer; `large_rss_MB` is by how much the memory of the process grows.
 """
 
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,40 +30,46 @@ from femops_moe.pde.model import ConstrainedField
 from femops_moe.pde.navier_stokes import NavierStokes
 from femops_moe.pde.options import ConstraintOptions
 
-STEPS, TOLERANCE, REPEATS, LARGE = 8, 1e-24, 3, 10_000
+STEPS, TOLERANCE, REPEATS, LARGE = (8, 16), 1e-24, 2, 10_000
 SNAPSHOTS, MODES, STRAINS, EVERY, SAMPLES = 6, 32, 32, 24, 4
 
 Parameters = tuple[Tensor, ...]
 Solver = Callable[[Problem, Tensor], Tensor]
 
 
-def unrolled(problem: Problem, start: Tensor) -> Tensor:
+def unrolled(problem: Problem, start: Tensor, steps: int) -> Tensor:
     """Return the unknowns after all steps, with each of them recorded."""
     unknowns = start
-    for _ in range(STEPS):
+    for _ in range(steps):
         unknowns = unknowns + problem.step(unknowns)[0]
     return unknowns
 
 
-def implicit(problem: Problem, start: Tensor) -> Tensor:
+def implicit(problem: Problem, start: Tensor, steps: int) -> Tensor:
     """Return the unknowns after all steps, by the layer."""
-    return solve(problem, start, STEPS, TOLERANCE).unknowns
+    return solve(problem, start, steps, TOLERANCE).unknowns
 
 
 def compared(problem: Problem, start: Tensor) -> dict[str, Any]:
-    """Measure both ways to differentiate the solution of a problem."""
+    """Measure both ways to differentiate the solution of a problem, by number of steps."""
+    return {f"{name}_{steps}": value for steps in STEPS for name, value in _compared(problem, start, steps).items()}
+
+
+def _compared(problem: Problem, start: Tensor, steps: int) -> dict[str, float]:
     parameters = tuple(one.detach().clone().requires_grad_() for one in problem.parameters)
-    solvers: dict[str, Solver] = {"layer": implicit, "unrolled": unrolled}
+    solvers: dict[str, Solver] = {"layer": partial(implicit, steps=steps), "unrolled": partial(unrolled, steps=steps)}
     gradients = {name: _gradient(problem, parameters, start, solver) for name, solver in solvers.items()}
     times = {
         name: min(_seconds(lambda solver=one: _gradient(problem, parameters, start, solver)) for _ in range(REPEATS))
         for name, one in solvers.items()
     }
     saved = {name: _saved_bytes(lambda one=one: one(problem.at(parameters), start)) for name, one in solvers.items()}
+    for name, (*others, last) in gradients.items():  # derivatives by symmetric matrices are made symmetric
+        square = last.ndim > 2 and last.shape[-1] == last.shape[-2]
+        gradients[name] = (*others, 0.5 * (last + last.mT) if square else last)
     largest = [float(one.abs().max()) for one in gradients["unrolled"]]
     wrong = [float((a - b).abs().max()) for a, b in zip(gradients["layer"], gradients["unrolled"], strict=True)]
     return {
-        "steps": STEPS,
         "ratio_time": times["unrolled"] / times["layer"],
         "ratio_saved": saved["unrolled"] / saved["layer"],
         "saved_layer_MB": saved["layer"] / 1e6,
@@ -113,7 +120,7 @@ def equilibrium(options: Mapping[str, str]) -> dict[str, Any]:
         Equations(experts, many).at((many, maps, experts.quadratic)).experts,
         many,
         many.new_zeros(LARGE, experts.n_unknowns),
-        STEPS + 1,
+        STEPS[0] + 1,
         TOLERANCE,
     )
     large.square().sum().backward()

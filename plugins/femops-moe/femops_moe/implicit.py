@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, Self
 from femops.surrogate import chunks
 from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.experts import Experts
-from femops_moe.galerkin import SchurComplement, derivatives, local_strain, point_values
+from femops_moe.galerkin import SchurComplement, derivatives, hessian, local_strain, point_values
 
 _SMALLEST = 1e-30
 
@@ -39,12 +39,8 @@ class Problem(Protocol):
         """Return the change (n, N) in a Newton step, as an operation that torch can differentiate."""
         ...
 
-    def adjoint(self, unknowns: Tensor, grad: Tensor) -> Tensor:
-        """Return −(∂g/∂q)⁻ᵀ v (n, N)."""
-        ...
-
-    def pull_back(self, unknowns: Tensor, adjoint: Tensor) -> tuple[Tensor, ...]:
-        """Return the derivatives of μ · g by each of the parameters."""
+    def pull_back(self, unknowns: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+        """Return the derivatives of μ · g by each of the parameters, with the adjoint μ of derivatives v (n, N)."""
         ...
 
 
@@ -114,7 +110,7 @@ class _Solve(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         unknowns, *parameters = ctx.saved_tensors
         problem = ctx.problem.at(tuple(parameters))
-        return None, None, None, None, *problem.pull_back(unknowns, problem.adjoint(unknowns, grad))
+        return None, None, None, None, *problem.pull_back(unknowns, grad)
 
 
 @dataclass(frozen=True)
@@ -149,16 +145,13 @@ class Equations:
         schur = SchurComplement(self.experts, at.hessian)
         return [one[..., 0] for one in schur.solve(at.gradient[..., None])], schur.failed
 
-    def adjoint(self, unknowns: Tensor, grad: Tensor) -> Tensor:
-        """Return −K⁻¹ v; the stiffness K is symmetric."""
-        hessian = derivatives(self.experts, self.experts.local(self.strain, unknowns)).hessian
-        return SchurComplement(self.experts, hessian).solve(_as_force(self.experts, grad))[0][..., 0]
-
-    def pull_back(self, unknowns: Tensor, adjoint: Tensor) -> tuple[Tensor, ...]:
-        """Return the derivatives of μ · R by strains, maps and quadratic forms."""
+    def pull_back(self, unknowns: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+        """Return the derivatives by strains, maps and quadratic forms; the stiffness is symmetric."""
         experts, z = self.experts, self.experts.local(self.strain, unknowns)
-        mu = experts.local(torch.zeros_like(self.strain), adjoint)
         at = point_values(experts, z)
+        schur = SchurComplement(experts, hessian(experts, at.tangent))
+        adjoint = schur.solve(_as_force(experts, grad))[0][..., 0]
+        mu = experts.local(torch.zeros_like(self.strain), adjoint)
         along_mu = torch.einsum("stknp,tknp->sknp", at.tangent, local_strain(experts, mu))
         of_maps = torch.einsum("sknp,kni->kpsi", at.stress, mu) + torch.einsum("sknp,kni->kpsi", along_mu, z)
         of_quadratic = torch.einsum("kni,knj->kij", mu, z)

@@ -119,14 +119,10 @@ class LeastSquares:
         gradient = (self._rows(at.first).mT @ self._force(at)[..., None])[..., 0] + self.ridge * coefficients
         return -torch.linalg.solve_ex(self._hessian(at), gradient[..., None])[0][..., 0]
 
-    def adjoint(self, coefficients: Tensor, grad: Tensor) -> Tensor:
-        """Return −H⁻¹ v with the exact Hessian, which is symmetric but may be indefinite."""
-        hessian = self._hessian(self.residual(self.local(coefficients)))
-        return -torch.linalg.solve_ex(hessian, grad[..., None])[0][..., 0]
-
-    def pull_back(self, coefficients: Tensor, adjoint: Tensor) -> tuple[Tensor, ...]:
-        """Return the derivatives of μ · g by maps and offsets, g the gradient of the objective."""
+    def pull_back(self, coefficients: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+        """Return the derivatives by maps and offsets; the Hessian is exact, symmetric, but may be indefinite."""
         at = self.residual(self.local(coefficients))
+        adjoint = -torch.linalg.solve_ex(self._hessian(at), grad[..., None])[0][..., 0]
         along, force = self.local(adjoint) - self.offsets, self._force(at)[..., None]
         change = self.metric.transposed(self._weighted((at.first * along).sum(2)))
         of_offsets = at.first * change + force * (at.second @ along[..., None])[..., 0]

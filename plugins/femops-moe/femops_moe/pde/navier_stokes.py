@@ -80,12 +80,14 @@ class NavierStokes:
 
     def _local(self, omega: Tensor) -> Tensor:
         rate = torch.einsum("ti,...ixy->...txy", self._rate.to(omega), omega)
-        beside = {(axis, k): omega.roll(-k, axis) for axis in (-2, -1) for k in (-3, -2, -1, 1, 2, 3)}
         gradient, laplacian = [], 2.0 * _LAPLACIAN[0] * omega
         for axis in (-2, -1):
-            pairs = [(beside[axis, k], beside[axis, -k]) for k in (1, 2, 3)]
-            gradient.append(sum(c * (a - b) for c, (a, b) in zip(_GRADIENT, pairs, strict=True)) / self._h)
-            laplacian = laplacian + sum(c * (a + b) for c, (a, b) in zip(_LAPLACIAN[1:], pairs, strict=True))
+            slope = torch.zeros_like(omega)
+            for k in (1, 2, 3):
+                ahead, behind = omega.roll(-k, axis), omega.roll(k, axis)
+                slope = slope + _GRADIENT[k - 1] / self._h * (ahead - behind)
+                laplacian = laplacian + _LAPLACIAN[k] * (ahead + behind)
+            gradient.append(slope)
         return torch.stack([rate - VISCOSITY / self._h**2 * laplacian, *self._velocity(omega), *gradient], -1)
 
     def _velocity(self, omega: Tensor) -> tuple[Tensor, Tensor]:

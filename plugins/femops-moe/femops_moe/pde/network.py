@@ -28,7 +28,7 @@ class FourierOperator(torch.nn.Module):
             )
         with torch.no_grad():
             for weight in self.project[-1].parameters():
-                weight *= _FIRST
+                weight.mul_(_FIRST)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the outputs (n, n_outputs, a, b) of inputs (n, n_inputs, a, b)."""
