@@ -1,9 +1,9 @@
 """The implicit layer against differentiating through the unrolled iteration, with as many steps.
 
-`equilibrium` is a reduced model of RVE3, `least_squares` the constraint of a flow, with 2 × 2 experts each.
-A step of training is the solution and its derivatives by all parameters, of which the bases are one. `ratio_time_8` is
-the processor time of the unrolled iteration over that of the layer, `ratio_saved_8` that of the bytes that are kept from
-the solution for the derivatives; `difference` is the largest of the derivatives, relative to the largest of them; the number of steps is at the end of each name.
+`equilibrium` is a reduced model of RVE3, `least_squares` the constraint of a flow, with 2 × 2 experts each. A step of
+training is the solution and its derivatives by all parameters, of which the bases are one. `ratio_time_N` is the
+processor time of N unrolled steps over that of the layer, `ratio_saved_N` that of the bytes that are kept from the
+solution for the derivatives; `difference_N` is the largest of the derivatives, relative to the largest of them.
 `large_*` is a batch of 10,000 points through the layer; `large_rss_MB` is by how much the memory of the process grows.
 """
 
