@@ -71,10 +71,11 @@ class DiffusionSorption:
     """
 
     n_inputs, n_outputs = 3, 1
-    experts, strides = (1, 4), (1, 1)
+    experts: tuple[int, ...] = (1, 4)
+    strides: tuple[int, ...] = (1, 1)
 
     def __init__(self, cells: int, steps: int) -> None:
-        self.grid = (steps, cells)
+        self.grid: tuple[int, ...] = (steps, cells)
         self._h = 1.0 / cells
         self._dt = torch.as_tensor(np.diff(time_levels(steps)))[:, None]
 

@@ -30,10 +30,11 @@ class NavierStokes:
     """
 
     n_inputs = 2
-    experts, strides = (1, 2, 2), (1, 2, 2)
+    experts: tuple[int, ...] = (1, 2, 2)
+    strides: tuple[int, ...] = (1, 2, 2)
 
     def __init__(self, cells: int, steps: int, end: float, degree: int) -> None:
-        self.grid = (steps + 1, cells, cells)
+        self.grid: tuple[int, ...] = (steps + 1, cells, cells)
         self.n_outputs, self._h, self._end = degree, 1.0 / cells, end
         tau = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)
         self._powers = tau[:, None] ** torch.arange(1, degree + 1)
