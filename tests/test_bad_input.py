@@ -210,7 +210,7 @@ def test_a_wrong_value_over_time_is_refused(refused: Refused, value: Any, messag
     [
         ("rve.boundry", "periodic", "rve.boundry: unknown key; did you mean 'boundary'?"),
         ("rve.laminate.mesh", 1, "rve.laminate.mesh: unknown key; did you mean 'mesh_size'?"),
-        ("rve.circles", CIRCLES, "rve: expected exactly one of mesh, circles, ellipses, polygons, spheres, "
+        ("rve.circles", CIRCLES, "rve: expected exactly one of mesh, image, circles, ellipses, polygons, spheres, "
          "random_circles, random_spheres, laminate, homogeneous, voxels, tiles; given: circles, laminate"),
         ("rve", {"circles": CIRCLES, "phases": {"matrix": ELASTIC, "fibre": ELASTIC}},
          "rve.circles: inclusion 0 at (0, 0) and inclusion 1 at (0.1, 0) overlap; expected inclusions apart"),

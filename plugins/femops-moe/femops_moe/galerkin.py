@@ -83,7 +83,7 @@ def derivatives(experts: Experts, z: Tensor) -> Derivatives:
     at = point_values(experts, z)
     gradient = z @ experts.quadratic + _forces(experts, at.stress)
     row_33 = experts.normal[:, None] + _forces(experts, at.row_33)
-    return Derivatives(gradient, _hessian(experts, at.tangent), at.sum_33, row_33)
+    return Derivatives(gradient, hessian(experts, at.tangent), at.sum_33, row_33)
 
 
 def _forces(experts: Experts, stress: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def local_strain(experts: Experts, z: Tensor) -> Tensor:
     return flat.unflatten(2, experts.maps.shape[1:3]).permute(3, 0, 1, 2).contiguous()
 
 
-def _hessian(experts: Experts, tangent: Tensor) -> Tensor:
+def hessian(experts: Experts, tangent: Tensor) -> Tensor:
     """Return Q + Σ_g M_gᵀ D_g M_g (K, n, m, m) of weighted tangents (n_s, n_s, K, n, P).
 
     The products M_gᵀ M_g, lower triangles only, are the same for all strains, which leaves one matrix product.

@@ -4,10 +4,11 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from femops.surrogate import FamilyParameters, SurrogateOptions
+from femops.surrogate import FamilyParameters
+from femops_moe.pde.options import ConstraintOptions
 
 
-class MoEOptions(SurrogateOptions):
+class MoEOptions(ConstraintOptions):
     """The `surrogate` block of a study."""
 
     law: Literal["moe"] = "moe"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from femops.errors import CaseError
 from femops.law import CertifiedLaw
 from femops.notation import Array
-from femops.surrogate import Fit, FitTask, TrainedModel
+from femops.surrogate import Fit, FitTask, ProblemTask, TrainedModel
 from femops_moe.options import MoEOptions, MoEParameters
 
 if TYPE_CHECKING:
@@ -17,6 +17,13 @@ def fit(task: FitTask) -> Fit:
     from femops_moe import component_training, training
 
     return (training if task.options.component is None else component_training).fit(task)
+
+
+def fit_problem(task: ProblemTask) -> Fit:
+    """Train on an equation; see `femops_moe.pde.training.fit_problem`."""
+    from femops_moe.pde import training
+
+    return training.fit_problem(task)
 
 
 def check(rve: "RVE", options: MoEOptions, low: Array, high: Array) -> None:
