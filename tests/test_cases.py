@@ -25,6 +25,8 @@ def _twin(path: Path) -> Path:
     return path.with_stem(re.sub("equino|beno|spon|moe", "nested", path.stem))
 
 
+# Minutes each: `femops compare cases/large_rve_moe.yaml` solves both, and fails where a number is missed.
+QUICK = [path for path in CASES if not path.stem.startswith("large_")]
 TWINS = [path for path in CASES if _twin(path) != path and _twin(path).exists()]
 
 # Largest width of a bar over the true error: twice what is measured, as the latter depends on the training.
@@ -39,7 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("trained")
 
 
-@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", QUICK, ids=lambda path: path.stem)
 def test_case_gives_its_pinned_numbers(
     path: Path, tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,7 +103,7 @@ class StressBound:
         return np.where(strain.any(axis=1), np.where(np.isnan(error), np.inf, error), 0.0)
 
     def _ball(self, strain: Array, fluctuation: Tensor, sensitivity: Tensor) -> tuple[Array, Array]:
-        given = torch.as_tensor(strain).to(fluctuation)
+        given = torch.as_tensor(strain.copy()).to(fluctuation)  # strains may be read-only
         root = torch.as_tensor(self._root).to(fluctuation)
         at = self._residuals(given, fluctuation, sensitivity @ root, root)
         whole = self._mean(at.gram)
