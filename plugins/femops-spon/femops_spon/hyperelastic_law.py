@@ -1,11 +1,14 @@
 """SPON law for RVEs of hyperelastic phases."""
 
+from functools import cached_property
+
 import numpy as np
 
 from femops.errors import CaseError
 from femops.law import CertificateKind, LawResponse
 from femops.notation import Array
 from femops.surrogate import TrainedModel, chunks, torch_device, within
+from femops.surrogate.fields.bound import StressBound
 from femops.surrogate.fields.hyperelastic import FieldResponse, HyperelasticFields, joined
 from femops.surrogate.fields.law import TINY, FieldLaw, in_numpy, quadratic_form
 from femops.surrogate.torch_library import Tensor, torch
@@ -68,9 +71,9 @@ class HyperelasticSPONLaw(FieldLaw):
         )
 
     def certify(self, strain: Array, response: LawResponse, kind: CertificateKind) -> Array:
-        """Return the relative change of the stress in one more Newton step as indicator; the bound is infinite."""
+        """Return the bound, see `fields.bound`, or as indicator the relative change in one more Newton step."""
         if kind == "bound":
-            return np.full(len(strain), np.inf)
+            return self._bounded(strain, response)
         better = in_numpy(self._respond(strain, self._corrections + 1).stress)
         change, size = (
             quadratic_form(better - response.stress, self.metric),
@@ -95,6 +98,17 @@ class HyperelasticSPONLaw(FieldLaw):
         fluctuation = in_numpy(self._predicted(strain[None], self._corrections)[0])
         return self._fields.space.to_free(fluctuation.reshape(-1, 1))[:, 0]
 
+    @cached_property
+    def _bound(self) -> StressBound:
+        return StressBound(self._fields, self.metric)
+
+    def _bounded(self, strain: Array, response: LawResponse) -> Array:
+        error = np.empty(len(strain))
+        for part in self._parts(strain):
+            fields = self._predicted(strain[part], self._corrections)
+            error[part] = self._bound.error(strain[part], response.stress[part], *fields)
+        return error
+
     def _predicted(self, strain: Array, corrections: int) -> tuple[Tensor, Tensor]:
         given = self._tensor(strain)
         fluctuation, sensitivity = self._start(given)
@@ -106,9 +120,11 @@ class HyperelasticSPONLaw(FieldLaw):
         return torch.tensor(np.ascontiguousarray(strain), dtype=torch.float64, device=self._fields.device)
 
     def _respond(self, strain: Array, corrections: int) -> FieldResponse:
-        given, space = self._tensor(strain), self._fields.space
-        width = 8 * space.n_dofs * (1 + strain.shape[1]) * _COPIES
-        parts = list(chunks(len(strain), width)) or [slice(0, 0)]
+        given, parts = self._tensor(strain), self._parts(strain) or [slice(0, 0)]
         return joined(
             [self._fields.evaluate(given[part], *self._predicted(strain[part], corrections)) for part in parts]
         )
+
+    def _parts(self, strain: Array) -> list[slice]:
+        """Return the parts of a batch whose fields fit into memory."""
+        return list(chunks(len(strain), 8 * self._fields.space.n_dofs * (1 + strain.shape[1]) * _COPIES))
