@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 _EXTRAS = {"torch": "femops-equino[train]", "onnx": "femops[onnx]", "onnxscript": "femops[onnx]"}
 _OF_SOLVER = [
-    "basix", "dolfinx", "gmsh", "h5py", "matplotlib", "meshio", "mpi4py", "petsc4py", "pypardiso", "pyvista", "rich",
-    "scipy", "typer", "ufl", "vtkmodules",
+    "PIL", "basix", "dolfinx", "gmsh", "h5py", "matplotlib", "meshio", "mpi4py", "petsc4py", "pypardiso", "pyvista",
+    "rich", "scipy", "tifffile", "typer", "ufl", "vtkmodules",
 ]  # fmt: skip
 EXTRAS = {**dict.fromkeys(_OF_SOLVER, "femops[solver]"), **_EXTRAS}
 """What to install for a package, by the name of its import."""
