@@ -82,7 +82,7 @@ class ComponentLaw(FieldLaw):
             if kind == "bound":
                 error[part] = self._bound.error(strain[part], response.stress[part], *fields)
                 continue
-            given = torch.as_tensor(strain[part], device=self._fields.device)
+            given = torch.tensor(strain[part], device=self._fields.device)
             better = self._fields.improve(given, *fields, steps=1, inner=_INNER)
             change = in_numpy(self._fields.evaluate(given, *better).stress) - response.stress[part]
             error[part] = np.sqrt(quadratic_form(change, self.metric) / np.maximum(size[part], TINY))
@@ -118,7 +118,7 @@ class ComponentLaw(FieldLaw):
     def _fluctuation(self, strain: Array, unknowns: Array) -> Array:
         """Return the fluctuations of the RVE (n_dofs, n)."""
         space, one = self._fields.space, self.experts
-        z = one.local(torch.as_tensor(strain), torch.as_tensor(one.padded(unknowns))).numpy()
+        z = one.local(torch.tensor(strain), torch.as_tensor(one.padded(unknowns))).numpy()
         found = np.empty((space.n_nodes, 2, len(strain)))
         for k, nodes in enumerate(self._nodes):
             modes = self._library.modes[one.kinds[k]]

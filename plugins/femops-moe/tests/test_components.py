@@ -202,10 +202,11 @@ def test_indicator_bound_and_fields_are_those_of_the_whole_rve(model):
     answer, truth = _answer(law, strain), _answer(_nested(UNSEEN), strain)
     change = answer.stress - truth.stress
     true = np.sqrt(np.einsum("ns,st,nt->n", change, law.metric, change))
-    true /= np.sqrt(np.einsum("ns,st,nt->n", truth.stress, law.metric, truth.stress))
+    true /= np.sqrt(np.einsum("ns,st,nt->n", answer.stress, law.metric, answer.stress))
+    strain.flags.writeable = False  # as in a run
     indicator, bound = (law.certify(strain, answer, kind) for kind in ("indicator", "bound"))
     assert np.allclose(indicator, true, rtol=0.3)
-    assert (bound > 0.99 * true).all()
+    assert (bound >= true).all()
     exact = law.solve_exactly(strain, np.zeros((4, law.n_state)), 1.0)
     assert _error(exact.stress, truth.stress) < 1e-7
     nested = _nested(UNSEEN)
