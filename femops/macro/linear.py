@@ -80,6 +80,7 @@ class LinearSolver:
         chosen = self._given or (_ITERATIVE if self._iterative else _DIRECT)
         for name, value in chosen.items():
             options[name] = value
+        PETSc.Options().setValue("options_left", False)  # those that are not used are refused by name
         solver = PETSc.KSP().create(self._matrix.comm)
         solver.setOptionsPrefix(prefix)
         solver.setOperators(self._matrix)
@@ -100,8 +101,6 @@ class LinearSolver:
             raise NotConverged(f"the macroscale linear solver failed (PETSc error {error.ierr})") from error
         unknown = [name for name in self._given if not self._options.used(self._options.prefix + name)]
         if unknown:
-            for name in unknown:
-                self._options.delValue(name)  # or PETSc complains again at the end
             raise CaseError(f"PETSc does not know or use the option {unknown[0]}", key="solver.petsc")
 
     def _solved(self, solution: PETSc.Vec) -> bool:
