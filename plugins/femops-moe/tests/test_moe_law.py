@@ -89,7 +89,7 @@ def test_strains_beyond_the_range_are_marked_and_still_solved(trained):
 
 
 def test_what_does_not_converge_is_not_valid(trained, monkeypatch):
-    monkeypatch.setattr("femops_moe.law._EVALUATIONS", 1)
+    monkeypatch.setattr("femops_moe.reduced_law._EVALUATIONS", 1)
     answer = _answer(trained.law, trained.strain[trained.inside])
     assert not answer.valid.any()
     assert (answer.solver_residual > 1e-8).all()
@@ -99,7 +99,7 @@ def test_a_step_starts_from_the_state_of_the_last_one(trained, monkeypatch):
     law, strain = trained.law, trained.strain[trained.inside]
     first = _answer(law, 0.999 * strain)
     whole = _answer(law, strain)
-    monkeypatch.setattr("femops_moe.law._EVALUATIONS", 2)
+    monkeypatch.setattr("femops_moe.reduced_law._EVALUATIONS", 2)
     second = law.evaluate(strain, first.state, 1.0)
     assert second.valid.all() and not _answer(law, strain).valid.any()
     assert _error(second.stress, whole.stress) < 1e-9
