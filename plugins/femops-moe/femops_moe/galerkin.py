@@ -141,6 +141,35 @@ def hessian(experts: Experts, tangent: Tensor) -> Tensor:
     return packed[:, :, place]
 
 
+class Elimination:
+    """Elimination of the last unknowns of positive definite systems.
+
+    Args:
+        matrix: Shape (..., m, m).
+        n_kept: Number of first unknowns that are kept.
+
+    Attributes:
+        condensed: Matrix of the unknowns that are kept. Shape (..., n_kept, n_kept).
+        failed: Whether a factorisation failed. Shape (...,).
+    """
+
+    def __init__(self, matrix: Tensor, n_kept: int) -> None:
+        self.n_kept = n_kept
+        self._factor, failed = torch.linalg.cholesky_ex(matrix[..., n_kept:, n_kept:])
+        self._coupling = _forward(self._factor, matrix[..., n_kept:, :n_kept])
+        self.condensed = matrix[..., :n_kept, :n_kept] - self._coupling.mT @ self._coupling
+        self.failed = failed > 0
+
+    def forward(self, force: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `backward` needs of forces (..., m, c), and the forces on the unknowns that are kept."""
+        own = _forward(self._factor, force[..., self.n_kept :, :])
+        return own, force[..., : self.n_kept, :] - self._coupling.mT @ own
+
+    def backward(self, own: Tensor, change: Tensor) -> Tensor:
+        """Return the change of the eliminated unknowns for that of the others (..., n_kept, c)."""
+        return -_backward(self._factor, own + self._coupling @ change)
+
+
 class SchurComplement:
     """Factors of the Hessians of coupled experts, condensed to the ports.
 
@@ -154,14 +183,10 @@ class SchurComplement:
     """
 
     def __init__(self, experts: Experts, hessian: Tensor) -> None:
-        self._n_s, self._n_shared, n_shared = experts.n_s, experts.n_shared, experts.n_shared
-        self._of_bubbles, failed = torch.linalg.cholesky_ex(hessian[..., n_shared:, n_shared:])
-        self._coupling = _forward(self._of_bubbles, hessian[..., n_shared:, :n_shared])
-        shared = (hessian[..., :n_shared, :n_shared] - self._coupling.mT @ self._coupling).sum(0)
-        self._of_ports, also = torch.linalg.cholesky_ex(shared[:, self._n_s :, self._n_s :])
-        self._slope = _forward(self._of_ports, shared[:, self._n_s :, : self._n_s])
-        self.tangent = shared[:, : self._n_s, : self._n_s] - self._slope.mT @ self._slope
-        self.failed = (failed > 0).any(0) | (also > 0)
+        self._bubbles = Elimination(hessian, experts.n_shared)
+        self._ports = Elimination(self._bubbles.condensed.sum(0), experts.n_s)
+        self.tangent = self._ports.condensed
+        self.failed = self._bubbles.failed.any(0) | self._ports.failed
 
     def solve(self, force: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the response of the unknowns to forces.
@@ -173,13 +198,12 @@ class SchurComplement:
             Change of the unknowns −K⁻¹ f, shape (n, n_unknowns, c); stress after that change, shape (n, n_s, c); and
             f₁ · K⁻¹ f with the first force f₁, shape (n, c).
         """
-        own = _forward(self._of_bubbles, force[..., self._n_shared :, :])
-        shared = (force[..., : self._n_shared, :] - self._coupling.mT @ own).sum(0)
-        of_ports = _forward(self._of_ports, shared[:, self._n_s :])
-        ports = -_backward(self._of_ports, of_ports)
-        bubbles = -_backward(self._of_bubbles, own + self._coupling[..., self._n_s :] @ ports)
+        own, shared = self._bubbles.forward(force)
+        of_ports, stress = self._ports.forward(shared.sum(0))
+        fixed = torch.zeros_like(stress)
+        ports = self._ports.backward(of_ports, fixed)
+        bubbles = self._bubbles.backward(own, torch.cat([fixed, ports], 1))
         unknowns = torch.cat([ports, bubbles.transpose(0, 1).flatten(1, 2)], 1)
-        stress = shared[:, : self._n_s] - self._slope.mT @ of_ports
         return unknowns, stress, (own[..., :1] * own).sum((0, 2)) + (of_ports[..., :1] * of_ports).sum(1)
 
 

@@ -18,7 +18,7 @@ from femops_moe.basis import Basis
 from femops_moe.components import Arrangement, Component, elastic_fields, numbering
 from femops_moe.dissection import Merge, dissection
 from femops_moe.experts import Experts, assemble, restricted
-from femops_moe.galerkin import Equilibrium, derivatives
+from femops_moe.galerkin import Elimination, Equilibrium, derivatives
 
 _SMALLEST = 1e-30
 
@@ -173,20 +173,14 @@ class TiledSchur:
     """
 
     def __init__(self, one: TiledExperts, hessian: Tensor) -> None:
-        self._one, self._n_shared = one, one.experts.n_shared
-        shared = self._n_shared
-        self._bubbles, failed = torch.linalg.cholesky_ex(hessian[..., shared:, shared:])
-        self._coupling = _forward(self._bubbles, hessian[..., shared:, :shared])
-        matrix = hessian[..., :shared, :shared] - self._coupling.mT @ self._coupling
-        self._levels: list[tuple[Tensor, Tensor, int, int]] = []
-        self.failed = (failed > 0).any(0)
+        self._one = one
+        self._bubbles = Elimination(hessian, one.experts.n_shared)
+        self._levels: list[tuple[Elimination, int, int]] = []
+        self.failed, matrix = self._bubbles.failed.any(0), self._bubbles.condensed
         for merge in one.merges:
-            whole, n_kept = merge.merged(matrix), merge.kept.shape[2]
-            factor, failed = torch.linalg.cholesky_ex(whole[..., n_kept:, n_kept:])
-            coupling = _forward(factor, whole[..., n_kept:, :n_kept])
-            self._levels.append((factor, coupling, len(matrix), matrix.shape[2]))
-            matrix = whole[..., :n_kept, :n_kept] - coupling.mT @ coupling
-            self.failed = self.failed | (failed > 0).any(0)
+            level = Elimination(merge.merged(matrix), merge.kept.shape[2])
+            self._levels.append((level, len(matrix), matrix.shape[2]))
+            self.failed, matrix = self.failed | level.failed.any(0), level.condensed
         self.tangent = matrix[0]
 
     def solve(self, force: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -195,22 +189,17 @@ class TiledSchur:
         Args:
             force: Derivatives of the energies. Shape (K, n, m, c).
         """
-        shared = self._n_shared
-        of_bubbles = _forward(self._bubbles, force[..., shared:, :])
-        left = force[..., :shared, :] - self._coupling.mT @ of_bubbles
+        of_bubbles, left = self._bubbles.forward(force)
         work, own = (of_bubbles[..., :1] * of_bubbles).sum((0, 2)), []
-        for merge, (factor, coupling, _, _) in zip(self._one.merges, self._levels, strict=True):
-            whole, n_kept = merge.merged_vectors(left), merge.kept.shape[2]
-            own.append(_forward(factor, whole[:, :, n_kept:]))
-            left = whole[:, :, :n_kept] - coupling.mT @ own[-1]
-            work = work + (own[-1][..., :1] * own[-1]).sum((0, 2))
+        for merge, (level, _, _) in zip(self._one.merges, self._levels, strict=True):
+            forces, left = level.forward(merge.merged_vectors(left))
+            own.append(forces)
+            work = work + (forces[..., :1] * forces).sum((0, 2))
         stress, change = left[0], torch.zeros_like(left)
-        for merge, (factor, coupling, count, size), forces in reversed(
-            list(zip(self._one.merges, self._levels, own, strict=True))
-        ):
-            inner = -_backward(factor, forces + coupling @ change)
-            change = merge.divided(torch.cat([change, inner], 2), count, size)
-        bubbles = -_backward(self._bubbles, of_bubbles + self._coupling @ change)
+        levels = zip(self._one.merges, self._levels, own, strict=True)
+        for merge, (level, count, size), forces in reversed(list(levels)):
+            change = merge.divided(torch.cat([change, level.backward(forces, change)], 2), count, size)
+        bubbles = self._bubbles.backward(of_bubbles, change)
         component, place = self._one.first
         ports = change[component, :, self._one.experts.n_s + place].transpose(0, 1)
         return torch.cat([ports, bubbles.transpose(0, 1).flatten(1, 2)], 1), stress, work
@@ -277,13 +266,3 @@ def _newton(one: TiledExperts, strain: Tensor, start: Tensor, evaluations: int, 
 
 def _joined(parts: Sequence[Tensor]) -> Array:
     return np.asarray(torch.cat(list(parts)).cpu().double().numpy())
-
-
-def _forward(factor: Tensor, right: Tensor) -> Tensor:
-    """Return L⁻¹ x."""
-    return torch.linalg.solve_triangular(factor, right, upper=False)
-
-
-def _backward(factor: Tensor, right: Tensor) -> Tensor:
-    """Return L⁻ᵀ x."""
-    return torch.linalg.solve_triangular(factor.mT, right, upper=True)
