@@ -19,6 +19,7 @@ from femops.macro.analysis import (
     DisplacementAt,
     Load,
     Newton,
+    PetscOption,
     ReactionOn,
     Result,
     Steps,
@@ -162,7 +163,7 @@ class NewtonBlock(_Block):
 
     rtol: float = Field(1e-8, gt=0, description="largest residual relative to the internal forces")
     max_iter: int = Field(20, gt=0)
-    petsc: dict[str, bool | int | float | str | None] = Field(
+    petsc: dict[str, PetscOption] = Field(
         {}, description="options of PETSc for the linear systems, such as {ksp_type: cg, pc_type: gamg}"
     )
 

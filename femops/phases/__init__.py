@@ -8,6 +8,7 @@ from femops.phases.phase import (
     PlaneStrainPhase,
     SelfConcordance,
     fenchel_gap,
+    know_row_33,
 )
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "PlaneStrainPhase",
     "SelfConcordance",
     "fenchel_gap",
+    "know_row_33",
 ]

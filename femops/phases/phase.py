@@ -5,7 +5,7 @@ the points, which is several times faster than along three or six components. `P
 whose arrays have points first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -104,6 +104,11 @@ class PlaneStrainPhase(Phase, Protocol):
     def tangent_33(self, tangent: Any) -> Any:
         """Return d stress_33 / d strain in plane strain, shape (n_s, ...), from the in-plane tangent of a response."""
         ...
+
+
+def know_row_33(phases: Iterable[Phase], dim: int) -> bool:
+    """Return whether d stress_33 / dE of an RVE is known: in plane strain, of phases that know their own."""
+    return dim == 2 and all(isinstance(phase, PlaneStrainPhase) for phase in phases)
 
 
 def fenchel_gap(phase: HyperelasticPhase, strain: Any, stress: Any) -> Any:

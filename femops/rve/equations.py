@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from femops import notation
 from femops.notation import Array, Indices
-from femops.phases import Phase, PlaneStrainPhase
+from femops.phases import Phase, PlaneStrainPhase, know_row_33
 from femops.rve.assembly import add_stiffness, add_stress_of_unit_strains, upper_pattern
 from femops.rve.boundary import FreeDofs
 from femops.rve.discretisation import Discretisation
@@ -92,8 +92,7 @@ class Equations:
     @property
     def knows_row_33(self) -> bool:
         """Whether d stress_33 / dE is known: in plane strain, of phases that know their own."""
-        nonlinear = self.phases[self._n_linear :]
-        return self.discretisation.dim == 2 and all(isinstance(phase, PlaneStrainPhase) for phase in nonlinear)
+        return know_row_33(self.phases[self._n_linear :], self.discretisation.dim)
 
     @property
     def bytes_of_one(self) -> float:

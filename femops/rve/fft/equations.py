@@ -13,7 +13,7 @@ import numpy as np
 
 from femops import notation
 from femops.notation import Array, Indices
-from femops.phases import Phase, PhaseResponse, PlaneStrainPhase
+from femops.phases import Phase, PhaseResponse, PlaneStrainPhase, know_row_33
 from femops.rve.discretisation import Discretisation
 from femops.rve.fft.kernels import LANES, Groups, kernels
 from femops.rve.fft.lattice import Lattice
@@ -91,8 +91,7 @@ class LatticeEquations:
     @property
     def knows_row_33(self) -> bool:
         """Whether d stress_33 / dE is known: in plane strain, of phases that know their own."""
-        nonlinear = self.phases[self._n_linear :]
-        return self.discretisation.dim == 2 and all(isinstance(phase, PlaneStrainPhase) for phase in nonlinear)
+        return know_row_33(self.phases[self._n_linear :], self.discretisation.dim)
 
     @property
     def bytes_of_one(self) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from femops.notation import Array
-from femops.phases import PlaneStrainPhase
+from femops.phases import know_row_33
 from femops.rve.spec import RVE
 from femops.surrogate.batching import chunks
 from femops.surrogate.exact import check_elastic
@@ -331,7 +331,7 @@ class HyperelasticFields:
 
     @property
     def _knows_row_33(self) -> bool:
-        return self.rve.discretisation.dim == 2 and all(isinstance(one, PlaneStrainPhase) for one in self.rve.phases)
+        return know_row_33(self.rve.phases, self.rve.discretisation.dim)
 
     def _points(self, strain: Tensor, fluctuation: Tensor) -> _PointValues:
         local = self._total_strain(strain, fluctuation)

@@ -9,7 +9,7 @@ import numpy as np
 
 from femops.law import CertificateKind, LawResponse
 from femops.notation import Array
-from femops.phases import PlaneStrainPhase
+from femops.phases import know_row_33
 from femops.surrogate import TrainedModel, chunks, torch_device, within
 from femops.surrogate.fields.bound import StressBound
 from femops.surrogate.fields.hyperelastic import HyperelasticFields
@@ -69,7 +69,7 @@ class ReducedLaw(FieldLaw):
         self.low, self.high, self.n_state = model.low, model.high, n_unknowns
         self._solver, self._tolerance = solver, _TOLERANCE[parameters.precision]
         self._device = torch_device(parameters.device)
-        self._knows_tangent_33 = self.dim == 2 and all(isinstance(phase, PlaneStrainPhase) for phase, _ in sampled)
+        self._knows_tangent_33 = know_row_33((phase for phase, _ in sampled), self.dim)
         unstrained = self._solve(np.zeros((1, len(self.low))), np.zeros((1, n_unknowns)))
         self.metric = np.linalg.inv(unstrained.tangent[0])
 
