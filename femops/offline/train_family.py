@@ -152,7 +152,7 @@ class FamilyPlan(Plan):
 
     def _answers(self, fit: Fit, rve: RVE, strain: Array) -> tuple[MaterialLaw, LawResponse, Array]:
         """Return the law of an RVE, the response of the nested law, and the times of both [s]."""
-        given = {"law": self.spec.name, "model": str(self.folder / "model")}
+        given = {"law": self.spec.name, "model": str(self.folder / "model"), **self.spec.validation}
         parameters = self.spec.parameters.model_validate(given, context={})
         begin = time.perf_counter()
         law = self.spec.as_law(TrainedModel(fit.arrays, fit.settings, rve, self.low, self.high), parameters)

@@ -101,7 +101,7 @@ class RVEPlan(Plan):
         """Validate a fit and write the model, metrics and plots."""
         begin = time.perf_counter()
         model = TrainedModel(fit.arrays, fit.settings, self.rve, self.low, self.high)
-        given = {"law": self.spec.name, "model": str(self.folder / "model")}
+        given = {"law": self.spec.name, "model": str(self.folder / "model"), **self.spec.validation}
         law = self.spec.as_law(model, self.spec.parameters.model_validate(given))
         reference = StoredSnapshots(SnapshotStore(solved.file.parent, self._content))
         validation = accuracy(law, reference["strain"], reference["stress"], reference["tangent"])

@@ -56,6 +56,7 @@ class SurrogateSpec:
             study; the model is trained again when their content changes.
         evaluate_data: Evaluates a model of such a problem on a file of data or the test samples of a study, for
             `femops evaluate`.
+        validation: Parameters in a case, other than the defaults, with which trained models are validated.
         packages: Returns the optional packages, by the names of their imports, that training with some options needs;
             they are looked for before anything is solved.
     """
@@ -75,6 +76,7 @@ class SurrogateSpec:
     exporters: Mapping[str, Callable[[Any], Mapping[str, str | bytes]]] = field(default_factory=dict)
     data_files: Callable[[Any, Path], Iterable[Path]] | None = None
     evaluate_data: Callable[[EvaluationTask], Evaluation] | None = None
+    validation: Mapping[str, Any] = field(default_factory=dict)
     packages: Callable[[Any], Iterable[str]] | None = None
 
     def law(self) -> LawSpec:

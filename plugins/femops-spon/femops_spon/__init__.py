@@ -24,5 +24,6 @@ def femops_surrogates() -> list[SurrogateSpec]:
             problem=Problem,
             fit_problem=fit_problem,
             runs_code=runs_code,
+            validation={"start": "network", "corrections": 2},
         )
     ]

@@ -9,7 +9,7 @@ import numpy as np
 from femops.errors import NotConverged
 from femops.notation import Array, n_strain
 from femops.rve.spec import RVE
-from femops.surrogate import FamilyTask, Fit, TrainedModel, torch_device
+from femops.surrogate import FamilyTask, Fit, torch_device
 from femops.surrogate.exact import check_dimension
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.fields.linear import CellTangents, LinearFields
@@ -18,7 +18,7 @@ from femops.surrogate.store import of_arrays, read_family_fit
 from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.batches import Group, in_precision
 from femops_spon.hyperelastic import linear_problems
-from femops_spon.network import SPON, Architecture
+from femops_spon.network import Architecture
 from femops_spon.options import SPONOptions
 from femops_spon.training import Precision, TrainingOptions, predict, restored, train
 
@@ -135,16 +135,6 @@ def homogenized(problem: LinearFields) -> Tensor:
             raise NotConverged("conjugate gradients for a linearised training problem")
         found.append(last)
     return torch.cat(found)
-
-
-def network_of(model: TrainedModel, device: Any) -> SPON:
-    """Return the network of a model for its RVE.
-
-    Raises:
-        CaseError: The model was trained in another dimension.
-    """
-    check_dimension(model.rve, model.settings["dim"])
-    return restored(model.arrays, model.settings, torch_device(device))
 
 
 def homogenized_stiffness(

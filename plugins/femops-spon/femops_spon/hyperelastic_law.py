@@ -12,9 +12,9 @@ from femops.surrogate.fields.bound import StressBound
 from femops.surrogate.fields.hyperelastic import FieldResponse, HyperelasticFields, joined
 from femops.surrogate.fields.law import TINY, FieldLaw, in_numpy, quadratic_form
 from femops.surrogate.torch_library import Tensor, torch
-from femops_spon.families import network_of
 from femops_spon.hyperelastic import HyperelasticSPON
 from femops_spon.options import SPONParameters
+from femops_spon.training import restored
 
 _INNER = 2  # conjugate-gradient steps per Newton step
 _COPIES = 6  # copies of the fields of a point in memory at the same time
@@ -36,8 +36,7 @@ class HyperelasticSPONLaw(FieldLaw):
             (n_s, n_s).
 
     Raises:
-        CaseError: The RVE is not periodic, has a phase with internal state, or its dimension is not that of the model;
-            or the model was trained on linear phases.
+        CaseError: The model was trained on linear phases.
     """
 
     def __init__(self, model: TrainedModel, parameters: SPONParameters) -> None:
@@ -47,11 +46,12 @@ class HyperelasticSPONLaw(FieldLaw):
             raise CaseError(
                 "has nonlinear phases, the model was trained on linear ones; expected linear phases", key="rve"
             )
-        self._corrections = parameters.corrections
-        network = network_of(model, parameters.device)
-        self._fields = HyperelasticFields(model.rve, device=torch_device(parameters.device))
+        device = torch_device(parameters.device)
+        with_network, self._corrections = parameters.steps(device.type, linear=False)
+        self._fields = HyperelasticFields(model.rve, device=device)
         self._start = self._fields.zero_fields
-        if parameters.start == "network":
+        if with_network:
+            network = restored(model.arrays, model.settings, device)
             self._start = HyperelasticSPON(network, self._fields, parameters.precision).predict
         unstrained = self._respond(np.zeros((1, model.rve.discretisation.n_s)), 1)
         self.metric = np.linalg.inv(in_numpy(unstrained.tangent)[0])

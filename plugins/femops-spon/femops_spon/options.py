@@ -32,13 +32,29 @@ class SPONOptions(SurrogateOptions):
         return self
 
 
+_FROM_NETWORK = 2
+_FROM_ZERO = {True: 6, False: 4}  # linear phases or others
+
+
 class SPONParameters(FamilyParameters):
     """A trained SPON in a case."""
 
     law: Literal["spon"] = "spon"
-    corrections: int = Field(
-        2, ge=0, description="conjugate-gradient steps (linear phases) or Newton steps (others) after the prediction"
+    corrections: int | None = Field(
+        None,
+        ge=0,
+        description="conjugate-gradient steps (linear phases) or Newton steps (others); default: 2 from the network, "
+        "from zero 6 (linear phases) or 4, which are more accurate and faster on a CPU",
     )
-    start: Literal["network", "zero"] = Field(
-        "network", description="what corrections start from; zero leaves the network out, the baseline to beat"
+    start: Literal["auto", "network", "zero"] = Field(
+        "auto",
+        description="what corrections start from; auto takes the network on a GPU or without corrections, otherwise "
+        "zero, which leaves the network out",
     )
+
+    def steps(self, device_type: str, linear: bool) -> tuple[bool, int]:
+        """Return whether the network is evaluated, on a type of device of torch, and the number of corrections."""
+        network = self.start == "network" or (self.start == "auto" and (device_type != "cpu" or self.corrections == 0))
+        if self.corrections is not None:
+            return network, self.corrections
+        return network, _FROM_NETWORK if network else _FROM_ZERO[linear]

@@ -5,7 +5,7 @@ from femops.notation import Array
 from femops.pde.options import Problem
 from femops.rve.spec import RVE
 from femops.surrogate import FamilyTask, Fit, ProblemTask, TrainedModel
-from femops.surrogate.exact import check_elastic
+from femops.surrogate.exact import check_dimension, check_elastic
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops_spon.options import SPONOptions, SPONParameters
 
@@ -46,10 +46,17 @@ def runs_code(problem: Problem) -> str | None:
 
 
 def as_law(model: TrainedModel, parameters: SPONParameters) -> CertifiedLaw:
-    """Return the law of a trained model for its RVE."""
+    """Return the law of a trained model for its RVE.
+
+    Raises:
+        CaseError: The network cannot predict the fields of the RVE, whether the law evaluates it or not.
+    """
     from femops_spon.families import is_linear
     from femops_spon.hyperelastic_law import HyperelasticSPONLaw
     from femops_spon.linear_law import linear_law
+    from femops_spon.network import hierarchy
 
     check_elastic(model.rve)
+    check_dimension(model.rve, model.settings["dim"])
+    hierarchy(FluctuationSpace.shared(model.rve), int(model.settings["levels"]))
     return linear_law(model, parameters) if is_linear(model.rve) else HyperelasticSPONLaw(model, parameters)

@@ -20,7 +20,7 @@ def test_an_accelerator_answers_as_the_processor(request, kind, corrections):
         request.getfixturevalue(kind).model,
         {"linear": test_linear_law, "hyperelastic": test_hyperelastic}[kind],
     )
-    given = {"law": "spon", "model": str(model), "rve": module.RVE, "precision": "float64", "corrections": corrections}
+    given = {"law": "spon", "model": str(model), "rve": module.RVE, "start": "network", "corrections": corrections}
     answers = []
     for device in ("cpu", "cuda"):
         law = load_law({**given, "device": device}, dim=2)

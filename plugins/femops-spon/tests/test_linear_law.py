@@ -17,6 +17,7 @@ from femops.inputs.study import load_study
 from femops.offline.train import train
 from femops.surrogate.store import read_fit, read_manifest
 from femops_spon.families import homogenized_stiffness
+from femops_spon.options import SPONParameters
 from femops_spon.training import restored
 
 HARD = {"law": "elastic", "K": 120.0, "G": 60.0}
@@ -28,8 +29,8 @@ RVE = {
 STRAIN = np.random.default_rng(0).normal(size=(50, 3)) * 0.01
 
 
-def _law(model, rve=RVE, dim=2, **more):
-    return load_law({"law": "spon", "model": str(model), "rve": rve, **more}, dim=dim)
+def _law(model, rve=RVE, dim=2, start="network", **more):
+    return load_law({"law": "spon", "model": str(model), "rve": rve, "start": start, **more}, dim=dim)
 
 
 def _answer(law, strain=STRAIN):
@@ -61,6 +62,15 @@ def test_corrections_lead_to_the_nested_solve(linear, nested, corrections, toler
     assert np.abs(answer.tangent - nested.tangent).max() < tolerance * np.abs(nested.tangent).max()
     # that of stress_33 is of first order in the fields, the others are of second
     assert np.abs(answer.stress_33 - nested.stress_33).max() < tolerance**0.5 * np.abs(nested.stress).max()
+
+
+def test_on_a_processor_more_corrections_start_from_zero_by_default(linear, nested):
+    default = _answer(_law(linear.model, start="auto"))
+    assert np.array_equal(default.stress, _answer(_law(linear.model, start="zero", corrections=6)).stress)
+    assert np.linalg.norm(default.stress - nested.stress) < 1e-5 * np.linalg.norm(nested.stress)
+    alone = _answer(_law(linear.model, start="auto", corrections=0))
+    assert np.array_equal(alone.stress, _answer(_law(linear.model, corrections=0)).stress)
+    assert SPONParameters(study="-").steps("cuda", linear=True) == (True, 2)
 
 
 @pytest.mark.parametrize("corrections", [0, 2])
