@@ -1,5 +1,7 @@
 """Pictures show what the files contain, with names and units."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +74,23 @@ def test_picture_shows_the_body_without_warnings(tmp_path: Path, capfd: pytest.C
     violet = np.argwhere((image[..., 2] > 60) & (image[..., 1] < 45))[:, 1].mean()
     assert violet < yellow
     assert "stress" in body.cell_data and "WARN" not in "".join(capfd.readouterr())
+
+
+def test_the_compiler_of_torch_loads_after_a_picture(tmp_path: Path) -> None:
+    """The renderer of pictures and Triton bring different versions of LLVM."""
+    program = (
+        "import femops.stack, pyvista\n"
+        "plotter = pyvista.Plotter(off_screen=True)\n"
+        "plotter.add_mesh(pyvista.Sphere())\n"
+        "plotter.screenshot('sphere.png')\n"
+        "from femops.surrogate.torch_library import torch\n"
+        "import importlib.util\n"
+        "importlib.util.find_spec('triton') and importlib.import_module('triton._C.libtriton')\n"
+        "print('loaded')\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == "loaded\n", done.stderr
 
 
 def test_plane_bodies_have_the_colours_of_the_colour_bar(tmp_path: Path) -> None:
