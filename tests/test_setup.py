@@ -49,7 +49,7 @@ def test_ci_runs_the_commands_of_the_readme() -> None:
     start = (ROOT / "README.md").read_text().partition("## Start")[2]
     commands = re.findall(r"^    (uv run .*)$", start, flags=re.MULTILINE)[:3]
     runs = ["uv run femops run cases/cook_nested.yaml", "uv run femops run cases/cook_equino.yaml"]
-    assert commands == [*runs, "uv run pytest"]
+    assert commands == [*runs, "uv run pytest -n auto --dist loadfile"]
     script = (ROOT / ".ci" / "run").read_text()
     assert all(command in script for command in commands)
 
