@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from femops import notation  # loads MPI in the order that DOLFINx needs
+import femops.stack  # noqa: F401  # loads MPI in the order that DOLFINx needs
+from femops import notation
 from femops.meshing import TaggedMesh
 from femops.notation import Array
 
