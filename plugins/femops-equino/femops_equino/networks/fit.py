@@ -11,6 +11,7 @@ from femops_equino.options import NetworkBlock
 from femops_equino.reduced.model import ReducedModel
 
 _RATE, _SAVE_EVERY = 3e-3, 100
+_OTHERS = 0.5  # L-BFGS steps of the other networks; their errors are corrected, or those of stress_33 only
 
 
 def train(task: FitTask, reduced: Offline) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -34,6 +35,7 @@ def train(task: FitTask, reduced: Offline) -> tuple[dict[str, Array], dict[str, 
     device = str(torch_device("auto", 0))
     schedule = Schedule(block.adam_steps, _RATE, _SAVE_EVERY, lbfgs_steps=block.lbfgs_steps, seed=task.options.seed)
     options = TrainingOptions(schedule, block.width, device=device)
+    fewer = replace(options, schedule=replace(schedule, lbfgs_steps=int(_OTHERS * block.lbfgs_steps)))
     strain = strains_to_learn(task, block.labels, task.options.seed + 3)
     labels = _labels(reduced.model, strain, converged(reduced.model, reduced.basis, strain))
     zero = _labels(reduced.model, np.zeros((1, strain.shape[1])), np.zeros((1, reduced.model.n_modes)))
@@ -43,11 +45,11 @@ def train(task: FitTask, reduced: Offline) -> tuple[dict[str, Array], dict[str, 
     of_coefficients = CoefficientLabels(strain, labels["a"], labels["sensitivity"], np.eye(reduced.model.n_modes))
     trained = {
         "potential": train_potential(zero["tangent"][0], of_potential, options, "potential", *reported),
-        "coefficients": train_coefficients(reduced.basis.elastic, of_coefficients, options, "coefficients", *reported),
+        "coefficients": train_coefficients(reduced.basis.elastic, of_coefficients, fewer, "coefficients", *reported),
     }
     if "normal" in labels:
         of_normal = CoefficientLabels(strain, labels["normal"], labels["normal_slope"], np.eye(1))
-        half = replace(options, width=-(-options.width // 2))  # one smooth output, used in no iteration
+        half = replace(fewer, width=-(-options.width // 2))  # one smooth output, used in no iteration
         trained["normal"] = train_coefficients(zero["normal_slope"][0], of_normal, half, "normal", *reported)
     weights = {f"{name}.{part}": one for name, net in trained.items() for part, one in net.weights.items()}
     return weights, {name: net.losses for name, net in trained.items()}
