@@ -96,7 +96,7 @@ def _stored(arrays: CheckedArrays, space: FluctuationSpace) -> _Stored:
     expert = arrays.indices("expert", "n_cells", below=len(counts))
     arrays.check("expert", len(np.unique(expert)) == len(counts), "cells of every expert")
     partition = Partition.of_cells(space, expert)
-    modes = bubbles.reshape(space.n_nodes, mesh.dim, -1)
+    modes = bubbles.reshape(space.n_nodes, mesh.dim, bubbles.shape[1])
     arrays.check("bubbles", (modes[partition.owner < 0] == 0.0).all(), "zeros on the interface of the experts")
     n_ports, n_bubbles = (
         arrays.indices("n_ports", 1, below=ports.shape[1] + 1),

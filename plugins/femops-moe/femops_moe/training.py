@@ -9,7 +9,8 @@ from femops.notation import Array
 from femops.rve.sampling import sobol
 from femops.surrogate import Fit, FitTask
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
-from femops_moe.basis import decompose, elastic_stiffness, nonlinear_fields
+from femops_moe import modes
+from femops_moe.basis import elastic_stiffness, nonlinear_fields, split
 from femops_moe.compiled import solver
 from femops_moe.cubature import choose
 from femops_moe.experts import Experts, assemble
@@ -17,7 +18,6 @@ from femops_moe.options import MoEOptions
 from femops_moe.partition import Partition, bisection, grid
 
 _NOTHING = 1e-9  # relative to the macroscale displacement
-_OF_INDICATOR, _ALL = 1.5, 1e-12  # modes of the indicator relative to those of the law, and what they may lose
 _FINER = 0.5  # cubature_tolerance of the indicator relative to that of the law
 _STATES, _SMALLEST = 64, 0.02  # strains to choose points with, and the least factor of those that are scaled down
 
@@ -46,15 +46,15 @@ def fit(task: FitTask) -> Fit:
     sensitivity = task.solver.solver.elastic_sensitivity
     fields = nonlinear_fields(space, task.snapshots, sensitivity, np.where(half > 0.0, half, half.max()))
     task.progress("modes", 0, 1)
-    given = (partition, elastic_stiffness(space, task.rve), space.from_free(sensitivity), fields)
+    parts = split(partition, elastic_stiffness(space, task.rve), fields)
     with_ports = options.ports == "modes"
-    basis, lost = decompose(*given, options.modes, options.tolerance, with_ports=with_ports)
-    wider, _ = decompose(*given, int(_OF_INDICATOR * basis.n_unknowns), _ALL, with_ports=with_ports)
-    n_ports = basis.ports.shape[1]
-    note = f"{n_ports} ports, {basis.counts.sum()} bubbles of {len(basis.counts)} experts"
+    chosen = modes.choose(parts.inner, len(half), options.modes, options.tolerance, with_ports=with_ports)
+    wider = parts.basis(space.from_free(sensitivity), chosen.modes)
+    n_ports, counts = chosen.modes[: chosen.n_modes].counts(partition.n_experts)
+    note = f"{n_ports} ports, {counts.sum()} bubbles of {len(counts)} experts"
     task.progress("modes", 1, 1, note)
     experts = assemble(task.rve, space, partition.expert, wider)
-    factor, errors = _cubature(task, experts.leading(n_ports, basis.counts), "cubature")
+    factor, errors = _cubature(task, experts.leading(n_ports, counts), "cubature")
     of_indicator, _ = _cubature(task, experts, "cubature of the indicator", _FINER, 1)
     arrays = {
         "expert": partition.expert,
@@ -63,7 +63,7 @@ def fit(task: FitTask) -> Fit:
         "bubbles": wider.bubbles,
         "counts": wider.counts,
         "n_ports": np.array([n_ports]),
-        "n_bubbles": basis.counts,
+        "n_bubbles": counts,
         "factor": factor,
         "factor_of_indicator": of_indicator,
     }
@@ -71,14 +71,14 @@ def fit(task: FitTask) -> Fit:
         "experts": partition.n_experts,
         "interface_nodes": int((partition.owner < 0).sum()),
         "ports": n_ports,
-        "bubbles": int(basis.counts.sum()),
-        "lost": float(lost[basis.n_unknowns]),
+        "bubbles": int(counts.sum()),
+        "lost": float(chosen.lost[chosen.n_modes]),
         "cubature_points": int((factor > 0.0).sum()),
         "cubature_stress_error": min(errors.values(), default=0.0),
         "seconds_reduction": time.perf_counter() - begin,
     }
     curves = {
-        "Lost by the modes": {"fluctuation": lost},
+        "Lost by the modes": {"snapshots held out": chosen.lost},
         **({"Stress error of the cubature": {"median": np.array(list(errors.values()))}} if errors else {}),
     }
     over = {"Lost by the modes": "number of modes", "Stress error of the cubature": "trial number of points"}

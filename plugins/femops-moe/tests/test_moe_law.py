@@ -75,7 +75,8 @@ def test_stress_and_tangent_are_those_of_the_nested_solve(trained):
         assert _error(answer.stress_33, truth.stress_33[inside]) < 1e-3
     assert trained.metrics["validation"]["stress"]["median"] < tolerance
     fit = trained.metrics["fit"]
-    assert fit["ports"] > 0 < fit["bubbles"]
+    assert fit["ports"] > 0
+    assert trained.dim == 3 or fit["bubbles"] > 0
     assert fit["cubature_stress_error"] <= {2: 2e-5, 3: 1e-3}[trained.dim]
     assert fit["cubature_points"] < {2: 0.1, 3: 0.6}[trained.dim] * trained.law.rve.discretisation.n_points
 
@@ -165,7 +166,7 @@ def test_a_damaged_model_is_refused(trained):
         )
 
     check_arrays(fit.arrays, built)
-    torn = {**fit.arrays, "bubbles": fit.arrays["bubbles"] + 1.0}
+    torn = {**fit.arrays, "bubbles": np.pad(fit.arrays["bubbles"], ((0, 0), (0, 1)), constant_values=1.0)}
     with pytest.raises(CaseError, match="array 'bubbles': expected zeros on the interface of the experts"):
         built(torn)
     gone = {**fit.arrays, "expert": np.zeros_like(fit.arrays["expert"])}
