@@ -118,10 +118,15 @@ def choose(inner: Array, n_s: int, largest: int, tolerance: float, *, with_ports
     nested = numbers >= count if numbers[first] >= count else np.arange(len(numbers)) == first
     best = int(np.argmin(np.where(nested, lost[:, wider], np.inf)))
     modes = ordered(inner, int(numbers[best]), with_ports=with_ports)[:wider]
+    kept = independent(modes, inner)
+    return Choice(modes[kept], int((kept < count).sum()), lost[best])
+
+
+def independent(modes: Modes, inner: Array) -> Indices:
+    """Return the places of the modes that those before them do not represent. Shape (m,)."""
     noise = _ROUND_OFF / modes.energy
     pivots = np.diag(_factor(modes.products(inner)[0], noise)) ** 2
-    kept = np.flatnonzero(pivots - noise > np.maximum(_DEPENDENT, noise))
-    return Choice(modes[kept], int((kept < count).sum()), lost[best])
+    return np.flatnonzero(pivots - noise > np.maximum(_DEPENDENT, noise))
 
 
 def _held_out(inner: Array, snapshot: Indices, most: int, n_global: int, with_ports: bool) -> Array:

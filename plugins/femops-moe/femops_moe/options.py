@@ -22,7 +22,7 @@ class MoEOptions(ConstraintOptions):
         0.1,
         gt=0,
         lt=1,
-        description="part of the nonlinear fields, in the energy norm, to lose; of held-out snapshots but for components",
+        description="part of nonlinear fields, in the energy norm, to lose; without component, of snapshots held out",
     )
     cubature_tolerance: float | None = Field(
         2e-5,
