@@ -75,11 +75,10 @@ def test_parts_that_change_independently_are_represented_by_modes_of_their_own()
 
 
 def test_modes_that_others_represent_are_left_out():
-    common = _random(2, N_FIELDS)
-    inner = _inner(_random(3, 1) @ common[:1], _random(4, 2) @ common)
+    inner = _inner(_random(3, 2) @ _random(2, N_FIELDS), _random(4, 2) @ _random(2, N_FIELDS + 1)[:, :N_FIELDS])
     modes = ordered(inner, 1)
-    assert len(modes.energy) == 4  # of a space of three dimensions
-    assert (independent(modes, inner) == [0, 1, 2]).all()
+    assert len(modes.energy) == 5  # of a space of four dimensions
+    assert (independent(modes, inner) == [0, 1, 2, 3]).all()
 
 
 def test_without_ports_only_bubbles_are_chosen_and_what_ports_would_represent_is_lost():
