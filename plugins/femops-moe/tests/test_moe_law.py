@@ -14,7 +14,9 @@ from femops.inputs.study import load_study
 from femops.offline.train import train
 from femops.rve.sampling import sobol
 from femops.surrogate import TrainedModel
+from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.store import read_fit, read_manifest
+from femops_moe.basis import elastic_stiffness
 from femops_moe.compiled import solver
 from femops_moe.law import MoELaw
 from femops_moe.options import MoEParameters
@@ -168,6 +170,9 @@ def test_a_law_learns_from_exact_solutions_and_its_old_states_stay_good(trained)
     assert law.learns and learned.n_state > law.n_state
     old = np.pad(before.state, ((0, 0), (0, learned.n_state - law.n_state)))
     assert _error(law._fluctuation(known, before.state), learned._fluctuation(known, old)) < 1e-12
+    counts = [one._stored.n_ports for one in (law, learned)]
+    ports, stiffness = learned.basis.ports[:, : counts[1]], elastic_stiffness(FluctuationSpace(law.rve), law.rve)
+    assert np.abs(ports[:, : counts[0]].T @ (stiffness @ ports[:, counts[0] :])).max() < 1e-6  # nothing known is new
     after = learned.evaluate(known, old, 1.0)
     tolerance = {2: 1e-4, 3: 3e-3}[trained.dim]
     assert _error(after.stress, trained.truth.stress[trained.inside]) < tolerance
