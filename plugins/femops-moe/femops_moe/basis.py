@@ -8,6 +8,10 @@ experts' bubbles, which vanish on the interface. Any combination is continuous a
 In the energy of the elastic problem, ports and bubbles are orthogonal. The proper orthogonal decompositions of the
 ports and of each expert's bubbles, in the order of their energies, therefore lose the least energy of the snapshots
 for every number of modes in total.
+
+The interiors of the first ports may be learned: these are global modes, the proper orthogonal decomposition of whole
+fields, whose bubbles follow the values on the interface as they do in the snapshots. The other ports and the bubbles
+represent the rest (`femops_moe.modes`).
 """
 
 from dataclasses import dataclass
@@ -22,9 +26,8 @@ from femops.rve.discretisation import Discretisation
 from femops.rve.spec import RVE
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.spec import Arrays
+from femops_moe.modes import WHOLE, Modes, ordered
 from femops_moe.partition import Partition
-
-_DEPENDENT = 1e-14  # of the energy of all fields, or of a group of modes; round-off of the squares is 1e-16
 
 
 class Strains(Protocol):
@@ -43,11 +46,11 @@ class Strains(Protocol):
 
 @dataclass(frozen=True)
 class Basis:
-    """Modes, orthonormal in the elastic energy; the bubbles of all experts share columns, since they do not overlap.
+    """Modes of unit elastic energy; the bubbles of all experts share columns, since they do not overlap.
 
     Attributes:
         elastic: Fluctuations W₀ of the unit strains [length]. Shape (n_dofs, n_s).
-        ports: Shape (n_dofs, n_p).
+        ports: Global modes first. Shape (n_dofs, n_p).
         bubbles: Column j holds mode j of every expert, and zeros where an expert has fewer. Shape (n_dofs, n_b).
         counts: Number of bubbles of each expert. Shape (K,).
     """
@@ -82,7 +85,7 @@ class Basis:
         n_p, n_b = self.ports.shape[1], self.bubbles.shape[1]
         of_expert = unknowns[:, n_p:].reshape(len(strain), len(self.counts), n_b)
         of_node = of_expert[:, owner].transpose(1, 2, 0)  # of some expert on the interface, where bubbles are zero
-        bubbles = self.bubbles.reshape(len(owner), -1, n_b) @ of_node
+        bubbles = self.bubbles.reshape(len(owner), len(self.bubbles) // len(owner), n_b) @ of_node
         return self.elastic @ strain.T + self.ports @ unknowns[:, :n_p].T + bubbles.reshape(len(self.bubbles), -1)
 
 
@@ -130,6 +133,46 @@ def harmonic(stiffness: sp.csr_array, interior: Indices, interface: Indices, fie
     return found
 
 
+@dataclass(frozen=True)
+class Split:
+    """Fields as sums of harmonic fields, which are in equilibrium in the subdomains, and bubbles.
+
+    Attributes:
+        owner: Expert of each dof; −1 on the interface. Shape (n_dofs,).
+        harmonic: Shape (n_dofs, n_fields).
+        bubbles: Of all experts. Shape (n_dofs, n_fields).
+        inner: Inner products, in the elastic energy, of the harmonic fields and of the bubbles of each expert. Shape
+            (1 + K, n_fields, n_fields).
+    """
+
+    owner: Indices
+    harmonic: Array
+    bubbles: Array
+    inner: Array
+
+    def basis(self, elastic: Array, modes: Modes) -> Basis:
+        """Return modes of the fields as displacements; `elastic` is W₀ (n_dofs, n_s)."""
+        _, counts = modes.counts(len(self.inner) - 1)
+        bubbles = np.zeros((len(self.owner), counts.max()))
+        for expert, count in enumerate(counts):
+            own = np.flatnonzero(self.owner == expert)
+            bubbles[own, :count] = self.bubbles[own] @ modes.coefficients[:, modes.part == expert + 1]
+        ports = modes[np.flatnonzero(modes.part <= 0)]
+        of_bubbles = ports.coefficients * (ports.part == WHOLE)
+        return Basis(elastic, self.harmonic @ ports.coefficients + self.bubbles @ of_bubbles, bubbles, counts)
+
+
+def split(partition: Partition, stiffness: sp.csr_array, fields: Array) -> Split:
+    """Split fields (n_dofs, n_fields) at the interface; `stiffness` is that of the elastic problem."""
+    owner = np.repeat(partition.owner, len(fields) // len(partition.owner))
+    extended = harmonic(stiffness, np.flatnonzero(owner >= 0), np.flatnonzero(owner < 0), fields)
+    bubbles, inner = fields - extended, [extended.T @ (stiffness @ extended)]
+    for expert in range(partition.n_experts):
+        own = np.flatnonzero(owner == expert)
+        inner.append(bubbles[own].T @ (stiffness[own][:, own] @ bubbles[own]))
+    return Split(owner, extended, bubbles, np.array(inner))
+
+
 def decompose(
     partition: Partition,
     stiffness: sp.csr_array,
@@ -140,7 +183,7 @@ def decompose(
     *,
     with_ports: bool = True,
 ) -> tuple[Basis, Array]:
-    """Return the modes of fields.
+    """Return the modes of fields, all ports in elastic equilibrium.
 
     Args:
         partition: The partition.
@@ -154,32 +197,7 @@ def decompose(
     Returns:
         The modes, and the part of the fields, in the energy norm, lost by the first 0, 1, … modes.
     """
-    owner = np.repeat(partition.owner, len(fields) // len(partition.owner))
-    interior, interface = np.flatnonzero(owner >= 0), np.flatnonzero(owner < 0)
-    traces = harmonic(stiffness, interior, interface, fields)
-    places = [np.flatnonzero(owner == k) for k in range(partition.n_experts)]
-    modes = [_proper_orthogonal(traces if with_ports else traces[:, :0], stiffness)]
-    for own in places:
-        modes.append(_proper_orthogonal(fields[own] - traces[own], stiffness[own][:, own]))
-    energy = np.concatenate([values for values, _ in modes])
-    group_of = np.repeat(np.arange(len(modes)), [len(values) for values, _ in modes])
-    order = np.argsort(-energy, kind="stable")
-    total = float((fields * (stiffness @ fields)).sum())
-    lost = np.concatenate([[1.0], np.maximum(1.0 - np.cumsum(energy[order]) / total, 0.0)])
-    wanted = (lost[:-1] > tolerance**2) & (energy[order] > _DEPENDENT * total)
-    chosen = order[: min(largest, int(wanted.sum()))]
-    counts = np.bincount(group_of[chosen], minlength=len(modes))
-    bubbles = np.zeros((len(fields), counts[1:].max()))
-    for own, (_, vectors), count in zip(places, modes[1:], counts[1:], strict=True):
-        bubbles[own, :count] = vectors[:, :count]
-    return Basis(elastic, modes[0][1][:, : counts[0]], bubbles, counts[1:]), np.sqrt(lost)
-
-
-def _proper_orthogonal(fields: Array, stiffness: sp.csr_array) -> tuple[Array, Array]:
-    """Return the energies of the modes of fields (n_dofs, k), in descending order, and the modes (n_dofs, n_modes)."""
-    if fields.shape[1] == 0:
-        return np.zeros(0), fields
-    gram = fields.T @ (stiffness @ fields)
-    values, vectors = np.linalg.eigh(0.5 * (gram + gram.T))
-    kept = np.flatnonzero(values > _DEPENDENT * max(values[-1], np.finfo(float).tiny))[::-1]
-    return values[kept], fields @ (vectors[:, kept] / np.sqrt(values[kept]))
+    parts = split(partition, stiffness, fields)
+    modes = ordered(parts.inner, 0, with_ports=with_ports)
+    lost = np.sqrt(np.maximum(1.0 - np.cumsum([0.0, *modes.energy]), 0.0))
+    return parts.basis(elastic, modes[: min(largest, int((lost[:-1] > tolerance).sum()))]), lost

@@ -19,7 +19,10 @@ class MoEOptions(ConstraintOptions):
     )
     modes: int = Field(96, gt=0, description="largest number of port and bubble modes in total")
     tolerance: float = Field(
-        0.1, gt=0, lt=1, description="part of the snapshots' nonlinear fields, in the energy norm, to lose"
+        0.1,
+        gt=0,
+        lt=1,
+        description="part of nonlinear fields, in the energy norm, to lose; without component, of snapshots held out",
     )
     cubature_tolerance: float | None = Field(
         2e-5,

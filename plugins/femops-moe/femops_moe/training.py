@@ -1,15 +1,17 @@
 """Training of the experts of one RVE."""
 
 import time
+from typing import NamedTuple
 
 import numpy as np
 
 from femops.errors import CaseError
-from femops.notation import Array
+from femops.notation import Array, Indices
 from femops.rve.sampling import sobol
 from femops.surrogate import Fit, FitTask
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
-from femops_moe.basis import decompose, elastic_stiffness, nonlinear_fields
+from femops_moe import modes
+from femops_moe.basis import elastic_stiffness, nonlinear_fields, split
 from femops_moe.compiled import solver
 from femops_moe.cubature import choose
 from femops_moe.experts import Experts, assemble
@@ -17,7 +19,6 @@ from femops_moe.options import MoEOptions
 from femops_moe.partition import Partition, bisection, grid
 
 _NOTHING = 1e-9  # relative to the macroscale displacement
-_OF_INDICATOR, _ALL = 1.5, 1e-12  # modes of the indicator relative to those of the law, and what they may lose
 _FINER = 0.5  # cubature_tolerance of the indicator relative to that of the law
 _STATES, _SMALLEST = 64, 0.02  # strains to choose points with, and the least factor of those that are scaled down
 
@@ -42,20 +43,18 @@ def fit(task: FitTask) -> Fit:
     options: MoEOptions = task.options
     space = FluctuationSpace(task.rve)
     partition = partition_of(space, options)
-    half = 0.5 * (task.high - task.low)
     sensitivity = task.solver.solver.elastic_sensitivity
-    fields = nonlinear_fields(space, task.snapshots, sensitivity, np.where(half > 0.0, half, half.max()))
+    fields = nonlinear_fields(space, task.snapshots, sensitivity, half_widths(task))
     task.progress("modes", 0, 1)
-    given = (partition, elastic_stiffness(space, task.rve), space.from_free(sensitivity), fields)
+    parts = split(partition, elastic_stiffness(space, task.rve), fields)
     with_ports = options.ports == "modes"
-    basis, lost = decompose(*given, options.modes, options.tolerance, with_ports=with_ports)
-    wider, _ = decompose(*given, int(_OF_INDICATOR * basis.n_unknowns), _ALL, with_ports=with_ports)
-    n_ports = basis.ports.shape[1]
-    note = f"{n_ports} ports, {basis.counts.sum()} bubbles of {len(basis.counts)} experts"
+    chosen = modes.choose(parts.inner, len(task.low), options.modes, options.tolerance, with_ports=with_ports)
+    wider = parts.basis(space.from_free(sensitivity), chosen.modes)
+    n_ports, counts = chosen.modes[: chosen.n_modes].counts(partition.n_experts)
+    note = f"{n_ports} ports, {counts.sum()} bubbles of {len(counts)} experts"
     task.progress("modes", 1, 1, note)
     experts = assemble(task.rve, space, partition.expert, wider)
-    factor, errors = _cubature(task, experts.leading(n_ports, basis.counts), "cubature")
-    of_indicator, _ = _cubature(task, experts, "cubature of the indicator", _FINER, 1)
+    rules = cubature_rules(task, experts, n_ports, counts)
     arrays = {
         "expert": partition.expert,
         "elastic": wider.elastic,
@@ -63,26 +62,59 @@ def fit(task: FitTask) -> Fit:
         "bubbles": wider.bubbles,
         "counts": wider.counts,
         "n_ports": np.array([n_ports]),
-        "n_bubbles": basis.counts,
-        "factor": factor,
-        "factor_of_indicator": of_indicator,
+        "n_bubbles": counts,
+        "factor": rules.law,
+        "factor_of_indicator": rules.indicator,
     }
     metrics = {
         "experts": partition.n_experts,
         "interface_nodes": int((partition.owner < 0).sum()),
         "ports": n_ports,
-        "bubbles": int(basis.counts.sum()),
-        "lost": float(lost[basis.n_unknowns]),
-        "cubature_points": int((factor > 0.0).sum()),
-        "cubature_stress_error": min(errors.values(), default=0.0),
+        "bubbles": int(counts.sum()),
+        "lost": float(chosen.lost[chosen.n_modes]),
+        "cubature_points": int((rules.law > 0.0).sum()),
+        "cubature_stress_error": min(rules.errors.values(), default=0.0),
         "seconds_reduction": time.perf_counter() - begin,
     }
     curves = {
-        "Lost by the modes": {"fluctuation": lost},
-        **({"Stress error of the cubature": {"median": np.array(list(errors.values()))}} if errors else {}),
+        "Lost by the modes": {"snapshots held out": chosen.lost},
+        **({"Stress error of the cubature": {"median": np.array(list(rules.errors.values()))}} if rules.errors else {}),
     }
     over = {"Lost by the modes": "number of modes", "Stress error of the cubature": "trial number of points"}
     return Fit(arrays, {"options": options.model_dump(mode="json")}, metrics, curves, over)
+
+
+def half_widths(task: FitTask) -> Array:
+    """Return the half widths of the training range, the largest in place of zeros. Shape (n_s,)."""
+    half = 0.5 * (task.high - task.low)
+    return np.where(half > 0.0, half, half.max())
+
+
+class CubatureRules(NamedTuple):
+    """Cubature rules of a law and of its indicator.
+
+    Attributes:
+        law: Factors of the weights of all points of the RVE. Shape (n_points,).
+        indicator: Those of the indicator. Shape (n_points,).
+        errors: Error of the law's stress by number of points.
+    """
+
+    law: Array
+    indicator: Array
+    errors: dict[int, float]
+
+
+def cubature_rules(task: FitTask, experts: Experts, n_ports: int, counts: Indices) -> CubatureRules:
+    """Choose cubature points.
+
+    Args:
+        task: Its snapshots are used for their strains.
+        experts: The experts with all points and the modes of the indicator.
+        n_ports: Number of ports of the law.
+        counts: Number of bubbles of the law of each expert. Shape (K,).
+    """
+    law, errors = _cubature(task, experts.leading(n_ports, counts), "cubature")
+    return CubatureRules(law, _cubature(task, experts, "cubature of the indicator", _FINER, 1)[0], errors)
 
 
 def strains_to_learn(low: Array, high: Array, count: int, seed: int) -> Array:
