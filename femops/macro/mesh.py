@@ -84,23 +84,10 @@ def _header(mesh: TaggedMesh) -> dict[str, Any]:
         "kind": mesh.kind.name,
         "regions": list(mesh.regions),
         "bounds": list(mesh.boundaries),
-        "interior": _interior(mesh),
         "notes": mesh.notes,
         "sets_without_facets": mesh.sets_without_facets,
         "parts": tuple(describe_parts(mesh, part, n_parts)) if n_parts > 1 else ("the body",),
     }
-
-
-def _interior(mesh: TaggedMesh) -> frozenset[str]:
-    """Return the names of boundaries with facets between two cells."""
-    surface = _as_keys(exterior_facets(mesh.cells, mesh.kind))
-    return frozenset(name for name, facets in mesh.boundaries.items() if not np.isin(_as_keys(facets), surface).all())
-
-
-def _as_keys(facets: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:
-    """Return a key for the node set of each facet. Shape (n_facets,)."""
-    nodes = np.ascontiguousarray(np.sort(facets, axis=1))
-    return nodes.view([("", nodes.dtype)] * nodes.shape[1]).ravel()
 
 
 def _complete(mesh: TaggedMesh) -> TaggedMesh:
@@ -134,49 +121,53 @@ def _distribute(tagged: TaggedMesh | None, header: dict[str, Any], comm: MPI.Com
     mesh.topology.create_connectivity(dim - 1, dim)
     mesh.topology.create_connectivity(dim, dim)
     facet_order = CELLS[kind.facet].lagrange_permutation
-    regions, boundaries = {}, {}
-    for name in header["regions"]:
-        chosen = None if tagged is None else cells[tagged.regions[name]]
-        regions[name] = _entities(mesh, dim, chosen, kind.n_nodes)
+    region, part = _of_cells(mesh, tagged)
+    regions = {name: _cells_where(region == number) for number, name in enumerate(header["regions"])}
+    boundaries = {}
     for name in header["bounds"]:
-        chosen = None if tagged is None else tagged.boundaries[name][:, facet_order]
-        boundaries[name] = _entities(mesh, dim - 1, chosen, CELLS[kind.facet].n_nodes)
-    parts = _parts(mesh, cells, len(header["parts"]))
+        facets = None if tagged is None else tagged.boundaries[name][:, facet_order]
+        boundaries[name] = _facets(mesh, facets, CELLS[kind.facet].n_nodes)
     return MacroMesh(
         mesh,
         kind,
         regions,
         boundaries,
-        header["interior"],
+        _interior(mesh, boundaries),
         header["notes"],
         header["sets_without_facets"],
         header["parts"],
-        parts,
+        part,
     )
 
 
-def _parts(mesh: dolfinx_mesh.Mesh, cells: npt.NDArray[np.int64], n_parts: int) -> LocalIndices:
-    """Return the connected part of each cell of this rank; `cells` are input cells on rank 0, empty elsewhere."""
-    dim = mesh.topology.dim
-    found = np.zeros(mesh.topology.index_map(dim).size_local, dtype=np.int32)
-    if n_parts == 1:
-        return found
-    part = part_of_nodes(cells, int(cells.max()) + 1)[1][cells[:, 0]] if len(cells) else np.empty(0)
-    tags = _tagged(mesh, dim, cells, part.astype(np.int32))
-    found[tags.indices] = tags.values
-    return found
+def _of_cells(mesh: dolfinx_mesh.Mesh, tagged: TaggedMesh | None) -> tuple[LocalIndices, LocalIndices]:
+    """Return the number of the region and the connected part of each cell of this rank; `tagged` is on rank 0."""
+    n_cells = mesh.topology.index_map(mesh.topology.dim).size_local
+    numbers = mesh.comm.gather(np.asarray(mesh.topology.original_cell_index[:n_cells]))
+    shares = None
+    if tagged is not None:
+        part = part_of_nodes(tagged.cells, len(tagged.points))[1][tagged.cells[:, 0]].astype(np.int32)
+        of_cell = np.stack([tagged.region_of_cell(), part])
+        shares = [of_cell[:, own] for own in numbers]
+    region, own_part = mesh.comm.scatter(shares)
+    return region, own_part
 
 
-def _entities(mesh: dolfinx_mesh.Mesh, dim: int, nodes: Any, n_nodes: int) -> LocalIndices:
-    """Return this rank's entities with the given input nodes (on rank 0; None elsewhere)."""
-    if nodes is None:
-        nodes = np.empty((0, n_nodes), dtype=np.int64)
-    return np.unique(_tagged(mesh, dim, nodes, np.ones(len(nodes), dtype=np.int32)).indices).astype(np.int32)
+def _cells_where(mask: Any) -> LocalIndices:
+    return np.flatnonzero(mask).astype(np.int32)
 
 
-def _tagged(mesh: dolfinx_mesh.Mesh, dim: int, nodes: Any, values: LocalIndices) -> dolfinx_mesh.MeshTags:
-    """Return this rank's entities with the given input nodes as mesh tags."""
-    nodes = np.ascontiguousarray(nodes, dtype=np.int64)
-    found, found_values = distribute_entity_data(mesh, dim, nodes, values)
+def _interior(mesh: dolfinx_mesh.Mesh, boundaries: dict[str, LocalIndices]) -> frozenset[str]:
+    """Return the names of boundaries with facets between two cells; collective."""
+    surface = dolfinx_mesh.exterior_facet_indices(mesh.topology)
+    own = {name for name, facets in boundaries.items() if not np.isin(facets, surface).all()}
+    return frozenset().union(*mesh.comm.allgather(own))
+
+
+def _facets(mesh: dolfinx_mesh.Mesh, nodes: Any, n_nodes: int) -> LocalIndices:
+    """Return this rank's facets with the given input nodes (on rank 0; None elsewhere)."""
+    dim = mesh.topology.dim - 1
+    nodes = np.empty((0, n_nodes), dtype=np.int64) if nodes is None else np.ascontiguousarray(nodes, dtype=np.int64)
+    found, values = distribute_entity_data(mesh, dim, nodes, np.ones(len(nodes), dtype=np.int32))
     mesh.topology.create_connectivity(dim, 0)
-    return dolfinx_mesh.meshtags_from_entities(mesh, dim, adjacencylist(found), found_values)
+    return np.unique(dolfinx_mesh.meshtags_from_entities(mesh, dim, adjacencylist(found), values).indices)

@@ -1,0 +1,233 @@
+"""Large bodies in 3D: femops against plain DOLFINx, in processor time by part and peak memory.
+
+A clamped cube of hexahedra under a traction, by one Newton solve to 1e-8 with its output. Plain DOLFINx has the law in
+UFL, its own generator of boxes, and the same solver of linear systems; it writes the same fields. Every side runs in
+processes of its own after a small body that loads the compiled code.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+MATERIALS = {
+    "elastic": {"law": "elastic", "K": 4780.0, "G": 416.7},
+    "saturating": {"law": "saturating", "K": 4780.0, "alpha1": 50.0, "alpha2": 0.06},
+}
+TRACTION = (0.0, 0.5, 1.0)
+RTOL = 1e-8
+CELLS = (14, 31, 47, 69)
+MIB = 2.0**20
+
+
+def measure(cells: int, material: str, options: Mapping[str, str]) -> dict[str, Any]:
+    """Run both sides on one rank."""
+    ours, theirs = (_run("femops", 1, cells, material), _run("plain", 1, cells, material))
+    result = {name: ours[name] for name in ("dofs", "points", "iterations", "cg_iterations")}
+    for side, found in (("femops", ours), ("plain", theirs)):
+        result |= {f"{side}_{name}_s": value for name, value in found["seconds"].items()}
+        result |= {f"{side}_memory_MB": found["memory_MB"]}
+    totals = [sum(side["seconds"].values()) for side in (ours, theirs)]
+    result["time_ratio"] = totals[0] / totals[1]
+    result["memory_ratio"] = ours["memory_MB"] / theirs["memory_MB"]
+    result["plain_iterations"] = theirs["iterations"]
+    result["difference"] = abs(ours["tip"] - theirs["tip"]) / abs(theirs["tip"])
+    return result
+
+
+def _run(side: str, ranks: int, cells: int, material: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.macro_large", side, str(cells), material]
+    if ranks > 1:
+        command = [str(Path(sys.executable).parent / "mpirun"), "-n", str(ranks), *command]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0 / MIB
+
+
+@contextmanager
+def _part(seconds: dict[str, float], name: str) -> Iterator[None]:
+    begin = time.process_time()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.process_time() - begin
+
+
+def femops_side(cells: int, material: str) -> dict[str, Any]:
+    """Solve with femops."""
+    from mpi4py import MPI
+
+    import femops.macro.timers as timers
+    from femops.commands.prepare import prepare
+    from femops.commands.run import solve
+    from femops.inputs.case import Case
+    from femops.inputs.meshes import macro_tagged_mesh
+    from femops.macro.mesh import macro_mesh
+    from femops.output.locks import locked
+
+    timers.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[attr-defined]
+    case = Case.model_validate(
+        {
+            "kinematics": "solid",
+            "mesh": {"box": {"size": [1.0] * 3, "cells": [cells] * 3, "cell": "hexahedron"}},
+            "material": MATERIALS[material],
+            "supports": {"left": {"ux": 0.0, "uy": 0.0, "uz": 0.0}},
+            "loads": {"right": {"traction": list(TRACTION)}},
+            "solver": {"rtol": RTOL},
+            "steps": {"count": 1},
+            "output": {"picture": None, "fields": ["displacement", "strain", "stress", "von_mises"]},
+            "quantities": {"tip": {"displacement": "uz", "at": [1.0, 1.0, 1.0]}},
+        }
+    )
+    comm, seconds = MPI.COMM_WORLD, dict[str, float]()
+    with _part(seconds, "mesh"):
+        mesh = macro_mesh(lambda: macro_tagged_mesh(case, Path()), 3, comm)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(comm.bcast(folder))
+        with locked(place / "results", comm):
+            run = prepare(case, place / "large.yaml", comm, mesh)
+            summary = solve(run, place / "large.yaml", place / "results")
+        comm.Barrier()
+    seconds |= summary["seconds"]
+    total = seconds.pop("total")
+    seconds["other"] = total - sum(value for name, value in seconds.items() if name != "mesh")
+    return {
+        "seconds": {name.replace(" ", "_"): value for name, value in seconds.items()},
+        "tip": summary["quantities"]["tip"],
+        "dofs": summary["dofs"],
+        "points": summary["n_qp"],
+        "iterations": summary["steps"][0]["iterations"],
+        "cg_iterations": run.problem._solver._solver.getIterationNumber(),
+    }
+
+
+def plain_side(cells: int, material: str) -> dict[str, Any]:
+    """Solve with DOLFINx alone."""
+    from femops.macro import linear  # loads MPI in the order that DOLFINx needs
+
+    # isort: split
+    import basix.ufl
+    import ufl
+    from dolfinx import fem, mesh
+    from dolfinx.fem import petsc
+    from dolfinx.io import VTXWriter
+    from mpi4py import MPI
+    from petsc4py import PETSc
+
+    seconds: dict[str, float] = {}
+    with _part(seconds, "mesh"):
+        domain = mesh.create_box(
+            MPI.COMM_WORLD, [[0.0] * 3, [1.0] * 3], [cells] * 3, mesh.CellType.hexahedron, ghost_mode=mesh.GhostMode.none
+        )
+        left, right = (mesh.locate_entities_boundary(domain, 2, lambda x, at=at: np.isclose(x[0], at)) for at in (0, 1))
+    with _part(seconds, "set-up"):
+        space = fem.functionspace(domain, ("Lagrange", 1, (3,)))
+        u, test = fem.Function(space, name="displacement"), ufl.TestFunction(space)
+        strain = ufl.sym(ufl.grad(u))
+        parameters: Mapping[str, Any] = MATERIALS[material]
+        stress = _stress(strain, parameters)
+        dx = ufl.Measure("dx", domain, metadata={"quadrature_degree": 2})
+        tags = mesh.meshtags(domain, 2, right, np.ones(len(right), dtype=np.int32))
+        load = ufl.inner(fem.Constant(domain, TRACTION), test) * ufl.Measure("ds", domain, subdomain_data=tags)(1)
+        internal, external = ufl.inner(stress, ufl.sym(ufl.grad(test))) * dx, load
+        jacobian = fem.form(ufl.derivative(internal, u, ufl.TrialFunction(space)))
+        forms = [fem.form(internal), fem.form(external)]
+        dofs = fem.locate_dofs_topological(space, 2, left)
+        fixed = [fem.dirichletbc(np.zeros(3), dofs, space)]
+        matrix = petsc.create_matrix(jacobian)
+        vectors = [petsc.create_vector(space) for _ in forms]
+        step = vectors[0].duplicate()
+        solver = linear.LinearSolver(matrix, space, 0.01 * RTOL, {})
+    owned = np.concatenate([3 * dofs + i for i in range(3)])
+    owned = owned[owned < 3 * space.dofmap.index_map.size_local]
+    iterations = 0
+    while True:
+        with _part(seconds, "assembly"):
+            for vector, form in zip(vectors, forms, strict=True):
+                vector.set(0.0)
+                petsc.assemble_vector(vector, form)
+                vector.ghostUpdate(addv=PETSc.InsertMode.ADD, mode=PETSc.ScatterMode.REVERSE)
+            rest = vectors[0].copy()
+            rest.axpy(-1.0, vectors[1])
+            rest.array_w[owned] = 0.0
+        if iterations and rest.norm() <= RTOL * vectors[0].norm():
+            break
+        with _part(seconds, "assembly"):
+            matrix.zeroEntries()
+            petsc.assemble_matrix(matrix, jacobian, bcs=fixed)
+            matrix.assemble()
+        with _part(seconds, "linear_solve"):
+            solver.solve(rest, step)
+        u.x.petsc_vec.axpy(-1.0, step)
+        u.x.scatter_forward()
+        iterations += 1
+    with _part(seconds, "output"), tempfile.TemporaryDirectory() as folder:
+        of_cells = [fem.functionspace(domain, ("DG", 0, shape)) for shape in ((3, 3), ())]
+        deviator = stress - ufl.tr(stress) / 3.0 * ufl.Identity(3)
+        mises = ufl.sqrt(1.5 * ufl.inner(deviator, deviator))
+        fields = []
+        for name, value in {"strain": strain, "stress": stress, "von_mises": mises}.items():
+            function = fem.Function(of_cells[name == "von_mises"], name=name)
+            function.interpolate(fem.Expression(value, function.function_space.element.interpolation_points))
+            fields.append(function)
+        with VTXWriter(domain.comm, Path(folder) / "u.bp", [u]) as file:
+            file.write(1.0)
+        with VTXWriter(domain.comm, Path(folder) / "cells.bp", fields) as file:
+            file.write(1.0)
+    tip = fem.locate_dofs_geometrical(space, lambda x: np.isclose(x, 1.0).all(axis=0))
+    found = float(u.x.array[3 * tip[0] + 2]) if len(tip) else -np.inf
+    return {
+        "seconds": seconds,
+        "tip": domain.comm.allreduce(found, op=MPI.MAX),
+        "iterations": iterations,
+        "cg_iterations": solver._solver.getIterationNumber(),
+    }
+
+
+def _stress(strain: Any, parameters: Mapping[str, Any]) -> Any:
+    """Return the stress of a law in UFL."""
+    import ufl
+
+    trace = ufl.tr(strain)
+    deviator = strain - trace / 3.0 * ufl.Identity(3)
+    if parameters["law"] == "elastic":
+        factor = 2.0 * parameters["G"]
+    else:
+        norm = ufl.sqrt(ufl.inner(deviator, deviator) + 1e-30)  # the derivative of the root at zero strain
+        factor = parameters["alpha1"] / (parameters["alpha2"] + norm)
+    return parameters["K"] * trace * ufl.Identity(3) + factor * deviator
+
+
+SIDES = {"femops": femops_side, "plain": plain_side}
+PROBLEMS: dict[str, Callable[[Mapping[str, str]], dict[str, Any]]] = {
+    f"{material}_{cells}": partial(measure, cells, material) for material in MATERIALS for cells in CELLS
+}
+
+
+def _child(side: str, cells: int, material: str) -> None:
+    from mpi4py import MPI
+
+    SIDES[side](4, material)
+    floor = _peak()
+    result = SIDES[side](cells, material)
+    comm = MPI.COMM_WORLD
+    result["memory_MB"] = comm.reduce(_peak() - floor)
+    if comm.rank == 0:
+        sys.stdout.write(json.dumps(result) + "\n")
+
+
+if __name__ == "__main__":
+    _child(sys.argv[1], int(sys.argv[2]), sys.argv[3])
