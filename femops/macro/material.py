@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 from mpi4py import MPI
 
-from femops import notation
 from femops.errors import CaseError, NotConverged
 from femops.law import LearningLaw, MaterialLaw
 from femops.macro.analysis import Trust
@@ -39,6 +38,10 @@ class Material:
         timers: Timers of certificates and exact solves.
         law_names: Name of the law of each region, for messages.
 
+    Attributes:
+        stress: Stress of the last response at all points of this rank, that of the weak form. Shape (n_qp, n_s).
+        tangent: Its consistent tangent, likewise. Shape (n_qp, n_s, n_s).
+
     Raises:
         CaseError: A law violates the contract or has the wrong dimension, or the case asks for exact solves or
             enrichment without laws that support them.
@@ -53,10 +56,12 @@ class Material:
     statistics: LawStatistics = field(default_factory=LawStatistics)
 
     def __post_init__(self) -> None:
+        self.stress, self.tangent = self.quadrature.stress_values(), self.quadrature.tangent_values()
         self.regions = []
         for name, law in self.laws.items():
             cells = self.quadrature.cells if name == EVERYWHERE else self.mesh.regions[name]
-            self.regions.append(Region(name, law, self.quadrature.points_of(cells), self.law_names.get(name, "")))
+            points, law_name = self.quadrature.points_of(cells), self.law_names.get(name, "")
+            self.regions.append(Region(name, law, points, law_name, self.tangent if name == EVERYWHERE else None))
             if law.dim != self.quadrature.dim:
                 raise CaseError(
                     f"the law is {law.dim}D, expected {self.quadrature.dim}D as in kinematics", key=f"material.{name}"
@@ -77,12 +82,10 @@ class Material:
         self.statistics.can_certify = self._certified
         if self.trust is not None and self._certified:
             self.statistics.certificate = self.trust.certificate
-        n_s = notation.n_strain(self.quadrature.dim)
-        self.stress = np.zeros((self.quadrature.n_points, n_s))
-        self.tangent = np.zeros((self.quadrature.n_points, n_s, n_s))
         self.stress_33 = np.zeros(self.quadrature.n_points)
         self.error = np.full(self.quadrature.n_points, np.nan)
         self._counts = Counts()
+        self._kept = tuple(one.copy() for one in self._response)
         self.keep()
 
     @property
@@ -94,6 +97,10 @@ class Material:
     @property
     def _comm(self) -> MPI.Comm:
         return self.mesh.mesh.comm
+
+    @property
+    def _response(self) -> tuple[Array, ...]:
+        return self.stress, self.tangent, self.stress_33, self.error
 
     def warm_up(self, dt: float) -> None:
         """Call every law once at one point to trigger compilation and loading; collective.
@@ -132,7 +139,9 @@ class Material:
         for region in self.regions:
             if (answer := region.trial) is None:
                 continue
-            self.stress[region.points], self.tangent[region.points] = answer.stress, answer.tangent
+            self.stress[region.points] = answer.stress
+            if not np.may_share_memory(answer.tangent, self.tangent):
+                self.tangent[region.points] = answer.tangent
             if answer.stress_33 is not None:
                 self.stress_33[region.points] = answer.stress_33
 
@@ -212,13 +221,14 @@ class Material:
 
     def keep(self) -> None:
         """Save the current response and the set of exactly solved points for `restore`."""
-        self._kept = tuple(one.copy() for one in (self.stress, self.tangent, self.stress_33, self.error))
+        for values, kept in zip(self._response, self._kept, strict=True):
+            kept[:] = values
         for region in self.regions:
             region.keep()
 
     def restore(self) -> None:
         """Return to the response saved by `keep`."""
-        for values, kept in zip((self.stress, self.tangent, self.stress_33, self.error), self._kept, strict=True):
+        for values, kept in zip(self._response, self._kept, strict=True):
             values[:] = kept
         for region in self.regions:
             region.restore()

@@ -14,7 +14,6 @@ from mpi4py import MPI
 
 from femops.errors import CaseError
 from femops.meshing import CELLS, CellKind, TaggedMesh
-from femops.meshing.building import exterior_facets
 from femops.meshing.connectivity import describe_parts, part_of_nodes
 from femops.parallel import on_root
 
@@ -120,13 +119,9 @@ def _distribute(tagged: TaggedMesh | None, header: dict[str, Any], comm: MPI.Com
     mesh = dolfinx_mesh.create_mesh(comm, cells, element, points, partitioner)
     mesh.topology.create_connectivity(dim - 1, dim)
     mesh.topology.create_connectivity(dim, dim)
-    facet_order = CELLS[kind.facet].lagrange_permutation
-    region, part = _of_cells(mesh, tagged)
-    regions = {name: _cells_where(region == number) for number, name in enumerate(header["regions"])}
-    boundaries = {}
-    for name in header["bounds"]:
-        facets = None if tagged is None else tagged.boundaries[name][:, facet_order]
-        boundaries[name] = _facets(mesh, facets, CELLS[kind.facet].n_nodes)
+    region, part = _of_cells(mesh, tagged, len(header["parts"]))
+    regions = {name: _where(region == number) for number, name in enumerate(header["regions"])}
+    boundaries = _boundaries(mesh, tagged, header["bounds"], CELLS[kind.facet])
     return MacroMesh(
         mesh,
         kind,
@@ -140,21 +135,47 @@ def _distribute(tagged: TaggedMesh | None, header: dict[str, Any], comm: MPI.Com
     )
 
 
-def _of_cells(mesh: dolfinx_mesh.Mesh, tagged: TaggedMesh | None) -> tuple[LocalIndices, LocalIndices]:
+def _of_cells(mesh: dolfinx_mesh.Mesh, tagged: TaggedMesh | None, n_parts: int) -> tuple[LocalIndices, LocalIndices]:
     """Return the number of the region and the connected part of each cell of this rank; `tagged` is on rank 0."""
     n_cells = mesh.topology.index_map(mesh.topology.dim).size_local
     numbers = mesh.comm.gather(np.asarray(mesh.topology.original_cell_index[:n_cells]))
     shares = None
     if tagged is not None:
-        part = part_of_nodes(tagged.cells, len(tagged.points))[1][tagged.cells[:, 0]].astype(np.int32)
-        of_cell = np.stack([tagged.region_of_cell(), part])
-        shares = [of_cell[:, own] for own in numbers]
-    region, own_part = mesh.comm.scatter(shares)
-    return region, own_part
+        part = np.zeros(len(tagged.cells), dtype=np.int32)
+        if n_parts > 1:
+            part[:] = part_of_nodes(tagged.cells, len(tagged.points))[1][tagged.cells[:, 0]]
+        region = tagged.region_of_cell()
+        shares = [(region[own], part[own]) for own in numbers]
+    return mesh.comm.scatter(shares)  # type: ignore[no-any-return]
 
 
-def _cells_where(mask: Any) -> LocalIndices:
+def _where(mask: Any) -> LocalIndices:
     return np.flatnonzero(mask).astype(np.int32)
+
+
+def _boundaries(
+    mesh: dolfinx_mesh.Mesh, tagged: TaggedMesh | None, names: list[str], kind: CellKind
+) -> dict[str, LocalIndices]:
+    """Return this rank's facets on each boundary; `tagged` is on rank 0. Facets on several go to the ranks once."""
+    dim = mesh.topology.dim - 1
+    facets, values = np.empty((0, kind.n_nodes), dtype=np.int64), np.empty(0, dtype=np.int32)
+    sets = None
+    if tagged is not None and names:
+        nodes = np.concatenate([tagged.boundaries[name] for name in names])
+        of = np.repeat(np.arange(len(names)), [len(tagged.boundaries[name]) for name in names])
+        _, first, inverse = np.unique(np.sort(nodes, axis=1), axis=0, return_index=True, return_inverse=True)
+        member = np.zeros((len(first), len(names)), dtype=bool)
+        member[inverse.ravel(), of] = True
+        sets, value = np.unique(member, axis=0, return_inverse=True)
+        facets = np.ascontiguousarray(nodes[first][:, kind.lagrange_permutation], dtype=np.int64)
+        values = value.ravel().astype(np.int32)
+    sets = mesh.comm.bcast(sets)
+    if not names:
+        return {}
+    nodes_here, values_here = distribute_entity_data(mesh, dim, facets, values)
+    mesh.topology.create_connectivity(dim, 0)
+    tags = dolfinx_mesh.meshtags_from_entities(mesh, dim, adjacencylist(nodes_here), values_here)
+    return {name: np.unique(tags.indices[sets[tags.values, k]]).astype(np.int32) for k, name in enumerate(names)}
 
 
 def _interior(mesh: dolfinx_mesh.Mesh, boundaries: dict[str, LocalIndices]) -> frozenset[str]:
@@ -162,12 +183,3 @@ def _interior(mesh: dolfinx_mesh.Mesh, boundaries: dict[str, LocalIndices]) -> f
     surface = dolfinx_mesh.exterior_facet_indices(mesh.topology)
     own = {name for name, facets in boundaries.items() if not np.isin(facets, surface).all()}
     return frozenset().union(*mesh.comm.allgather(own))
-
-
-def _facets(mesh: dolfinx_mesh.Mesh, nodes: Any, n_nodes: int) -> LocalIndices:
-    """Return this rank's facets with the given input nodes (on rank 0; None elsewhere)."""
-    dim = mesh.topology.dim - 1
-    nodes = np.empty((0, n_nodes), dtype=np.int64) if nodes is None else np.ascontiguousarray(nodes, dtype=np.int64)
-    found, values = distribute_entity_data(mesh, dim, nodes, np.ones(len(nodes), dtype=np.int32))
-    mesh.topology.create_connectivity(dim, 0)
-    return np.unique(dolfinx_mesh.meshtags_from_entities(mesh, dim, adjacencylist(found), values).indices)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from femops.contract import check_attributes, check_error, check_response, read_
 from femops.errors import CaseError, NotConverged
 from femops.law import CertificateKind, CertifiedLaw, LawResponse, LearningLaw, MaterialLaw
 from femops.macro.analysis import Trust
+from femops.macro.blocks import blocks
 from femops.macro.timers import Timers
 from femops.macro.trust import Counts, Reason
 from femops.meshing import EVERYWHERE
@@ -33,6 +34,8 @@ class Region:
         points: Quadrature points of the region on this rank.
         state: Committed state, read-only. Shape (n_points, n_state).
         law_name: Name of the law, for messages.
+        tangent: Where the tangents of responses at all points are written, so that they exist once; None for arrays of
+            their own. Shape (n_points, n_s, n_s).
         trial: The last response.
         asked: Committed state and length of the increment with which it was evaluated.
         error: Relative error of the last response; 0 where solved exactly, NaN where unknown. Shape (n_points,).
@@ -47,6 +50,7 @@ class Region:
     points: Any
     state: Array = field(init=False)
     law_name: str = ""
+    tangent: Array | None = None
     trial: LawResponse | None = None
     asked: tuple[Array, float] = field(init=False)
     error: Array = field(init=False)
@@ -227,11 +231,32 @@ class Region:
         self.keep()
 
     def _answer(self, ask: _Ask, strain: Array, own: Any, dt: float) -> LawResponse:
-        """Evaluate the law at some points in one batch."""
-        part = slice(None) if len(own) == len(strain) else own
-        return self._asked(ask, strain[part], self.state[part], dt)
+        """Evaluate the law at some points."""
+        if len(own) == len(strain):
+            return self._asked(ask, strain, self.state, dt, self.tangent)
+        return self._asked(ask, strain[own], self.state[own], dt)
 
-    def _asked(self, ask: _Ask, strain: Array, state: Array, dt: float) -> LawResponse:
+    def _asked(self, ask: _Ask, strain: Array, state: Array, dt: float, tangent: Array | None = None) -> LawResponse:
+        """Evaluate the law block by block; tangents of several blocks go to `tangent`, if given."""
+        parts = blocks(len(strain))
+        if len(parts) == 1:
+            return self._asked_at_once(ask, strain, state, dt)
+        whole: dict[str, Any] = {} if tangent is None else {"tangent": tangent}
+        names: set[str] = set()
+        for part in parts:
+            response = self._asked_at_once(ask, strain[part], state[part], dt)
+            found = {one.name: value for one in fields(response) if (value := getattr(response, one.name)) is not None}
+            if names and set(found) != names:
+                with self.attributed_to_law():
+                    raise CaseError(f"evaluate returns {', '.join(sorted(names ^ set(found)))} at some points only")
+            names = set(found)
+            for name, values in found.items():
+                if name not in whole:
+                    whole[name] = np.empty((len(strain), *values.shape[1:]), values.dtype)
+                whole[name][part] = values
+        return LawResponse(**whole)
+
+    def _asked_at_once(self, ask: _Ask, strain: Array, state: Array, dt: float) -> LawResponse:
         """Evaluate the law with read-only copies and check its response."""
         given = read_only(strain.copy()), read_only(state.copy())  # libraries may ignore that a view is read-only
         with self.attributed_to_law():

@@ -119,7 +119,6 @@ def plain_side(cells: int, material: str) -> dict[str, Any]:
     from femops.macro import linear  # loads MPI in the order that DOLFINx needs
 
     # isort: split
-    import basix.ufl
     import ufl
     from dolfinx import fem, mesh
     from dolfinx.fem import petsc
@@ -130,7 +129,11 @@ def plain_side(cells: int, material: str) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     with _part(seconds, "mesh"):
         domain = mesh.create_box(
-            MPI.COMM_WORLD, [[0.0] * 3, [1.0] * 3], [cells] * 3, mesh.CellType.hexahedron, ghost_mode=mesh.GhostMode.none
+            MPI.COMM_WORLD,
+            [[0.0] * 3, [1.0] * 3],
+            [cells] * 3,
+            mesh.CellType.hexahedron,
+            ghost_mode=mesh.GhostMode.none,
         )
         left, right = (mesh.locate_entities_boundary(domain, 2, lambda x, at=at: np.isclose(x[0], at)) for at in (0, 1))
     with _part(seconds, "set-up"):
