@@ -212,6 +212,8 @@ class Results:
     def _micro_points(self) -> list[_MicroPoint | None]:
         """Return the chosen points; None for points of other ranks."""
         problem, comm = self.problem, self.problem.comm
+        if not self.case.output.micro:
+            return []
         strain, x = problem.quadrature.strain(), problem.quadrature.coordinates()
         having = [region.points for region in problem.material.regions if isinstance(region.law, MicroscaleLaw)]
         points = np.concatenate([np.empty(0, dtype=np.int64), *having])

@@ -117,9 +117,8 @@ class Locking:
 
     def __post_init__(self) -> None:
         for region in self._watched():
-            largest = 0.0
-            for found in self._moduli(region):
-                largest = max(largest, float(ratio(found.bulk, found.shear).max(initial=0.0)))
+            found = (ratio(one.bulk, one.shear).max(initial=0.0) for one in self._moduli(region))
+            largest = float(max(found))
             self._found[region.name] = _Found(self._comm.allreduce(largest, op=MPI.MAX))
 
     def look(self) -> None:

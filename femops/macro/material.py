@@ -85,8 +85,7 @@ class Material:
         self.stress_33 = np.zeros(self.quadrature.n_points)
         self.error = np.full(self.quadrature.n_points, np.nan)
         self._counts = Counts()
-        self._kept = tuple(one.copy() for one in self._response)
-        self.keep()
+        self._kept = tuple(np.empty_like(one) for one in self._response)
 
     @property
     def states_error(self) -> bool:

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import basix.ufl
 import numpy as np
 import numpy.typing as npt
+from dolfinx import geometry
 from dolfinx import mesh as dolfinx_mesh
 from dolfinx.graph import adjacencylist
 from dolfinx.io.utils import distribute_entity_data
@@ -16,6 +18,8 @@ from femops.errors import CaseError
 from femops.meshing import CELLS, CellKind, TaggedMesh
 from femops.meshing.connectivity import describe_parts, part_of_nodes
 from femops.parallel import on_root
+
+_ROUND_OFF = 1e-9  # relative to the extent of the body
 
 LocalIndices = npt.NDArray[np.int32]
 
@@ -50,6 +54,22 @@ class MacroMesh:
     def n_cells(self) -> int:
         """Number of cells that this rank owns."""
         return int(self.mesh.topology.index_map(self.mesh.topology.dim).size_local)
+
+    @cached_property
+    def extent(self) -> float:
+        """Largest extent of the body along an axis [length]; the first call is collective."""
+        own = float(np.ptp(self.mesh.geometry.x, axis=0).max()) if self.n_cells else 0.0
+        return float(self.mesh.comm.allreduce(own, op=MPI.MAX))
+
+    @cached_property
+    def tree(self) -> geometry.BoundingBoxTree:
+        """Bounding boxes of the cells of this rank, which has some, padded by `round_off`."""
+        return geometry.bb_tree(self.mesh, self.mesh.topology.dim, padding=self.round_off)
+
+    @property
+    def round_off(self) -> float:
+        """Distance within which points coincide [length]."""
+        return _ROUND_OFF * self.extent
 
 
 def macro_mesh(make: Callable[[], TaggedMesh], dim: int, comm: MPI.Comm) -> MacroMesh:

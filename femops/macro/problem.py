@@ -9,7 +9,6 @@ import numpy as np
 import ufl
 from dolfinx import fem
 from dolfinx.fem import petsc as fem_petsc
-from mpi4py import MPI
 from petsc4py import PETSc
 
 from femops import notation
@@ -83,8 +82,6 @@ class MacroProblem:
         self._solver = LinearSolver(self._matrix, space, _INEXACT * newton.rtol, newton.petsc)
         self.responses = 0
         self._largest_force = 0.0
-        extent = np.ptp(mesh.mesh.geometry.x, axis=0).max() if mesh.n_cells else 0.0
-        self._length = self.comm.allreduce(float(extent), op=MPI.MAX)
         first = analysis.steps.ends[0]
         self.material.warm_up(first)
         self.evaluate(first)
@@ -159,9 +156,11 @@ class MacroProblem:
     def _is_in_doubt(self) -> bool:
         """Certify the response; return whether points are to be solved exactly from now on; collective."""
         trust = self.analysis.trust
+        if trust is None:
+            return False
         if self.material.certify(self.quadrature.strain()):
             return True
-        if trust is None or trust.goal is None:
+        if trust.goal is None:
             return False
         with self.timers.part("error bars"):
             return self.error_bars.settle(trust.goal, value_of(self, trust.goal), trust.tolerance) > 0
@@ -277,7 +276,7 @@ class MacroProblem:
 
         Laws may answer so much to no strain at all.
         """
-        size = float(np.sqrt(self.n_dofs) * self._length)
+        size = float(np.sqrt(self.n_dofs) * self.mesh.extent)
         return float(np.finfo(np.float64).eps) ** 2 * float(self._matrix.norm()) * size
 
     def _make_vectors(self) -> None:

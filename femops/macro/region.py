@@ -273,9 +273,11 @@ class Region:
 
     def _judge(self, response: LawResponse, own: Any, trust: Trust | None, counts: Counts, *, solvable: bool) -> None:
         """Find the points in doubt; a response or error that is not finite is invalid."""
-        if not solvable:
+        if solvable:
+            invalid = ~np.logical_and.reduce([_finite(values) for values in _arrays(response).values()])
+        else:
             self._check_finite(response)
-        invalid = ~np.logical_and.reduce([_finite(values) for values in _arrays(response).values()])
+            invalid = np.zeros(len(own), dtype=bool)
         if response.valid is not None:
             out_of_range = ~response.valid
             counts.out_of_range += int(out_of_range.sum())
