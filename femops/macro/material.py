@@ -61,7 +61,8 @@ class Material:
         for name, law in self.laws.items():
             cells = self.quadrature.cells if name == EVERYWHERE else self.mesh.regions[name]
             points, law_name = self.quadrature.points_of(cells), self.law_names.get(name, "")
-            self.regions.append(Region(name, law, points, law_name, self.tangent if name == EVERYWHERE else None))
+            storage = {"stress": self.stress, "tangent": self.tangent} if name == EVERYWHERE else {}
+            self.regions.append(Region(name, law, points, law_name, storage))
             if law.dim != self.quadrature.dim:
                 raise CaseError(
                     f"the law is {law.dim}D, expected {self.quadrature.dim}D as in kinematics", key=f"material.{name}"
@@ -134,13 +135,13 @@ class Material:
             CaseError: A law violates the contract.
         """
         trust, timers = self.trust, self.timers
-        self._counts = self._each(lambda region: region.ask(strain[region.points], dt, trust, timers))
+        self._counts = self._each(lambda region: region.ask(region.part_of(strain), dt, trust, timers))
         for region in self.regions:
             if (answer := region.trial) is None:
                 continue
-            self.stress[region.points] = answer.stress
-            if not np.may_share_memory(answer.tangent, self.tangent):
-                self.tangent[region.points] = answer.tangent
+            for values, new in ((self.stress, answer.stress), (self.tangent, answer.tangent)):
+                if not np.may_share_memory(values, new):
+                    values[region.points] = new
             if answer.stress_33 is not None:
                 self.stress_33[region.points] = answer.stress_33
 
@@ -173,7 +174,7 @@ class Material:
         if trust is None or not self._certified:
             return 0
         with self.timers.part("certificate"):
-            counts = self._each(lambda region: region.certify(strain[region.points], trust))
+            counts = self._each(lambda region: region.certify(region.part_of(strain), trust))
         refuse(counts, trust, solvable=True)
         return counts.remembered
 
@@ -202,7 +203,7 @@ class Material:
             for region in self.regions:
                 own = np.flatnonzero(chosen[region.points])
                 if len(own):
-                    stress[region.points[own]] = region.exact_stress(strain[region.points], own)
+                    stress[region.points[own]] = region.exact_stress(region.part_of(strain), own)
 
         with self.timers.part("exact solves"):
             on_every_rank(self._comm, work)

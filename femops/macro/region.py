@@ -34,8 +34,8 @@ class Region:
         points: Quadrature points of the region on this rank.
         state: Committed state, read-only. Shape (n_points, n_state).
         law_name: Name of the law, for messages.
-        tangent: Where the tangents of responses at all points are written, so that they exist once; None for arrays of
-            their own. Shape (n_points, n_s, n_s).
+        storage: Where stress and tangent of responses at all points of a large region are written, so that they exist
+            once; by default, arrays of their own.
         trial: The last response.
         asked: Committed state and length of the increment with which it was evaluated.
         error: Relative error of the last response; 0 where solved exactly, NaN where unknown. Shape (n_points,).
@@ -50,7 +50,7 @@ class Region:
     points: Any
     state: Array = field(init=False)
     law_name: str = ""
-    tangent: Array | None = None
+    storage: Mapping[str, Array] = field(default_factory=dict)
     trial: LawResponse | None = None
     asked: tuple[Array, float] = field(init=False)
     error: Array = field(init=False)
@@ -76,6 +76,10 @@ class Region:
     def solved(self) -> Any:
         """Indices of the points that were solved exactly in the last response."""
         return np.flatnonzero(self.reason)
+
+    def part_of(self, values: Array) -> Array:
+        """Return the values at the points of the region, of values at all points of the rank."""
+        return values if len(values) == len(self.points) else values[self.points]
 
     @contextmanager
     def attributed_to_law(self) -> Iterator[None]:
@@ -233,15 +237,17 @@ class Region:
     def _answer(self, ask: _Ask, strain: Array, own: Any, dt: float) -> LawResponse:
         """Evaluate the law at some points."""
         if len(own) == len(strain):
-            return self._asked(ask, strain, self.state, dt, self.tangent)
+            return self._asked(ask, strain, self.state, dt, self.storage)
         return self._asked(ask, strain[own], self.state[own], dt)
 
-    def _asked(self, ask: _Ask, strain: Array, state: Array, dt: float, tangent: Array | None = None) -> LawResponse:
-        """Evaluate the law block by block; tangents of several blocks go to `tangent`, if given."""
+    def _asked(
+        self, ask: _Ask, strain: Array, state: Array, dt: float, storage: Mapping[str, Array] | None = None
+    ) -> LawResponse:
+        """Evaluate the law block by block; the response of several blocks is written into `storage`, if given."""
         parts = blocks(len(strain))
         if len(parts) == 1:
             return self._asked_at_once(ask, strain, state, dt)
-        whole: dict[str, Any] = {} if tangent is None else {"tangent": tangent}
+        whole: dict[str, Any] = dict(storage or {})
         names: set[str] = set()
         for part in parts:
             response = self._asked_at_once(ask, strain[part], state[part], dt)
