@@ -1,6 +1,6 @@
 """Evaluation of the laws of all regions of a body at its quadrature points."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -62,7 +62,7 @@ class Material:
             cells = self.quadrature.cells if name == EVERYWHERE else self.mesh.regions[name]
             points, law_name = self.quadrature.points_of(cells), self.law_names.get(name, "")
             storage = {"stress": self.stress, "tangent": self.tangent} if name == EVERYWHERE else {}
-            self.regions.append(Region(name, law, points, law_name, storage))
+            self.regions.append(Region(name, law, points, self._comm, law_name, storage))
             if law.dim != self.quadrature.dim:
                 raise CaseError(
                     f"the law is {law.dim}D, expected {self.quadrature.dim}D as in kinematics", key=f"material.{name}"
@@ -135,7 +135,7 @@ class Material:
             CaseError: A law violates the contract.
         """
         trust, timers = self.trust, self.timers
-        self._counts = self._each(lambda region: region.ask(region.part_of(strain), dt, trust, timers))
+        self._counts = self._counted([region.ask(region.part_of(strain), dt, trust, timers) for region in self.regions])
         for region in self.regions:
             if (answer := region.trial) is None:
                 continue
@@ -174,9 +174,12 @@ class Material:
         if trust is None or not self._certified:
             return 0
         with self.timers.part("certificate"):
-            counts = self._each(lambda region: region.certify(region.part_of(strain), trust))
+            counts = self._counted(on_every_rank(self._comm, partial(self._certify, strain, trust)))
         refuse(counts, trust, solvable=True)
         return counts.remembered
+
+    def _certify(self, strain: Array, trust: Trust) -> list[Counts]:
+        return [region.certify(region.part_of(strain), trust) for region in self.regions]
 
     def remember(self, chosen: Array) -> None:
         """Solve points exactly in further evaluations where their law can certify. Shape (n_qp,), a mask."""
@@ -259,9 +262,8 @@ class Material:
                 values[region.points] = region.state[:, part]
         return fields
 
-    def _each(self, work: Callable[[Region], Counts]) -> Counts:
-        """Apply `work` to every region and return the counts summed over all ranks."""
-        counts = on_every_rank(self._comm, lambda: [work(region) for region in self.regions])
+    def _counted(self, counts: list[Counts]) -> Counts:
+        """Return the counts of the regions summed over all ranks; their errors become those of the body."""
         for region in self.regions:
             self.error[region.points] = region.error
         total = Counts()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,13 @@ from femops.contract import check_attributes, check_error, check_response, read_
 from femops.errors import CaseError, NotConverged
 from femops.law import CertificateKind, CertifiedLaw, LawResponse, LearningLaw, MaterialLaw
 from femops.macro.analysis import Trust
-from femops.macro.blocks import blocks
+from femops.macro.balance import Balance
+from femops.macro.blocks import blocks, joined
 from femops.macro.timers import Timers
 from femops.macro.trust import Counts, Reason
 from femops.meshing import EVERYWHERE
 from femops.notation import Array
+from femops.parallel import on_every_rank
 
 # A point in doubt this often within an increment is solved exactly until its end, so that Newton's method does not
 # alternate between two laws.
@@ -32,6 +34,7 @@ class Region:
         name: Name of the region, or `everywhere`.
         law: Its law.
         points: Quadrature points of the region on this rank.
+        comm: The ranks that share the body.
         state: Committed state, read-only. Shape (n_points, n_state).
         law_name: Name of the law, for messages.
         storage: Where stress and tangent of responses at all points of a large region are written, so that they exist
@@ -48,6 +51,7 @@ class Region:
     name: str
     law: MaterialLaw
     points: Any
+    comm: Any
     state: Array = field(init=False)
     law_name: str = ""
     storage: Mapping[str, Array] = field(default_factory=dict)
@@ -63,6 +67,7 @@ class Region:
         with self.attributed_to_law():
             check_attributes(self.law)
         self.state = read_only(np.zeros((len(self.points), self.law.n_state)))
+        self._balance, self._exact_balance = Balance(self.comm), Balance(self.comm)
         self.forget()
         self.error = np.full(len(self.points), np.nan)
         self.keep()
@@ -143,7 +148,7 @@ class Region:
         self.error, self.reason, self.memory, self.doubt = (one.copy() for one in self._kept)
 
     def ask(self, strain: Array, dt: float, trust: Trust | None, timers: Timers) -> Counts:
-        """Evaluate the law at all points; points in doubt are solved exactly if the case asks for it.
+        """Evaluate the law at all points; points in doubt are solved exactly if the case asks for it; collective.
 
         Args:
             strain: Strain at the points of the region, Mandel [-]. Shape (n_points, n_s).
@@ -161,17 +166,27 @@ class Region:
         own = np.flatnonzero(~known)
         self.reason = np.where(known, np.where(self.memory > 0, self.memory, self.reason), Reason.NOT_SOLVED)
         self.error = np.full(len(strain), np.nan)
-        parts = []
-        if len(own) or not len(strain):
-            response = self._answer(self.law.evaluate, strain, own, dt)
-            parts.append((own, response))
-            self._judge(response, own, trust, counts, solvable=exactly is not None)
-        if exactly is not None and len(self.solved):
+        parts: list[tuple[Any, LawResponse]] = []
+        response = self._answer(self.law.evaluate, self._balance, strain, own, dt)
+
+        def judge() -> None:
+            if len(own) or not len(strain):
+                answer = (
+                    self._asked_at_once(self.law.evaluate, strain, self.state, dt) if response is None else response
+                )
+                parts.append((own, answer))
+                self._judge(answer, own, trust, counts, solvable=exactly is not None)
+
+        on_every_rank(self.comm, judge)
+        if exactly is not None and self.comm.allreduce(len(self.solved)):
             with timers.part("exact solves"):
-                parts.append((self.solved, self._answer(exactly.solve_exactly, strain, self.solved, dt)))
-            self._check_finite(parts[-1][1])
-            self.error[self.solved] = 0.0
-            counts.solved(self.reason)
+                response = self._answer(exactly.solve_exactly, self._exact_balance, strain, self.solved, dt)
+            on_every_rank(self.comm, lambda: None if response is None else self._check_finite(response))
+            if response is not None:
+                parts.append((self.solved, response))
+                self.error[self.solved] = 0.0
+                counts.solved(self.reason)
+        counts.moved = self._balance.moved + self._exact_balance.moved
         self.trial = parts[0][1] if len(parts) == 1 and len(parts[0][0]) == len(strain) else _merged(parts, self.error)
         return counts
 
@@ -234,11 +249,15 @@ class Region:
         self.forget()
         self.keep()
 
-    def _answer(self, ask: _Ask, strain: Array, own: Any, dt: float) -> LawResponse:
-        """Evaluate the law at some points."""
-        if len(own) == len(strain):
-            return self._asked(ask, strain, self.state, dt, self.storage)
-        return self._asked(ask, strain[own], self.state[own], dt)
+    def _answer(self, ask: _Ask, balance: Balance, strain: Array, own: Any, dt: float) -> LawResponse | None:
+        """Evaluate the law at some points, None if there are none on this rank; collective."""
+        every = len(own) == len(strain)
+        part = slice(None) if every else own
+
+        def work(strain: Array, state: Array, storage: Mapping[str, Array]) -> LawResponse:
+            return self._asked(ask, strain, state, dt, storage)
+
+        return balance.evaluate(work, strain[part], self.state[part], self.storage if every else {})
 
     def _asked(
         self, ask: _Ask, strain: Array, state: Array, dt: float, storage: Mapping[str, Array] | None = None
@@ -247,20 +266,8 @@ class Region:
         parts = blocks(len(strain))
         if len(parts) == 1:
             return self._asked_at_once(ask, strain, state, dt)
-        whole: dict[str, Any] = dict(storage or {})
-        names: set[str] = set()
-        for part in parts:
-            response = self._asked_at_once(ask, strain[part], state[part], dt)
-            found = {one.name: value for one in fields(response) if (value := getattr(response, one.name)) is not None}
-            if names and set(found) != names:
-                with self.attributed_to_law():
-                    raise CaseError(f"evaluate returns {', '.join(sorted(names ^ set(found)))} at some points only")
-            names = set(found)
-            for name, values in found.items():
-                if name not in whole:
-                    whole[name] = np.empty((len(strain), *values.shape[1:]), values.dtype)
-                whole[name][part] = values
-        return LawResponse(**whole)
+        answers = ((part, self._asked_at_once(ask, strain[part], state[part], dt)) for part in parts)
+        return joined(len(strain), answers, storage or {})
 
     def _asked_at_once(self, ask: _Ask, strain: Array, state: Array, dt: float) -> LawResponse:
         """Evaluate the law with read-only copies and check its response."""
