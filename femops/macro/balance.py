@@ -30,7 +30,7 @@ class Move(NamedTuple):
 
     source: int
     target: int
-    count: int
+    points: int
 
 
 def plan(counts: Any, costs: Array) -> list[Move]:
@@ -48,7 +48,7 @@ def plan(counts: Any, costs: Array) -> list[Move]:
     if -room.min() < max(_WORTH, _IMBALANCE * loads.mean()):
         return []
     moves, targets = [], iter(np.flatnonzero(room > 0.0).tolist())
-    target = next(targets)
+    target: int | None = next(targets)
     for source in np.flatnonzero(room < 0.0).tolist():
         left = round(-room[source] / costs[source])
         while left > 0 and target is not None:
@@ -93,7 +93,7 @@ class Balance:
         counts, costs = np.array(comm.allgather((n, self._cost))).T
         moves = plan(counts, costs)
         out, into = ([move for move in moves if move[side] == comm.rank] for side in (0, 1))
-        shares = _spread(n, [move.count for move in out])
+        shares = _spread(n, [move.points for move in out])
         sent = [(move.target, (strain[rows], state[rows])) for move, rows in zip(out, shares, strict=True)]
         guests = _exchanged(comm, sent, [move.source for move in into])
         kept: Any = np.setdiff1d(np.arange(n), np.concatenate(shares)) if out else slice(None)
@@ -107,7 +107,7 @@ class Balance:
         own = answers[: len(answers) - len(guests)]
         back = [(move.source, answer) for move, answer in zip(into, answers[len(own) :], strict=True)]
         returned = _exchanged(comm, back, [move.target for move in out])
-        self.moved = sum(move.count for move in out)
+        self.moved = sum(move.points for move in out)
         self._cost = sum(seconds for _, seconds in (*own, *returned)) / max(n, 1)
         if not returned:
             return own[0][0] if own else None

@@ -166,7 +166,7 @@ def _of_cells(mesh: dolfinx_mesh.Mesh, tagged: TaggedMesh | None, n_parts: int) 
             part[:] = part_of_nodes(tagged.cells, len(tagged.points))[1][tagged.cells[:, 0]]
         region = tagged.region_of_cell()
         shares = [(region[own], part[own]) for own in numbers]
-    return mesh.comm.scatter(shares)  # type: ignore[no-any-return]
+    return mesh.comm.scatter(shares)
 
 
 def _where(mask: Any) -> LocalIndices:
