@@ -7,6 +7,7 @@ flow at constant volume (Nagtegaal, Parks and Rice, doi 10.1016/0045-7825(74)900
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,13 +38,20 @@ class Moduli:
     Attributes:
         bulk: K of the isotropic part [stress]. Shape (n,).
         shear: G of the isotropic part [stress]. Shape (n,).
-        deviatoric: Symmetric part of P C P in an orthonormal basis of the deviators; 2 G for an isotropic tangent
-            [stress]. Shape (n, n_s - 1, n_s - 1).
+        tangent: The tangents, Mandel [stress]. Shape (n, n_s, n_s).
     """
 
     bulk: Array
     shear: Array
-    deviatoric: Array
+    tangent: Array
+
+    @cached_property
+    def deviatoric(self) -> Array:
+        """Symmetric part of P C P in an orthonormal basis of the deviators [stress]. Shape (n, n_s - 1, n_s - 1)."""
+        n, n_s, _ = self.tangent.shape
+        shapes = _deviators(n_s)
+        of_shapes = (self.tangent.reshape(n, n_s * n_s) @ np.kron(shapes, shapes)).reshape(n, n_s - 1, n_s - 1)
+        return np.asarray(0.5 * (of_shapes + of_shapes.transpose(0, 2, 1)))
 
     @property
     def softest(self) -> Array:
@@ -61,7 +69,7 @@ class Moduli:
         variance = np.einsum("nij,nij->n", self.deviatoric, self.deviatoric) / n - mean**2
         least = 0.5 * (mean - np.sqrt((n - 1) * np.maximum(variance, 0.0)))
         found = ~(LARGEST_RATIO * least * (1.0 - _ROUND_OFF) > self.bulk)
-        few = Moduli(self.bulk[found], self.shear[found], self.deviatoric[found])
+        few = Moduli(self.bulk[found], self.shear[found], self.tangent[found])
         found[found] = ratio(few.bulk, few.softest) > LARGEST_RATIO
         return found
 
@@ -75,16 +83,18 @@ def moduli(tangent: Array) -> Moduli:
     Args:
         tangent: Mandel [stress]. Shape (n, n_s, n_s).
     """
-    n_s = tangent.shape[-1]
-    dim = notation.dimension(n_s)
-    volume = notation.identity(dim)
-    shapes = np.linalg.svd(volume[:, None])[0][:, 1:]  # an orthonormal basis of the deviators
-    flat = tangent.reshape(-1, n_s * n_s)
-    of_shapes = (flat @ np.kron(shapes, shapes)).reshape(-1, n_s - 1, n_s - 1)
-    deviatoric = 0.5 * (of_shapes + of_shapes.transpose(0, 2, 1))
-    shear = np.trace(deviatoric, axis1=1, axis2=2) / (2.0 * (n_s - 1))
-    kappa = flat @ np.kron(volume, volume) / dim**2
-    return Moduli(kappa - shear / 3.0 if dim == 2 else kappa, shear, deviatoric)
+    n, n_s, _ = tangent.shape
+    dim, shapes = notation.dimension(n_s), _deviators(n_s)
+    flat, volume = tangent.reshape(n, n_s * n_s), notation.identity(dim)
+    shear = flat @ (shapes @ shapes.T).ravel() / (2.0 * (n_s - 1))
+    kappa = flat @ np.outer(volume, volume).ravel() / dim**2
+    return Moduli(kappa - shear / 3.0 if dim == 2 else kappa, shear, tangent)
+
+
+def _deviators(n_s: int) -> Array:
+    """Return an orthonormal basis of the deviators as columns. Shape (n_s, n_s - 1)."""
+    volume = notation.identity(notation.dimension(n_s))
+    return np.linalg.svd(volume[:, None])[0][:, 1:]
 
 
 def ratio(bulk: Array, shear: Array) -> Array:

@@ -3,6 +3,9 @@
 A clamped cube of hexahedra under a traction, by one Newton solve to 1e-8 with its output. Plain DOLFINx has the law in
 UFL, its own generator of boxes, and the same solver of linear systems; it writes the same fields. Every side runs in
 processes of its own after a small body that loads the compiled code.
+
+`strong` and `weak` run femops on one and two ranks, with the least time of each part over some runs, as ranks that wait
+for each other count as busy; `nested_balance` is a nested run on two ranks, with and without points that move.
 """
 
 import json
@@ -27,6 +30,16 @@ MATERIALS = {
 TRACTION = (0.0, 0.5, 1.0)
 RTOL = 1e-8
 CELLS = (14, 31, 47, 69)
+RUNS = 3
+BEAM = (
+    "mesh={box: {size: [10.0, 2.0], cells: [8, 3], cell: quadrilateral}}",
+    "steps={count: 4, end: 1.0}",
+    "supports={left: {ux: 0.0, uy: 0.0}}",
+    "loads={right: {displacement: {uy: '0.15 * t'}}}",
+    "quantities={}",
+    "output.picture=null",
+    "output.micro=[]",
+)
 MIB = 2.0**20
 
 
@@ -43,6 +56,32 @@ def measure(cells: int, material: str, options: Mapping[str, str]) -> dict[str, 
     result["plain_iterations"] = theirs["iterations"]
     result["difference"] = abs(ours["tip"] - theirs["tip"]) / abs(theirs["tip"])
     return result
+
+
+def scale(of_one: int, of_two: int, options: Mapping[str, str]) -> dict[str, Any]:
+    """Run bodies of so many cells along an edge on one and two ranks; efficiency 1: time follows the dofs of a rank."""
+    cells = {1: of_one, 2: of_two}
+    found = {ranks: [_run("femops", ranks, n, "saturating") for _ in range(RUNS)] for ranks, n in cells.items()}
+    result: dict[str, Any] = {}
+    dofs = {ranks: runs[0]["dofs"] / ranks for ranks, runs in found.items()}
+    seconds = {
+        ranks: {name: min(run["seconds"][name] for run in runs) for name in runs[0]["seconds"]}
+        for ranks, runs in found.items()
+    }
+    for ranks, parts in seconds.items():
+        parts["total"] = sum(parts.values())
+        result[f"ranks_{ranks}_dofs_of_a_rank"] = dofs[ranks]
+        result |= {f"ranks_{ranks}_{name}_s": value for name, value in parts.items()}
+        result[f"ranks_{ranks}_memory_of_a_rank_MB"] = found[ranks][0]["memory_MB"] / ranks
+        result[f"ranks_{ranks}_cg_iterations"] = found[ranks][0]["cg_iterations"]
+    for name, value in seconds[1].items():
+        result[f"efficiency_{name}"] = value * dofs[2] / dofs[1] / seconds[2][name]
+    return result
+
+
+def balance(options: Mapping[str, str]) -> dict[str, Any]:
+    """Run a nested beam on two ranks, with and without points that move."""
+    return _run("nested", 2, 0, "")
 
 
 def _run(side: str, ranks: int, cells: int, material: str) -> dict[str, Any]:
@@ -200,6 +239,52 @@ def plain_side(cells: int, material: str) -> dict[str, Any]:
     }
 
 
+def nested_side(_: int, __: str) -> dict[str, Any]:
+    """Solve a nested beam whose matrix flows near its support, without and with points that move between ranks."""
+    from mpi4py import MPI
+
+    import femops.macro.balance as balancing
+    from femops.commands.run import run_case
+    from femops.inputs.case import load_case
+
+    comm, path = MPI.COMM_WORLD, Path(__file__).parents[2] / "cases" / "bar_j2_nested.yaml"
+    case, seconds, timed, evaluate = load_case(path, BEAM), list[float](), balancing._timed, balancing.Balance.evaluate
+
+    def noted(*given: Any) -> Any:
+        answer = timed(*given)
+        seconds[-1] += answer[1]
+        return answer
+
+    def begun(*given: Any) -> Any:
+        seconds.append(0.0)
+        return evaluate(*given)
+
+    balancing._timed, balancing.Balance.evaluate = noted, begun  # type: ignore[method-assign]
+    result: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
+    worth = balancing._WORTH
+    for name, least in (("still", np.inf), ("moved", worth)):
+        balancing._WORTH = least
+        seconds.clear()
+        with tempfile.TemporaryDirectory() as folder:
+
+            def keep(problem: Any, _: Any, name: str = name) -> None:
+                fields[name] = problem.displacement.x.array.copy()
+
+            summary = run_case(case, path, Path(comm.bcast(folder)) / "results", comm, observe=keep)
+            comm.Barrier()
+        of_ranks = np.array(comm.allgather(seconds))
+        result[f"{name}_longest_s"] = float(of_ranks.max(axis=0).sum())
+        result[f"{name}_longest_over_mean"] = float(of_ranks.max(axis=0).sum() / of_ranks.mean(axis=0).sum())
+        result[f"{name}_share"] = (
+            summary["law_statistics"]["points_moved"] / summary["law_statistics"]["points_evaluated"]
+        )
+    result["speed_up"] = result["still_longest_s"] / result["moved_longest_s"]
+    difference = float(np.abs(fields["moved"] - fields["still"]).max() / np.abs(fields["still"]).max())
+    result["difference"] = comm.allreduce(difference, op=MPI.MAX)
+    return result
+
+
 def _stress(strain: Any, parameters: Mapping[str, Any]) -> Any:
     """Return the stress of a law in UFL."""
     import ufl
@@ -214,23 +299,65 @@ def _stress(strain: Any, parameters: Mapping[str, Any]) -> Any:
     return parameters["K"] * trace * ufl.Identity(3) + factor * deviator
 
 
-SIDES = {"femops": femops_side, "plain": plain_side}
+SIDES = {"femops": femops_side, "plain": plain_side, "nested": nested_side}
 PROBLEMS: dict[str, Callable[[Mapping[str, str]], dict[str, Any]]] = {
-    f"{material}_{cells}": partial(measure, cells, material) for material in MATERIALS for cells in CELLS
+    **{f"{material}_{cells}": partial(measure, cells, material) for material in MATERIALS for cells in CELLS},
+    "strong": partial(scale, 31, 31),
+    "weak": partial(scale, 24, 31),
+    "nested_balance": balance,
 }
+
+
+def plot(record: Path, picture: Path) -> None:
+    """Draw processor time by part and memory over the dofs, with the slopes between the two largest bodies."""
+    import matplotlib.pyplot as plt
+
+    problems = json.loads(record.read_text(encoding="utf-8"))["problems"]
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4.5), layout="constrained")
+    for axis, material in zip(axes, MATERIALS, strict=False):
+        chosen = [problems[f"{material}_{cells}"] for cells in CELLS]
+        dofs = np.array([one["dofs"] for one in chosen])
+        for side, style in (("femops", "o-"), ("plain", "s--")):
+            names = [name for name in chosen[0] if name.startswith(f"{side}_") and name.endswith("_s")]
+            total = np.array([sum(one[name] for name in names) for one in chosen])
+            axis.loglog(dofs, total, style, color="black", label=f"{side}: {_slope(dofs, total)}")
+            memory = np.array([one[f"{side}_memory_MB"] for one in chosen])
+            axes[2].loglog(dofs, memory, style, label=f"{side}, {material}: {_slope(dofs, memory)}")
+        for part in ("mesh", "set-up", "assembly", "law", "linear_solve", "output"):
+            values = np.array([one[f"femops_{part}_s"] for one in chosen])
+            axis.loglog(dofs, values, ".-", lw=0.8, label=f"{part.replace('_', ' ')}: {_slope(dofs, values)}")
+        axis.set(title=material, ylabel="processor time [s]")
+    axes[2].set(title="peak memory above the start", ylabel="[MB]")
+    for axis in axes:
+        axis.set_xlabel("dofs")
+        axis.legend(fontsize=7)
+        axis.grid(which="both", alpha=0.3)
+    figure.savefig(picture, dpi=110)
+
+
+def _slope(dofs: Any, values: Any) -> str:
+    return f"n^{np.log(values[-1] / values[-2]) / np.log(dofs[-1] / dofs[-2]):.2f}"
 
 
 def _child(side: str, cells: int, material: str) -> None:
     from mpi4py import MPI
 
-    SIDES[side](4, material)
+    if cells:
+        SIDES[side](4, material)
     floor = _peak()
     result = SIDES[side](cells, material)
     comm = MPI.COMM_WORLD
     result["memory_MB"] = comm.reduce(_peak() - floor)
+    of_ranks = comm.gather(result.get("seconds", {}))
+    if comm.rank == 0 and cells:
+        result["seconds"] = {name: max(one[name] for one in of_ranks) for name in result["seconds"]}
     if comm.rank == 0:
         sys.stdout.write(json.dumps(result) + "\n")
 
 
 if __name__ == "__main__":
-    _child(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    if sys.argv[1] == "plot":
+        results = Path(__file__).parent / "results"
+        plot(results / "macro_large.json", results / "macro_large.png")
+    else:
+        _child(sys.argv[1], int(sys.argv[2]), sys.argv[3])
