@@ -168,27 +168,31 @@ class Region:
         self.error = np.full(len(strain), np.nan)
         parts: list[tuple[Any, LawResponse]] = []
         response = self._answer(self.law.evaluate, self._balance, strain, own, dt)
+        counts.moved = self._balance.moved
 
         def judge() -> None:
             if len(own) or not len(strain):
-                answer = (
-                    self._asked_at_once(self.law.evaluate, strain, self.state, dt) if response is None else response
-                )
+                answer = response or self._asked_at_once(self.law.evaluate, strain, self.state, dt)
                 parts.append((own, answer))
                 self._judge(answer, own, trust, counts, solvable=exactly is not None)
 
         on_every_rank(self.comm, judge)
         if exactly is not None and self.comm.allreduce(len(self.solved)):
             with timers.part("exact solves"):
-                response = self._answer(exactly.solve_exactly, self._exact_balance, strain, self.solved, dt)
-            on_every_rank(self.comm, lambda: None if response is None else self._check_finite(response))
-            if response is not None:
-                parts.append((self.solved, response))
-                self.error[self.solved] = 0.0
-                counts.solved(self.reason)
-        counts.moved = self._balance.moved + self._exact_balance.moved
+                parts += self._solve(exactly, strain, dt, counts)
         self.trial = parts[0][1] if len(parts) == 1 and len(parts[0][0]) == len(strain) else _merged(parts, self.error)
         return counts
+
+    def _solve(self, law: CertifiedLaw, strain: Array, dt: float, counts: Counts) -> list[tuple[Any, LawResponse]]:
+        """Solve the points in doubt exactly; return them with their response, if there are any; collective."""
+        response = self._answer(law.solve_exactly, self._exact_balance, strain, self.solved, dt)
+        on_every_rank(self.comm, lambda: None if response is None else self._check_finite(response))
+        counts.moved += self._exact_balance.moved
+        counts.solved(self.reason)
+        if response is None:
+            return []
+        self.error[self.solved] = 0.0
+        return [(self.solved, response)]
 
     def certify(self, strain: Array, trust: Trust) -> Counts:
         """Certify the points that were not solved exactly; the certificates replace the errors of the response.
