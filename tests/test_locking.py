@@ -13,7 +13,7 @@ from femops import load_law, notation
 from femops.commands.prepare import prepare
 from femops.commands.run import solve
 from femops.law import LawResponse
-from femops.macro.locking import moduli, ratio
+from femops.macro.locking import LARGEST_RATIO, moduli, ratio
 from femops.macro.mesh import macro_mesh
 from femops.macro.problem import MacroProblem
 from femops.macro.stepping import run_steps
@@ -67,6 +67,19 @@ def test_the_softest_modulus_of_plastic_flow_is_that_of_the_closed_form(dim: int
     shear[-1] = 0.05
     found = moduli(phase.evaluate(shear, np.zeros((len(shear) + 1, 1))).tangent.transpose(2, 0, 1))
     assert found.softest[0] == pytest.approx(40.0 * 6.0 / (3.0 * 40.0 + 6.0), rel=1e-12)
+
+
+@DIMS
+def test_points_that_lock_are_those_whose_softest_modulus_says_so(dim: int) -> None:
+    rng = np.random.default_rng(0)
+    n_s = notation.n_strain(dim)
+    part = rng.normal(size=(2000, n_s, n_s))
+    tangent = 0.2 * part @ part.transpose(0, 2, 1) + np.linspace(0.0, 9.0, 2000)[:, None, None] * np.eye(n_s)
+    tangent += 20.0 * rng.uniform(size=(2000, 1, 1)) * np.outer(notation.identity(dim), notation.identity(dim))
+    found = moduli(tangent)
+    expected = ratio(found.bulk, found.softest) > LARGEST_RATIO
+    assert 100 < expected.sum() < 1900
+    assert (found.lock() == expected).all()
 
 
 def test_a_material_without_shear_stiffness_has_an_infinite_ratio() -> None:

@@ -26,6 +26,9 @@ def test_two_ranks_give_the_same_numbers_and_files_and_print_once(run: Femops, t
     one, two = summary_of(tmp_path / "one"), summary_of(tmp_path / "two")
     assert (one["ranks"], two["ranks"]) == (1, 2)
     assert (one["n_qp"], one["dofs"]) == (two["n_qp"], two["dofs"])
+    assert [len(summary["peak_memory"]) for summary in (one, two)] == [1, 2]
+    assert all(50e6 < size < 5e9 for summary in (one, two) for size in summary["peak_memory"])
+    assert "MiB a rank." in done.stdout
     assert two["quantities"] == pytest.approx(one["quantities"], rel=1e-10)
     ours, theirs = (read_step(tmp_path / name / "block.vtkhdf")[0] for name in ("one", "two"))
     for field in ("strain", "stress"):

@@ -39,7 +39,7 @@ def test_run_writes_what_the_readme_promises(run: Femops, tmp_path: Path) -> Non
     summary = summary_of(folder)
     assert list(summary) == [
         "case", "title", "finished", "failure", "law", "notes", "versions", "ranks", "n_qp", "dofs", "steps", "seconds",
-        "law_statistics", "quantities", "error_bars", "corrected", "expected", "micro",
+        "peak_memory", "law_statistics", "quantities", "error_bars", "corrected", "expected", "micro",
     ]  # fmt: skip
     assert (summary["finished"], summary["failure"], summary["ranks"]) == (True, "", 1)
     assert (summary["n_qp"], summary["dofs"], summary["law"]) == (36, 32, {"everywhere": "saturating"})

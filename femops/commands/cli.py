@@ -181,14 +181,20 @@ def sample(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file (YAML).")],
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the snapshots; default results/STUDY.")] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="K/N", help="Solve only part K of N; without it, parts that are there are merged."),
+    ] = None,
 ) -> None:
     """Solve the RVE or the family of a study and store the snapshots.
 
-    Resumes after an interruption. Runs in parallel under mpirun.
+    Resumes after an interruption. Runs in parallel under mpirun, and in parts in independent processes, on any hosts
+    that see the folder.
     """
     from mpi4py import MPI
 
     from femops.inputs.study import load_study
+    from femops.offline.parts import Part
     from femops.offline.sample import sample as sample_study
 
     comm = MPI.COMM_WORLD
@@ -196,11 +202,15 @@ def sample(
     stage = "microstructures" if loaded.family else "snapshots"
     with bars(console, comm) as display:
         progress = partial(stages(display), stage)
-        report = sample_study(loaded, study, output or Path("results") / study.stem, comm, progress)
+        folder, chosen = output or Path("results") / study.stem, None if part is None else Part.parse(part)
+        report = sample_study(loaded, study, folder, comm, progress, chosen)
     solved = f"{report.solved} {stage} solved in {report.seconds:.1f} s, {report.found} found"
     console.print(f"{solved}; they are in {report.file}", soft_wrap=True)
-    if loaded.surrogate is not None:
-        same = " and the same --set" if overrides else ""
+    same = " and the same --set" if overrides else ""
+    if chosen is not None:
+        merge = f"femops sample {study} --output {folder}{same}"
+        console.print(f"When all {chosen.count} parts are solved, merge them with: {merge}", soft_wrap=True)
+    elif loaded.surrogate is not None:
         console.print(f"Train on them with: femops train {study} --output {report.file.parent}{same}", soft_wrap=True)
 
 

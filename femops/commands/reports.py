@@ -77,6 +77,8 @@ def report_run(console: Console, summary: dict[str, Any], folder: Path, picture:
     counts = {"step": len(summary["steps"]), "iteration": iterations, "cutback": cutbacks}
     console.print(f"{', '.join(f'{n} {what}{"" if n == 1 else "s"}' for what, n in counts.items())}.")
     report_trust(console, summary["law_statistics"])
+    memory = [f"{size / 2**20:.0f}" for size in (min(summary["peak_memory"]), max(summary["peak_memory"]))]
+    console.print(f"Peak memory: {' to '.join(dict.fromkeys(memory))} MiB{' a rank' if summary['ranks'] > 1 else ''}.")
     fields = folder / f"{Path(summary['case']).stem}.vtkhdf"
     console.print(f"Results in {folder}; open {fields} in ParaView.", soft_wrap=True)
     if picture is not None:

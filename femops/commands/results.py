@@ -1,6 +1,6 @@
 """Output of a run: fields of the steps, curves, and RVE fields at chosen points."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -159,31 +159,28 @@ class Results:
         return {name: self._gatherer.nodes(function) for name, function in functions.items() if name in wanted}
 
     def _cells(self) -> dict[str, Any]:
-        fields = {name: self._gatherer.cell_means(values) for name, values in self._point_fields().items()}
+        fields = {name: self._gatherer.cell_means(values) for name, values in self._point_fields()}
         if "error" in self.case.output.fields:
             for name, bar in self.bars.items():
                 fields[f"error_bar_{name}"] = self._gatherer.cell_sums(bar.contribution)
         return fields
 
-    def _point_fields(self) -> dict[str, Any]:
-        """Return the requested fields at the quadrature points of this rank."""
+    def _point_fields(self) -> Iterator[tuple[str, Any]]:
+        """Yield name and values of the requested fields at the quadrature points of this rank, one by one."""
         problem = self.problem
         material, wanted = problem.material, self.case.output.fields
         stress_33 = material.stress_33 if problem.dim == 2 else None
-        fields: dict[str, Any] = {}
         if "strain" in wanted:
-            fields["strain"] = tensor_components(problem.quadrature.strain())
+            yield "strain", tensor_components(problem.quadrature.strain())
         if "stress" in wanted:
-            fields["stress"] = tensor_components(material.stress, stress_33)
+            yield "stress", tensor_components(material.stress, stress_33)
         if "von_mises" in wanted:
-            fields["von_mises"] = notation.von_mises(material.stress, stress_33)
+            yield "von_mises", notation.von_mises(material.stress, stress_33)
         if "state" in wanted:
             for name, values in material.state_fields().items():
-                one = values.shape[1] == 1
-                fields[name] = values[:, 0] if one else values
+                yield name, values[:, 0] if values.shape[1] == 1 else values
         if "error" in wanted and self._states_error:
-            fields["law_error"] = material.error
-        return fields
+            yield "law_error", material.error
 
     def _row(self, report: StepReport) -> dict[str, float]:
         problem, axes = self.problem, "xyz"[: self.problem.dim]
@@ -201,7 +198,7 @@ class Results:
 
     def _write_points(self) -> None:
         coordinates = self._gatherer.points(self.problem.quadrature.coordinates())
-        fields = {name: self._gatherer.points(values) for name, values in self._point_fields().items()}
+        fields = {name: self._gatherer.points(values) for name, values in self._point_fields()}
 
         def write() -> None:
             with writing(self.folder):
@@ -212,6 +209,8 @@ class Results:
     def _micro_points(self) -> list[_MicroPoint | None]:
         """Return the chosen points; None for points of other ranks."""
         problem, comm = self.problem, self.problem.comm
+        if not self.case.output.micro:
+            return []
         strain, x = problem.quadrature.strain(), problem.quadrature.coordinates()
         having = [region.points for region in problem.material.regions if isinstance(region.law, MicroscaleLaw)]
         points = np.concatenate([np.empty(0, dtype=np.int64), *having])

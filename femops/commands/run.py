@@ -19,6 +19,7 @@ from femops.macro.error_bars import Corrected
 from femops.macro.probe import value_of
 from femops.macro.problem import MacroProblem
 from femops.macro.stepping import StepReport, Watch, run_steps
+from femops.macro.timers import peak_memory
 from femops.offline.train import silent
 from femops.output.folder import FAILURE, SUMMARY, ResultsFolder, writing
 from femops.output.locks import locked
@@ -106,6 +107,7 @@ class _Record:
         self.quantities: dict[str, float] = {}
         self.corrected: dict[str, Corrected] = {}
         self.micro: list[dict[str, Any]] = []
+        self.memory: list[int] = []
         self.finished, self.failure = False, ""
         self._settled = self._written = False
         self._next_summary = 0.0
@@ -121,6 +123,7 @@ class _Record:
             self.corrected = self.results.corrected(self.quantities)
             with self.run.timers.part("output"):
                 self.micro = self.results.finish()
+            self.memory = self.problem.comm.allgather(peak_memory())
             self.finished = True
             on_root(self.problem.comm, self.write_summary)
         except (CaseError, NotConverged) as error:
@@ -134,6 +137,7 @@ class _Record:
         comm = self.problem.comm
         self.results.step(report)
         self.steps.append(report)
+        self.memory = comm.allgather(peak_memory())
         self.quantities = {
             name: value_of(self.problem, quantity.result()) for name, quantity in self.run.case.quantities.items()
         }
@@ -210,6 +214,7 @@ class _Record:
             "dofs": problem.n_dofs,
             "steps": [asdict(step) for step in self.steps],
             "seconds": {**run.timers.seconds, "total": run.timers.total()},
+            "peak_memory": self.memory,
             "law_statistics": asdict(problem.material.statistics),
             "quantities": self.quantities,
             "error_bars": {name: {"width": bar.width, "kind": bar.kind} for name, bar in self.results.bars.items()},

@@ -7,6 +7,7 @@ flow at constant volume (Nagtegaal, Parks and Rice, doi 10.1016/0045-7825(74)900
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from mpi4py import MPI
 
 from femops import notation
 from femops.law import MicroscaleLaw
+from femops.macro.blocks import blocks
 from femops.macro.material import Material
 from femops.macro.region import Region
 from femops.meshing import EVERYWHERE
@@ -36,12 +38,40 @@ class Moduli:
     Attributes:
         bulk: K of the isotropic part [stress]. Shape (n,).
         shear: G of the isotropic part [stress]. Shape (n,).
-        softest: Half the smallest deviatoric stiffness; G for an isotropic tangent [stress]. Shape (n,).
+        tangent: The tangents, Mandel [stress]. Shape (n, n_s, n_s).
     """
 
     bulk: Array
     shear: Array
-    softest: Array
+    tangent: Array
+
+    @cached_property
+    def deviatoric(self) -> Array:
+        """Symmetric part of P C P in an orthonormal basis of the deviators [stress]. Shape (n, n_s - 1, n_s - 1)."""
+        n, n_s, _ = self.tangent.shape
+        shapes = _deviators(n_s)
+        of_shapes = (self.tangent.reshape(n, n_s * n_s) @ np.kron(shapes, shapes)).reshape(n, n_s - 1, n_s - 1)
+        return np.asarray(0.5 * (of_shapes + of_shapes.transpose(0, 2, 1)))
+
+    @property
+    def softest(self) -> Array:
+        """Half the smallest deviatoric stiffness; G for an isotropic tangent [stress]. Shape (n,)."""
+        return np.asarray(0.5 * np.linalg.eigvalsh(self.deviatoric)[:, 0], dtype=np.float64)
+
+    def lock(self) -> Any:
+        """Return a mask of the points where K exceeds `LARGEST_RATIO` times the softest modulus. Shape (n,).
+
+        Few points need eigenvalues: with the mean m and the deviation s of the eigenvalues, none of n is below
+        m − √(n − 1) s.
+        """
+        n = self.deviatoric.shape[1]
+        mean = np.trace(self.deviatoric, axis1=1, axis2=2) / n
+        variance = np.einsum("nij,nij->n", self.deviatoric, self.deviatoric) / n - mean**2
+        least = 0.5 * (mean - np.sqrt((n - 1) * np.maximum(variance, 0.0)))
+        found = ~(LARGEST_RATIO * least * (1.0 - _ROUND_OFF) > self.bulk)
+        few = Moduli(self.bulk[found], self.shear[found], self.tangent[found])
+        found[found] = ratio(few.bulk, few.softest) > LARGEST_RATIO
+        return found
 
 
 def moduli(tangent: Array) -> Moduli:
@@ -53,16 +83,18 @@ def moduli(tangent: Array) -> Moduli:
     Args:
         tangent: Mandel [stress]. Shape (n, n_s, n_s).
     """
-    n_s = tangent.shape[-1]
-    dim = notation.dimension(n_s)
-    volume = notation.identity(dim)[:, None]
-    shapes = np.linalg.svd(volume)[0][:, 1:]  # an orthonormal basis of the deviators
-    of_shapes = shapes.T @ (0.5 * (tangent + tangent.transpose(0, 2, 1))) @ shapes
-    shear = np.trace(of_shapes, axis1=1, axis2=2) / (2.0 * (n_s - 1))
-    kappa = (tangent @ volume[:, 0]) @ volume[:, 0] / dim**2
-    bulk = kappa - shear / 3.0 if dim == 2 else kappa
-    softest = np.asarray(0.5 * np.linalg.eigvalsh(of_shapes)[:, 0], dtype=np.float64)
-    return Moduli(bulk, shear, softest)
+    n, n_s, _ = tangent.shape
+    dim, shapes = notation.dimension(n_s), _deviators(n_s)
+    flat, volume = tangent.reshape(n, n_s * n_s), notation.identity(dim)
+    shear = flat @ (shapes @ shapes.T).ravel() / (2.0 * (n_s - 1))
+    kappa = flat @ np.outer(volume, volume).ravel() / dim**2
+    return Moduli(kappa - shear / 3.0 if dim == 2 else kappa, shear, tangent)
+
+
+def _deviators(n_s: int) -> Array:
+    """Return an orthonormal basis of the deviators as columns. Shape (n_s, n_s - 1)."""
+    volume = notation.identity(notation.dimension(n_s))
+    return np.linalg.svd(volume[:, None])[0][:, 1:]
 
 
 def ratio(bulk: Array, shear: Array) -> Array:
@@ -95,17 +127,16 @@ class Locking:
 
     def __post_init__(self) -> None:
         for region in self._watched():
-            found = moduli(self.material.tangent[region.points])
-            largest = float(ratio(found.bulk, found.shear).max(initial=0.0))
+            found = (ratio(one.bulk, one.shear).max(initial=0.0) for one in self._moduli(region))
+            largest = float(max(found))
             self._found[region.name] = _Found(self._comm.allreduce(largest, op=MPI.MAX))
 
     def look(self) -> None:
         """Update the findings with the tangents and states at the end of a step; collective."""
         for region in self._watched():
             found = self._found[region.name]
-            tangents = moduli(self.material.tangent[region.points])
-            above = ratio(tangents.bulk, tangents.softest) > LARGEST_RATIO
-            counts = np.array([len(region.points), above.sum(), _flowing(region).sum()], dtype=np.int64)
+            above = sum(int(one.lock().sum()) for one in self._moduli(region))
+            counts = np.array([len(region.points), above, _flowing(region).sum()], dtype=np.int64)
             n, n_above, n_flowing = self._comm.allreduce(counts, op=MPI.SUM)
             found.above = max(found.above, n_above / max(n, 1))
             found.flowing = max(found.flowing, n_flowing / max(n, 1))
@@ -130,6 +161,11 @@ class Locking:
     @property
     def _comm(self) -> MPI.Comm:
         return self.material.mesh.mesh.comm
+
+    def _moduli(self, region: Region) -> Iterator[Moduli]:
+        """Yield the moduli of the tangents of a region, block by block."""
+        for part in blocks(len(region.points)):
+            yield moduli(self.material.tangent[region.points[part]])
 
     def _watched(self) -> list[Region]:
         return self.material.regions if self.order == 1 else []

@@ -1,6 +1,6 @@
 """Evaluation of the laws of all regions of a body at its quadrature points."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 from mpi4py import MPI
 
-from femops import notation
 from femops.errors import CaseError, NotConverged
 from femops.law import LearningLaw, MaterialLaw
 from femops.macro.analysis import Trust
@@ -39,6 +38,10 @@ class Material:
         timers: Timers of certificates and exact solves.
         law_names: Name of the law of each region, for messages.
 
+    Attributes:
+        stress: Stress of the last response at all points of this rank, that of the weak form. Shape (n_qp, n_s).
+        tangent: Its consistent tangent, likewise. Shape (n_qp, n_s, n_s).
+
     Raises:
         CaseError: A law violates the contract or has the wrong dimension, or the case asks for exact solves or
             enrichment without laws that support them.
@@ -53,10 +56,13 @@ class Material:
     statistics: LawStatistics = field(default_factory=LawStatistics)
 
     def __post_init__(self) -> None:
+        self.stress, self.tangent = self.quadrature.stress_values(), self.quadrature.tangent_values()
         self.regions = []
         for name, law in self.laws.items():
             cells = self.quadrature.cells if name == EVERYWHERE else self.mesh.regions[name]
-            self.regions.append(Region(name, law, self.quadrature.points_of(cells), self.law_names.get(name, "")))
+            points, law_name = self.quadrature.points_of(cells), self.law_names.get(name, "")
+            storage = {"stress": self.stress, "tangent": self.tangent} if name == EVERYWHERE else {}
+            self.regions.append(Region(name, law, points, self._comm, law_name, storage))
             if law.dim != self.quadrature.dim:
                 raise CaseError(
                     f"the law is {law.dim}D, expected {self.quadrature.dim}D as in kinematics", key=f"material.{name}"
@@ -77,13 +83,10 @@ class Material:
         self.statistics.can_certify = self._certified
         if self.trust is not None and self._certified:
             self.statistics.certificate = self.trust.certificate
-        n_s = notation.n_strain(self.quadrature.dim)
-        self.stress = np.zeros((self.quadrature.n_points, n_s))
-        self.tangent = np.zeros((self.quadrature.n_points, n_s, n_s))
         self.stress_33 = np.zeros(self.quadrature.n_points)
         self.error = np.full(self.quadrature.n_points, np.nan)
         self._counts = Counts()
-        self.keep()
+        self._kept = tuple(np.empty_like(one) for one in self._response)
 
     @property
     def states_error(self) -> bool:
@@ -94,6 +97,10 @@ class Material:
     @property
     def _comm(self) -> MPI.Comm:
         return self.mesh.mesh.comm
+
+    @property
+    def _response(self) -> tuple[Array, ...]:
+        return self.stress, self.tangent, self.stress_33, self.error
 
     def warm_up(self, dt: float) -> None:
         """Call every law once at one point to trigger compilation and loading; collective.
@@ -128,11 +135,13 @@ class Material:
             CaseError: A law violates the contract.
         """
         trust, timers = self.trust, self.timers
-        self._counts = self._each(lambda region: region.ask(strain[region.points], dt, trust, timers))
+        self._counts = self._counted([region.ask(region.part_of(strain), dt, trust, timers) for region in self.regions])
         for region in self.regions:
             if (answer := region.trial) is None:
                 continue
-            self.stress[region.points], self.tangent[region.points] = answer.stress, answer.tangent
+            for values, new in ((self.stress, answer.stress), (self.tangent, answer.tangent)):
+                if not np.may_share_memory(values, new):
+                    values[region.points] = new
             if answer.stress_33 is not None:
                 self.stress_33[region.points] = answer.stress_33
 
@@ -165,9 +174,12 @@ class Material:
         if trust is None or not self._certified:
             return 0
         with self.timers.part("certificate"):
-            counts = self._each(lambda region: region.certify(strain[region.points], trust))
+            counts = self._counted(on_every_rank(self._comm, partial(self._certify, strain, trust)))
         refuse(counts, trust, solvable=True)
         return counts.remembered
+
+    def _certify(self, strain: Array, trust: Trust) -> list[Counts]:
+        return [region.certify(region.part_of(strain), trust) for region in self.regions]
 
     def remember(self, chosen: Array) -> None:
         """Solve points exactly in further evaluations where their law can certify. Shape (n_qp,), a mask."""
@@ -194,7 +206,7 @@ class Material:
             for region in self.regions:
                 own = np.flatnonzero(chosen[region.points])
                 if len(own):
-                    stress[region.points[own]] = region.exact_stress(strain[region.points], own)
+                    stress[region.points[own]] = region.exact_stress(region.part_of(strain), own)
 
         with self.timers.part("exact solves"):
             on_every_rank(self._comm, work)
@@ -212,13 +224,14 @@ class Material:
 
     def keep(self) -> None:
         """Save the current response and the set of exactly solved points for `restore`."""
-        self._kept = tuple(one.copy() for one in (self.stress, self.tangent, self.stress_33, self.error))
+        for values, kept in zip(self._response, self._kept, strict=True):
+            kept[:] = values
         for region in self.regions:
             region.keep()
 
     def restore(self) -> None:
         """Return to the response saved by `keep`."""
-        for values, kept in zip((self.stress, self.tangent, self.stress_33, self.error), self._kept, strict=True):
+        for values, kept in zip(self._response, self._kept, strict=True):
             values[:] = kept
         for region in self.regions:
             region.restore()
@@ -249,9 +262,8 @@ class Material:
                 values[region.points] = region.state[:, part]
         return fields
 
-    def _each(self, work: Callable[[Region], Counts]) -> Counts:
-        """Apply `work` to every region and return the counts summed over all ranks."""
-        counts = on_every_rank(self._comm, lambda: [work(region) for region in self.regions])
+    def _counted(self, counts: list[Counts]) -> Counts:
+        """Return the counts of the regions summed over all ranks; their errors become those of the body."""
         for region in self.regions:
             self.error[region.points] = region.error
         total = Counts()

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import basix.ufl
 import numpy as np
 import numpy.typing as npt
+from dolfinx import geometry
 from dolfinx import mesh as dolfinx_mesh
 from dolfinx.graph import adjacencylist
 from dolfinx.io.utils import distribute_entity_data
@@ -14,9 +16,10 @@ from mpi4py import MPI
 
 from femops.errors import CaseError
 from femops.meshing import CELLS, CellKind, TaggedMesh
-from femops.meshing.building import exterior_facets
 from femops.meshing.connectivity import describe_parts, part_of_nodes
 from femops.parallel import on_root
+
+_ROUND_OFF = 1e-9  # relative to the extent of the body
 
 LocalIndices = npt.NDArray[np.int32]
 
@@ -52,6 +55,22 @@ class MacroMesh:
         """Number of cells that this rank owns."""
         return int(self.mesh.topology.index_map(self.mesh.topology.dim).size_local)
 
+    @cached_property
+    def extent(self) -> float:
+        """Largest extent of the body along an axis [length]; the first call is collective."""
+        own = float(np.ptp(self.mesh.geometry.x, axis=0).max()) if self.n_cells else 0.0
+        return float(self.mesh.comm.allreduce(own, op=MPI.MAX))
+
+    @cached_property
+    def tree(self) -> geometry.BoundingBoxTree:
+        """Bounding boxes of the cells of this rank, which has some, padded by `round_off`."""
+        return geometry.bb_tree(self.mesh, self.mesh.topology.dim, padding=self.round_off)
+
+    @property
+    def round_off(self) -> float:
+        """Distance within which points coincide [length]."""
+        return _ROUND_OFF * self.extent
+
 
 def macro_mesh(make: Callable[[], TaggedMesh], dim: int, comm: MPI.Comm) -> MacroMesh:
     """Read or generate the mesh on rank 0 and distribute it; collective.
@@ -84,23 +103,10 @@ def _header(mesh: TaggedMesh) -> dict[str, Any]:
         "kind": mesh.kind.name,
         "regions": list(mesh.regions),
         "bounds": list(mesh.boundaries),
-        "interior": _interior(mesh),
         "notes": mesh.notes,
         "sets_without_facets": mesh.sets_without_facets,
         "parts": tuple(describe_parts(mesh, part, n_parts)) if n_parts > 1 else ("the body",),
     }
-
-
-def _interior(mesh: TaggedMesh) -> frozenset[str]:
-    """Return the names of boundaries with facets between two cells."""
-    surface = _as_keys(exterior_facets(mesh.cells, mesh.kind))
-    return frozenset(name for name, facets in mesh.boundaries.items() if not np.isin(_as_keys(facets), surface).all())
-
-
-def _as_keys(facets: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:
-    """Return a key for the node set of each facet. Shape (n_facets,)."""
-    nodes = np.ascontiguousarray(np.sort(facets, axis=1))
-    return nodes.view([("", nodes.dtype)] * nodes.shape[1]).ravel()
 
 
 def _complete(mesh: TaggedMesh) -> TaggedMesh:
@@ -133,50 +139,67 @@ def _distribute(tagged: TaggedMesh | None, header: dict[str, Any], comm: MPI.Com
     mesh = dolfinx_mesh.create_mesh(comm, cells, element, points, partitioner)
     mesh.topology.create_connectivity(dim - 1, dim)
     mesh.topology.create_connectivity(dim, dim)
-    facet_order = CELLS[kind.facet].lagrange_permutation
-    regions, boundaries = {}, {}
-    for name in header["regions"]:
-        chosen = None if tagged is None else cells[tagged.regions[name]]
-        regions[name] = _entities(mesh, dim, chosen, kind.n_nodes)
-    for name in header["bounds"]:
-        chosen = None if tagged is None else tagged.boundaries[name][:, facet_order]
-        boundaries[name] = _entities(mesh, dim - 1, chosen, CELLS[kind.facet].n_nodes)
-    parts = _parts(mesh, cells, len(header["parts"]))
+    region, part = _of_cells(mesh, tagged, len(header["parts"]))
+    regions = {name: _where(region == number) for number, name in enumerate(header["regions"])}
+    boundaries = _boundaries(mesh, tagged, header["bounds"], CELLS[kind.facet])
     return MacroMesh(
         mesh,
         kind,
         regions,
         boundaries,
-        header["interior"],
+        _interior(mesh, boundaries),
         header["notes"],
         header["sets_without_facets"],
         header["parts"],
-        parts,
+        part,
     )
 
 
-def _parts(mesh: dolfinx_mesh.Mesh, cells: npt.NDArray[np.int64], n_parts: int) -> LocalIndices:
-    """Return the connected part of each cell of this rank; `cells` are input cells on rank 0, empty elsewhere."""
-    dim = mesh.topology.dim
-    found = np.zeros(mesh.topology.index_map(dim).size_local, dtype=np.int32)
-    if n_parts == 1:
-        return found
-    part = part_of_nodes(cells, int(cells.max()) + 1)[1][cells[:, 0]] if len(cells) else np.empty(0)
-    tags = _tagged(mesh, dim, cells, part.astype(np.int32))
-    found[tags.indices] = tags.values
-    return found
+def _of_cells(mesh: dolfinx_mesh.Mesh, tagged: TaggedMesh | None, n_parts: int) -> tuple[LocalIndices, LocalIndices]:
+    """Return the number of the region and the connected part of each cell of this rank; `tagged` is on rank 0."""
+    n_cells = mesh.topology.index_map(mesh.topology.dim).size_local
+    numbers = mesh.comm.gather(np.asarray(mesh.topology.original_cell_index[:n_cells]))
+    shares = None
+    if tagged is not None:
+        part = np.zeros(len(tagged.cells), dtype=np.int32)
+        if n_parts > 1:
+            part[:] = part_of_nodes(tagged.cells, len(tagged.points))[1][tagged.cells[:, 0]]
+        region = tagged.region_of_cell()
+        shares = [(region[own], part[own]) for own in numbers]
+    return mesh.comm.scatter(shares)
 
 
-def _entities(mesh: dolfinx_mesh.Mesh, dim: int, nodes: Any, n_nodes: int) -> LocalIndices:
-    """Return this rank's entities with the given input nodes (on rank 0; None elsewhere)."""
-    if nodes is None:
-        nodes = np.empty((0, n_nodes), dtype=np.int64)
-    return np.unique(_tagged(mesh, dim, nodes, np.ones(len(nodes), dtype=np.int32)).indices).astype(np.int32)
+def _where(mask: Any) -> LocalIndices:
+    return np.flatnonzero(mask).astype(np.int32)
 
 
-def _tagged(mesh: dolfinx_mesh.Mesh, dim: int, nodes: Any, values: LocalIndices) -> dolfinx_mesh.MeshTags:
-    """Return this rank's entities with the given input nodes as mesh tags."""
-    nodes = np.ascontiguousarray(nodes, dtype=np.int64)
-    found, found_values = distribute_entity_data(mesh, dim, nodes, values)
+def _boundaries(
+    mesh: dolfinx_mesh.Mesh, tagged: TaggedMesh | None, names: list[str], kind: CellKind
+) -> dict[str, LocalIndices]:
+    """Return this rank's facets on each boundary; `tagged` is on rank 0. Facets on several go to the ranks once."""
+    dim = mesh.topology.dim - 1
+    facets, values = np.empty((0, kind.n_nodes), dtype=np.int64), np.empty(0, dtype=np.int32)
+    sets = None
+    if tagged is not None and names:
+        nodes = np.concatenate([tagged.boundaries[name] for name in names])
+        of = np.repeat(np.arange(len(names)), [len(tagged.boundaries[name]) for name in names])
+        _, first, inverse = np.unique(np.sort(nodes, axis=1), axis=0, return_index=True, return_inverse=True)
+        member = np.zeros((len(first), len(names)), dtype=bool)
+        member[inverse.ravel(), of] = True
+        sets, value = np.unique(member, axis=0, return_inverse=True)
+        facets = np.ascontiguousarray(nodes[first][:, kind.lagrange_permutation], dtype=np.int64)
+        values = value.ravel().astype(np.int32)
+    sets = mesh.comm.bcast(sets)
+    if not names:
+        return {}
+    nodes_here, values_here = distribute_entity_data(mesh, dim, facets, values)
     mesh.topology.create_connectivity(dim, 0)
-    return dolfinx_mesh.meshtags_from_entities(mesh, dim, adjacencylist(found), found_values)
+    tags = dolfinx_mesh.meshtags_from_entities(mesh, dim, adjacencylist(nodes_here), values_here)
+    return {name: np.unique(tags.indices[sets[tags.values, k]]).astype(np.int32) for k, name in enumerate(names)}
+
+
+def _interior(mesh: dolfinx_mesh.Mesh, boundaries: dict[str, LocalIndices]) -> frozenset[str]:
+    """Return the names of boundaries with facets between two cells; collective."""
+    surface = dolfinx_mesh.exterior_facet_indices(mesh.topology)
+    own = {name for name, facets in boundaries.items() if not np.isin(facets, surface).all()}
+    return frozenset().union(*mesh.comm.allgather(own))

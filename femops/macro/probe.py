@@ -89,10 +89,8 @@ def _point(at: Sequence[float]) -> Array:
 
 def _locate(mesh: MacroMesh, at: Sequence[float]) -> tuple[int, int]:
     """Return the lowest rank that has the point, and its cell on this rank or −1; collective."""
-    comm = mesh.mesh.comm
-    own = float(np.ptp(mesh.mesh.geometry.x, axis=0).max()) if mesh.n_cells else 0.0
-    extent = comm.allreduce(own, op=MPI.MAX)
-    cell = _cell_of(mesh, _point(at), 1e-9 * extent)
+    comm, tolerance = mesh.mesh.comm, mesh.round_off
+    cell = _cell_of(mesh, _point(at), tolerance)
     owner = comm.allreduce(comm.rank if cell >= 0 else comm.size, op=MPI.MIN)
     if owner == comm.size:
         raise CaseError(f"the point {list(at)} lies outside the body")
@@ -104,8 +102,7 @@ def _cell_of(mesh: MacroMesh, point: Array, tolerance: float) -> int:
     domain = mesh.mesh
     if mesh.n_cells == 0:
         return -1
-    tree = geometry.bb_tree(domain, domain.topology.dim, padding=tolerance)
-    candidates = geometry.compute_collisions_points(tree, point)
+    candidates = geometry.compute_collisions_points(mesh.tree, point)
     if len(candidates.links(0)) == 0:
         return -1
     hits = geometry.compute_colliding_cells(domain, candidates, point).links(0)

@@ -9,7 +9,6 @@ import numpy as np
 import ufl
 from dolfinx import fem
 from dolfinx.fem import petsc as fem_petsc
-from mpi4py import MPI
 from petsc4py import PETSc
 
 from femops import notation
@@ -83,8 +82,6 @@ class MacroProblem:
         self._solver = LinearSolver(self._matrix, space, _INEXACT * newton.rtol, newton.petsc)
         self.responses = 0
         self._largest_force = 0.0
-        extent = np.ptp(mesh.mesh.geometry.x, axis=0).max() if mesh.n_cells else 0.0
-        self._length = self.comm.allreduce(float(extent), op=MPI.MAX)
         first = analysis.steps.ends[0]
         self.material.warm_up(first)
         self.evaluate(first)
@@ -113,15 +110,15 @@ class MacroProblem:
             strain = self.quadrature.strain()
         with self.timers.part("law"):
             self.material.evaluate(strain, dt)
-        self._hand_over()
+        self.responses += 1
 
     def residual_norms(self) -> tuple[float, float]:
         """Assemble the residual and return its norm over the free dofs and the norm of the internal forces [force]."""
         with self.timers.part("assembly"):
-            internal = _assemble(self._internal, self._force).array_r
+            internal = self._assembled_internal(self._force).array_r
             residual = internal.copy()
             if self._external is not None:
-                residual -= _assemble(self._external, self._load_vector).array_r
+                residual -= self._assembled_external().array_r
             self.reaction.x.array[: len(residual)] = residual
             self.reaction.x.scatter_forward()
             residual[self._fixed] = 0.0
@@ -159,9 +156,11 @@ class MacroProblem:
     def _is_in_doubt(self) -> bool:
         """Certify the response; return whether points are to be solved exactly from now on; collective."""
         trust = self.analysis.trust
+        if trust is None:
+            return False
         if self.material.certify(self.quadrature.strain()):
             return True
-        if trust is None or trust.goal is None:
+        if trust.goal is None:
             return False
         with self.timers.part("error bars"):
             return self.error_bars.settle(trust.goal, value_of(self, trust.goal), trust.tolerance) > 0
@@ -202,12 +201,10 @@ class MacroProblem:
         conditions, x = self.supports.conditions, self.displacement.x.petsc_vec
         self.assemble_tangent()
         with self.timers.part("assembly"):
-            right = self._right
-            with right.localForm() as local:
-                local.set(0.0)
-            fem_petsc.assemble_vector(right, self._residual)
-            fem_petsc.apply_lifting(right, [self._jacobian], [conditions], x0=[x], alpha=-1.0)
-            right.ghostUpdate(addv=PETSc.InsertMode.ADD, mode=PETSc.ScatterMode.REVERSE)
+            right = self._lifted(x)
+            right += self._assembled_internal(self._force)
+            if self._external is not None:
+                right -= self._assembled_external()
             fem_petsc.set_bc(right, conditions, x0=x, alpha=-1.0)
         with self.timers.part("linear solve"):
             try:
@@ -222,7 +219,8 @@ class MacroProblem:
         """Assemble the tangent of the last response, with the rows and columns of prescribed values eliminated."""
         with self.timers.part("assembly"):
             self._matrix.zeroEntries()
-            fem_petsc.assemble_matrix(self._matrix, self._jacobian, bcs=self.supports.conditions)
+            conditions, tangent = self.supports.conditions, self.quadrature.packed(self.quadrature.tangent)
+            fem_petsc.assemble_matrix(self._matrix, self._jacobian, bcs=conditions, coeffs=tangent)
             self._matrix.assemble()
 
     def solve_transposed(self, right: PETSc.Vec, solution: fem.Function) -> None:
@@ -255,7 +253,6 @@ class MacroProblem:
         stiffness = ufl.inner(strain, self.quadrature.tangent * notation.ufl_strain(trial, dim)) * dx
         self._internal = fem.form(internal)
         self._external = None if external is None else fem.form(external)
-        self._residual = fem.form(internal if external is None else internal - external)
         self._jacobian = fem.form(stiffness)
         self._force = fem_petsc.create_vector(space)
         self._load_vector = fem_petsc.create_vector(space)
@@ -279,16 +276,30 @@ class MacroProblem:
 
         Laws may answer so much to no strain at all.
         """
-        size = float(np.sqrt(self.n_dofs) * self._length)
+        size = float(np.sqrt(self.n_dofs) * self.mesh.extent)
         return float(np.finfo(np.float64).eps) ** 2 * float(self._matrix.norm()) * size
 
     def _make_vectors(self) -> None:
         self._right = fem_petsc.create_vector(self.displacement.function_space)
         self._step = self._right.copy()
 
-    def _hand_over(self) -> None:
-        self.quadrature.set_response(self.material.stress, self.material.tangent)
-        self.responses += 1
+    def _assembled_internal(self, vector: PETSc.Vec) -> PETSc.Vec:
+        """Return the internal forces, summed over ranks, in a vector."""
+        return _assemble(self._internal, vector, self.quadrature.packed(self.quadrature.stress))
+
+    def _assembled_external(self) -> PETSc.Vec:
+        """Return the external forces, summed over ranks."""
+        return _assemble(self._external, self._load_vector)
+
+    def _lifted(self, x: PETSc.Vec) -> PETSc.Vec:
+        """Return the forces of the changes of prescribed displacements, summed over ranks."""
+        with self._right.localForm() as local:
+            local.set(0.0)
+        tangent = self.quadrature.packed(self.quadrature.tangent)
+        conditions = [self.supports.conditions]
+        fem_petsc.apply_lifting(self._right, [self._jacobian], conditions, x0=[x], alpha=-1.0, coeffs=[tangent])
+        self._right.ghostUpdate(addv=PETSc.InsertMode.ADD, mode=PETSc.ScatterMode.REVERSE)
+        return self._right
 
     def _keep(self) -> None:
         self._committed = self.displacement.x.array.copy()
@@ -296,7 +307,7 @@ class MacroProblem:
     def _restore(self) -> None:
         self.displacement.x.array[:] = self._committed
         self.material.restore()
-        self._hand_over()
+        self.responses += 1
 
     def reaction_on(self, boundary: str) -> Array:
         """Return the reaction force of the support on a named boundary [force]. Shape (dim,)."""
@@ -319,10 +330,10 @@ class MacroProblem:
         return fem.locate_dofs_topological(space, self.mesh.mesh.topology.dim - 1, facets, remote=True)
 
 
-def _assemble(form: Any, vector: PETSc.Vec) -> PETSc.Vec:
+def _assemble(form: Any, vector: PETSc.Vec, coefficients: Any = None) -> PETSc.Vec:
     """Assemble a linear form into a vector, summed over ranks."""
     with vector.localForm() as local:
         local.set(0.0)
-    fem_petsc.assemble_vector(vector, form)
+    fem_petsc.assemble_vector(vector, form, coeffs=coefficients)
     vector.ghostUpdate(addv=PETSc.InsertMode.ADD, mode=PETSc.ScatterMode.REVERSE)
     return vector

@@ -31,6 +31,8 @@ class Quadrature:
         degree: Quadrature degree.
 
     Attributes:
+        stress: Stress in the weak form.
+        tangent: Tangent in the weak form.
         strain: Returns the strain of the displacement at all points, see `strain_of`.
     """
 
@@ -48,8 +50,9 @@ class Quadrature:
         self._reference = stress_element.custom_quadrature()[0]
         self._reference_weights = stress_element.custom_quadrature()[1]
         self.per_cell = len(self._reference)
-        if self.stress.function_space.dofmap.list.shape[1] != self.per_cell:
-            raise ValueError("the quadrature element does not hold one value per point")
+        for function in (self.stress, self.tangent):
+            if not np.array_equal(function.function_space.dofmap.list[self.cells].ravel(), np.arange(self.n_points)):
+                raise ValueError("the quadrature element does not hold one value per point, in the order of the points")
         self.strain = self.strain_of(displacement)
         self.measure = ufl.Measure(
             "dx", domain=mesh.mesh, metadata={"quadrature_degree": degree, "quadrature_scheme": "default"}
@@ -63,6 +66,20 @@ class Quadrature:
     def points_of(self, cells: Any) -> Any:
         """Return the quadrature points of the given cells. Shape (n_cells · n_points_of_cell,)."""
         return (np.asarray(cells)[:, None] * self.per_cell + np.arange(self.per_cell)).ravel()
+
+    def stress_values(self) -> Array:
+        """Return the stress of the weak form at all points, to be written into, Mandel [stress]. Shape (n_qp, n_s)."""
+        return self.stress.x.array.reshape(-1, self.stress.function_space.dofmap.bs)[: self.n_points]
+
+    def tangent_values(self) -> Array:
+        """Return the tangent of the weak form, as `stress_values` [stress]. Shape (n_qp, n_s, n_s)."""
+        n_s = notation.n_strain(self.dim)
+        return self.tangent.x.array.reshape(-1, n_s, n_s)[: self.n_points]
+
+    def packed(self, function: fem.Function) -> dict[tuple[fem.IntegralType, int], Array]:
+        """Return stress or tangent as the coefficients of a form without others, which DOLFINx would copy instead."""
+        values = function.x.array.reshape(-1, self.per_cell * function.function_space.dofmap.bs)
+        return {(fem.IntegralType.cell, 0): values[: len(self.cells)]}
 
     def strain_of(self, function: fem.Function) -> Callable[[], Array]:
         """Return a function that gives the strain of a displacement at all points, Mandel [-]. Shape (n_qp, n_s)."""
@@ -80,10 +97,3 @@ class Quadrature:
         determinant = fem.Expression(abs(ufl.JacobianDeterminant(self.mesh)), self._reference)
         values = determinant.eval(self.mesh, self.cells).reshape(len(self.cells), self.per_cell)
         return (values * self._reference_weights).ravel()
-
-    def set_response(self, stress: Array, tangent: Array) -> None:
-        """Set the stress (n_qp, n_s) and tangent (n_qp, n_s, n_s) used by the weak form."""
-        for function, values in ((self.stress, stress), (self.tangent, tangent)):
-            dofmap = function.function_space.dofmap
-            points = dofmap.list[self.cells].ravel()
-            function.x.array.reshape(-1, dofmap.bs)[points] = values.reshape(-1, dofmap.bs)

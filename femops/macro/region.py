@@ -11,10 +11,13 @@ from femops.contract import check_attributes, check_error, check_response, read_
 from femops.errors import CaseError, NotConverged
 from femops.law import CertificateKind, CertifiedLaw, LawResponse, LearningLaw, MaterialLaw
 from femops.macro.analysis import Trust
+from femops.macro.balance import Balance
+from femops.macro.blocks import blocks, joined
 from femops.macro.timers import Timers
 from femops.macro.trust import Counts, Reason
 from femops.meshing import EVERYWHERE
 from femops.notation import Array
+from femops.parallel import on_every_rank
 
 # A point in doubt this often within an increment is solved exactly until its end, so that Newton's method does not
 # alternate between two laws.
@@ -31,8 +34,11 @@ class Region:
         name: Name of the region, or `everywhere`.
         law: Its law.
         points: Quadrature points of the region on this rank.
+        comm: The ranks that share the body.
         state: Committed state, read-only. Shape (n_points, n_state).
         law_name: Name of the law, for messages.
+        storage: Where stress and tangent of responses at all points of a large region are written, so that they exist
+            once; by default, arrays of their own.
         trial: The last response.
         asked: Committed state and length of the increment with which it was evaluated.
         error: Relative error of the last response; 0 where solved exactly, NaN where unknown. Shape (n_points,).
@@ -45,8 +51,10 @@ class Region:
     name: str
     law: MaterialLaw
     points: Any
+    comm: Any
     state: Array = field(init=False)
     law_name: str = ""
+    storage: Mapping[str, Array] = field(default_factory=dict)
     trial: LawResponse | None = None
     asked: tuple[Array, float] = field(init=False)
     error: Array = field(init=False)
@@ -59,6 +67,7 @@ class Region:
         with self.attributed_to_law():
             check_attributes(self.law)
         self.state = read_only(np.zeros((len(self.points), self.law.n_state)))
+        self._balance, self._exact_balance = Balance(self.comm), Balance(self.comm)
         self.forget()
         self.error = np.full(len(self.points), np.nan)
         self.keep()
@@ -72,6 +81,10 @@ class Region:
     def solved(self) -> Any:
         """Indices of the points that were solved exactly in the last response."""
         return np.flatnonzero(self.reason)
+
+    def part_of(self, values: Array) -> Array:
+        """Return the values at the points of the region, of values at all points of the rank."""
+        return values if len(values) == len(self.points) else values[self.points]
 
     @contextmanager
     def attributed_to_law(self) -> Iterator[None]:
@@ -135,7 +148,7 @@ class Region:
         self.error, self.reason, self.memory, self.doubt = (one.copy() for one in self._kept)
 
     def ask(self, strain: Array, dt: float, trust: Trust | None, timers: Timers) -> Counts:
-        """Evaluate the law at all points; points in doubt are solved exactly if the case asks for it.
+        """Evaluate the law at all points; points in doubt are solved exactly if the case asks for it; collective.
 
         Args:
             strain: Strain at the points of the region, Mandel [-]. Shape (n_points, n_s).
@@ -153,19 +166,33 @@ class Region:
         own = np.flatnonzero(~known)
         self.reason = np.where(known, np.where(self.memory > 0, self.memory, self.reason), Reason.NOT_SOLVED)
         self.error = np.full(len(strain), np.nan)
-        parts = []
-        if len(own) or not len(strain):
-            response = self._answer(self.law.evaluate, strain, own, dt)
-            parts.append((own, response))
-            self._judge(response, own, trust, counts, solvable=exactly is not None)
-        if exactly is not None and len(self.solved):
+        parts: list[tuple[Any, LawResponse]] = []
+        response = self._answer(self.law.evaluate, self._balance, strain, own, dt)
+        counts.moved = self._balance.moved
+
+        def judge() -> None:
+            if len(own) or not len(strain):
+                answer = response or self._asked_at_once(self.law.evaluate, strain, self.state, dt)
+                parts.append((own, answer))
+                self._judge(answer, own, trust, counts, solvable=exactly is not None)
+
+        on_every_rank(self.comm, judge)
+        if exactly is not None and self.comm.allreduce(len(self.solved)):
             with timers.part("exact solves"):
-                parts.append((self.solved, self._answer(exactly.solve_exactly, strain, self.solved, dt)))
-            self._check_finite(parts[-1][1])
-            self.error[self.solved] = 0.0
-            counts.solved(self.reason)
+                parts += self._solve(exactly, strain, dt, counts)
         self.trial = parts[0][1] if len(parts) == 1 and len(parts[0][0]) == len(strain) else _merged(parts, self.error)
         return counts
+
+    def _solve(self, law: CertifiedLaw, strain: Array, dt: float, counts: Counts) -> list[tuple[Any, LawResponse]]:
+        """Solve the points in doubt exactly; return them with their response, if there are any; collective."""
+        response = self._answer(law.solve_exactly, self._exact_balance, strain, self.solved, dt)
+        on_every_rank(self.comm, lambda: None if response is None else self._check_finite(response))
+        counts.moved += self._exact_balance.moved
+        counts.solved(self.reason)
+        if response is None:
+            return []
+        self.error[self.solved] = 0.0
+        return [(self.solved, response)]
 
     def certify(self, strain: Array, trust: Trust) -> Counts:
         """Certify the points that were not solved exactly; the certificates replace the errors of the response.
@@ -226,12 +253,27 @@ class Region:
         self.forget()
         self.keep()
 
-    def _answer(self, ask: _Ask, strain: Array, own: Any, dt: float) -> LawResponse:
-        """Evaluate the law at some points in one batch."""
-        part = slice(None) if len(own) == len(strain) else own
-        return self._asked(ask, strain[part], self.state[part], dt)
+    def _answer(self, ask: _Ask, balance: Balance, strain: Array, own: Any, dt: float) -> LawResponse | None:
+        """Evaluate the law at some points, None if there are none on this rank; collective."""
+        every = len(own) == len(strain)
+        part = slice(None) if every else own
 
-    def _asked(self, ask: _Ask, strain: Array, state: Array, dt: float) -> LawResponse:
+        def work(strain: Array, state: Array, storage: Mapping[str, Array]) -> LawResponse:
+            return self._asked(ask, strain, state, dt, storage)
+
+        return balance.evaluate(work, strain[part], self.state[part], self.storage if every else {})
+
+    def _asked(
+        self, ask: _Ask, strain: Array, state: Array, dt: float, storage: Mapping[str, Array] | None = None
+    ) -> LawResponse:
+        """Evaluate the law block by block; the response of several blocks is written into `storage`, if given."""
+        parts = blocks(len(strain))
+        if len(parts) == 1:
+            return self._asked_at_once(ask, strain, state, dt)
+        answers = ((part, self._asked_at_once(ask, strain[part], state[part], dt)) for part in parts)
+        return joined(len(strain), answers, storage or {})
+
+    def _asked_at_once(self, ask: _Ask, strain: Array, state: Array, dt: float) -> LawResponse:
         """Evaluate the law with read-only copies and check its response."""
         given = read_only(strain.copy()), read_only(state.copy())  # libraries may ignore that a view is read-only
         with self.attributed_to_law():
@@ -248,9 +290,11 @@ class Region:
 
     def _judge(self, response: LawResponse, own: Any, trust: Trust | None, counts: Counts, *, solvable: bool) -> None:
         """Find the points in doubt; a response or error that is not finite is invalid."""
-        if not solvable:
+        if solvable:
+            invalid = ~np.logical_and.reduce([_finite(values) for values in _arrays(response).values()])
+        else:
             self._check_finite(response)
-        invalid = ~np.logical_and.reduce([_finite(values) for values in _arrays(response).values()])
+            invalid = np.zeros(len(own), dtype=bool)
         if response.valid is not None:
             out_of_range = ~response.valid
             counts.out_of_range += int(out_of_range.sum())
@@ -287,8 +331,10 @@ def _arrays(response: LawResponse) -> Mapping[str, Array]:
 
 def _finite(values: Array) -> Any:
     """Return a mask of the points at which all values are finite. Shape (n_points,)."""
-    finite = np.isfinite(values)
-    return np.ones(len(values), dtype=bool) if finite.all() else finite.reshape(len(values), -1).all(axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(values.sum()):  # faster, and without a mask of all values
+            return np.ones(len(values), dtype=bool)
+    return np.isfinite(values).reshape(len(values), -1).all(axis=1)
 
 
 def _taken(response: LawResponse, own: Any, error: Array) -> LawResponse:

@@ -1,9 +1,15 @@
-"""Named wall-clock timers."""
+"""Named wall-clock timers, and the memory of a process."""
 
+import resource
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+def peak_memory() -> int:
+    """Return the largest resident memory of this process so far [bytes]."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class Timers:

@@ -54,6 +54,7 @@ class LawStatistics:
         points_solved_exactly: Points at which the reference law was evaluated.
         solved_because: Points solved exactly, by reason.
         points_certified: Points whose certificate was computed.
+        points_moved: Points that another rank evaluated or solved, see `femops.macro.balance`.
         largest_error: Largest finite error in accepted increments; None if no law provides one.
         points_judged: Points of accepted increments with an error, finite or infinite.
         points_infinite: Points of accepted increments with an infinite error.
@@ -73,6 +74,7 @@ class LawStatistics:
         default_factory=lambda: {"out_of_range": 0, "stated_error": 0, "certificate": 0}
     )
     points_certified: int = 0
+    points_moved: int = 0
     largest_error: float | None = None
     points_judged: int = 0
     points_infinite: int = 0
@@ -104,6 +106,7 @@ class LawStatistics:
         self.points_invalid += counts.invalid
         self.points_above_tolerance += counts.above_tolerance
         self.points_certified += counts.certified
+        self.points_moved += counts.moved
         solved = (counts.solved_out_of_range, counts.solved_stated_error, counts.solved_certificate)
         self.points_solved_exactly += sum(solved)
         for name, count in zip(self.solved_because, solved, strict=True):
@@ -125,6 +128,7 @@ class Counts:
     unsolved_invalid: int = 0
     unsolved_above: int = 0
     remembered: int = 0
+    moved: int = 0
     worst: float = -1.0
 
     def add(self, other: "Counts") -> None:

@@ -95,8 +95,11 @@ def exterior_facets(cells: Indices, kind: CellKind) -> Indices:
 def exterior(cells: Indices, kind: CellKind) -> tuple[Indices, Indices]:
     """Return the exterior facets, see `exterior_facets`, and the cell of each, shape (n_facets,)."""
     facets = _all_facets(cells, kind)
-    _, first, count = np.unique(np.sort(facets, axis=1), axis=0, return_index=True, return_counts=True)
-    chosen = np.sort(first[count == 1])
+    nodes = np.sort(facets, axis=1)
+    order = np.lexsort(nodes.T)  # much faster than np.unique of rows, as cells mostly follow their neighbours
+    differs = np.ones(len(order) + 1, dtype=bool)
+    differs[1:-1] = (nodes[order[1:]] != nodes[order[:-1]]).any(axis=1)
+    chosen = np.sort(order[differs[1:] & differs[:-1]])
     return np.asarray(facets[chosen], dtype=np.int64), chosen // len(local_facets(kind))
 
 

@@ -29,7 +29,8 @@ def part_of_nodes(cells: Indices, n_nodes: int, ties: Indices | None = None) -> 
     """
     links = links_of_cells(cells) if ties is None else np.vstack([links_of_cells(cells), ties])
     label = components(links, n_nodes)
-    used = np.unique(links)
+    used = np.zeros(n_nodes, dtype=bool)
+    used[links] = True
     _, first, inverse = np.unique(label[used], return_index=True, return_inverse=True)
     part = np.full(n_nodes, -1, dtype=np.int64)
     part[used] = np.argsort(np.argsort(first))[inverse]

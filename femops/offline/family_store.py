@@ -27,6 +27,7 @@ from femops.errors import CaseError, NotConverged
 from femops.law import LawContext
 from femops.notation import Array
 from femops.offline.filling import CountProgress, Rows, SampleReport, fill
+from femops.offline.parts import merge_parts
 from femops.offline.snapshot_store import SnapshotStore, StoreKind, discard_unsound
 from femops.plugins import get_phase
 from femops.rve.family import FIBRE, Family, Microstructure, microstructure
@@ -47,12 +48,24 @@ class FamilyProblem:
         options: Settings of the RVE solver.
         strain: Macroscale strains of each microstructure, Mandel [-], equal on all ranks, shape (count, n, n_s); None
             if all phases are linear.
+        members: The members to solve, by default all.
     """
 
     family: Family
     context: LawContext
     options: SolverOptions
     strain: Array | None = None
+    members: slice | None = None
+
+    @property
+    def first(self) -> int:
+        """The first member to solve."""
+        return 0 if self.members is None else int(self.members.start)
+
+    @property
+    def count(self) -> int:
+        """Number of members to solve."""
+        return self.family.count if self.members is None else int(self.members.stop - self.members.start)
 
 
 def is_linear(family: Family) -> bool:
@@ -86,20 +99,21 @@ def solve_family(task: FamilyProblem, folder: Path, progress: CountProgress | No
     """
     if not is_linear(task.family) and task.strain is None:
         raise CaseError("missing, expected with phases that are not linear", key="sampling")
-    comm, count = task.context.comm, task.family.count
+    comm, rows = task.context.comm, Rows(task.count, task.count, task.count)
     rank, n_ranks = (0, 1) if comm is None else (comm.rank, comm.size)
 
     def opened() -> SnapshotStore:
         store = _store(task.family, folder)
         discard_unsound(store)
         _check_strains(task, store)
+        merge_parts(store, rows, lambda part, share: _check_strains(replace(task, members=share), part))
         return store
 
     def solve(_: SnapshotStore, batch: slice, __: slice | None) -> Callable[[], Row | None]:
         share = np.array_split(np.arange(batch.start, batch.stop), n_ranks)[rank]
-        return partial(_solve_all, task, share)
+        return partial(_solve_all, task, task.first + share)
 
-    return fill(opened, Rows(count, count, count), solve, comm, progress)
+    return fill(opened, rows, solve, comm, progress)
 
 
 def solved_family(family: Family, folder: Path) -> Row:
@@ -171,14 +185,15 @@ def _figures(one: Microstructure, rve: RVE, has_voids: bool) -> Row:
 
 def _check_strains(task: FamilyProblem, store: SnapshotStore) -> None:
     """Check that the stored microstructures were solved at the same strains."""
-    count = min(store.count, task.family.count)
+    count = min(store.count, task.count)
     if count == 0:
         return
     if (task.strain is not None) == ("strain" in store.names):
         if task.strain is None:
             return
         stored = store.read("strain", slice(0, count))
-        if stored.shape == task.strain[:count].shape and np.array_equal(stored, task.strain[:count]):
+        expected = task.strain[task.first : task.first + count]
+        if stored.shape == expected.shape and np.array_equal(stored, expected):
             return
     problem = f"{store.count} microstructures solved at other strains are there; choose another folder with --output"
     raise CaseError(problem, file=store.folder)

@@ -13,6 +13,7 @@ from femops.law import LawContext
 from femops.notation import Array, Indices
 from femops.offline import family_store
 from femops.offline.filling import CountProgress, Rows, SampleReport, fill
+from femops.offline.parts import Part, merge_parts
 from femops.offline.snapshot_store import SnapshotStore, discard_unsound
 from femops.offline.strains import member_strains, study_paths
 from femops.output.locks import locked
@@ -24,7 +25,14 @@ from femops.rve.solver import SolverOptions
 from femops.rve.spec import RVE
 
 
-def sample(study: Study, path: Path, folder: Path, comm: Any, progress: CountProgress | None = None) -> SampleReport:
+def sample(
+    study: Study,
+    path: Path,
+    folder: Path,
+    comm: Any,
+    progress: CountProgress | None = None,
+    part: Part | None = None,
+) -> SampleReport:
     """Solve the RVE of a study at its strains, or the members of its family, and store them; collective.
 
     Snapshots already stored for the same study are not solved again. If another process works in the folder, its end
@@ -36,18 +44,24 @@ def sample(study: Study, path: Path, folder: Path, comm: Any, progress: CountPro
         folder: Folder of the store.
         comm: The ranks that share the work; rank 0 writes.
         progress: Called with the number of stored snapshots and the total.
+        part: Part to solve, in a folder of its own beside the store; by default, everything that lacks in the store
+            after the parts beside it, if any, have been merged into it.
 
     Raises:
-        CaseError: The study cannot be built, or the folder contains snapshots of another RVE or other strains.
+        CaseError: The study cannot be built, a part is missing or incomplete, or the folder contains snapshots of
+            another RVE or other strains.
         NotConverged: An RVE did not converge; the earlier batches are stored.
     """
+    folder = folder if part is None else part.folder(folder)
     if study.family is not None:
         with locked(folder, comm, wait=True):
-            return solve_members(study, path, study.family, folder, comm, progress)
+            return solve_members(study, path, study.family, folder, comm, progress, part=part)
     if study.rve is None:
         raise CaseError("missing, expected rve or family to solve", file=path, key="rve")
     rve = study_rve(study, path, comm)
     paths = study_paths(study, path, comm)
+    if part is not None:
+        paths = paths[part.share(len(paths))]
     with locked(folder, comm, wait=True):
         return solve_snapshots(study, rve, paths, folder, comm, progress)
 
@@ -75,6 +89,7 @@ def solve_members(
     comm: Any,
     progress: CountProgress | None = None,
     unseen: bool = False,
+    part: Part | None = None,
 ) -> SampleReport:
     """Solve members of a family at the strains of a study and store them; collective; see `sample`.
 
@@ -86,6 +101,7 @@ def solve_members(
         comm: The ranks that share the work.
         progress: Called with the number of stored microstructures and the total.
         unseen: Whether to sample strains other than those of the study.
+        part: The part of the members to solve; by default all.
 
     Raises:
         CaseError: The strains do not fit the family; see also `femops.offline.family_store.solve_family`.
@@ -95,7 +111,8 @@ def solve_members(
     options = SolverOptions(settings.rtol, settings.max_iter, settings.linear, exact_sensitivities=True)
     try:
         strain = member_strains(study, family, unseen=unseen)
-        task = family_store.FamilyProblem(family, context, options, strain)
+        share = slice(0, family.count) if part is None else part.share(family.count)
+        task = family_store.FamilyProblem(family, context, options, strain, share)
         return family_store.solve_family(task, folder, progress)
     except CaseError as error:
         raise error if error.file else error.within(file=path) from error
@@ -117,12 +134,17 @@ def solve_snapshots(
     settings = study.solver
     solver = SnapshotSolver(rve, SolverOptions(settings.rtol, settings.max_iter, settings.linear))
     n_paths, n_steps, _ = paths.shape
+    rows = Rows(n_paths * n_steps, n_paths, solver.solver.batch)
+
+    def renumbered(fields: Fields, target: slice) -> Fields:
+        return {**fields, **path_and_step(np.arange(target.start, target.stop), n_paths)}
 
     def opened() -> SnapshotStore:
         assert study.rve is not None
         store = SnapshotStore(folder, content_hash(rve, study.rve))
         discard_unsound(store)
         _check_strains(store, paths)
+        merge_parts(store, rows, lambda part, share: _check_strains(part, paths[share]), renumbered)
         return store
 
     def solve(store: SnapshotStore, batch: slice, previous: slice | None) -> Callable[[], Fields | None]:
@@ -130,7 +152,7 @@ def solve_snapshots(
         states = comm.scatter(_states(solver, store, previous, shares) if comm.rank == 0 else None)
         return partial(_solve, solver, paths, shares[comm.rank], states, batch)
 
-    return fill(opened, Rows(n_paths * n_steps, n_paths, solver.solver.batch), solve, comm, progress)
+    return fill(opened, rows, solve, comm, progress)
 
 
 def _states(
