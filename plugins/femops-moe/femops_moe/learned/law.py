@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from femops.errors import CaseError
 from femops.law import LawResponse
 from femops.notation import Array
@@ -19,6 +21,7 @@ from femops_moe.options import MoEParameters
 from femops_moe.reduced_law import ReducedLaw
 from femops_moe.training import compliance, strains_to_learn
 
+_NOTHING = 1e-9  # relative to the macroscale displacement
 _STATES = 64  # strains to choose cubature points with
 
 
@@ -41,9 +44,10 @@ class LearnedBasisLaw(ReducedLaw):
         problem = LinearisedRVE(model.rve, model.low, model.high)
         with torch.no_grad():
             given = network(problem).numpy()
-        self.modes = problem.space.centred(given @ problem.orthonormal(given))
-        if not self.modes.shape[1]:
+        lower, upper = model.rve.discretisation.mesh.bounds
+        if np.abs(given).max() <= _NOTHING * network.scale * (upper - lower).max():
             raise CaseError("is homogeneous, expected fluctuations; use the law of its phase instead", key="rve")
+        self.modes = problem.space.centred(given @ problem.orthonormal(given))
         self.elastic = problem.elastic
         experts = _sampled(one_expert(problem, self.modes), model)
         self.experts = on_device(experts, torch_device(parameters.device), getattr(torch, parameters.precision))

@@ -31,13 +31,17 @@ class ModeNetwork(torch.nn.Module):
         n_modes: Number of modes.
         width: Width of the hidden layers.
         seed: Seed of the initial weights.
+
+    Attributes:
+        scale: Largest strain of the range [-].
+        strains: E_i, relative to `scale`. Shape (n_modes, n_s).
     """
 
     def __init__(self, low: Array, high: Array, n_modes: int, width: int, seed: int = 0) -> None:
         super().__init__()
         n_s = len(low)
-        self._scale = float(np.abs([low, high]).max())
-        self.strains = torch.nn.Parameter(torch.as_tensor(sobol(low, high, n_modes, _SEED) / self._scale).float())
+        self.scale = float(np.abs([low, high]).max())
+        self.strains = torch.nn.Parameter(torch.as_tensor(sobol(low, high, n_modes, _SEED) / self.scale).float())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             sizes = [2 * n_s * n_s + (number > 0) * n_s * n_modes for number in range(PASSES)]
@@ -46,7 +50,7 @@ class ModeNetwork(torch.nn.Module):
     def forward(self, problem: LinearisedRVE) -> Tensor:
         """Return the modes of an RVE [length]. Shape (n_dofs, n_modes)."""
         n_s, points = problem.n_s, torch.as_tensor(np.flatnonzero(problem.nonlinear))
-        strains = self._scale * self.strains.double()
+        strains = self.scale * self.strains.double()
         tangent = torch.as_tensor(problem.tangent)[points]
         units = np.concatenate([problem.strain(problem.elastic), problem.strain(problem.softened)], axis=2)
         seen = elastic = torch.as_tensor(units)[:, points].permute(1, 2, 0).flatten(1).float()
@@ -54,9 +58,9 @@ class ModeNetwork(torch.nn.Module):
         for network in self.passes:
             local = problem.strain_of(found) + strains.T[:, None]
             if network is not self.passes[0]:
-                own = local[:, points].permute(1, 2, 0).flatten(1) / self._scale
+                own = local[:, points].permute(1, 2, 0).flatten(1) / self.scale
                 seen = torch.cat([elastic, own.float()], 1)
-            change = self._scale * network(seen).unflatten(1, (-1, n_s)).double()
+            change = self.scale * network(seen).unflatten(1, (-1, n_s)).double()
             stress = problem.stress_at(local).index_add(1, points, torch.einsum("pst,pkt->spk", tangent, change))
             found = found + problem.response(stress)
         return found - torch.as_tensor(problem.elastic) @ strains.T
