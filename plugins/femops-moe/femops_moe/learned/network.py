@@ -17,7 +17,7 @@ from femops.rve.sampling import sobol
 from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.learned.linearised import LinearisedRVE
 
-PASSES = 2
+PASSES = 3
 _SMALL_START = 0.1
 _SEED = 3
 
