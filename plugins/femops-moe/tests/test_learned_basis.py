@@ -111,8 +111,11 @@ def test_derivatives_of_the_linear_maps_are_their_transposes(problem):
         assert float((slope * given.detach()).sum()) == pytest.approx(float(work.detach()), rel=1e-10)
 
 
-def test_without_the_network_many_passes_end_at_the_exact_fluctuations(problem, nested):
-    network = ModeNetwork(-HIGH, HIGH, 4, 8)
+@pytest.mark.parametrize("dim", [2, 3])
+def test_without_the_network_many_passes_end_at_the_exact_fluctuations(dim):
+    nested = load_law({"law": "nested", "rve": RVE if dim == 2 else RVES[3], "solver": {"rtol": 1e-11}}, dim=dim)
+    high = np.full(3 if dim == 2 else 6, 0.03)
+    problem, network = LinearisedRVE(nested.rve, -high, high), ModeNetwork(-high, high, 4, 8)
     with torch.no_grad():
         for one in network.passes:
             one[-1].weight.zero_()
