@@ -92,7 +92,7 @@ def test_fluctuations_are_in_equilibrium_with_the_elastic_and_with_the_mean_tang
     stress = np.einsum("pst,tpk->spk", tangent.mean(1).numpy(), unit)
     assert (
         np.abs(problem.forces(stress)).max()
-        < 0.02 * np.abs(problem.forces(tangent.mean(1).numpy().transpose(1, 0, 2))).max()
+        < 1e-4 * np.abs(problem.forces(tangent.mean(1).numpy().transpose(1, 0, 2))).max()
     )
 
 

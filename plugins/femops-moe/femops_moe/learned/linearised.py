@@ -134,8 +134,12 @@ class LinearisedRVE:
 
 def factorised(stiffness: sp.csr_array, dim: int) -> SuperLU:
     """Return the factors of a stiffness whose last node is fixed."""
-    options = {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
-    return splu(stiffness[:-dim, :-dim].tocsc(), **options)
+    return splu(
+        stiffness[:-dim, :-dim].tocsc(),
+        permc_spec="MMD_AT_PLUS_A",
+        diag_pivot_thresh=0.0,
+        options={"SymmetricMode": True},
+    )
 
 
 def _solved(factor: SuperLU, forces: Array) -> Array:

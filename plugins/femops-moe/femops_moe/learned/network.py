@@ -71,6 +71,6 @@ def _layers(inputs: int, width: int, outputs: int) -> torch.nn.Sequential:
     last = torch.nn.Linear(width, outputs)
     with torch.no_grad():
         last.weight *= _SMALL_START
-        last.bias *= _SMALL_START
+        last.bias.mul_(_SMALL_START)
     inner = (torch.nn.Linear(inputs, width), torch.nn.SiLU(), torch.nn.Linear(width, width), torch.nn.SiLU())
     return torch.nn.Sequential(*inner, last)
