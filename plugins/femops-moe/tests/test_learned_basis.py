@@ -47,16 +47,13 @@ STUDY = {
 }
 
 
-def _trained(folder, **surrogate):
-    path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump({**STUDY, "surrogate": {**STUDY["surrogate"], **surrogate}}))
-    report = train(load_study(path), path, folder / "out", MPI.COMM_SELF)
-    return SimpleNamespace(model=report.model, metrics=report.metrics)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    return _trained(tmp_path_factory.mktemp("family"))
+    folder = tmp_path_factory.mktemp("family")
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(STUDY))
+    report = train(load_study(path), path, folder / "out", MPI.COMM_SELF)
+    return SimpleNamespace(model=report.model, metrics=report.metrics)
 
 
 @pytest.fixture(scope="module")
@@ -155,12 +152,15 @@ def test_training_lowers_the_energy_of_unseen_members_and_is_repeatable(problem)
     rves = [problem.rve, *(load_law({"law": "nested", "rve": _shifted(x)}, dim=2).rve for x in (0.2, 0.3))]
 
     def fit(steps):
-        options = MoEOptions(basis=3, width=8, steps=steps, batch=2, learning_rate=1e-2)
-        return training.fit_family(FamilyTask(rves, {}, options, 2, -HIGH, HIGH, _Nowhere(), lambda *given: None))
+        return _fitted(rves, MoEOptions(basis=3, width=8, steps=steps, batch=2, learning_rate=1e-2))
 
     first, one, two = fit(0), fit(12), fit(12)
     assert one.metrics["energy_error"] < 0.9 * first.metrics["energy_error"]
     assert all(np.array_equal(values, two.arrays[name]) for name, values in one.arrays.items())
+
+
+def _fitted(rves, options):
+    return training.fit_family(FamilyTask(rves, {}, options, 2, -HIGH, HIGH, _Nowhere(), lambda *given: None))
 
 
 class _Nowhere:
@@ -229,6 +229,8 @@ def test_rves_that_have_no_modes_are_refused(trained, rve, problem):
         _law(trained, rve)
 
 
-def test_options_of_one_rve_are_refused_with_a_family(tmp_path):
+def test_what_a_family_cannot_learn_is_refused(problem):
     with pytest.raises(CaseError, match=r"surrogate\.experts: given with a family, expected with one RVE"):
-        _trained(tmp_path, experts=2)
+        _fitted([problem.rve] * 2, MoEOptions(experts=2))
+    with pytest.raises(CaseError, match=r"family\.count: 1 given, expected several members"):
+        _fitted([problem.rve], MoEOptions())
