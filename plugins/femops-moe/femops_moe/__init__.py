@@ -4,7 +4,7 @@ from femops.hookspecs import hookimpl
 from femops.surrogate import SurrogateSpec
 from femops_moe.options import MoEOptions, MoEParameters
 from femops_moe.pde.options import PaperProblem
-from femops_moe.surrogate import as_law, check, fit, fit_problem
+from femops_moe.surrogate import as_law, check, fit, fit_family, fit_problem
 
 
 @hookimpl
@@ -21,6 +21,7 @@ def femops_surrogates() -> list[SurrogateSpec]:
             as_law,
             version=2,
             check=check,
+            fit_family=fit_family,
             problem=PaperProblem,
             fit_problem=fit_problem,
         )

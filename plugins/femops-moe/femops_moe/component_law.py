@@ -8,7 +8,6 @@ from femops.errors import CaseError
 from femops.law import LawResponse
 from femops.notation import Array
 from femops.surrogate import TrainedModel, torch_device
-from femops.surrogate.fields.law import TINY, in_numpy, quadratic_form
 from femops.surrogate.store import of_arrays
 from femops.surrogate.torch_library import torch
 from femops_moe.experts import on_device
@@ -16,8 +15,6 @@ from femops_moe.library import stored_library
 from femops_moe.options import MoEParameters
 from femops_moe.reduced_law import ReducedLaw
 from femops_moe.tiled import TiledSolver
-
-_INNER = 2  # conjugate-gradient steps of the indicator
 
 
 class ComponentLaw(ReducedLaw):
@@ -45,14 +42,7 @@ class ComponentLaw(ReducedLaw):
 
     def _indicated(self, strain: Array, response: LawResponse) -> Array:
         """Return the relative change of the stress in a Newton step of the whole field."""
-        error, size = np.empty(len(strain)), quadratic_form(response.stress, self.metric)
-        for part in self._field_parts(strain):
-            given = torch.tensor(strain[part], device=self._fields.device)
-            fields = self._mode_fields(strain[part], response.state[part])
-            better = self._fields.improve(given, *fields, steps=1, inner=_INNER)
-            change = in_numpy(self._fields.evaluate(given, *better).stress) - response.stress[part]
-            error[part] = np.sqrt(quadratic_form(change, self.metric) / np.maximum(size[part], TINY))
-        return error
+        return self._change_in_newton_step(strain, response)
 
     def _fluctuation(self, strain: Array, unknowns: Array) -> Array:
         """Return the fluctuations of the RVE (n_dofs, n)."""

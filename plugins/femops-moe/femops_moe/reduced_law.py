@@ -13,13 +13,14 @@ from femops.phases import know_row_33
 from femops.surrogate import TrainedModel, chunks, torch_device, within
 from femops.surrogate.fields.bound import StressBound
 from femops.surrogate.fields.hyperelastic import HyperelasticFields
-from femops.surrogate.fields.law import FieldLaw
+from femops.surrogate.fields.law import TINY, FieldLaw, in_numpy, quadratic_form
 from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.galerkin import Equilibrium
 from femops_moe.options import MoEParameters
 
 _EVALUATIONS = 12
 _COPIES = 6  # copies of the fields of a point in memory at the same time
+_INNER = 2  # conjugate-gradient steps of a Newton step of the whole field
 _TOLERANCE = {"float64": 1e-12, "float32": 1e-8}  # Newton decrement, relative to the work
 
 
@@ -119,6 +120,17 @@ class ReducedLaw(FieldLaw):
     @abstractmethod
     def _fluctuation(self, strain: Array, unknowns: Array) -> Array:
         """Return the fluctuations of the RVE (n_dofs, n)."""
+
+    def _change_in_newton_step(self, strain: Array, response: LawResponse) -> Array:
+        """Return the relative change of the stress in a Newton step of the whole field. Shape (n,)."""
+        error, size = np.empty(len(strain)), quadratic_form(response.stress, self.metric)
+        for part in self._field_parts(strain):
+            given = torch.tensor(strain[part], device=self._fields.device)
+            fields = self._mode_fields(strain[part], response.state[part])
+            better = self._fields.improve(given, *fields, steps=1, inner=_INNER)
+            change = in_numpy(self._fields.evaluate(given, *better).stress) - response.stress[part]
+            error[part] = np.sqrt(quadratic_form(change, self.metric) / np.maximum(size[part], TINY))
+        return error
 
     @cached_property
     def _fields(self) -> HyperelasticFields:

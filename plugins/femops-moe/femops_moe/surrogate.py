@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from femops.errors import CaseError
 from femops.law import CertifiedLaw
 from femops.notation import Array
-from femops.surrogate import Fit, FitTask, ProblemTask, TrainedModel
+from femops.surrogate import FamilyTask, Fit, FitTask, ProblemTask, TrainedModel
 from femops_moe.options import MoEOptions, MoEParameters
 
 if TYPE_CHECKING:
@@ -17,6 +17,13 @@ def fit(task: FitTask) -> Fit:
     from femops_moe import component_training, training
 
     return (training if task.options.component is None else component_training).fit(task)
+
+
+def fit_family(task: FamilyTask) -> Fit:
+    """Train on a family of RVEs; see `femops_moe.learned.training.fit_family`."""
+    from femops_moe.learned import training
+
+    return training.fit_family(task)
 
 
 def fit_problem(task: ProblemTask) -> Fit:
@@ -55,7 +62,10 @@ def as_law(model: TrainedModel, parameters: MoEParameters) -> CertifiedLaw:
     """
     from femops_moe.component_law import ComponentLaw
     from femops_moe.law import MoELaw
+    from femops_moe.learned.law import LearnedBasisLaw
 
+    if "learned" in model.settings:
+        return LearnedBasisLaw(model, parameters)
     if "components" in model.settings:
         return ComponentLaw(model, parameters)
     if parameters.rve is not None:

@@ -135,7 +135,7 @@ def _cubature(
         more = strains_to_learn(task.low, task.high, _STATES, options.seed + 1)
         strain = np.concatenate([task.snapshots["strain"], more])
         wanted = part * options.cubature_tolerance
-        found, errors = choose(experts, strain, _compliance(experts), wanted, options.seed, together)
+        found, errors = choose(experts, strain, compliance(experts), wanted, options.seed, together)
         missed = min(errors.values()) > wanted
         note = f"{(found > 0.0).sum()} points, stress error {min(errors.values()):.1e}"
         task.progress(stage, 1, 1, note + missed * f", above cubature_tolerance {wanted:g}")
@@ -145,7 +145,7 @@ def _cubature(
     return factor, errors
 
 
-def _compliance(experts: Experts) -> Array:
+def compliance(experts: Experts) -> Array:
     """Return the inverse of the homogenized tangent at zero strain [1/stress]. Shape (n_s, n_s)."""
     unstrained = solver(experts).solve(np.zeros((1, experts.n_s)), np.zeros((1, len(experts.used))), 1, 1.0)
     return np.asarray(np.linalg.inv(unstrained.tangent[0]))

@@ -59,11 +59,11 @@ class ConstraintOptions(SurrogateOptions):
         "experts",
         description="equations: the residual as loss only, least squares for all points, or those of each expert",
     )
-    basis: int = Field(16, gt=0, description="equations: number of basis fields; soft: one")
+    basis: int = Field(16, gt=0, description="number of basis fields (equations; soft: one) or of modes (families)")
     iterations: int = Field(6, gt=0, description="equations: Gauss–Newton steps of the least squares")
-    width: int = Field(24, gt=0, description="equations: width of the network")
+    width: int = Field(24, gt=0, description="equations and families: width of the network")
     layers: int = Field(4, gt=0, description="equations: layers of the network")
     frequencies: int = Field(8, gt=0, description="equations: frequencies that a layer keeps along each axis")
-    steps: int = Field(400, ge=0, description="equations: optimiser steps")
-    batch: int = Field(8, gt=0, description="equations: samples per step")
-    learning_rate: float = Field(3e-3, gt=0, description="equations: largest; decays along a cosine")
+    steps: int = Field(400, ge=0, description="equations and families: optimiser steps")
+    batch: int = Field(8, gt=0, description="equations and families: samples per step")
+    learning_rate: float = Field(3e-3, gt=0, description="equations and families: largest; decays along a cosine")
