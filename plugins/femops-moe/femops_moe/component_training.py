@@ -15,8 +15,8 @@ from femops.surrogate.spec import Arrays
 from femops.surrogate.torch_library import torch
 from femops_moe.basis import nonlinear_fields
 from femops_moe.components import Arrangement, Component, arrangement
-from femops_moe.cubature import Shares
-from femops_moe.galerkin import local_strain, point_values
+from femops_moe.cubature import Shares, changes, forces
+from femops_moe.galerkin import Equilibrium
 from femops_moe.library import Library, joined_rve
 from femops_moe.local_modes import local_modes
 from femops_moe.options import MoEOptions
@@ -27,7 +27,8 @@ _OF_CUBATURE = 8  # arrangements that points are chosen with
 _SKETCH = 300  # random combinations of the functionals of a component
 _WEIGHT_OF_UNKNOWNS = 0.05  # see `cubature`
 _EVALUATIONS, _CONVERGED = 12, 1e-13
-_LARGEST, _SMALLER, _TRIALS = 1e-3, 0.6, 20  # sizes of the singular vectors to keep
+_LARGEST, _SMALLER, _TRIALS = 1e-3, (0.2, 0.7), 20  # sizes of the singular vectors to keep: first, relative to the last
+_ORDER = 2.0  # of the error in that size, about
 
 
 @dataclass(frozen=True)
@@ -112,62 +113,70 @@ def _sampled(rve: RVE, found: Arrangement, snapshots: Arrays, solver: SnapshotSo
     return _Solved(found, np.asarray(snapshots["strain"])[:_STRAINS], fields)
 
 
+@dataclass(frozen=True)
+class _Case:
+    """An arrangement that points are chosen with: its experts, kinds, strains, response and compliance's root."""
+
+    experts: TiledExperts
+    kinds: Indices
+    strain: Array
+    full: Equilibrium
+    root: Array
+
+    def error(self, stress: Array) -> Array:
+        """Return the relative errors (n,) of stresses (n, n_s), in the norm of the compliance at zero strain."""
+        exact = self.full.stress
+        return np.asarray(
+            np.linalg.norm((stress - exact) @ self.root, axis=1) / np.linalg.norm(exact @ self.root, axis=1)
+        )
+
+
+def _case(library: Library, one: _Solved) -> _Case:
+    experts = tiled(one.found, library.components, library.modes, library.counts)
+    found, n_s = TiledSolver(experts), experts.experts.n_s
+    start = np.zeros((len(one.strain), len(experts.used)))
+    full = found.solve(one.strain, start, _EVALUATIONS, _CONVERGED)
+    tangent = found.solve(np.zeros((1, n_s)), start[:1], 1, 1.0).tangent[0]
+    return _Case(experts, one.found.kinds, one.strain, full, np.linalg.cholesky(np.linalg.inv(tangent)))
+
+
 def _cubature(
     library: Library, solved: list[_Solved], tolerance: float, seed: int
 ) -> tuple[list[Array], dict[int, float]]:
     """Return factors of the weights of each component, and the median error of the stress by number of points."""
-    cases = [(one, tiled(one.found, library.components, library.modes, library.counts)) for one in solved]
+    cases = [_case(library, one) for one in solved]
     rng = np.random.default_rng(seed)
     sums = [np.zeros((_SKETCH, one.discretisation.n_points)) for one in library.components]
-    full = []
-    for one, experts in cases:
-        start = np.zeros((len(one.strain), len(experts.used)))
-        full.append(TiledSolver(experts).solve(one.strain, start, _EVALUATIONS, _CONVERGED))
-        _add(sums, experts, one.found.kinds, one.strain, full[-1].unknowns, rng)
+    for case in cases:
+        _add(sums, case, rng)
     shares = [
         _shares(total, one.discretisation.weight.ravel()) for total, one in zip(sums, library.components, strict=True)
     ]
     errors, smallest = dict[int, float](), _LARGEST
     for _ in range(_TRIALS):
         factors = [one.factors(smallest) for one in shares]
-        change = []
-        for (one, experts), truth in zip(cases, full, strict=True):
-            few = TiledSolver(with_points(experts, one.found.kinds, factors))
-            stress = few.solve(one.strain, truth.unknowns, _EVALUATIONS, _CONVERGED).stress
-            change.append(np.linalg.norm(stress - truth.stress, axis=1) / np.linalg.norm(truth.stress, axis=1))
-        errors[sum(int((one > 0.0).sum()) for one in factors)] = error = float(np.median(np.concatenate(change)))
+        found = []
+        for case in cases:
+            few = TiledSolver(with_points(case.experts, case.kinds, factors))
+            found.append(case.error(few.solve(case.strain, case.full.unknowns, _EVALUATIONS, _CONVERGED).stress))
+        errors[sum(int((one > 0.0).sum()) for one in factors)] = error = float(np.median(np.concatenate(found)))
         if error <= tolerance:
             break
-        smallest *= _SMALLER
+        smallest *= float(np.clip((tolerance / error) ** (1.0 / _ORDER), *_SMALLER))
     return factors, errors
 
 
-def _add(
-    sums: list[Array], one: TiledExperts, kinds: Indices, strain: Array, unknowns: Array, rng: np.random.Generator
-) -> None:
+def _add(sums: list[Array], case: _Case, rng: np.random.Generator) -> None:
     """Add random combinations of the points' shares in the functionals to those of each component."""
-    experts, n_s = one.experts, one.experts.n_s
-    columns = TiledSolver(one).sensitivity(strain, unknowns)
-    z = one.local(torch.as_tensor(strain), torch.as_tensor(one.padded(unknowns)))
-    totals = torch.stack(
-        [
-            one.local(torch.as_tensor(np.tile(unit, (len(strain), 1))), torch.as_tensor(one.padded(columns[:, :, s])))
-            for s, unit in enumerate(np.eye(n_s))
-        ],
-        3,
-    )
-    force = point_values(experts, z).stress.permute(1, 2, 3, 0)
-    work = (force.flatten(2) * local_strain(experts, z).permute(1, 2, 3, 0).flatten(2)).sum((0, 2))
-    scale = (len(kinds) / work.sqrt())[:, None, None]  # weights of a component are relative to its own volume
-    for k, kind in enumerate(kinds):
+    one, experts, unknowns = case.experts, case.experts.experts, case.full.unknowns
+    z = one.local(torch.as_tensor(case.strain), torch.as_tensor(one.padded(unknowns)))
+    totals = changes(one, TiledSolver(one).sensitivity(case.strain, unknowns) @ case.root, case.root)
+    force = len(case.kinds) * forces(experts, z)  # weights of a component are relative to its own volume
+    for k, kind in enumerate(case.kinds):
         inside = experts.points[k] >= 0
-        local = torch.einsum("ngs,gsi->nig", force[k], experts.maps[k]) * scale
-        wanted = (
-            torch.cat([totals[k].mT @ local, local[:, n_s:] * (_WEIGHT_OF_UNKNOWNS / len(one.used) ** 0.5)], 1)
-            .flatten(0, 1)
-            .numpy()
-        )
-        rows = wanted[:, inside]
+        local = torch.einsum("ngs,gsi->nig", force[k], experts.maps[k])
+        own = local[:, experts.n_s :] * (_WEIGHT_OF_UNKNOWNS / len(one.used) ** 0.5)
+        rows = torch.cat([totals[k].mT @ local, own], 1).flatten(0, 1).numpy()[:, inside]
         sums[kind][:, experts.points[k][inside]] += rng.standard_normal((_SKETCH, len(rows))) @ rows / _SKETCH**0.5
 
 
