@@ -11,11 +11,11 @@ from femops.surrogate import TrainedModel, torch_device
 from femops.surrogate.fields.law import TINY, in_numpy, quadratic_form
 from femops.surrogate.store import of_arrays
 from femops.surrogate.torch_library import torch
+from femops_moe.compiled import tiled_solver
 from femops_moe.experts import on_device
 from femops_moe.library import stored_library
 from femops_moe.options import MoEParameters
 from femops_moe.reduced_law import ReducedLaw
-from femops_moe.tiled import TiledSolver
 
 _INNER = 2  # conjugate-gradient steps of the indicator
 
@@ -41,7 +41,7 @@ class ComponentLaw(ReducedLaw):
         device, dtype = torch_device(parameters.device), getattr(torch, parameters.precision)
         self.experts = replace(experts, experts=on_device(experts.experts, device, dtype))
         sampled = experts.experts.sampled
-        super().__init__(model, parameters, TiledSolver(self.experts), len(self.experts.used), sampled)
+        super().__init__(model, parameters, tiled_solver(self.experts), len(self.experts.used), sampled)
 
     def _indicated(self, strain: Array, response: LawResponse) -> Array:
         """Return the relative change of the stress in a Newton step of the whole field."""

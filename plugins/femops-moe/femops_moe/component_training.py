@@ -14,13 +14,14 @@ from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.spec import Arrays
 from femops.surrogate.torch_library import torch
 from femops_moe.basis import nonlinear_fields
+from femops_moe.compiled import tiled_solver
 from femops_moe.components import Arrangement, Component, arrangement
 from femops_moe.cubature import Shares, changes, forces
 from femops_moe.galerkin import Equilibrium
 from femops_moe.library import Library, joined_rve
 from femops_moe.local_modes import local_modes
 from femops_moe.options import MoEOptions
-from femops_moe.tiled import TiledExperts, TiledSolver, tiled, with_points
+from femops_moe.tiled import TiledExperts, tiled, with_points
 
 _STRAINS = 4  # of each random arrangement
 _OF_CUBATURE = 8  # arrangements that points are chosen with
@@ -133,7 +134,7 @@ class _Case:
 
 def _case(library: Library, one: _Solved) -> _Case:
     experts = tiled(one.found, library.components, library.modes, library.counts)
-    found, n_s = TiledSolver(experts), experts.experts.n_s
+    found, n_s = tiled_solver(experts), experts.experts.n_s
     start = np.zeros((len(one.strain), len(experts.used)))
     full = found.solve(one.strain, start, _EVALUATIONS, _CONVERGED)
     tangent = found.solve(np.zeros((1, n_s)), start[:1], 1, 1.0).tangent[0]
@@ -157,7 +158,7 @@ def _cubature(
         factors = [one.factors(smallest) for one in shares]
         found = []
         for case in cases:
-            few = TiledSolver(with_points(case.experts, case.kinds, factors))
+            few = tiled_solver(with_points(case.experts, case.kinds, factors))
             found.append(case.error(few.solve(case.strain, case.full.unknowns, _EVALUATIONS, _CONVERGED).stress))
         errors[sum(int((one > 0.0).sum()) for one in factors)] = error = float(np.median(np.concatenate(found)))
         if error <= tolerance:
@@ -170,7 +171,7 @@ def _add(sums: list[Array], case: _Case, rng: np.random.Generator) -> None:
     """Add random combinations of the points' shares in the functionals to those of each component."""
     one, experts, unknowns = case.experts, case.experts.experts, case.full.unknowns
     z = one.local(torch.as_tensor(case.strain), torch.as_tensor(one.padded(unknowns)))
-    totals = changes(one, TiledSolver(one).sensitivity(case.strain, unknowns) @ case.root, case.root)
+    totals = changes(one, tiled_solver(one).sensitivity(case.strain, unknowns) @ case.root, case.root)
     force = len(case.kinds) * forces(experts, z)  # weights of a component are relative to its own volume
     for k, kind in enumerate(case.kinds):
         inside = experts.points[k] >= 0

@@ -25,11 +25,13 @@ class Merge:
         kept: Place in each child of the unknowns that are left, macroscale strains first; −1 where it has not got them
             or for padding. Shape (G, 2, B).
         inner: Likewise of those that are eliminated. Shape (G, 2, I).
+        eliminated: Numbers of the ports that are eliminated, by new cluster.
     """
 
     children: Indices
     kept: Indices
     inner: Indices
+    eliminated: Indices
 
     @cached_property
     def places(self) -> Tensor:
@@ -96,6 +98,19 @@ def dissection(number: Indices, shape: tuple[int, int], n_shared: int) -> list[M
     return merges
 
 
+def renumbered(number: Indices, shape: tuple[int, int]) -> Indices:
+    """Return the numbers of the ports (K, L) in the order in which nested dissection eliminates them, the last first.
+
+    Args:
+        number: Numbers of the ports of each component; see `dissection`.
+        shape: Number of rows and columns.
+    """
+    order = np.concatenate([merge.eliminated for merge in dissection(number, shape, 0)])[::-1]
+    found = np.full(len(order) + 1, -1)  # the last one is fixed
+    found[order] = np.arange(len(order))
+    return found[number]
+
+
 def _pairs(clusters: Indices) -> tuple[Indices, Indices]:
     """Return the pairs of neighbours along the longer axis (G, 2), and the grid of the pairs."""
     axis = int(np.argmax(clusters.shape))
@@ -137,5 +152,6 @@ def _merge(
         places.append(found)
     shared = np.tile(np.arange(n_shared), (len(pairs), 2, 1))
     shared[pairs < 0] = -1
-    merge = Merge(pairs, np.concatenate([shared, places[0]], axis=2), places[1])
+    eliminated = np.array([port for one in inner for port in one], dtype=np.int64)
+    merge = Merge(pairs, np.concatenate([shared, places[0]], axis=2), places[1], eliminated)
     return merge, [{port: place for place, port in enumerate(one)} for one in kept]

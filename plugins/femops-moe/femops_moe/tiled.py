@@ -16,7 +16,7 @@ from femops.surrogate import chunks
 from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.basis import Basis
 from femops_moe.components import Arrangement, Component, elastic_fields, numbering
-from femops_moe.dissection import Merge, dissection
+from femops_moe.dissection import Merge, dissection, renumbered
 from femops_moe.experts import Experts, assemble, restricted
 from femops_moe.galerkin import Elimination, Equilibrium, derivatives
 
@@ -112,7 +112,8 @@ def tiled(
     experts = []
     for kind, own in zip(found.kinds, elastic, strict=True):
         experts.append(_expert(components[kind], own, modes[kind]))
-    return TiledExperts(stacked(experts), numbering(found.shape, counts), found.shape, found.kinds, elastic)
+    number = renumbered(numbering(found.shape, counts), found.shape)
+    return TiledExperts(stacked(experts), number, found.shape, found.kinds, elastic)
 
 
 def with_points(one: TiledExperts, kinds: Indices, factors: Sequence[Array]) -> TiledExperts:

@@ -1,6 +1,6 @@
 """Components are coupled conformingly, and answer for arrangements that training never saw."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,9 +18,10 @@ from femops.surrogate import TrainedModel
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.store import read_fit, read_manifest
 from femops.surrogate.torch_library import torch
+from femops_moe.compiled import CompiledExperts, tiled_solver
 from femops_moe.component_law import ComponentLaw
 from femops_moe.components import arrangement, elastic_fields, numbering
-from femops_moe.galerkin import derivatives
+from femops_moe.galerkin import Equilibrium, derivatives
 from femops_moe.local_modes import local_modes
 from femops_moe.options import MoEParameters
 from femops_moe.tiled import TiledSchur, TiledSolver, tiled
@@ -148,6 +149,27 @@ def test_nested_dissection_solves_the_system_of_all_unknowns(rows):
         assert np.allclose(schur.tangent[i], tangent, atol=1e-9 * np.abs(tangent).max())
         assert np.allclose(stress[i, :, 0], force[:3] + coupling.T @ expected, atol=1e-9 * np.abs(force).max())
         assert work[i, 0] == pytest.approx(-force[3:-1] @ expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("rows", [UNSEEN, [["a", "b"], ["b", "a"]]])
+def test_the_compiled_kernel_gives_what_batched_torch_gives(rows):
+    one, *_ = _coarse(rows)
+    compiled, batched = tiled_solver(one), TiledSolver(one)
+    assert isinstance(compiled, CompiledExperts)
+    strain, start = sobol(-CORNER, CORNER, 9, 3), np.zeros((9, len(one.used)))
+    found, expected = (each.solve(strain, start, 12, 1e-12) for each in (compiled, batched))
+    assert (found.decrement <= 1e-12).all()
+    for field in fields(Equilibrium):
+        if field.name != "decrement":
+            assert _error(getattr(found, field.name), getattr(expected, field.name)) < 1e-11, field.name
+    slopes = [each.sensitivity(strain, expected.unknowns) for each in (compiled, batched)]
+    assert _error(*slopes) < 1e-10
+
+
+def test_other_phases_take_batched_torch():
+    one, *_ = _coarse(UNSEEN)
+    other = replace(one.experts, sampled=tuple((object(), part) for _, part in one.experts.sampled))
+    assert isinstance(tiled_solver(replace(one, experts=other)), TiledSolver)
 
 
 def test_unknowns_of_faces_are_shared_by_their_two_components():
