@@ -58,11 +58,11 @@ class ComponentLaw(ReducedLaw):
         """Return the fluctuations of the RVE (n_dofs, n)."""
         space, one = self._fields.space, self.experts
         z = one.local(torch.tensor(strain), torch.as_tensor(one.padded(unknowns))).numpy()
-        found = np.empty((space.n_nodes, 2, len(strain)))
+        found = np.empty((space.n_nodes, self.dim, len(strain)))
         for k, nodes in enumerate(self._nodes):
             modes = self._library.modes[one.kinds[k]]
             local = np.concatenate([one.elastic[k], modes.ports, modes.bubbles], axis=1)
-            found[space.node_of[nodes]] = (local @ z[k, :, : local.shape[1]].T).reshape(len(nodes), 2, -1)
+            found[space.node_of[nodes]] = (local @ z[k, :, : local.shape[1]].T).reshape(len(nodes), self.dim, -1)
         return found.reshape(space.n_dofs, -1)
 
 

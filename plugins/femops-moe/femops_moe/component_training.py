@@ -27,6 +27,10 @@ _STRAINS = 4  # of each random arrangement
 _OF_CUBATURE = 8  # arrangements that points are chosen with
 _SKETCH = 300  # random combinations of the functionals of a component
 _WEIGHT_OF_UNKNOWNS = 0.05  # see `cubature`
+_NAMES = {  # of the classes of sides
+    2: ("vertical_face", "horizontal_face"),
+    3: ("face_x", "face_y", "face_z", "edge_z", "edge_y", "edge_x"),
+}
 _EVALUATIONS, _CONVERGED = 12, 1e-13
 _LARGEST, _SMALLER, _TRIALS = 1e-3, (0.2, 0.7), 20  # sizes of the singular vectors to keep: first, relative to the last
 _ORDER = 2.0  # of the error in that size, about
@@ -50,7 +54,8 @@ def fit(task: FitTask) -> Fit:
     begin = time.perf_counter()
     options: MoEOptions = task.options
     assert options.component is not None
-    size = np.full(2, options.component)
+    dim = task.rve.discretisation.dim
+    size = np.full(dim, options.component)
     solved, components = _solved(task, size)
     samples: list[list[Array]] = [[] for _ in components]
     for one in solved:
@@ -71,8 +76,7 @@ def fit(task: FitTask) -> Fit:
     metrics = {
         "components": len(components),
         "arrangements": len(solved),
-        "modes_of_vertical_face": trained.counts[0],
-        "modes_of_horizontal_face": trained.counts[1],
+        **{f"modes_of_{name}": count for name, count in zip(_NAMES[dim], trained.counts, strict=True)},
         "bubbles": max(bubbles),
         "lost_by_faces": trained.lost[0],
         "lost_by_bubbles": trained.lost[1],
@@ -86,7 +90,7 @@ def fit(task: FitTask) -> Fit:
 
 
 def _solved(task: FitTask, size: Array) -> tuple[list[_Solved], list[Component]]:
-    """Return the RVE of the study and random arrangements of two by two of its components, solved, and these."""
+    """Return the RVE of the study and random ones of two components in each direction, solved, and the components."""
     options: MoEOptions = task.options
     found, components = arrangement(task.rve, size, [])
     half = 0.5 * (task.high - task.low)
@@ -97,7 +101,7 @@ def _solved(task: FitTask, size: Array) -> tuple[list[_Solved], list[Component]]
     strain = sobol(task.low, task.high, _STRAINS * options.arrangements, options.seed + 1)
     for number in range(options.arrangements):
         task.progress("arrangements", number, options.arrangements)
-        rve = joined_rve(meshes, rng.integers(0, len(components), (2, 2)), task.rve)
+        rve = joined_rve(meshes, rng.integers(0, len(components), (2,) * len(size)), task.rve)
         solver = SnapshotSolver(rve, task.solver.solver.options)
         snapshots = solver.solve(strain[number :: options.arrangements])
         solved.append(_sampled(rve, arrangement(rve, size, components)[0], snapshots, solver, half))
@@ -109,8 +113,8 @@ def _sampled(rve: RVE, found: Arrangement, snapshots: Arrays, solver: SnapshotSo
     """Return the strains and nonlinear fields of a solved arrangement."""
     space = FluctuationSpace(rve)
     every = nonlinear_fields(space, snapshots, solver.solver.elastic_sensitivity, half)
-    nodal = every.reshape(space.n_nodes, 2, -1)
-    fields = [nodal[space.node_of[nodes]].reshape(2 * len(nodes), -1) for nodes in found.nodes]
+    nodal = every.reshape(space.n_nodes, rve.discretisation.dim, -1)
+    fields = [nodal[space.node_of[nodes]].reshape(-1, nodal.shape[2]) for nodes in found.nodes]
     return _Solved(found, np.asarray(snapshots["strain"])[:_STRAINS], fields)
 
 
@@ -195,4 +199,4 @@ def check_components(rve: RVE, size: float) -> None:
     Raises:
         CaseError: See `components.arrangement`.
     """
-    arrangement(rve, np.full(2, size), [])
+    arrangement(rve, np.full(rve.discretisation.dim, size), [])

@@ -78,13 +78,13 @@ class Merge:
         return found[:-1, :, :-1]
 
 
-def dissection(number: Indices, shape: tuple[int, int], n_shared: int) -> list[Merge]:
+def dissection(number: Indices, shape: tuple[int, ...], n_shared: int) -> list[Merge]:
     """Return the merges of a grid of components.
 
     Args:
         number: Numbers of the ports of each component, different ones within each; −1 for those that are fixed. Shape
             (K, L).
-        shape: Number of rows and columns.
+        shape: Number of rows and columns, in 3D of layers, rows and columns.
         n_shared: Number of unknowns that all components share and that are left: the macroscale strains.
     """
     clusters = np.arange(len(number)).reshape(shape)
@@ -98,12 +98,12 @@ def dissection(number: Indices, shape: tuple[int, int], n_shared: int) -> list[M
     return merges
 
 
-def renumbered(number: Indices, shape: tuple[int, int]) -> Indices:
+def renumbered(number: Indices, shape: tuple[int, ...]) -> Indices:
     """Return the numbers of the ports (K, L) in the order in which nested dissection eliminates them, the last first.
 
     Args:
         number: Numbers of the ports of each component; see `dissection`.
-        shape: Number of rows and columns.
+        shape: Number of rows and columns, in 3D of layers, rows and columns.
     """
     order = np.concatenate([merge.eliminated for merge in dissection(number, shape, 0)])[::-1]
     found = np.full(len(order) + 1, -1)  # the last one is fixed
@@ -116,7 +116,7 @@ def _pairs(clusters: Indices) -> tuple[Indices, Indices]:
     axis = int(np.argmax(clusters.shape))
     one, other = (np.take(clusters, np.arange(start, clusters.shape[axis], 2), axis) for start in (0, 1))
     if one.shape != other.shape:
-        width = [(0, 0), (0, 0)]
+        width = [(0, 0)] * clusters.ndim
         width[axis] = (0, 1)
         other = np.pad(other, width, constant_values=-1)
     pairs = np.stack([one.ravel(), other.ravel()], axis=1)

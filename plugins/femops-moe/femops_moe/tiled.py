@@ -15,10 +15,11 @@ from femops.notation import Array, Indices
 from femops.surrogate import chunks
 from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.basis import Basis
-from femops_moe.components import Arrangement, Component, elastic_fields, numbering
+from femops_moe.components import Arrangement, Component, elastic_fields
 from femops_moe.dissection import Merge, dissection, renumbered
 from femops_moe.experts import Experts, assemble, restricted
 from femops_moe.galerkin import Elimination, Equilibrium, derivatives
+from femops_moe.sides import numbering
 
 _SMALLEST = 1e-30
 
@@ -28,7 +29,7 @@ class LocalModes:
     """Modes of a kind of component.
 
     Attributes:
-        ports: Fields of its ports: left, right, lower and upper face, then corners. Shape (n_dofs, n_p).
+        ports: Fields of its ports, by side. Shape (n_dofs, n_p).
         bubbles: Fields that vanish on the boundary. Shape (n_dofs, n_b).
     """
 
@@ -43,14 +44,14 @@ class TiledExperts:
     Attributes:
         experts: The experts; `n_ports` is that of one component.
         number: Number of each component's ports among all; −1 for fixed ones. Shape (K, n_p).
-        shape: Number of rows and columns.
+        shape: Number of rows and columns, in 3D of layers, rows and columns.
         kinds: Kind of each component. Shape (K,).
         elastic: Elastic fluctuations W₀ of each component [length], shape (n_dofs, n_s).
     """
 
     experts: Experts
     number: Indices
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     kinds: Indices
     elastic: list[Array]
 
@@ -98,7 +99,7 @@ class TiledExperts:
 
 
 def tiled(
-    found: Arrangement, components: Sequence[Component], modes: Sequence[LocalModes], counts: tuple[int, int]
+    found: Arrangement, components: Sequence[Component], modes: Sequence[LocalModes], counts: Sequence[int]
 ) -> TiledExperts:
     """Return the experts of an arrangement with all points.
 
@@ -106,7 +107,7 @@ def tiled(
         found: The arrangement.
         components: The components.
         modes: Their modes.
-        counts: Number of modes of a vertical and of a horizontal face.
+        counts: Number of modes of a side of each class without the corners.
     """
     elastic = elastic_fields(found, components)
     experts = []

@@ -20,10 +20,11 @@ from femops.surrogate.store import read_fit, read_manifest
 from femops.surrogate.torch_library import torch
 from femops_moe.compiled import CompiledExperts, tiled_solver
 from femops_moe.component_law import ComponentLaw
-from femops_moe.components import arrangement, elastic_fields, numbering
+from femops_moe.components import arrangement, elastic_fields
 from femops_moe.galerkin import Equilibrium, derivatives
 from femops_moe.local_modes import local_modes
 from femops_moe.options import MoEParameters
+from femops_moe.sides import numbering
 from femops_moe.tiled import TiledSchur, TiledSolver, tiled
 
 
