@@ -18,7 +18,9 @@ from femops.meshing import TaggedMesh
 from femops.notation import PAIRS, SQRT2, Array, Indices
 from femops.rve.discretisation import Discretisation, discretise
 from femops.rve.spec import RVE
+from femops.surrogate.torch_library import torch
 from femops_moe.basis import elastic_stiffness
+from femops_moe.dissection import Condensation, dissection
 from femops_moe.sides import nodes_of, numbering, sides, slices, spread
 
 _GAP = 1e-6  # of nodes that are the same, relative to the component
@@ -238,19 +240,16 @@ def elastic_fields(found: Arrangement, components: Sequence[Component]) -> list[
     Returns:
         For each place, shape (n_dofs, n_s).
     """
-    one = components[0]
+    one, n_s = components[0], len(PAIRS[components[0].dim])
     number = numbering(found.shape, [one.dim * count for count in one.counts])
-    n, width = int(number.max()) + 1, number.shape[1]
     inside = [components[kind].interior for kind in found.kinds]
-    values = np.stack([one.stiffness for one in inside])
-    row, column = np.broadcast_arrays(number[:, :, None], number[:, None, :])
-    free = (row >= 0) & (column >= 0)
-    stiffness = sp.coo_array((values[free], (row[free], column[free])), shape=(n, n)).tocsc()
-    force = np.zeros((n + 1, inside[0].force.shape[1]))
-    np.add.at(force, number.ravel(), np.stack([one.force for one in inside]).reshape(len(inside) * width, -1))
-    factor = splu(stiffness, permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
-    solved = np.concatenate([-factor.solve(force[:-1]), np.zeros_like(force[:1])])  # the last one is fixed
-    traces = solved[number]
+    width = n_s + number.shape[1]
+    matrix = torch.zeros(len(inside), 1, width, width).double()
+    matrix[:, 0, n_s:, n_s:] = torch.as_tensor(np.stack([one.stiffness for one in inside]))
+    matrix[:, 0, n_s:, :n_s] = torch.as_tensor(np.stack([one.force for one in inside]))
+    matrix[:, 0, :n_s, n_s:] = matrix[:, 0, n_s:, :n_s].mT
+    condensed = Condensation(dissection(number, found.shape, n_s), matrix)
+    traces = condensed.solve(matrix[..., :n_s])[0][:, 0, n_s:].numpy()
     return [
         np.concatenate([trace, one.extension @ trace + one.response]) for one, trace in zip(inside, traces, strict=True)
     ]

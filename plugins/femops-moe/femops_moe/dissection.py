@@ -7,6 +7,7 @@ Anal. 10, 1973), not like the cube of the number of ports. Macroscale strains, w
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from femops.notation import Indices
 from femops.surrogate.torch_library import Tensor, torch
+from femops_moe.galerkin import Elimination
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,45 @@ class Merge:
             values.scatter_(2, places[:, child, None].expand(-1, n, -1, columns), vectors)
             found[self.children[:, child]] = values
         return found[:-1, :, :-1]
+
+
+class Condensation:
+    """Elimination of all ports by merges, level by level.
+
+    Args:
+        merges: The merges.
+        matrix: Matrices of the components in macroscale strains and ports. Shape (K, n, S, S).
+
+    Attributes:
+        condensed: What is left of the strains. Shape (n, n_s, n_s).
+        failed: Whether a factorisation failed. Shape (n,).
+    """
+
+    def __init__(self, merges: Sequence[Merge], matrix: Tensor) -> None:
+        self._levels: list[tuple[Merge, Elimination, int, int]] = []
+        self.failed = torch.zeros(matrix.shape[1], dtype=torch.bool, device=matrix.device)
+        for merge in merges:
+            level = Elimination(merge.merged(matrix), merge.kept.shape[2])
+            self._levels.append((merge, level, len(matrix), matrix.shape[2]))
+            self.failed, matrix = self.failed | level.failed.any(0), level.condensed
+        self.condensed = matrix[0]
+
+    def solve(self, force: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the response to forces on the components (K, n, S, c).
+
+        Returns:
+            Change −K⁻¹ f of the ports of each component, zero for strains, shape (K, n, S, c); what is left of the
+            forces on the strains, shape (n, n_s, c); and f₁ · K⁻¹ f with the first force f₁, shape (n, c).
+        """
+        work, own = force.new_zeros(force.shape[1], force.shape[3]), []
+        for merge, level, _, _ in self._levels:
+            inner, force = level.forward(merge.merged_vectors(force))
+            own.append(inner)
+            work = work + (inner[..., :1] * inner).sum((0, 2))
+        change = torch.zeros_like(force)
+        for (merge, level, count, size), inner in zip(reversed(self._levels), reversed(own), strict=True):
+            change = merge.divided(torch.cat([change, level.backward(inner, change)], 2), count, size)
+        return change, force[0], work
 
 
 def dissection(number: Indices, shape: tuple[int, ...], n_shared: int) -> list[Merge]:

@@ -16,7 +16,7 @@ from femops.surrogate import chunks
 from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.basis import Basis
 from femops_moe.components import Arrangement, Component, elastic_fields
-from femops_moe.dissection import Merge, dissection, renumbered
+from femops_moe.dissection import Condensation, Merge, dissection, renumbered
 from femops_moe.experts import Experts, assemble, restricted
 from femops_moe.galerkin import Elimination, Equilibrium, derivatives
 from femops_moe.sides import numbering
@@ -177,13 +177,9 @@ class TiledSchur:
     def __init__(self, one: TiledExperts, hessian: Tensor) -> None:
         self._one = one
         self._bubbles = Elimination(hessian, one.experts.n_shared)
-        self._levels: list[tuple[Elimination, int, int]] = []
-        self.failed, matrix = self._bubbles.failed.any(0), self._bubbles.condensed
-        for merge in one.merges:
-            level = Elimination(merge.merged(matrix), merge.kept.shape[2])
-            self._levels.append((level, len(matrix), matrix.shape[2]))
-            self.failed, matrix = self.failed | level.failed.any(0), level.condensed
-        self.tangent = matrix[0]
+        self._ports = Condensation(one.merges, self._bubbles.condensed)
+        self.tangent = self._ports.condensed
+        self.failed = self._bubbles.failed.any(0) | self._ports.failed
 
     def solve(self, force: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the response of the unknowns to forces; see `galerkin.SchurComplement.solve`.
@@ -192,18 +188,11 @@ class TiledSchur:
             force: Derivatives of the energies. Shape (K, n, m, c).
         """
         of_bubbles, left = self._bubbles.forward(force)
-        work, own = (of_bubbles[..., :1] * of_bubbles).sum((0, 2)), []
-        for merge, (level, _, _) in zip(self._one.merges, self._levels, strict=True):
-            forces, left = level.forward(merge.merged_vectors(left))
-            own.append(forces)
-            work = work + (forces[..., :1] * forces).sum((0, 2))
-        stress, change = left[0], torch.zeros_like(left)
-        levels = zip(self._one.merges, self._levels, own, strict=True)
-        for merge, (level, count, size), forces in reversed(list(levels)):
-            change = merge.divided(torch.cat([change, level.backward(forces, change)], 2), count, size)
+        change, stress, work = self._ports.solve(left)
         bubbles = self._bubbles.backward(of_bubbles, change)
         component, place = self._one.first
         ports = change[component, :, self._one.experts.n_s + place].transpose(0, 1)
+        work = work + (of_bubbles[..., :1] * of_bubbles).sum((0, 2))
         return torch.cat([ports, bubbles.transpose(0, 1).flatten(1, 2)], 1), stress, work
 
 

@@ -184,7 +184,7 @@ def test_nested_dissection_solves_the_system_of_all_unknowns(rows):
 
 @BOTH
 def test_the_compiled_kernel_gives_what_batched_torch_gives(rows):
-    one, *_ = _coarse(rows)
+    one, *_ = _coarse(rows, 1)
     compiled, batched = tiled_solver(one), TiledSolver(one)
     assert isinstance(compiled, CompiledExperts)
     corner = np.full(one.experts.n_s, RANGE)
