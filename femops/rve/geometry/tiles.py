@@ -204,4 +204,4 @@ def _face(mesh: TaggedMesh, size: Array, axis: int, side: int) -> Array:
 
 def _same(found: Array, expected: Array, gap: float) -> bool:
     """Return whether two sets of positions are the same."""
-    return len(found) == len(expected) and bool((cKDTree(expected).query(found)[0] <= gap).all())
+    return len(found) == len(expected) and bool((np.asarray(cKDTree(expected).query(found)[0]) <= gap).all())

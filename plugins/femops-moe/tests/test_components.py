@@ -14,16 +14,20 @@ from femops.checks import check_arrays, check_law
 from femops.inputs.study import load_study
 from femops.offline.train import train
 from femops.rve.sampling import sobol
-from femops.surrogate import TrainedModel
+from femops.rve.snapshots import SnapshotSolver
+from femops.rve.solver import SolverOptions
+from femops.surrogate import FitTask, TrainedModel
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
+from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.store import read_fit, read_manifest
 from femops.surrogate.torch_library import torch
 from femops_moe.compiled import CompiledExperts, tiled_solver
 from femops_moe.component_law import ComponentLaw
+from femops_moe.component_training import fit
 from femops_moe.components import arrangement, elastic_fields
 from femops_moe.galerkin import Equilibrium, derivatives
 from femops_moe.local_modes import local_modes
-from femops_moe.options import MoEParameters
+from femops_moe.options import MoEOptions, MoEParameters
 from femops_moe.sides import numbering
 from femops_moe.tiled import TiledSchur, TiledSolver, tiled, with_points
 
@@ -228,6 +232,23 @@ def test_unseen_arrangements_are_answered(model):
     assert points < 0.5 * law.rve.discretisation.n_points / 6
     assert model.metrics["fit"]["cubature_stress_error"] <= 5e-4
     assert model.metrics["fit"]["arrangements"] == 6
+
+
+def test_unseen_arrangements_in_3d_are_answered():
+    rve, high = _nested([[["a", "b"], ["b", "b"]], [["b", "a"], ["a", "b"]]]).rve, np.full(6, 0.5 * RANGE)
+    solver = SnapshotSolver(rve, SolverOptions(1e-10))
+    options = MoEOptions(component=1.0, arrangements=1, tolerance=0.4, cubature_tolerance=2e-3)
+    snapshots = solver.solve(sobol(-high, high, 4, 1))
+    found = fit(FitTask(snapshots, rve, solver, options, -high, high, MemoryCheckpoint(), lambda *_: None))
+    nested = _nested(LAYERS)
+    law = ComponentLaw(TrainedModel(found.arrays, found.settings, nested.rve, -high, high), MoEParameters(model="none"))
+    strain = sobol(-high, high, 3, 7)
+    answer, truth = _answer(law, strain), _answer(nested, strain)
+    assert answer.valid.all()
+    assert _error(answer.stress, truth.stress) < 5e-3
+    assert _error(answer.tangent, truth.tangent) < 5e-3
+    assert found.metrics["modes_of_edge_x"] > 0
+    assert found.metrics["cubature_points_of_component"] < 0.5 * 27 * 8
 
 
 def test_the_law_keeps_the_contract(model):
