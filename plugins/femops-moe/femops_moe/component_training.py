@@ -18,7 +18,7 @@ from femops_moe.compiled import tiled_solver
 from femops_moe.components import Arrangement, Component, arrangement
 from femops_moe.cubature import Shares, changes, forces
 from femops_moe.galerkin import Equilibrium
-from femops_moe.library import Library, joined_rve
+from femops_moe.library import Library, elastic_fluctuation, joined_rve
 from femops_moe.local_modes import local_modes
 from femops_moe.options import MoEOptions
 from femops_moe.tiled import TiledExperts, tiled, with_points
@@ -40,6 +40,7 @@ _ORDER = 2.0  # of the error in that size, about
 class _Solved:
     """A solved arrangement: strains (n, n_s), and the nonlinear fields (n_dofs, n_fields) at each place."""
 
+    rve: RVE
     found: Arrangement
     strain: Array
     fields: list[Array]
@@ -115,7 +116,7 @@ def _sampled(rve: RVE, found: Arrangement, snapshots: Arrays, solver: SnapshotSo
     every = nonlinear_fields(space, snapshots, solver.solver.elastic_sensitivity, half)
     nodal = every.reshape(space.n_nodes, rve.discretisation.dim, -1)
     fields = [nodal[space.node_of[nodes]].reshape(-1, nodal.shape[2]) for nodes in found.nodes]
-    return _Solved(found, np.asarray(snapshots["strain"])[:_STRAINS], fields)
+    return _Solved(rve, found, np.asarray(snapshots["strain"])[:_STRAINS], fields)
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ class _Case:
 
 
 def _case(library: Library, one: _Solved) -> _Case:
-    experts = tiled(one.found, library.components, library.modes, library.counts)
+    elastic = elastic_fluctuation(one.rve, one.found, library.components)
+    experts = tiled(one.found, library.components, library.modes, library.counts, elastic)
     found, n_s = tiled_solver(experts), experts.experts.n_s
     start = np.zeros((len(one.strain), len(experts.used)))
     full = found.solve(one.strain, start, _EVALUATIONS, _CONVERGED)

@@ -12,8 +12,10 @@ from femops.rve.discretisation import discretise
 from femops.rve.geometry.tiles import joined
 from femops.rve.spec import RVE
 from femops.surrogate import CheckedArrays
+from femops.surrogate.exact import ExactRVE
+from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.spec import Arrays
-from femops_moe.components import Component, arrangement, component
+from femops_moe.components import Arrangement, Component, arrangement, component, elastic_fields
 from femops_moe.sides import classes, slices
 from femops_moe.tiled import LocalModes, TiledExperts, tiled, with_points
 
@@ -47,7 +49,8 @@ class Library:
             strange = int((found.kinds >= len(self.components)).sum())
             problem = f"{strange} of {len(found.kinds)} components are none of the {len(self.components)} trained ones"
             raise CaseError(f"{problem}; expected an arrangement of these", key="rve")
-        whole = tiled(found, self.components, self.modes, self.counts)
+        elastic = elastic_fluctuation(rve, found, self.components)
+        whole = tiled(found, self.components, self.modes, self.counts, elastic)
         return with_points(whole, found.kinds, self.factors), found.nodes
 
     def arrays(self, rve: RVE) -> dict[str, np.ndarray]:
@@ -108,6 +111,19 @@ def _component(arrays: Arrays, prefix: str, size: Array, rve: RVE) -> tuple[Comp
     factor = checked.take(prefix + "factor", "n_points")
     checked.check(prefix + "factor", (factor >= 0.0).all(), "no negative factors")
     return one, modes, factor
+
+
+def elastic_fluctuation(rve: RVE, found: Arrangement, components: Sequence[Component]) -> list[Array]:
+    """Return the elastic fluctuations of each component: by static condensation, in 3D by the solver of the RVE.
+
+    In 3D the boundaries of the components are most of the RVE, and condensation took thirty times as long.
+    """
+    if rve.discretisation.dim == 2:
+        return elastic_fields(found, components)
+    space = FluctuationSpace(rve)
+    every = space.from_free(ExactRVE(rve).solver.elastic_sensitivity)
+    nodal = every.reshape(space.n_nodes, rve.discretisation.dim, -1)
+    return [nodal[space.node_of[nodes]].reshape(-1, nodal.shape[2]) for nodes in found.nodes]
 
 
 def joined_rve(meshes: Sequence[TaggedMesh], places: Indices, rve: RVE) -> RVE:

@@ -15,7 +15,7 @@ from femops.notation import Array, Indices
 from femops.surrogate import chunks
 from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.basis import Basis
-from femops_moe.components import Arrangement, Component, elastic_fields
+from femops_moe.components import Arrangement, Component
 from femops_moe.dissection import Condensation, Merge, dissection, renumbered
 from femops_moe.experts import Experts, assemble, restricted
 from femops_moe.galerkin import Elimination, Equilibrium, derivatives
@@ -99,7 +99,11 @@ class TiledExperts:
 
 
 def tiled(
-    found: Arrangement, components: Sequence[Component], modes: Sequence[LocalModes], counts: Sequence[int]
+    found: Arrangement,
+    components: Sequence[Component],
+    modes: Sequence[LocalModes],
+    counts: Sequence[int],
+    elastic: list[Array],
 ) -> TiledExperts:
     """Return the experts of an arrangement with all points.
 
@@ -108,8 +112,8 @@ def tiled(
         components: The components.
         modes: Their modes.
         counts: Number of modes of a side of each class without the corners.
+        elastic: Elastic fluctuations W₀ of each component [length], shape (n_dofs, n_s).
     """
-    elastic = elastic_fields(found, components)
     experts = []
     for kind, own in zip(found.kinds, elastic, strict=True):
         experts.append(_expert(components[kind], own, modes[kind]))

@@ -26,6 +26,7 @@ from femops_moe.component_law import ComponentLaw
 from femops_moe.component_training import fit
 from femops_moe.components import arrangement, elastic_fields
 from femops_moe.galerkin import Equilibrium, derivatives
+from femops_moe.library import elastic_fluctuation
 from femops_moe.local_modes import local_modes
 from femops_moe.options import MoEOptions, MoEParameters
 from femops_moe.sides import numbering
@@ -97,7 +98,7 @@ def _coarse(rows, n_modes=3, part=0.2):
     rng = np.random.default_rng(0)
     samples = [1e-2 * rng.standard_normal((one.n_dofs, n_modes)) for one in components]
     modes = local_modes(components, samples, 1e-6, n_modes)
-    whole = tiled(found, components, modes.modes, modes.counts)
+    whole = tiled(found, components, modes.modes, modes.counts, elastic_fluctuation(rve, found, components))
     factors = [(rng.random(one.discretisation.n_points) < part) / part for one in components]
     return with_points(whole, found.kinds, factors), found, modes.modes, rve
 
