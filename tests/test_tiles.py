@@ -54,6 +54,45 @@ def test_each_component_is_at_its_place_and_shares_the_nodes_of_its_faces():
     assert (mesh.periods == np.diag([3.0, 2.0])).all()
 
 
+def _voxels(*center):
+    return {"voxels": {"cells": [3, 2, 3], "inclusions": [{"center": list(center), "radius": 0.3}]}}
+
+
+def test_components_in_3d_are_at_their_places():
+    components = {"a": _voxels(-0.3, 0.2, 0.1), "b": _voxels(0.3, 0.2, -0.2)}
+    layers = [[["a", "b", "b"], ["b", "b", "a"]], [["b", "b", "b"], ["a", "b", "a"]]]
+    rve = {"tiles": {"components": components, "layers": layers}, "phases": PHASES}
+    mesh = RVEParameters.model_validate(rve).tagged_mesh(LawContext(3))
+    assert (mesh.periods == np.diag([3.0, 2.0, 2.0])).all()
+    assert len(mesh.points) == 10 * 5 * 7
+    assert len(np.unique(mesh.points.round(6), axis=0)) == len(mesh.points)
+    fibre = mesh.points[mesh.cells[mesh.regions["fibre"]]].mean(axis=1)
+    for z, layer in zip((-0.5, 0.5), layers, strict=True):
+        for y, row in zip((0.5, -0.5), layer, strict=True):
+            for x, name in zip((-1.0, 0.0, 1.0), row, strict=True):
+                inside = fibre[(np.abs(fibre - [x, y, z]) < 0.5).all(axis=1)] - [x, y, z]
+                alone = _mesh_3d(components[name])
+                assert np.allclose(np.sort(inside, axis=0), np.sort(alone, axis=0), atol=1e-12)
+
+
+def _mesh_3d(component):
+    mesh = RVEParameters.model_validate({**component, "phases": PHASES}).tagged_mesh(LawContext(3))
+    return mesh.points[mesh.cells[mesh.regions["fibre"]]].mean(axis=1)
+
+
+@pytest.mark.parametrize(
+    ("tiles", "problem"),
+    [
+        ({"layers": [[["a"]], [["a"], ["a"]]]}, "tiles.layers: layers of 1, 2 rows given, expected equal layers"),
+        ({"layers": [[["a"]]], "rows": [["a"]]}, "tiles: expected either rows or, in 3D, layers of rows"),
+        ({"layers": [[["a"]]]}, "tiles.components.a: is two-dimensional, expected a component in 3D"),
+    ],
+)
+def test_layers_that_do_not_fit_are_refused(tiles, problem):
+    with pytest.raises(CaseError, match=problem):
+        load_law({"law": "nested", "rve": {"tiles": {"components": COMPONENTS, **tiles}, "phases": PHASES}}, dim=3)
+
+
 @pytest.mark.parametrize(
     ("rows", "components", "problem"),
     [

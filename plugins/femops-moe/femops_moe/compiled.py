@@ -8,6 +8,7 @@ from femops.phases.saturating import Saturating
 from femops_moe.experts import Experts
 from femops_moe.galerkin import BatchedExperts, Equilibrium
 from femops_moe.kernel import GROUP, Tables, newton
+from femops_moe.tiled import TiledExperts, TiledSolver
 
 # Orthonormal deviators: of (11, 22, 12, 33) in plane strain and of (11, 22, 33, 23, 13, 12) in 3D.
 _R2, _R6 = 2.0**-0.5, 6.0**-0.5
@@ -16,6 +17,8 @@ _DEVIATOR = {
     6: np.array([[_R2, -_R2, 0, 0, 0, 0], [_R6, _R6, -2 * _R6, 0, 0, 0], *np.eye(6)[3:]]),
 }
 _LANES = 8, 128  # strains per block, at least and at most: registers are filled, and blocks fit into the cache
+_BYTES = 512e6  # for the matrices of a block
+_MOST_PORTS = 4096  # of components: the kernel's matrix of the ports is dense in memory
 
 
 class CompiledExperts:
@@ -23,13 +26,18 @@ class CompiledExperts:
 
     Args:
         experts: The experts, on the CPU.
+        number: Number of each expert's ports among all, −1 for fixed ones, shape (K, n_p), where the ports of an expert
+            are its own.
 
     Attributes:
         tables: What the kernel takes.
     """
 
-    def __init__(self, experts: Experts) -> None:
-        self._n_s, self.tables = experts.n_s, _tables(experts)
+    def __init__(self, experts: Experts, number: Indices | None = None) -> None:
+        if number is None:
+            number = np.tile(np.arange(experts.n_ports), (len(experts.counts), 1))
+        self._n_s, self.tables = experts.n_s, _tables(experts, number)
+        self._lanes = _lanes(self.tables)
 
     def solve(self, strain: Array, start: Array, evaluations: int, tolerance: float) -> Equilibrium:
         """Return the response; a strain that has converged leaves the batch. See `BatchedExperts.solve`."""
@@ -60,8 +68,8 @@ class CompiledExperts:
     def _step(self, strain: Array, points: Indices, tolerance: float, answer: tuple[Array, ...]) -> None:
         macro = np.zeros(answer[1].shape, answer[1].dtype)
         macro[:, : self._n_s] = strain
-        least, most = _LANES
-        newton(macro, points, self.tables, min(-(-max(len(points), 1) // least) * least, most), tolerance, answer)
+        lanes = -(-max(len(points), 1) // _LANES[0]) * _LANES[0]
+        newton(macro, points, self.tables, min(lanes, self._lanes), tolerance, answer)
 
     def _answer(self, strain: Array, start: Array, n_slopes: int = 0) -> tuple[Array, ...]:
         """Return the arrays that the kernel writes; the first holds the initial unknowns."""
@@ -73,31 +81,55 @@ class CompiledExperts:
 
 def solver(experts: Experts) -> CompiledExperts | BatchedExperts:
     """Return the fastest solver of coupled experts: compiled on the CPU if it knows their phases."""
-    known = all(isinstance(phase, Saturating) for phase, _ in experts.sampled)
-    return CompiledExperts(experts) if known and not experts.maps.is_cuda else BatchedExperts(experts)
+    return CompiledExperts(experts) if _knows(experts) else BatchedExperts(experts)
 
 
-def _tables(experts: Experts) -> Tables:
-    """Return the experts as the kernel takes them."""
+def tiled_solver(one: TiledExperts) -> CompiledExperts | TiledSolver:
+    """Return the fastest solver of components, likewise."""
+    few = one.n_ports <= _MOST_PORTS
+    return CompiledExperts(one.experts, one.number) if few and _knows(one.experts) else TiledSolver(one)
+
+
+def _knows(experts: Experts) -> bool:
+    return not experts.maps.is_cuda and all(isinstance(phase, Saturating) for phase, _ in experts.sampled)
+
+
+def _lanes(tables: Tables) -> int:
+    """Return the most strains per block, whose matrices the kernel keeps."""
+    m, n_shared = tables.quadratic.shape[1], len(tables.starts)  # without the strains
+    entries = len(tables.quadratic) * m * (m + 1) // 2 + n_shared * (n_shared + 1) // 2
+    least, most = _LANES
+    allowed = int(_BYTES / (entries * tables.quadratic.itemsize)) // least * least
+    return min(max(allowed, least), most)
+
+
+def _tables(experts: Experts, number: Indices) -> Tables:
+    """Return the experts as the kernel takes them; `number` as in `CompiledExperts`."""
     quadratic, projection, parameters = _with_strain_33(experts)
     (n_experts, _, n_d, _), n_e = projection.shape, _DEVIATOR[experts.n_s].shape[1]
-    n_fixed, counts = n_e + experts.n_ports, np.array(experts.counts)
+    n_fixed, n_shared, counts = n_e + experts.n_ports, n_e + int(number.max(initial=-1)) + 1, np.array(experts.counts)
     weighted = parameters[:, :, 0] > 0.0
     used = (weighted[:, :, None, None] & (projection != 0.0)).any(axis=(1, 2)) | (quadratic != 0.0).any(axis=1)
     used[:, :n_e], used[:, n_fixed:] = True, np.arange(experts.n_bubbles) < counts[:, None]
+    used[:, n_e:n_fixed] &= number >= 0
     n_points = -(-weighted.sum(axis=1) // GROUP) * GROUP
     sizes = np.stack([used[:, :n_fixed].sum(axis=1), used.sum(axis=1), n_points], axis=1)
     m, c = int(sizes[:, 1].max()), int(n_points.max())
     places, few = np.zeros((n_experts, m), np.int64), np.tile([0.0, 1.0, 1.0], (n_experts, c, 1))
     q, p = np.zeros((n_experts, m, m)), np.zeros((n_experts, c, n_d, m))
     others = np.cumsum(counts) - counts  # bubbles of the experts before
-    for k, (_, m_k, _) in enumerate(sizes):
+    shared = np.zeros((n_experts, n_shared), dtype=bool)
+    for k, (n_k, m_k, _) in enumerate(sizes):
+        own = n_shared + others[k] + np.arange(experts.n_bubbles)
+        place = np.concatenate([np.arange(n_e), n_e + number[k], own])
         mine, points = np.flatnonzero(used[k]), np.flatnonzero(weighted[k])
-        places[k, :m_k] = np.where(mine < n_fixed, mine, mine + others[k])
+        mine = mine[np.argsort(place[mine])]
+        places[k, :m_k] = place[mine]
+        shared[k, place[mine[:n_k]]] = True
         q[k, :m_k, :m_k] = quadratic[k][np.ix_(mine, mine)]
         p[k, : len(points), :, :m_k] = projection[k, points][:, :, mine]
         few[k, : len(points)] = parameters[k, points]
-    rows, starts = _fill(used[:, :n_fixed], n_e)
+    rows, starts = _fill(shared, n_e)
     dtype = experts.maps.numpy().dtype
     return Tables(q.astype(dtype), p.astype(dtype), few.astype(dtype), places, sizes, rows, starts)
 

@@ -10,11 +10,11 @@ from femops.notation import Array
 from femops.surrogate import TrainedModel, torch_device
 from femops.surrogate.store import of_arrays
 from femops.surrogate.torch_library import torch
+from femops_moe.compiled import tiled_solver
 from femops_moe.experts import on_device
 from femops_moe.library import stored_library
 from femops_moe.options import MoEParameters
 from femops_moe.reduced_law import ReducedLaw
-from femops_moe.tiled import TiledSolver
 
 
 class ComponentLaw(ReducedLaw):
@@ -38,7 +38,7 @@ class ComponentLaw(ReducedLaw):
         device, dtype = torch_device(parameters.device), getattr(torch, parameters.precision)
         self.experts = replace(experts, experts=on_device(experts.experts, device, dtype))
         sampled = experts.experts.sampled
-        super().__init__(model, parameters, TiledSolver(self.experts), len(self.experts.used), sampled)
+        super().__init__(model, parameters, tiled_solver(self.experts), len(self.experts.used), sampled)
 
     def _indicated(self, strain: Array, response: LawResponse) -> Array:
         """Return the relative change of the stress in a Newton step of the whole field."""
@@ -48,11 +48,11 @@ class ComponentLaw(ReducedLaw):
         """Return the fluctuations of the RVE (n_dofs, n)."""
         space, one = self._fields.space, self.experts
         z = one.local(torch.tensor(strain), torch.as_tensor(one.padded(unknowns))).numpy()
-        found = np.empty((space.n_nodes, 2, len(strain)))
+        found = np.empty((space.n_nodes, self.dim, len(strain)))
         for k, nodes in enumerate(self._nodes):
             modes = self._library.modes[one.kinds[k]]
             local = np.concatenate([one.elastic[k], modes.ports, modes.bubbles], axis=1)
-            found[space.node_of[nodes]] = (local @ z[k, :, : local.shape[1]].T).reshape(len(nodes), 2, -1)
+            found[space.node_of[nodes]] = (local @ z[k, :, : local.shape[1]].T).reshape(len(nodes), self.dim, -1)
         return found.reshape(space.n_dofs, -1)
 
 

@@ -14,26 +14,33 @@ from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.spec import Arrays
 from femops.surrogate.torch_library import torch
 from femops_moe.basis import nonlinear_fields
+from femops_moe.compiled import tiled_solver
 from femops_moe.components import Arrangement, Component, arrangement
-from femops_moe.cubature import Shares
-from femops_moe.galerkin import local_strain, point_values
-from femops_moe.library import Library, joined_rve
+from femops_moe.cubature import Shares, changes, forces
+from femops_moe.galerkin import Equilibrium
+from femops_moe.library import Library, elastic_fluctuation, joined_rve
 from femops_moe.local_modes import local_modes
 from femops_moe.options import MoEOptions
-from femops_moe.tiled import TiledExperts, TiledSolver, tiled, with_points
+from femops_moe.tiled import TiledExperts, tiled, with_points
 
 _STRAINS = 4  # of each random arrangement
 _OF_CUBATURE = 8  # arrangements that points are chosen with
 _SKETCH = 300  # random combinations of the functionals of a component
 _WEIGHT_OF_UNKNOWNS = 0.05  # see `cubature`
+_NAMES = {  # of the classes of sides
+    2: ("vertical_face", "horizontal_face"),
+    3: ("face_x", "face_y", "face_z", "edge_z", "edge_y", "edge_x"),
+}
 _EVALUATIONS, _CONVERGED = 12, 1e-13
-_LARGEST, _SMALLER, _TRIALS = 1e-3, 0.6, 20  # sizes of the singular vectors to keep
+_LARGEST, _SMALLER, _TRIALS = 1e-3, (0.2, 0.7), 20  # sizes of the singular vectors to keep: first, relative to the last
+_ORDER = 2.0  # of the error in that size, about
 
 
 @dataclass(frozen=True)
 class _Solved:
     """A solved arrangement: strains (n, n_s), and the nonlinear fields (n_dofs, n_fields) at each place."""
 
+    rve: RVE
     found: Arrangement
     strain: Array
     fields: list[Array]
@@ -48,7 +55,8 @@ def fit(task: FitTask) -> Fit:
     begin = time.perf_counter()
     options: MoEOptions = task.options
     assert options.component is not None
-    size = np.full(2, options.component)
+    dim = task.rve.discretisation.dim
+    size = np.full(dim, options.component)
     solved, components = _solved(task, size)
     samples: list[list[Array]] = [[] for _ in components]
     for one in solved:
@@ -69,8 +77,7 @@ def fit(task: FitTask) -> Fit:
     metrics = {
         "components": len(components),
         "arrangements": len(solved),
-        "modes_of_vertical_face": trained.counts[0],
-        "modes_of_horizontal_face": trained.counts[1],
+        **{f"modes_of_{name}": count for name, count in zip(_NAMES[dim], trained.counts, strict=True)},
         "bubbles": max(bubbles),
         "lost_by_faces": trained.lost[0],
         "lost_by_bubbles": trained.lost[1],
@@ -84,7 +91,7 @@ def fit(task: FitTask) -> Fit:
 
 
 def _solved(task: FitTask, size: Array) -> tuple[list[_Solved], list[Component]]:
-    """Return the RVE of the study and random arrangements of two by two of its components, solved, and these."""
+    """Return the RVE of the study and random ones of two components in each direction, solved, and the components."""
     options: MoEOptions = task.options
     found, components = arrangement(task.rve, size, [])
     half = 0.5 * (task.high - task.low)
@@ -95,7 +102,7 @@ def _solved(task: FitTask, size: Array) -> tuple[list[_Solved], list[Component]]
     strain = sobol(task.low, task.high, _STRAINS * options.arrangements, options.seed + 1)
     for number in range(options.arrangements):
         task.progress("arrangements", number, options.arrangements)
-        rve = joined_rve(meshes, rng.integers(0, len(components), (2, 2)), task.rve)
+        rve = joined_rve(meshes, rng.integers(0, len(components), (2,) * len(size)), task.rve)
         solver = SnapshotSolver(rve, task.solver.solver.options)
         snapshots = solver.solve(strain[number :: options.arrangements])
         solved.append(_sampled(rve, arrangement(rve, size, components)[0], snapshots, solver, half))
@@ -107,67 +114,76 @@ def _sampled(rve: RVE, found: Arrangement, snapshots: Arrays, solver: SnapshotSo
     """Return the strains and nonlinear fields of a solved arrangement."""
     space = FluctuationSpace(rve)
     every = nonlinear_fields(space, snapshots, solver.solver.elastic_sensitivity, half)
-    nodal = every.reshape(space.n_nodes, 2, -1)
-    fields = [nodal[space.node_of[nodes]].reshape(2 * len(nodes), -1) for nodes in found.nodes]
-    return _Solved(found, np.asarray(snapshots["strain"])[:_STRAINS], fields)
+    nodal = every.reshape(space.n_nodes, rve.discretisation.dim, -1)
+    fields = [nodal[space.node_of[nodes]].reshape(-1, nodal.shape[2]) for nodes in found.nodes]
+    return _Solved(rve, found, np.asarray(snapshots["strain"])[:_STRAINS], fields)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """An arrangement that points are chosen with: its experts, kinds, strains, response and compliance's root."""
+
+    experts: TiledExperts
+    kinds: Indices
+    strain: Array
+    full: Equilibrium
+    root: Array
+
+    def error(self, stress: Array) -> Array:
+        """Return the relative errors (n,) of stresses (n, n_s), in the norm of the compliance at zero strain."""
+        exact = self.full.stress
+        return np.asarray(
+            np.linalg.norm((stress - exact) @ self.root, axis=1) / np.linalg.norm(exact @ self.root, axis=1)
+        )
+
+
+def _case(library: Library, one: _Solved) -> _Case:
+    elastic = elastic_fluctuation(one.rve, one.found, library.components)
+    experts = tiled(one.found, library.components, library.modes, library.counts, elastic)
+    found, n_s = tiled_solver(experts), experts.experts.n_s
+    start = np.zeros((len(one.strain), len(experts.used)))
+    full = found.solve(one.strain, start, _EVALUATIONS, _CONVERGED)
+    tangent = found.solve(np.zeros((1, n_s)), start[:1], 1, 1.0).tangent[0]
+    return _Case(experts, one.found.kinds, one.strain, full, np.linalg.cholesky(np.linalg.inv(tangent)))
 
 
 def _cubature(
     library: Library, solved: list[_Solved], tolerance: float, seed: int
 ) -> tuple[list[Array], dict[int, float]]:
     """Return factors of the weights of each component, and the median error of the stress by number of points."""
-    cases = [(one, tiled(one.found, library.components, library.modes, library.counts)) for one in solved]
+    cases = [_case(library, one) for one in solved]
     rng = np.random.default_rng(seed)
     sums = [np.zeros((_SKETCH, one.discretisation.n_points)) for one in library.components]
-    full = []
-    for one, experts in cases:
-        start = np.zeros((len(one.strain), len(experts.used)))
-        full.append(TiledSolver(experts).solve(one.strain, start, _EVALUATIONS, _CONVERGED))
-        _add(sums, experts, one.found.kinds, one.strain, full[-1].unknowns, rng)
+    for case in cases:
+        _add(sums, case, rng)
     shares = [
         _shares(total, one.discretisation.weight.ravel()) for total, one in zip(sums, library.components, strict=True)
     ]
     errors, smallest = dict[int, float](), _LARGEST
     for _ in range(_TRIALS):
         factors = [one.factors(smallest) for one in shares]
-        change = []
-        for (one, experts), truth in zip(cases, full, strict=True):
-            few = TiledSolver(with_points(experts, one.found.kinds, factors))
-            stress = few.solve(one.strain, truth.unknowns, _EVALUATIONS, _CONVERGED).stress
-            change.append(np.linalg.norm(stress - truth.stress, axis=1) / np.linalg.norm(truth.stress, axis=1))
-        errors[sum(int((one > 0.0).sum()) for one in factors)] = error = float(np.median(np.concatenate(change)))
+        found = []
+        for case in cases:
+            few = tiled_solver(with_points(case.experts, case.kinds, factors))
+            found.append(case.error(few.solve(case.strain, case.full.unknowns, _EVALUATIONS, _CONVERGED).stress))
+        errors[sum(int((one > 0.0).sum()) for one in factors)] = error = float(np.median(np.concatenate(found)))
         if error <= tolerance:
             break
-        smallest *= _SMALLER
+        smallest *= float(np.clip((tolerance / error) ** (1.0 / _ORDER), *_SMALLER))
     return factors, errors
 
 
-def _add(
-    sums: list[Array], one: TiledExperts, kinds: Indices, strain: Array, unknowns: Array, rng: np.random.Generator
-) -> None:
+def _add(sums: list[Array], case: _Case, rng: np.random.Generator) -> None:
     """Add random combinations of the points' shares in the functionals to those of each component."""
-    experts, n_s = one.experts, one.experts.n_s
-    columns = TiledSolver(one).sensitivity(strain, unknowns)
-    z = one.local(torch.as_tensor(strain), torch.as_tensor(one.padded(unknowns)))
-    totals = torch.stack(
-        [
-            one.local(torch.as_tensor(np.tile(unit, (len(strain), 1))), torch.as_tensor(one.padded(columns[:, :, s])))
-            for s, unit in enumerate(np.eye(n_s))
-        ],
-        3,
-    )
-    force = point_values(experts, z).stress.permute(1, 2, 3, 0)
-    work = (force.flatten(2) * local_strain(experts, z).permute(1, 2, 3, 0).flatten(2)).sum((0, 2))
-    scale = (len(kinds) / work.sqrt())[:, None, None]  # weights of a component are relative to its own volume
-    for k, kind in enumerate(kinds):
+    one, experts, unknowns = case.experts, case.experts.experts, case.full.unknowns
+    z = one.local(torch.as_tensor(case.strain), torch.as_tensor(one.padded(unknowns)))
+    totals = changes(one, tiled_solver(one).sensitivity(case.strain, unknowns) @ case.root, case.root)
+    force = len(case.kinds) * forces(experts, z)  # weights of a component are relative to its own volume
+    for k, kind in enumerate(case.kinds):
         inside = experts.points[k] >= 0
-        local = torch.einsum("ngs,gsi->nig", force[k], experts.maps[k]) * scale
-        wanted = (
-            torch.cat([totals[k].mT @ local, local[:, n_s:] * (_WEIGHT_OF_UNKNOWNS / len(one.used) ** 0.5)], 1)
-            .flatten(0, 1)
-            .numpy()
-        )
-        rows = wanted[:, inside]
+        local = torch.einsum("ngs,gsi->nig", force[k], experts.maps[k])
+        own = local[:, experts.n_s :] * (_WEIGHT_OF_UNKNOWNS / len(one.used) ** 0.5)
+        rows = torch.cat([totals[k].mT @ local, own], 1).flatten(0, 1).numpy()[:, inside]
         sums[kind][:, experts.points[k][inside]] += rng.standard_normal((_SKETCH, len(rows))) @ rows / _SKETCH**0.5
 
 
@@ -185,4 +201,4 @@ def check_components(rve: RVE, size: float) -> None:
     Raises:
         CaseError: See `components.arrangement`.
     """
-    arrangement(rve, np.full(2, size), [])
+    arrangement(rve, np.full(rve.discretisation.dim, size), [])

@@ -1,8 +1,7 @@
-"""Square components of RVEs: what one consists of, and which ones an RVE is composed of.
+"""Square or cubic components of RVEs: what one consists of, and which ones an RVE is composed of.
 
-The first nodes of a component are those on its boundary: inside the left, right, lower and upper face, each in
-ascending order, then the corners at the lower left, lower right, upper left and upper right. All components have the
-same ones, so that their displacements on the boundary mean the same.
+The first nodes of a component are those on its boundary, by side (see `sides`). All components have the same ones, so
+that their displacements on the boundary mean the same.
 """
 
 from collections.abc import Sequence
@@ -19,7 +18,10 @@ from femops.meshing import TaggedMesh
 from femops.notation import PAIRS, SQRT2, Array, Indices
 from femops.rve.discretisation import Discretisation, discretise
 from femops.rve.spec import RVE
+from femops.surrogate.torch_library import torch
 from femops_moe.basis import elastic_stiffness
+from femops_moe.dissection import Condensation, dissection
+from femops_moe.sides import nodes_of, numbering, sides, slices, spread
 
 _GAP = 1e-6  # of nodes that are the same, relative to the component
 
@@ -30,11 +32,13 @@ class Component:
 
     Attributes:
         rve: Its mesh, nodes on the boundary first, and the phases that it has.
-        counts: Nodes inside a vertical face and inside a horizontal one.
+        size: Edge lengths [length]. Shape (dim,).
+        counts: Nodes inside a side of each class, the corners without it.
     """
 
     rve: RVE
-    counts: tuple[int, int]
+    size: Array
+    counts: tuple[int, ...]
 
     @property
     def discretisation(self) -> Discretisation:
@@ -43,8 +47,13 @@ class Component:
 
     @property
     def points(self) -> Array:
-        """Coordinates of the nodes [length]. Shape (n_nodes, 2)."""
+        """Coordinates of the nodes [length]. Shape (n_nodes, dim)."""
         return self.discretisation.mesh.points
+
+    @property
+    def dim(self) -> int:
+        """Number of dimensions."""
+        return len(self.size)
 
     @property
     def n_dofs(self) -> int:
@@ -54,7 +63,17 @@ class Component:
     @property
     def boundary(self) -> int:
         """Number of displacement components on the boundary, which are the first ones."""
-        return 2 * (2 * sum(self.counts) + 4)
+        return self.dim * self.on_sides[-1].stop
+
+    @property
+    def on_sides(self) -> list[slice]:
+        """The nodes inside each side."""
+        return slices(self.dim, [*self.counts, 1])
+
+    def spread(self, side: int) -> Array:
+        """Return the boundary displacements (n_boundary, n) that continue those of a side; see `sides.spread`."""
+        n = self.on_sides[-1].stop
+        return np.asarray(np.kron(spread(self.points[:n], [*self.counts, 1], self.size, side), np.eye(self.dim)))
 
     @cached_property
     def gradient(self) -> sp.csr_array:
@@ -70,8 +89,8 @@ class Component:
     @cached_property
     def uniform(self) -> Array:
         """Displacements of the unit strains [length]. Shape (n_dofs, n_s)."""
-        fields = np.zeros((len(self.points), 2, len(PAIRS[2])))
-        for s, (i, j) in enumerate(PAIRS[2]):
+        fields = np.zeros((len(self.points), self.dim, len(PAIRS[self.dim])))
+        for s, (i, j) in enumerate(PAIRS[self.dim]):
             for row, column in {(i, j), (j, i)}:
                 fields[:, row, s] += self.points[:, column] / (1.0 if i == j else SQRT2)
         return fields.reshape(self.n_dofs, -1)
@@ -111,15 +130,15 @@ class Interior:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """The components of an RVE, row by row from the lower left.
+    """The components of an RVE, x running first.
 
     Attributes:
-        shape: Number of rows and columns.
+        shape: Number of rows and columns, in 3D of layers, rows and columns.
         kinds: The component at each place. Shape (K,).
         nodes: Node of the RVE's mesh for each node of the component, by place.
     """
 
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     kinds: Indices
     nodes: tuple[Indices, ...]
 
@@ -129,7 +148,7 @@ def arrangement(rve: RVE, size: Array, known: Sequence[Component]) -> tuple[Arra
 
     Args:
         rve: The RVE.
-        size: Edge lengths of the components [length]. Shape (2,).
+        size: Edge lengths of the components [length]. Shape (dim,).
         known: Components to look for first.
 
     Raises:
@@ -138,17 +157,18 @@ def arrangement(rve: RVE, size: Array, known: Sequence[Component]) -> tuple[Arra
     mesh = rve.discretisation.mesh
     low, high = mesh.bounds
     counts = np.rint((high - low) / size).astype(np.int64)
-    if rve.boundary != "periodic" or mesh.dim != 2:
-        raise CaseError("expected a periodic RVE in the plane, as components need one", key="rve")
+    if rve.boundary != "periodic":
+        raise CaseError("expected a periodic RVE, as components need one", key="rve")
     if (counts < 2).any() or (np.abs(counts * size - (high - low)) > _GAP * size).any():
-        problem = f"{' × '.join(f'{one:g}' for one in high - low)} given, expected at least two components of"
-        raise CaseError(f"{problem} {size[0]:g} × {size[1]:g} in each direction", key="rve")
+        given, wanted = (" × ".join(f"{length:g}" for length in one) for one in (high - low, size))
+        raise CaseError(f"{given} given, expected at least two components of {wanted} in each direction", key="rve")
+    shape = tuple(int(one) for one in counts[::-1])
     place = ((mesh.points[mesh.cells].mean(axis=1) - low) / size).astype(np.int64)
-    tile = place[:, 1] * counts[0] + place[:, 0]
+    tile = np.ravel_multi_index(tuple(place.T[::-1]), shape)
     phase = mesh.region_of_cell().astype(np.int64)
     components, kinds, nodes = list(known), [], []
     for number in range(int(counts.prod())):
-        centre = low + (np.array([number % counts[0], number // counts[0]]) + 0.5) * size
+        centre = low + (np.array(np.unravel_index(number, shape))[::-1] + 0.5) * size
         cells = np.flatnonzero(tile == number)
         matches = ((kind, _as_in(one, rve, cells, phase[cells], centre)) for kind, one in enumerate(components))
         kind, found = next(((kind, nodes) for kind, nodes in matches if nodes is not None), (len(components), None))
@@ -157,7 +177,7 @@ def arrangement(rve: RVE, size: Array, known: Sequence[Component]) -> tuple[Arra
             components.append(one)
         kinds.append(kind)
         nodes.append(found)
-    return Arrangement((int(counts[1]), int(counts[0])), np.array(kinds), tuple(nodes)), components
+    return Arrangement(shape, np.array(kinds), tuple(nodes)), components
 
 
 def component(mesh: TaggedMesh, rve: RVE) -> Component:
@@ -172,8 +192,9 @@ def component(mesh: TaggedMesh, rve: RVE) -> Component:
     where = [(name, phase) for name, phase in zip(rve.discretisation.phases, rve.phases, strict=True)]
     present = [(name, phase) for name, phase in where if len(mesh.regions.get(name, ()))]
     discretisation = discretise(mesh, tuple(name for name, _ in present))
-    counts = [len(_on_face(mesh.points, size, axis, -1)) - 2 for axis in (0, 1)]
-    return Component(RVE(discretisation, tuple(phase for _, phase in present), "periodic"), (counts[0], counts[1]))
+    first = {number: side for number, side in reversed(sides(len(size)))}  # of each class
+    counts = tuple(len(nodes_of(mesh.points, size, first[number], _GAP)) for number in range(len(first) - 1))
+    return Component(RVE(discretisation, tuple(phase for _, phase in present), "periodic"), size, counts)
 
 
 def _new(rve: RVE, cells: Indices, phase: Indices, centre: Array, size: Array) -> tuple[Component, Indices]:
@@ -181,9 +202,7 @@ def _new(rve: RVE, cells: Indices, phase: Indices, centre: Array, size: Array) -
     mesh = rve.discretisation.mesh
     nodes, local = np.unique(mesh.cells[cells], return_inverse=True)
     points = mesh.points[nodes] - centre
-    corners = [_on_face(points, size, 1, side)[[0, -1]] for side in (-1, 1)]
-    faces = [_on_face(points, size, axis, side)[1:-1] for axis in (0, 1) for side in (-1, 1)]
-    boundary = np.concatenate([*faces, *corners])
+    boundary = np.concatenate([nodes_of(points, size, side, _GAP) for _, side in sides(mesh.dim)])
     order = np.concatenate([boundary, np.setdiff1d(np.arange(len(nodes)), boundary)])
     number = np.argsort(order)
     names = list(mesh.regions)
@@ -211,46 +230,6 @@ def _as_in(one: Component, rve: RVE, cells: Indices, phase: Indices, centre: Arr
     return found if same else None
 
 
-def _on_face(points: Array, size: Array, axis: int, side: int) -> Indices:
-    """Return the points on a face in ascending order."""
-    on_face = np.flatnonzero(np.abs(points[:, axis] - 0.5 * side * size[axis]) <= _GAP * size[axis])
-    return on_face[np.argsort(points[on_face, 1 - axis])]
-
-
-def numbering(shape: tuple[int, int], counts: tuple[int, int]) -> Indices:
-    """Return the numbers of unknowns of the interfaces of a periodic arrangement of components.
-
-    Args:
-        shape: Number of rows and columns.
-        counts: Number of unknowns of a vertical and of a horizontal face; corners have two.
-
-    Returns:
-        Numbers of the unknowns of each component: left, right, lower and upper face, then corners; −1 for those of the
-        corner that is fixed, since a translation strains nothing. Shape (K, 2 · sum(counts) + 8).
-    """
-    rows, columns = np.indices(shape).reshape(2, -1)
-    up, right = (rows + 1) % shape[0], (columns + 1) % shape[1]
-
-    def numbers(row: Indices, column: Indices, count: int, first: int) -> Indices:
-        return first + (row * shape[1] + column)[:, None] * count + np.arange(count)
-
-    vertical, horizontal = counts
-    n, middle = len(rows), len(rows) * vertical
-    last = middle + n * horizontal
-    corners = [numbers(row, column, 2, last) for row in (rows, up) for column in (columns, right)]
-    found = np.concatenate(
-        [
-            numbers(rows, columns, vertical, 0),
-            numbers(rows, right, vertical, 0),
-            numbers(rows, columns, horizontal, middle),
-            numbers(up, columns, horizontal, middle),
-            *corners,
-        ],
-        axis=1,
-    )
-    return np.where(found >= last, np.where(found < last + 2, -1, found - 2), found)
-
-
 def elastic_fields(found: Arrangement, components: Sequence[Component]) -> list[Array]:
     """Return the elastic fluctuations W₀ of the unit strains in each component [length], by static condensation.
 
@@ -261,19 +240,16 @@ def elastic_fields(found: Arrangement, components: Sequence[Component]) -> list[
     Returns:
         For each place, shape (n_dofs, n_s).
     """
-    vertical, horizontal = components[0].counts
-    number = numbering(found.shape, (2 * vertical, 2 * horizontal))
-    n, width = int(number.max()) + 1, number.shape[1]
+    one, n_s = components[0], len(PAIRS[components[0].dim])
+    number = numbering(found.shape, [one.dim * count for count in one.counts])
     inside = [components[kind].interior for kind in found.kinds]
-    values = np.stack([one.stiffness for one in inside])
-    row, column = np.broadcast_arrays(number[:, :, None], number[:, None, :])
-    free = (row >= 0) & (column >= 0)
-    stiffness = sp.coo_array((values[free], (row[free], column[free])), shape=(n, n)).tocsc()
-    force = np.zeros((n + 1, inside[0].force.shape[1]))
-    np.add.at(force, number.ravel(), np.stack([one.force for one in inside]).reshape(len(inside) * width, -1))
-    factor = splu(stiffness, permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
-    solved = np.concatenate([-factor.solve(force[:-1]), np.zeros_like(force[:1])])  # the last one is fixed
-    traces = solved[number]
+    width = n_s + number.shape[1]
+    matrix = torch.zeros(len(inside), 1, width, width).double()
+    matrix[:, 0, n_s:, n_s:] = torch.as_tensor(np.stack([one.stiffness for one in inside]))
+    matrix[:, 0, n_s:, :n_s] = torch.as_tensor(np.stack([one.force for one in inside]))
+    matrix[:, 0, :n_s, n_s:] = matrix[:, 0, n_s:, :n_s].mT
+    condensed = Condensation(dissection(number, found.shape, n_s), matrix)
+    traces = condensed.solve(matrix[..., :n_s])[0][:, 0, n_s:].numpy()
     return [
         np.concatenate([trace, one.extension @ trace + one.response]) for one, trace in zip(inside, traces, strict=True)
     ]

@@ -22,6 +22,7 @@ from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.compiled import solver
 from femops_moe.experts import Experts, restricted
 from femops_moe.galerkin import local_strain, point_values
+from femops_moe.tiled import TiledExperts
 
 _WEIGHT_OF_UNKNOWNS = 0.05
 _SKETCH = 800  # random combinations of the functionals of a group, far more than singular vectors are kept
@@ -106,7 +107,8 @@ def shares(experts: Experts, strain: Array, unknowns: Array, metric: Array, seed
     groups = [slice(k, min(k + together, n_experts)) for k in range(0, n_experts, together)]
     totals, n_shared = solver(experts).sensitivity(strain, unknowns) @ np.linalg.cholesky(metric), experts.n_shared
     for part in chunks(len(strain), 8.0 * n_points * (n_experts * 6 * experts.n_s + 3 * experts.maps.shape[3])):
-        force, wanted = _forces(experts, strain[part], unknowns[part], totals[part], np.linalg.cholesky(metric))
+        z = experts.local(torch.as_tensor(strain[part]), torch.as_tensor(experts.padded(unknowns[part])))
+        force, wanted = forces(experts, z), changes(experts, totals[part], np.linalg.cholesky(metric))
         for group in groups:
             common = _signs(rng, len(wanted[0]) * n_shared)
             for k in range(group.start, group.stop):
@@ -145,18 +147,21 @@ def _signs(rng: np.random.Generator, n: int) -> sp.csr_array:
     return sp.csr_array((rng.choice([-1.0, 1.0], n), places), shape=(_SKETCH, n))
 
 
-def _forces(experts: Experts, strain: Array, unknowns: Array, totals: Array, root: Array) -> tuple[Tensor, Tensor]:
-    """Return the weighted stresses at the points (K, n, P, n_s), and z for changes of the stress (K, n, m, n_s).
-
-    Both are relative to the square root of the work; `totals` (n, n_unknowns, n_s) are the changes of the unknowns for
-    those of the strain, which are the columns of `root`.
-    """
-    z = experts.local(torch.as_tensor(strain), torch.as_tensor(experts.padded(unknowns)))
-    changes = [
-        experts.local(torch.as_tensor(np.tile(unit, (len(strain), 1))), torch.as_tensor(experts.padded(change)))
-        for unit, change in zip(root.T, np.moveaxis(totals, 2, 0), strict=True)
-    ]
+def forces(experts: Experts, z: Tensor) -> Tensor:
+    """Return the weighted stresses at the points at z (K, n, P, n_s), relative to the square root of the work."""
     force = point_values(experts, z).stress.permute(1, 2, 3, 0)
     work = (force.flatten(2) * local_strain(experts, z).permute(1, 2, 3, 0).flatten(2)).sum((0, 2))
     work = work + torch.einsum("kni,kij,knj->n", z, experts.quadratic, z)
-    return force / work.sqrt()[None, :, None, None], torch.stack(changes, 3)
+    return force / work.sqrt()[None, :, None, None]
+
+
+def changes(experts: Experts | TiledExperts, totals: Array, root: Array) -> Tensor:
+    """Return the changes of z for those of the strain, the columns of `root` (n_s, n_s). Shape (K, n, m, n_s).
+
+    `totals` (n, n_unknowns, n_s) are the changes of the unknowns.
+    """
+    found = [
+        experts.local(torch.as_tensor(np.tile(unit, (len(totals), 1))), torch.as_tensor(experts.padded(change)))
+        for unit, change in zip(root.T, np.moveaxis(totals, 2, 0), strict=True)
+    ]
+    return torch.stack(found, 3)

@@ -7,6 +7,7 @@ Anal. 10, 1973), not like the cube of the number of ports. Macroscale strains, w
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from femops.notation import Indices
 from femops.surrogate.torch_library import Tensor, torch
+from femops_moe.galerkin import Elimination
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,13 @@ class Merge:
         kept: Place in each child of the unknowns that are left, macroscale strains first; −1 where it has not got them
             or for padding. Shape (G, 2, B).
         inner: Likewise of those that are eliminated. Shape (G, 2, I).
+        eliminated: Numbers of the ports that are eliminated, by new cluster.
     """
 
     children: Indices
     kept: Indices
     inner: Indices
+    eliminated: Indices
 
     @cached_property
     def places(self) -> Tensor:
@@ -76,13 +80,52 @@ class Merge:
         return found[:-1, :, :-1]
 
 
-def dissection(number: Indices, shape: tuple[int, int], n_shared: int) -> list[Merge]:
+class Condensation:
+    """Elimination of all ports by merges, level by level.
+
+    Args:
+        merges: The merges.
+        matrix: Matrices of the components in macroscale strains and ports. Shape (K, n, S, S).
+
+    Attributes:
+        condensed: What is left of the strains. Shape (n, n_s, n_s).
+        failed: Whether a factorisation failed. Shape (n,).
+    """
+
+    def __init__(self, merges: Sequence[Merge], matrix: Tensor) -> None:
+        self._levels: list[tuple[Merge, Elimination, int, int]] = []
+        self.failed = torch.zeros(matrix.shape[1], dtype=torch.bool, device=matrix.device)
+        for merge in merges:
+            level = Elimination(merge.merged(matrix), merge.kept.shape[2])
+            self._levels.append((merge, level, len(matrix), matrix.shape[2]))
+            self.failed, matrix = self.failed | level.failed.any(0), level.condensed
+        self.condensed = matrix[0]
+
+    def solve(self, force: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the response to forces on the components (K, n, S, c).
+
+        Returns:
+            Change −K⁻¹ f of the ports of each component, zero for strains, shape (K, n, S, c); what is left of the
+            forces on the strains, shape (n, n_s, c); and f₁ · K⁻¹ f with the first force f₁, shape (n, c).
+        """
+        work, own = force.new_zeros(force.shape[1], force.shape[3]), []
+        for merge, level, _, _ in self._levels:
+            inner, force = level.forward(merge.merged_vectors(force))
+            own.append(inner)
+            work = work + (inner[..., :1] * inner).sum((0, 2))
+        change = torch.zeros_like(force)
+        for (merge, level, count, size), inner in zip(reversed(self._levels), reversed(own), strict=True):
+            change = merge.divided(torch.cat([change, level.backward(inner, change)], 2), count, size)
+        return change, force[0], work
+
+
+def dissection(number: Indices, shape: tuple[int, ...], n_shared: int) -> list[Merge]:
     """Return the merges of a grid of components.
 
     Args:
         number: Numbers of the ports of each component, different ones within each; −1 for those that are fixed. Shape
             (K, L).
-        shape: Number of rows and columns.
+        shape: Number of rows and columns, in 3D of layers, rows and columns.
         n_shared: Number of unknowns that all components share and that are left: the macroscale strains.
     """
     clusters = np.arange(len(number)).reshape(shape)
@@ -96,12 +139,25 @@ def dissection(number: Indices, shape: tuple[int, int], n_shared: int) -> list[M
     return merges
 
 
+def renumbered(number: Indices, shape: tuple[int, ...]) -> Indices:
+    """Return the numbers of the ports (K, L) in the order in which nested dissection eliminates them, the last first.
+
+    Args:
+        number: Numbers of the ports of each component; see `dissection`.
+        shape: Number of rows and columns, in 3D of layers, rows and columns.
+    """
+    order = np.concatenate([merge.eliminated for merge in dissection(number, shape, 0)])[::-1]
+    found = np.full(len(order) + 1, -1)  # the last one is fixed
+    found[order] = np.arange(len(order))
+    return found[number]
+
+
 def _pairs(clusters: Indices) -> tuple[Indices, Indices]:
     """Return the pairs of neighbours along the longer axis (G, 2), and the grid of the pairs."""
     axis = int(np.argmax(clusters.shape))
     one, other = (np.take(clusters, np.arange(start, clusters.shape[axis], 2), axis) for start in (0, 1))
     if one.shape != other.shape:
-        width = [(0, 0), (0, 0)]
+        width = [(0, 0)] * clusters.ndim
         width[axis] = (0, 1)
         other = np.pad(other, width, constant_values=-1)
     pairs = np.stack([one.ravel(), other.ravel()], axis=1)
@@ -137,5 +193,6 @@ def _merge(
         places.append(found)
     shared = np.tile(np.arange(n_shared), (len(pairs), 2, 1))
     shared[pairs < 0] = -1
-    merge = Merge(pairs, np.concatenate([shared, places[0]], axis=2), places[1])
+    eliminated = np.array([port for one in inner for port in one], dtype=np.int64)
+    merge = Merge(pairs, np.concatenate([shared, places[0]], axis=2), places[1], eliminated)
     return merge, [{port: place for place, port in enumerate(one)} for one in kept]

@@ -12,8 +12,11 @@ from femops.rve.discretisation import discretise
 from femops.rve.geometry.tiles import joined
 from femops.rve.spec import RVE
 from femops.surrogate import CheckedArrays
+from femops.surrogate.exact import ExactRVE
+from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.spec import Arrays
-from femops_moe.components import Component, arrangement, component
+from femops_moe.components import Arrangement, Component, arrangement, component, elastic_fields
+from femops_moe.sides import classes, slices
 from femops_moe.tiled import LocalModes, TiledExperts, tiled, with_points
 
 
@@ -23,15 +26,15 @@ class Library:
 
     Attributes:
         components: The components.
-        size: Their edge lengths [length]. Shape (2,).
-        counts: Number of modes of a vertical and of a horizontal face.
+        size: Their edge lengths [length]. Shape (dim,).
+        counts: Number of modes of a side of each class without the corners.
         modes: Modes of each component.
         factors: Factors of the quadrature weights of each component, mostly zero. Shape (n_points,) each.
     """
 
     components: list[Component]
     size: Array
-    counts: tuple[int, int]
+    counts: tuple[int, ...]
     modes: list[LocalModes]
     factors: list[Array]
 
@@ -46,7 +49,8 @@ class Library:
             strange = int((found.kinds >= len(self.components)).sum())
             problem = f"{strange} of {len(found.kinds)} components are none of the {len(self.components)} trained ones"
             raise CaseError(f"{problem}; expected an arrangement of these", key="rve")
-        whole = tiled(found, self.components, self.modes, self.counts)
+        elastic = elastic_fluctuation(rve, found, self.components)
+        whole = tiled(found, self.components, self.modes, self.counts, elastic)
         return with_points(whole, found.kinds, self.factors), found.nodes
 
     def arrays(self, rve: RVE) -> dict[str, np.ndarray]:
@@ -73,19 +77,20 @@ def stored_library(arrays: Arrays, n_components: int, rve: RVE) -> Library:
     Raises:
         StoredArrayError: The arrays describe no components.
     """
-    checked = CheckedArrays(arrays, dim=2, one=1)
-    size, counts = checked.take("size", "dim"), checked.take("face_modes", "dim", dtype=np.integer)
+    dim = rve.discretisation.dim
+    checked = CheckedArrays(arrays, dim=dim, n_classes=len(classes(dim)) - 1)
+    size, counts = checked.take("size", "dim"), checked.take("face_modes", "n_classes", dtype=np.integer)
     checked.check("size", (size > 0.0).all(), "positive lengths")
     checked.check("face_modes", (counts >= 0).all(), "numbers of modes")
     found = [_component(arrays, f"component/{number}/", size, rve) for number in range(n_components)]
-    n_ports = 2 * int(counts.sum()) + 8
+    n_ports = slices(dim, [*counts, dim])[-1].stop
     for number, (_, modes, _) in enumerate(found):
         fits = modes.ports.shape[1] == n_ports
         checked.check(f"component/{number}/ports", fits, f"{n_ports} ports as face_modes say")
     return Library(
         [one for one, _, _ in found],
         size,
-        (int(counts[0]), int(counts[1])),
+        tuple(int(one) for one in counts),
         [modes for _, modes, _ in found],
         [factor for _, _, factor in found],
     )
@@ -93,7 +98,7 @@ def stored_library(arrays: Arrays, n_components: int, rve: RVE) -> Library:
 
 def _component(arrays: Arrays, prefix: str, size: Array, rve: RVE) -> tuple[Component, LocalModes, Array]:
     mesh = rve.discretisation.mesh
-    checked = CheckedArrays(arrays, dim=2, n_local=mesh.kind.n_nodes)
+    checked = CheckedArrays(arrays, dim=len(size), n_local=mesh.kind.n_nodes)
     points = checked.take(prefix + "points", "n_nodes", "dim")
     cells = checked.indices(prefix + "cells", "n_cells", "n_local", below=len(points))
     phase = checked.indices(prefix + "phase", "n_cells", below=len(rve.phases))
@@ -108,8 +113,21 @@ def _component(arrays: Arrays, prefix: str, size: Array, rve: RVE) -> tuple[Comp
     return one, modes, factor
 
 
+def elastic_fluctuation(rve: RVE, found: Arrangement, components: Sequence[Component]) -> list[Array]:
+    """Return the elastic fluctuations of each component: by static condensation, in 3D by the solver of the RVE.
+
+    In 3D the boundaries of the components are most of the RVE, and condensation took thirty times as long.
+    """
+    if rve.discretisation.dim == 2:
+        return elastic_fields(found, components)
+    space = FluctuationSpace(rve)
+    every = space.from_free(ExactRVE(rve).solver.elastic_sensitivity)
+    nodal = every.reshape(space.n_nodes, rve.discretisation.dim, -1)
+    return [nodal[space.node_of[nodes]].reshape(-1, nodal.shape[2]) for nodes in found.nodes]
+
+
 def joined_rve(meshes: Sequence[TaggedMesh], places: Indices, rve: RVE) -> RVE:
-    """Return the RVE of components at places (n_rows, n_columns), the lower row first, with the phases of an RVE."""
+    """Return the RVE of components at places (see `tiles.joined`), with the phases of an RVE."""
     mesh, periods = joined(meshes, places), meshes[0].periods
     assert periods is not None
     pairs = zip(rve.discretisation.phases, rve.phases, strict=True)

@@ -34,7 +34,7 @@ class MoEOptions(ConstraintOptions):
         None, gt=0, description="edge length of the components of the RVE, to be trained for all arrangements of them"
     )
     arrangements: int = Field(
-        24, ge=0, description="random arrangements of 2 by 2 components to learn from, besides the RVE"
+        24, ge=0, description="random arrangements of 2 by 2 (by 2) components to learn from, besides the RVE"
     )
 
     @model_validator(mode="after")

@@ -15,10 +15,11 @@ from femops.notation import Array, Indices
 from femops.surrogate import chunks
 from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.basis import Basis
-from femops_moe.components import Arrangement, Component, elastic_fields, numbering
-from femops_moe.dissection import Merge, dissection
+from femops_moe.components import Arrangement, Component
+from femops_moe.dissection import Condensation, Merge, dissection, renumbered
 from femops_moe.experts import Experts, assemble, restricted
 from femops_moe.galerkin import Elimination, Equilibrium, derivatives
+from femops_moe.sides import numbering
 
 _SMALLEST = 1e-30
 
@@ -28,7 +29,7 @@ class LocalModes:
     """Modes of a kind of component.
 
     Attributes:
-        ports: Fields of its ports: left, right, lower and upper face, then corners. Shape (n_dofs, n_p).
+        ports: Fields of its ports, by side. Shape (n_dofs, n_p).
         bubbles: Fields that vanish on the boundary. Shape (n_dofs, n_b).
     """
 
@@ -43,14 +44,14 @@ class TiledExperts:
     Attributes:
         experts: The experts; `n_ports` is that of one component.
         number: Number of each component's ports among all; −1 for fixed ones. Shape (K, n_p).
-        shape: Number of rows and columns.
+        shape: Number of rows and columns, in 3D of layers, rows and columns.
         kinds: Kind of each component. Shape (K,).
         elastic: Elastic fluctuations W₀ of each component [length], shape (n_dofs, n_s).
     """
 
     experts: Experts
     number: Indices
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     kinds: Indices
     elastic: list[Array]
 
@@ -98,7 +99,11 @@ class TiledExperts:
 
 
 def tiled(
-    found: Arrangement, components: Sequence[Component], modes: Sequence[LocalModes], counts: tuple[int, int]
+    found: Arrangement,
+    components: Sequence[Component],
+    modes: Sequence[LocalModes],
+    counts: Sequence[int],
+    elastic: list[Array],
 ) -> TiledExperts:
     """Return the experts of an arrangement with all points.
 
@@ -106,13 +111,14 @@ def tiled(
         found: The arrangement.
         components: The components.
         modes: Their modes.
-        counts: Number of modes of a vertical and of a horizontal face.
+        counts: Number of modes of a side of each class without the corners.
+        elastic: Elastic fluctuations W₀ of each component [length], shape (n_dofs, n_s).
     """
-    elastic = elastic_fields(found, components)
     experts = []
     for kind, own in zip(found.kinds, elastic, strict=True):
         experts.append(_expert(components[kind], own, modes[kind]))
-    return TiledExperts(stacked(experts), numbering(found.shape, counts), found.shape, found.kinds, elastic)
+    number = renumbered(numbering(found.shape, counts), found.shape)
+    return TiledExperts(stacked(experts), number, found.shape, found.kinds, elastic)
 
 
 def with_points(one: TiledExperts, kinds: Indices, factors: Sequence[Array]) -> TiledExperts:
@@ -175,13 +181,9 @@ class TiledSchur:
     def __init__(self, one: TiledExperts, hessian: Tensor) -> None:
         self._one = one
         self._bubbles = Elimination(hessian, one.experts.n_shared)
-        self._levels: list[tuple[Elimination, int, int]] = []
-        self.failed, matrix = self._bubbles.failed.any(0), self._bubbles.condensed
-        for merge in one.merges:
-            level = Elimination(merge.merged(matrix), merge.kept.shape[2])
-            self._levels.append((level, len(matrix), matrix.shape[2]))
-            self.failed, matrix = self.failed | level.failed.any(0), level.condensed
-        self.tangent = matrix[0]
+        self._ports = Condensation(one.merges, self._bubbles.condensed)
+        self.tangent = self._ports.condensed
+        self.failed = self._bubbles.failed.any(0) | self._ports.failed
 
     def solve(self, force: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the response of the unknowns to forces; see `galerkin.SchurComplement.solve`.
@@ -190,18 +192,11 @@ class TiledSchur:
             force: Derivatives of the energies. Shape (K, n, m, c).
         """
         of_bubbles, left = self._bubbles.forward(force)
-        work, own = (of_bubbles[..., :1] * of_bubbles).sum((0, 2)), []
-        for merge, (level, _, _) in zip(self._one.merges, self._levels, strict=True):
-            forces, left = level.forward(merge.merged_vectors(left))
-            own.append(forces)
-            work = work + (forces[..., :1] * forces).sum((0, 2))
-        stress, change = left[0], torch.zeros_like(left)
-        levels = zip(self._one.merges, self._levels, own, strict=True)
-        for merge, (level, count, size), forces in reversed(list(levels)):
-            change = merge.divided(torch.cat([change, level.backward(forces, change)], 2), count, size)
+        change, stress, work = self._ports.solve(left)
         bubbles = self._bubbles.backward(of_bubbles, change)
         component, place = self._one.first
         ports = change[component, :, self._one.experts.n_s + place].transpose(0, 1)
+        work = work + (of_bubbles[..., :1] * of_bubbles).sum((0, 2))
         return torch.cat([ports, bubbles.transpose(0, 1).flatten(1, 2)], 1), stress, work
 
 
