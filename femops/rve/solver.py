@@ -28,7 +28,9 @@ __all__ = ["Method", "RVESolver", "Solution", "SolverOptions"]
 _BYTES_OF_BATCH = 24e6
 _LARGEST_BATCH = 32
 _ITERATIVE_FROM = {2: 20_000, 3: 2_000}
-"""Number of free dofs from which the iterative method is faster on a grid, by dimension."""
+_ITERATIVE_WITH_PORES_FROM = {2: 80_000, 3: 2_000}
+"""Number of free dofs from which the iterative method is faster on a grid, by dimension; with pores, which take several
+times the iterations, times the solid part of the grid."""
 _MOST_NAMED = 3
 
 
@@ -161,16 +163,17 @@ class RVESolver:
         Raises:
             CaseError: It is requested for an RVE that is not a periodic uniform grid.
         """
-        wanted = self.options.linear
-        large = wanted == "auto" and self.free.count >= _ITERATIVE_FROM[self.discretisation.dim]
+        wanted, count, dim = self.options.linear, self.free.count, self.discretisation.dim
+        large = wanted == "auto" and count >= _ITERATIVE_FROM[dim]
         if wanted != "fft" and not (large and self.boundary == "periodic"):
             return None
-        lattice = find_lattice(self.discretisation.mesh) if self.boundary == "periodic" else None
+        cell = self.discretisation.outline.cell if self.boundary == "periodic" else None
+        lattice = find_lattice(self.discretisation.mesh) if cell is not None and cell.aligned else None
         if lattice is None and wanted == "fft":
-            problem = (
-                "'fft' given as linear solver, but the RVE is not a periodic box of equal grid cells without voids"
-            )
+            problem = "'fft' given as linear solver, but the RVE is not a periodic box of equal grid cells"
             raise CaseError(f"{problem}; expected auto, pardiso or mumps")
+        if lattice is not None and wanted == "auto" and lattice.solid_part < 1.0:
+            return lattice if lattice.solid_part * count >= _ITERATIVE_WITH_PORES_FROM[dim] else None
         return lattice
 
     def _direct(self) -> Method:

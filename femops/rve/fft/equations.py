@@ -104,7 +104,7 @@ class LatticeEquations:
     def force_scale(self) -> float:
         """Norm of the sums Σ w |B| over the elements at each node: forces per stress [length^dim / length]."""
         of_element = np.einsum("eq,eqsd->ed", self._weight, np.abs(self._operator))
-        dim, n_cells = self.lattice.dim, self.lattice.n_cells
+        dim, n_cells = self.lattice.dim, self.lattice.solid_part * self.lattice.n_cells
         of_kind = np.zeros((self.lattice.n_kinds, dim))
         for kinds, forces in zip(self.lattice.kinds, of_element.reshape(len(of_element), -1, dim), strict=True):
             np.add.at(of_kind, kinds, forces)
