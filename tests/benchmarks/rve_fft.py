@@ -56,7 +56,7 @@ def _child(*arguments: Any) -> dict[str, Any]:
 
 
 def _solved(dim: int, cells: int, material: str, contrast: float, linear: Any) -> dict[str, Any]:
-    import femops.rve.fft.newton as newton
+    import femops.rve.newton_cg as newton
     from femops.law import LawContext
     from femops.rve.solver import RVESolver, SolverOptions
     from femops.rve.spec import RVEParameters, build_rve

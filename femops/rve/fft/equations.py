@@ -4,7 +4,7 @@ The counterpart of `femops.rve.equations.Equations`. Lattice vectors have the ba
 strains and states have it last, as everywhere in `femops.rve`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -14,9 +14,10 @@ import numpy as np
 from femops import notation
 from femops.notation import Array, Indices
 from femops.phases import Phase, PhaseResponse, PlaneStrainPhase, know_row_33
+from femops.rve.boundary import FreeDofs
 from femops.rve.discretisation import Discretisation
 from femops.rve.fft.kernels import LANES, Groups, kernels
-from femops.rve.fft.lattice import Lattice
+from femops.rve.fft.lattice import FreeOnLattice, Lattice
 from femops.rve.fft.reference import Reference
 
 _POINTS_AT_ONCE = 2**14
@@ -64,12 +65,17 @@ class LatticeEquations:
         discretisation: The RVE; linear phases first.
         phases: Its phases, in the order of the discretisation.
         lattice: The lattice of its mesh.
+        free: Free dofs of the fluctuation, periodic.
     """
 
-    def __init__(self, discretisation: Discretisation, phases: tuple[Phase, ...], lattice: Lattice) -> None:
+    def __init__(
+        self, discretisation: Discretisation, phases: tuple[Phase, ...], lattice: Lattice, free: FreeDofs
+    ) -> None:
         if any(a.linear < b.linear for a, b in pairwise(phases)):
             raise ValueError("linear phases have to come before nonlinear ones")
         self.discretisation, self.phases, self.lattice = discretisation, phases, lattice
+        free_on_lattice = FreeOnLattice(lattice, free)
+        self.spread, self.gather = free_on_lattice.spread, free_on_lattice.gather
         rve = discretisation
         self._n_linear = sum(phase.linear for phase in phases)
         self.nonlinear = self._n_linear < len(phases)
@@ -87,6 +93,11 @@ class LatticeEquations:
         self._kernels = kernels(rve.dim, n_nodes, rve.n_q)
         self._upper = np.triu_indices(rve.n_s)
         self._assemble_linear()
+
+    @property
+    def size(self) -> int:
+        """Length n of a lattice vector."""
+        return self.lattice.size
 
     @property
     def knows_row_33(self) -> bool:
@@ -193,9 +204,9 @@ class LatticeEquations:
             mean += full
         return mean / self.discretisation.volume
 
-    def reference(self, tangent: Array) -> Reference:
-        """Return the inverse stiffness of a homogeneous material with this tangent (n_s, n_s)."""
-        return Reference(self.lattice, self._stiffness(tangent))
+    def preconditioner(self, points: LatticePoints) -> Callable[[Array], Array]:
+        """Return the inverse stiffness of a homogeneous material with the mean tangent of the first RVE."""
+        return Reference(self.lattice, self._stiffness(self.mean_tangent(points)[0])).solve
 
     def _stiffness(self, tangent: Array) -> Array:
         """Return the element stiffness of a homogeneous tangent, component-major. Shape (n_shapes, n_dofs, n_dofs)."""
