@@ -39,10 +39,13 @@ class IterativePoints(Protocol):
         sum_33: Σ w stress_33 in plane strain. Shape (N,).
     """
 
-    force: Array
-    state: list[Array]
     sum_stress: Array
     sum_33: Array
+
+    @property
+    def force(self) -> Array: ...  # noqa: D102
+    @property
+    def state(self) -> list[Array]: ...  # noqa: D102
 
     def put(self, columns: Indices, new: Self) -> Self:
         """Return the quantities with those of some RVEs replaced."""
