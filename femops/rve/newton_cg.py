@@ -283,8 +283,9 @@ class NewtonCG[P: IterativePoints]:
         """
         n_s = self.discretisation.n_s
         load, _ = self._equations.tangent(points, start, np.tile(np.eye(n_s), (len(start) // n_s, 1)), owner)
-        change, solved = self._conjugate_gradients(points, -load, owner, accuracy)
-        return start + change, solved
+        change, solved = self._conjugate_gradients(points, np.negative(load, out=load), owner, accuracy)
+        change += start
+        return change, solved
 
     def _conjugate_gradients(
         self, points: P, right: Array, owner: Indices, accuracy: Accuracy
