@@ -56,6 +56,14 @@ def test_stress_and_tangent_are_those_of_the_direct_solver(dim: int, boundary: s
         states = [found.state, expected.state]
 
 
+def test_the_initial_guess_is_left_as_it_is() -> None:
+    one = solver(rve(2, SATURATING), linear="multigrid")
+    start = np.zeros((one.free.count, 1))
+    found = one.solve(np.full((3, 1), 0.01), one.virgin_state(1), start)
+    assert found.fluctuation.any()
+    assert not start.any()
+
+
 def test_the_size_chooses_in_3d(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(solver_module, "_MULTIGRID_FROM", 50)
     large = solver(rve(3, SATURATING))

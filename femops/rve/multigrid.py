@@ -25,13 +25,13 @@ class MeshPoints:
         of: The point quantities.
         sum_stress: Σ w σ. Shape (n_s, N).
         sum_33: Σ w stress_33 in plane strain. Shape (N,).
+        linearised: Stiffness of each RVE and loads Σ w Bᵀ D, shape (n, n_s, N), once they have been assembled.
     """
 
     of: Points
     sum_stress: Array
     sum_33: Array
-    linearised: "tuple[list[sp.csr_array], Array] | None" = None
-    """Stiffness of each RVE and loads Σ w Bᵀ D, shape (n, n_s, N), once they are assembled."""
+    linearised: tuple[list[sp.csr_array], Array] | None = None
 
     @property
     def force(self) -> Array:
@@ -149,8 +149,8 @@ class MeshEquations:
         return cycle
 
     def spread(self, free: Array) -> Array:
-        """Return the free dofs."""
-        return free
+        """Return a copy of the free dofs, as the result may be overwritten."""
+        return free.copy()
 
     def gather(self, vectors: Array) -> Array:
         """Return the free dofs."""
