@@ -30,9 +30,11 @@ __all__ = ["Method", "RVESolver", "Solution", "SolverOptions"]
 _BYTES_OF_BATCH = 24e6
 _LARGEST_BATCH = 32
 _ITERATIVE_FROM = {2: 20_000, 3: 2_000}
-_ITERATIVE_WITH_PORES_FROM = {2: 80_000, 3: 2_000}
-"""Number of free dofs from which the iterative method is faster on a grid, by dimension; with pores, which take several
-times the iterations, times the solid part of the grid."""
+"""Number of free dofs from which the iterative method is faster on a grid, by dimension.
+
+Pores take several times the iterations: with them it is never faster in the plane, and in 3D the number is that of the
+free dofs times the solid part of the grid.
+"""
 _MULTIGRID_FROM = 20_000
 """Number of free dofs from which multigrid is faster than a factor of another mesh in 3D; it never is in the plane."""
 _MOST_NAMED = 3
@@ -177,7 +179,7 @@ class RVESolver:
             problem = "'fft' given as linear solver, but the RVE is not a periodic box of equal grid cells"
             raise CaseError(f"{problem}; expected auto, pardiso or mumps")
         if lattice is not None and wanted == "auto" and lattice.solid_part < 1.0:
-            return lattice if lattice.solid_part * count >= _ITERATIVE_WITH_PORES_FROM[dim] else None
+            return lattice if dim == 3 and lattice.solid_part * count >= _ITERATIVE_FROM[dim] else None
         return lattice
 
     def _chosen(self) -> tuple[Method, str]:
