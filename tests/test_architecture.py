@@ -31,7 +31,7 @@ FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # Packages that only some rooms may know.
 RESERVED = {
     "dolfinx": {"macro", "pde", "commands", "hosts/dolfinx.py"},
-    "petsc4py": {"macro", "pde", "rve/linear.py"},
+    "petsc4py": {"macro", "pde", "rve/linear.py", "rve/multigrid.py"},
     "mpi4py": {"macro", "pde", "commands"},
     "torch": {"surrogate"},
     "dolfinx_external_operator": {"hosts/dolfinx.py"},

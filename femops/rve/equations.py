@@ -61,6 +61,7 @@ class Equations:
     Attributes:
         pattern: Sparsity of the upper triangle of the stiffness.
         nonlinear: Whether any phase is nonlinear.
+        force_scale: Norm of the sums Σ w |B| at each free dof: forces per stress [length^dim / length].
         mean_strain: Matrix from free dofs to sym ∫ w ⊗ n over the outer surface, for static conditions; otherwise to
             ∫ ε(w), which includes the surfaces of voids. Shape (n_s, n_free).
     """
@@ -83,7 +84,7 @@ class Equations:
         self._divergence = (self._gradient.T @ sp.diags_array(np.tile(self._weight, rve.n_s))).tocsr()
         everything = rve.gradient(free.of, slice(0, len(rve.mesh.cells)), free.count)
         weighted = (everything.T @ sp.diags_array(np.tile(rve.weight.ravel(), rve.n_s))).tocsr()
-        self._force_scale = float(np.linalg.norm(abs(weighted).sum(axis=1)))
+        self.force_scale = float(np.linalg.norm(abs(weighted).sum(axis=1)))
         component = np.repeat(np.eye(rve.n_s), rve.n_points, axis=0)
         self.mean_strain = np.ascontiguousarray((weighted @ component).T)
         if free.zero_mean_strain:
@@ -172,7 +173,11 @@ class Equations:
             squared = np.einsum("sgn,sgn->gn", points.stress, points.stress)
             scale = np.maximum(scale, np.sqrt(self._weight @ squared / self._weight.sum()))
         floor = np.linalg.norm(self._linear.load) * 1e-12 + np.finfo(float).tiny
-        return np.maximum(self._force_scale * scale, floor)
+        return np.maximum(self.force_scale * scale, floor)
+
+    def sum_tangent(self, points: Points) -> Array:
+        """Return Σ w D. Shape (n_s, n_s, N)."""
+        return np.tensordot(points.tangent, self._weight, (2, 0)) + self._linear.mean[:, :, None]
 
     def condensed_tangent(self, tangent: Array, sensitivity: Array) -> tuple[Array, Array]:
         """Return Σ w (1 + B X)ᵀ D (1 + B X), shape (n_s, n_s, N), and K X + L, shape (n_free, n_s, N)."""

@@ -7,9 +7,11 @@ import numpy as np
 
 from femops.notation import Array, Indices
 
-SolverName = Literal["auto", "fft", "pardiso", "mumps"]
-"""Conjugate gradients with the FFT, or one of `femops.rve.linear`; auto takes what is fastest for the RVE."""
-SOLVER_HELP = "fft is iterative, on uniform grids; auto takes it for large ones, otherwise pardiso or mumps"
+SolverName = Literal["auto", "fft", "multigrid", "pardiso", "mumps"]
+"""Conjugate gradients with the FFT or algebraic multigrid, or one of `femops.rve.linear`; auto takes the fastest."""
+SOLVER_HELP = (
+    "fft and multigrid are iterative, fft on uniform grids; auto takes them for large RVEs, otherwise pardiso or mumps"
+)
 
 
 @dataclass(frozen=True)

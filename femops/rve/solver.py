@@ -1,8 +1,8 @@
 """Batched solver of RVE problems.
 
 Solves R(q, E) = Σ w Bᵀ σ(E + B q) = 0 for the fluctuations q of N macroscale strains at once, and returns S = ⟨σ⟩ and
-its consistent tangent. The method is direct (`femops.rve.direct`), or iterative on large uniform periodic grids
-(`femops.rve.fft.newton`). If one RVE of a batch fails, `attempt` still returns the others.
+its consistent tangent. The method is direct (`femops.rve.direct`), or iterative for large RVEs
+(`femops.rve.newton_cg`). If one RVE of a batch fails, `attempt` still returns the others.
 """
 
 from dataclasses import dataclass, field
@@ -17,8 +17,10 @@ from femops.rve.boundary import free_dofs
 from femops.rve.conditions import Boundary
 from femops.rve.direct import Direct
 from femops.rve.discretisation import Discretisation
+from femops.rve.fft.equations import LatticeEquations
 from femops.rve.fft.lattice import Lattice, find_lattice
-from femops.rve.fft.newton import NewtonCG
+from femops.rve.multigrid import MeshEquations
+from femops.rve.newton_cg import NewtonCG
 from femops.rve.rigid_motions import check_rigid_motions
 from femops.rve.solution import Solution, SolverOptions
 from femops.rve.states import state_sizes, virgin_state
@@ -28,7 +30,13 @@ __all__ = ["Method", "RVESolver", "Solution", "SolverOptions"]
 _BYTES_OF_BATCH = 24e6
 _LARGEST_BATCH = 32
 _ITERATIVE_FROM = {2: 20_000, 3: 2_000}
-"""Number of free dofs from which the iterative method is faster on a grid, by dimension."""
+"""Number of free dofs from which the iterative method is faster on a grid, by dimension.
+
+Pores take several times the iterations: with them it is never faster in the plane, and in 3D the number is that of the
+free dofs times the solid part of the grid.
+"""
+_MULTIGRID_FROM = 20_000
+"""Number of free dofs from which multigrid is faster than a factor of another mesh in 3D; it never is in the plane."""
 _MOST_NAMED = 3
 
 
@@ -65,7 +73,6 @@ class RVESolver:
     Attributes:
         free: Free dofs of the fluctuation.
         elastic_sensitivity: dq/dE at zero strain in the initial state [length]. Shape (n_free, n_s).
-        iterative: Whether the method is iterative.
 
     Raises:
         CaseError: The RVE does not fit its boundary condition or the linear solver.
@@ -80,10 +87,13 @@ class RVESolver:
     def __post_init__(self) -> None:
         self.free = free_dofs(self.discretisation.outline, self.boundary)
         check_rigid_motions(self.discretisation.mesh, self.free)
-        lattice = self._lattice()
-        self.iterative = lattice is not None
-        self._method = self._direct() if lattice is None else self._newton_cg(lattice)
+        self._method, self._how = self._chosen()
         self.elastic_sensitivity = self._method.elastic_sensitivity
+
+    @property
+    def iterative(self) -> bool:
+        """Whether the method is iterative; it then needs no sensitivities of the last step."""
+        return bool(self._how)
 
     @property
     def knows_tangent_33(self) -> bool:
@@ -103,9 +113,7 @@ class RVESolver:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes to the user about the method, one line each."""
-        if not self.iterative:
-            return ()
-        return (f"{self.free.count} unknowns on a uniform grid; solved by conjugate gradients with the FFT",)
+        return (f"{self.free.count} unknowns{self._how}",) if self._how else ()
 
     def virgin_state(self, n: int) -> list[Array]:
         """Return the initial state of each phase. Shape (n_state, n_points_of_phase, n) each."""
@@ -161,25 +169,39 @@ class RVESolver:
         Raises:
             CaseError: It is requested for an RVE that is not a periodic uniform grid.
         """
-        wanted = self.options.linear
-        large = wanted == "auto" and self.free.count >= _ITERATIVE_FROM[self.discretisation.dim]
+        wanted, count, dim = self.options.linear, self.free.count, self.discretisation.dim
+        large = wanted == "auto" and count >= _ITERATIVE_FROM[dim]
         if wanted != "fft" and not (large and self.boundary == "periodic"):
             return None
-        lattice = find_lattice(self.discretisation.mesh) if self.boundary == "periodic" else None
+        cell = self.discretisation.outline.cell if self.boundary == "periodic" else None
+        lattice = find_lattice(self.discretisation.mesh) if cell is not None and cell.aligned else None
         if lattice is None and wanted == "fft":
-            problem = (
-                "'fft' given as linear solver, but the RVE is not a periodic box of equal grid cells without voids"
-            )
+            problem = "'fft' given as linear solver, but the RVE is not a periodic box of equal grid cells"
             raise CaseError(f"{problem}; expected auto, pardiso or mumps")
+        if lattice is not None and wanted == "auto" and lattice.solid_part < 1.0:
+            return lattice if dim == 3 and lattice.solid_part * count >= _ITERATIVE_FROM[dim] else None
         return lattice
 
-    def _direct(self) -> Method:
-        linear = self.options.linear
-        assert linear != "fft"
-        return Direct(self.discretisation, self.phases, self.free, linear, self.options)
+    def _chosen(self) -> tuple[Method, str]:
+        """Return the method and, if it is iterative, the end of the note on it.
 
-    def _newton_cg(self, lattice: Lattice) -> Method:
-        return NewtonCG(self.discretisation, self.phases, self.free, lattice, self.options)
+        Raises:
+            CaseError: The requested method does not suit the RVE.
+        """
+        rve, phases, free, linear = self.discretisation, self.phases, self.free, self.options.linear
+        if (lattice := self._lattice()) is not None:
+            on_grid = LatticeEquations(rve, phases, lattice, free)
+            how = " on a uniform grid; solved by conjugate gradients with the FFT"
+            return NewtonCG(rve, phases, on_grid, self.options), how
+        assert linear != "fft"
+        if linear == "multigrid" and free.zero_mean_strain:
+            problem = "'multigrid' given as linear solver, but the boundary conditions are static"
+            raise CaseError(f"{problem}; expected auto, pardiso or mumps")
+        large = linear == "auto" and rve.dim == 3 and free.count >= _MULTIGRID_FROM and not free.zero_mean_strain
+        if linear == "multigrid" or large:
+            how = "; solved by conjugate gradients with algebraic multigrid"
+            return NewtonCG(rve, phases, MeshEquations(rve, phases, free), self.options), how
+        return Direct(rve, phases, free, linear, self.options), ""
 
 
 def _named(failures: dict[int, str], strain: Array, first: int | None) -> str:

@@ -18,10 +18,15 @@ def main() -> None:
     parser.add_argument("names", nargs="+", metavar="NAME", help="modules of this folder, for example rve_solver")
     parser.add_argument("--only", nargs="+", default=[], metavar="PROBLEM", help="only these, without a file")
     parser.add_argument("--fedoo-python", default=sys.executable, help="interpreter that has fedoo")
+    parser.add_argument("--muspectre-python", default=sys.executable, help="interpreter that has muSpectre")
     parser.add_argument("--seconds", default="3600", help="training time of each network of beno_poisson")
     arguments = parser.parse_args()
     console = Console()
-    options = {"fedoo_python": arguments.fedoo_python, "seconds": arguments.seconds}
+    options = {
+        "fedoo_python": arguments.fedoo_python,
+        "muspectre_python": arguments.muspectre_python,
+        "seconds": arguments.seconds,
+    }
     for name in arguments.names:
         run_benchmark(name, arguments.only, options, console)
 

@@ -1,1 +1,1 @@
-"""Iterative solver of periodic RVEs on uniform grids: Newton and conjugate gradients, preconditioned by the FFT."""
+"""Equations of periodic RVEs on uniform grids for `femops.rve.newton_cg`, preconditioned by the FFT."""

@@ -4,7 +4,7 @@ The counterpart of `femops.rve.equations.Equations`. Lattice vectors have the ba
 strains and states have it last, as everywhere in `femops.rve`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -14,9 +14,10 @@ import numpy as np
 from femops import notation
 from femops.notation import Array, Indices
 from femops.phases import Phase, PhaseResponse, PlaneStrainPhase, know_row_33
+from femops.rve.boundary import FreeDofs
 from femops.rve.discretisation import Discretisation
 from femops.rve.fft.kernels import LANES, Groups, kernels
-from femops.rve.fft.lattice import Lattice
+from femops.rve.fft.lattice import FreeOnLattice, Lattice
 from femops.rve.fft.reference import Reference
 
 _POINTS_AT_ONCE = 2**14
@@ -64,12 +65,17 @@ class LatticeEquations:
         discretisation: The RVE; linear phases first.
         phases: Its phases, in the order of the discretisation.
         lattice: The lattice of its mesh.
+        free: Free dofs of the fluctuation, periodic.
     """
 
-    def __init__(self, discretisation: Discretisation, phases: tuple[Phase, ...], lattice: Lattice) -> None:
+    def __init__(
+        self, discretisation: Discretisation, phases: tuple[Phase, ...], lattice: Lattice, free: FreeDofs
+    ) -> None:
         if any(a.linear < b.linear for a, b in pairwise(phases)):
             raise ValueError("linear phases have to come before nonlinear ones")
         self.discretisation, self.phases, self.lattice = discretisation, phases, lattice
+        free_on_lattice = FreeOnLattice(lattice, free)
+        self.spread, self.gather = free_on_lattice.spread, free_on_lattice.gather
         rve = discretisation
         self._n_linear = sum(phase.linear for phase in phases)
         self.nonlinear = self._n_linear < len(phases)
@@ -89,6 +95,11 @@ class LatticeEquations:
         self._assemble_linear()
 
     @property
+    def size(self) -> int:
+        """Length n of a lattice vector."""
+        return self.lattice.size
+
+    @property
     def knows_row_33(self) -> bool:
         """Whether d stress_33 / dE is known: in plane strain, of phases that know their own."""
         return know_row_33(self.phases[self._n_linear :], self.discretisation.dim)
@@ -104,7 +115,7 @@ class LatticeEquations:
     def force_scale(self) -> float:
         """Norm of the sums Σ w |B| over the elements at each node: forces per stress [length^dim / length]."""
         of_element = np.einsum("eq,eqsd->ed", self._weight, np.abs(self._operator))
-        dim, n_cells = self.lattice.dim, self.lattice.n_cells
+        dim, n_cells = self.lattice.dim, self.lattice.solid_part * self.lattice.n_cells
         of_kind = np.zeros((self.lattice.n_kinds, dim))
         for kinds, forces in zip(self.lattice.kinds, of_element.reshape(len(of_element), -1, dim), strict=True):
             np.add.at(of_kind, kinds, forces)
@@ -193,9 +204,9 @@ class LatticeEquations:
             mean += full
         return mean / self.discretisation.volume
 
-    def reference(self, tangent: Array) -> Reference:
-        """Return the inverse stiffness of a homogeneous material with this tangent (n_s, n_s)."""
-        return Reference(self.lattice, self._stiffness(tangent))
+    def preconditioner(self, points: LatticePoints) -> Callable[[Array], Array]:
+        """Return the inverse stiffness of a homogeneous material with the mean tangent of the first RVE."""
+        return Reference(self.lattice, self._stiffness(self.mean_tangent(points)[0])).solve
 
     def _stiffness(self, tangent: Array) -> Array:
         """Return the element stiffness of a homogeneous tangent, component-major. Shape (n_shapes, n_dofs, n_dofs)."""

@@ -1,19 +1,20 @@
 """Periodic meshes that repeat one grid cell, and the numbering of their displacement dofs on the grid.
 
 Every grid cell contains the same nodes (one of first-order meshes, several kinds of second-order ones) and the same
-finite elements (one quadrilateral or hexahedron, 2 triangles, 6 tetrahedra). Equations of a homogeneous material are
-then block-circulant on the grid.
+finite elements (one quadrilateral or hexahedron, 2 triangles, 6 tetrahedra), apart from those missing in pores.
+Equations of a homogeneous material that fills the grid are then block-circulant.
 
-A lattice vector contains the displacement at all nodes, images excluded: shape (n_kinds, dim, *grid), where grid has
-the axes in reverse order, so that x runs fastest, flattened to (n,).
+A lattice vector contains the displacement at all nodes of the grid, images excluded and pores included: shape
+(n_kinds, dim, *grid), where grid has the axes in reverse order, so that x runs fastest, flattened to (n,).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from femops.meshing import TaggedMesh
+from femops.meshing.building import measures
 from femops.notation import Array, Indices
 from femops.rve.boundary import FreeDofs
 
@@ -57,13 +58,21 @@ class Lattice:
         return int(np.prod(self.grid))
 
     @property
+    def solid_part(self) -> float:
+        """Number of elements relative to that of a grid without pores [-]."""
+        return len(self.shape_of_cell) / (self.n_cells * len(self.examples))
+
+    @property
     def size(self) -> int:
         """Length n of a lattice vector."""
         return self.n_kinds * self.dim * self.n_cells
 
 
 def find_lattice(mesh: TaggedMesh) -> Lattice | None:
-    """Return the lattice of a mesh that fills its bounding box with copies of one grid cell; None for another mesh."""
+    """Return the lattice of a mesh of copies of one grid cell in its bounding box; None for another mesh.
+
+    Elements may be missing, as in pores, if those of one grid cell together fill it.
+    """
     lower, upper = mesh.bounds
     extent, degree = upper - lower, mesh.kind.degree
     lines = np.array([_n_intervals(mesh.points[:, axis], extent[axis]) for axis in range(mesh.dim)])
@@ -74,12 +83,14 @@ def find_lattice(mesh: TaggedMesh) -> Lattice | None:
     fine = np.rint(place).astype(np.int32)
     if np.abs(place - fine).max() > _TOLERANCE or not _all_different(fine, lines + 1):
         return None
-    nodes = _sites(fine % lines, lines, degree)
     elements = _elements(mesh.cells, fine, lines // degree, degree)
-    if nodes is None or elements is None:
+    if elements is None:
         return None
-    site, kind, n_kinds = nodes
     shape_of_cell, examples = elements
+    filled = measures(replace(mesh, cells=mesh.cells[examples])).sum()
+    if abs(filled / np.prod(spacing * degree) - 1.0) > _TOLERANCE:
+        return None
+    site, kind, n_kinds = _sites(fine % lines, lines, degree)
     grid = tuple((lines // degree)[::-1].tolist())
     of = mesh.cells[examples]
     relative = fine[of] - fine[of].min(axis=1, keepdims=True)
@@ -127,24 +138,20 @@ def _all_different(numbers: Indices, shape: Array) -> bool:
     return len(np.unique(keys)) == len(keys)
 
 
-def _sites(
-    place: Indices, lines: Indices, degree: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], int] | None:
-    """Return site and kind of each node and the number of kinds, if every grid cell has a node of each kind."""
+def _sites(place: Indices, lines: Indices, degree: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], int]:
+    """Return site and kind of each node and the number of kinds."""
     dim, counts = len(lines), lines // degree
     code = np.ravel_multi_index(tuple((place % degree).T), (degree,) * dim)
     codes, kind = np.unique(code, return_inverse=True)
     cell = np.ravel_multi_index(tuple((place // degree).T), tuple(counts), order="F")
-    n, n_kinds = int(np.prod(counts)), len(codes)
-    if np.bincount(kind * n + cell, minlength=n * n_kinds).min() == 0:
-        return None
-    return (kind * (dim * n) + cell).astype(np.int32), kind.astype(np.int64), n_kinds
+    n = int(np.prod(counts))
+    return (kind * (dim * n) + cell).astype(np.int32), kind.astype(np.int64), len(codes)
 
 
 def _elements(
     cells: Indices, fine: Indices, counts: Indices, degree: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]] | None:
-    """Return the shape of each element and an example of each, if every grid cell has an element of each shape."""
+    """Return the shape of each element and an example of each, if no grid cell has two elements of one shape."""
     dim, code = len(counts), np.zeros(len(cells), dtype=np.int64)
     weight = np.random.default_rng(0).integers(1, 2**40, (cells.shape[1], dim))  # a hash of the nodes' places
     origin, first = np.empty((len(cells), dim), dtype=np.int32), []
@@ -160,6 +167,6 @@ def _elements(
     if any(not np.array_equal(of_nodes, of_nodes[examples[shape]]) for of_nodes in first):
         return None
     n, cell = int(np.prod(counts)), np.ravel_multi_index(tuple((origin // degree).T), tuple(counts))
-    if len(cells) != n * len(examples) or np.bincount(shape * n + cell, minlength=len(cells)).max() > 1:
+    if np.bincount(shape * n + cell).max() > 1:
         return None
     return shape.astype(np.int32), examples

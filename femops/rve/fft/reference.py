@@ -4,6 +4,10 @@ It is block-circulant: at every frequency one Hermitian block couples the compon
 the same finite elements it is spectrally equivalent to the stiffness of the RVE, with bounds that depend on the
 contrast of the phases but not on the grid (Schneider, Merkert and Kabel, doi 10.1002/nme.5336; Leute et al., doi
 10.1016/j.jcp.2021.110931).
+
+In pores the stiffness of the RVE is zero. Forces vanish there, so that conjugate gradients remain among the vectors
+that minimise the energy of the reference material in the pores for given displacements of the solid: its smallest
+eigenvalue relative to the reference is then not zero, but depends on the shape of the pores.
 """
 
 from typing import Any

@@ -43,7 +43,7 @@ def conjugate_gradients(
     Returns:
         Solutions, shape (n_columns, size), a mask of the columns solved, and numbers of iterations, (n_columns,).
     """
-    solution, residual = np.zeros_like(residual), residual.copy()
+    solution = np.zeros_like(residual)
     iterations, solved = np.zeros(len(residual), dtype=np.int64), _norm(residual) <= accuracy.residual
     columns = np.flatnonzero(~solved)
     r = residual[columns]
@@ -56,6 +56,7 @@ def conjugate_gradients(
         rz, before = np.einsum("cf,cf->c", r, z), rz
         direction *= (rz / before if count else rz * 0.0)[:, None]
         direction += z
+        del z  # large vectors live no longer than they are needed
         product = multiply(direction, columns)
         curvature = np.einsum("cf,cf->c", direction, product)
         usable = curvature > 0.0
@@ -63,6 +64,7 @@ def conjugate_gradients(
         x += length[:, None] * direction
         product *= length[:, None]
         r -= product
+        del product
         gains[count % _DELAY] = length * rz
         iterations[columns] += 1
         reached = (_norm(r) <= accuracy.residual[columns]) | (gains.sum(axis=0) <= accuracy.energy[columns])

@@ -1,4 +1,4 @@
-"""Inexact Newton method for batches of periodic RVEs on a lattice.
+"""Inexact Newton method for batches of RVEs, with conjugate gradients and a preconditioner of the unloaded RVE.
 
 Every correction solves K d = −R by conjugate gradients only as accurately as it can be used (forcing terms of
 Eisenstat and Walker, doi 10.1137/0917003). At the solution the sensitivities X = dq/dE are solved for all load cases
@@ -6,7 +6,9 @@ at once. As in the direct method, the stress is corrected by the adjoint, S += X
 quadratic form of X, so that an error δX changes the stress by δXᵀ R and the tangent by δXᵀ K δX only.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +16,8 @@ import numpy.typing as npt
 from femops.errors import NotConverged
 from femops.notation import Array, Indices
 from femops.phases import Phase
-from femops.rve.boundary import FreeDofs
+from femops.rve.conjugate_gradients import Accuracy, conjugate_gradients
 from femops.rve.discretisation import Discretisation
-from femops.rve.fft.conjugate_gradients import Accuracy, conjugate_gradients
-from femops.rve.fft.equations import LatticeEquations, LatticePoints
-from femops.rve.fft.lattice import FreeOnLattice, Lattice
 from femops.rve.line_search import Step, line_search
 from femops.rve.solution import Solution, SolverOptions
 from femops.rve.states import virgin_state
@@ -30,12 +29,94 @@ _SHARE = 0.1
 _NOT_SOLVED = "the conjugate gradients did not converge"
 
 
+class IterativePoints(Protocol):
+    """Internal forces and point quantities of N RVEs.
+
+    Attributes:
+        force: Internal forces Σ w Bᵀ σ. Shape (N, n).
+        state: Trial state of each phase. Shape (n_state, n_points_of_phase, N) each.
+        sum_stress: Σ w σ. Shape (n_s, N).
+        sum_33: Σ w stress_33 in plane strain. Shape (N,).
+    """
+
+    sum_stress: Array
+    sum_33: Array
+
+    @property
+    def force(self) -> Array: ...  # noqa: D102
+    @property
+    def state(self) -> list[Array]: ...  # noqa: D102
+
+    def put(self, columns: Indices, new: Self) -> Self:
+        """Return the quantities with those of some RVEs replaced."""
+        ...
+
+
+class IterativeEquations[P: IterativePoints](Protocol):
+    """Equations of a batch of RVEs in vectors of length n, such as `femops.rve.fft.equations.LatticeEquations`.
+
+    Attributes:
+        nonlinear: Whether any phase is nonlinear.
+        size: Length n of a vector.
+        force_scale: Forces per stress [length^dim / length].
+        knows_row_33: See `femops.rve.solver.Method`.
+        bytes_of_one: See `femops.rve.solver.Method`.
+    """
+
+    nonlinear: bool
+
+    @property
+    def size(self) -> int: ...  # noqa: D102
+    @property
+    def force_scale(self) -> float: ...  # noqa: D102
+    @property
+    def knows_row_33(self) -> bool: ...  # noqa: D102
+    @property
+    def bytes_of_one(self) -> float: ...  # noqa: D102
+
+    def evaluate(self, strain: Array, fluctuation: Array, state: list[Array]) -> P:
+        """Evaluate the phases of a batch at strains (n_s, N) and fluctuations (n, N)."""
+        ...
+
+    def residual(self, points: P, strain: Array, fluctuation: Array) -> Array:
+        """Return the residuals. Shape (n, N)."""
+        ...
+
+    def force_norm(self, points: P, strain: Array, fluctuation: Array) -> Array:
+        """Return the norms to which residuals are relative. Shape (N,)."""
+        ...
+
+    def tangent(self, points: P, vectors: Array, macro: Array, owner: Indices) -> tuple[Array, Array]:
+        """Return K u + L E, shape (n_columns, n), and Σ w D (E + B u), (n_columns, n_s), of RVEs `owner`."""
+        ...
+
+    def mean_tangent(self, points: P) -> Array:
+        """Return the volume average of the tangents. Shape (N, n_s, n_s)."""
+        ...
+
+    def row_33(self, points: P) -> tuple[Array, Array]:
+        """Return Σ w D₃₃, shape (n_s, N), and Σ w Bᵀ D₃₃, (N, n)."""
+        ...
+
+    def preconditioner(self, points: P) -> Callable[[Array], Array]:
+        """Return an approximate inverse of the stiffness of the first RVE, for vectors (n_columns, n)."""
+        ...
+
+    def spread(self, free: Array) -> Array:
+        """Return the vectors, shape (..., n), of free dofs (..., n_free)."""
+        ...
+
+    def gather(self, vectors: Array) -> Array:
+        """Return the free dofs, shape (..., n_free), of vectors (..., n)."""
+        ...
+
+
 @dataclass
-class _Batch:
+class _Batch[P: IterativePoints]:
     """Current iterates of a batch.
 
     Attributes:
-        vectors: Fluctuations, lattice vectors. Shape (N, n).
+        vectors: Fluctuations. Shape (N, n).
         relative: Relative residuals. Shape (N,).
         before: Relative residuals before the last step. Shape (N,).
     """
@@ -43,7 +124,7 @@ class _Batch:
     strain: Array
     state: list[Array]
     vectors: Array
-    points: LatticePoints
+    points: P
     relative: Array
     before: Array = field(init=False)
     iterations: Indices = field(init=False)
@@ -64,14 +145,13 @@ class _Batch:
         self.failures = dict.fromkeys(which.tolist(), why) | self.failures
 
 
-class NewtonCG:
+class NewtonCG[P: IterativePoints]:
     """Newton method with conjugate gradients; see `femops.rve.solver.Method`.
 
     Args:
         discretisation: The RVE; linear phases first.
         phases: Its phases, in the order of the discretisation.
-        free: Free dofs of the fluctuation, periodic.
-        lattice: The lattice of the mesh.
+        equations: Its equations.
         options: Settings.
 
     Raises:
@@ -79,34 +159,31 @@ class NewtonCG:
     """
 
     def __init__(
-        self, discretisation: Discretisation, phases: tuple[Phase, ...], free: FreeDofs, lattice: Lattice,
+        self, discretisation: Discretisation, phases: tuple[Phase, ...], equations: IterativeEquations[P],
         options: SolverOptions,
     ) -> None:  # fmt: skip
-        self.discretisation, self.options = discretisation, options
-        self._equations = LatticeEquations(discretisation, phases, lattice)
-        self._free = FreeOnLattice(lattice, free)
-        self.knows_row_33, self.bytes_of_one = self._equations.knows_row_33, self._equations.bytes_of_one
-        zero, nothing = np.zeros((discretisation.n_s, 1)), np.zeros((lattice.size, 1))
-        points = self._equations.evaluate(zero, nothing, virgin_state(discretisation, phases, 1))
-        mean = self._equations.mean_tangent(points)[0]
-        self._reference = self._equations.reference(mean)
-        n_s = discretisation.n_s
-        largest = _SHARE * options.rtol * self._equations.force_scale * np.linalg.norm(mean, axis=0)
+        self.discretisation, self.options, self._equations = discretisation, options, equations
+        self.knows_row_33, self.bytes_of_one = equations.knows_row_33, equations.bytes_of_one
+        n_s, size = discretisation.n_s, equations.size
+        points = equations.evaluate(np.zeros((n_s, 1)), np.zeros((size, 1)), virgin_state(discretisation, phases, 1))
+        self._precondition = equations.preconditioner(points)
+        mean = equations.mean_tangent(points)[0]
+        largest = _SHARE * options.rtol * equations.force_scale * np.linalg.norm(mean, axis=0)
         self._elastic, solved = self._solved(
-            points, np.zeros((n_s, lattice.size)), np.zeros(n_s, dtype=np.int64), Accuracy(largest, np.zeros(n_s))
+            points, np.zeros((n_s, size)), np.zeros(n_s, dtype=np.int64), Accuracy(largest, np.zeros(n_s))
         )
         if not solved.all():
             raise NotConverged(f"the unloaded RVE cannot be solved: {_NOT_SOLVED}")
-        self.elastic_sensitivity = np.ascontiguousarray(self._free.gather(self._elastic).T)
+        self.elastic_sensitivity = np.ascontiguousarray(self._equations.gather(self._elastic).T)
 
     def attempt(
         self, strain: Array, state: list[Array], start: Array | None, sensitivity: Array | None
     ) -> tuple[Solution, tuple[float, ...]]:
         """See `femops.rve.solver.Method`."""
         if start is not None:
-            vectors = self._free.spread(start.T)
+            vectors = self._equations.spread(start.T)
         elif sensitivity is not None:
-            vectors = self._free.spread(np.einsum("fsn,sn->nf", sensitivity, strain))
+            vectors = self._equations.spread(np.einsum("fsn,sn->nf", sensitivity, strain))
         else:
             vectors = strain.T @ self._elastic
         points = self._equations.evaluate(strain, vectors.T, state)
@@ -123,11 +200,11 @@ class NewtonCG:
                 continue
             return self._finish(batch, sensitivity), tuple(norms)
 
-    def _relative_residual(self, points: LatticePoints, strain: Array, vectors: Array) -> Array:
+    def _relative_residual(self, points: P, strain: Array, vectors: Array) -> Array:
         """Return residual norms relative to the internal forces. Shape (N,)."""
         return np.linalg.norm(points.force, axis=1) / self._equations.force_norm(points, strain, vectors.T)
 
-    def _advance(self, batch: _Batch, active: Indices) -> None:
+    def _advance(self, batch: _Batch[P], active: Indices) -> None:
         """Advance the active RVEs by one damped inexact Newton step."""
         residual = batch.points.force[active]
         accuracy = Accuracy(self._forcing(batch, active) * np.linalg.norm(residual, axis=1), np.zeros(len(active)))
@@ -147,7 +224,7 @@ class NewtonCG:
         batch.before = batch.relative
         batch.relative = self._relative_residual(batch.points, batch.strain, batch.vectors)
 
-    def _forcing(self, batch: _Batch, active: Indices) -> Array:
+    def _forcing(self, batch: _Batch[P], active: Indices) -> Array:
         """Return the largest residual of the linear systems, relative to their right-hand sides. Shape (n_active,)."""
         enough = _SHARE * self.options.rtol / batch.relative[active]
         if not self._equations.nonlinear:
@@ -155,13 +232,13 @@ class NewtonCG:
         decrease = np.where(np.isfinite(batch.before), batch.relative / batch.before, np.inf)[active]
         return np.maximum(enough, np.minimum(_FACTOR * decrease**2, _LOOSEST))
 
-    def _finish(self, batch: _Batch, sensitivity: Array | None) -> Solution:
+    def _finish(self, batch: _Batch[P], sensitivity: Array | None) -> Solution:
         if batch.failures:
             self._reset(batch)
         n, n_s = len(batch.relative), self.discretisation.n_s
         start = np.tile(self._elastic, (n, 1))
         if sensitivity is not None:
-            start = self._free.spread(sensitivity.transpose(2, 1, 0)).reshape(n * n_s, -1)
+            start = self._equations.spread(sensitivity.transpose(2, 1, 0)).reshape(n * n_s, -1)
         owner, points = np.repeat(np.arange(n), n_s), batch.points
         sensitivities = start
         if self._equations.nonlinear:
@@ -177,15 +254,15 @@ class NewtonCG:
             np.ascontiguousarray(0.5 * (tangent + tangent.transpose(0, 2, 1)).transpose(1, 2, 0)) / volume,
             points.sum_33 / volume if plane else None,
             self._row_33(points, x, load) / volume if self.knows_row_33 else None,
-            np.ascontiguousarray(self._free.gather(batch.vectors).T),
-            np.ascontiguousarray(self._free.gather(x).transpose(2, 1, 0)),
+            np.ascontiguousarray(self._equations.gather(batch.vectors).T),
+            np.ascontiguousarray(self._equations.gather(x).transpose(2, 1, 0)),
             points.state,
             batch.iterations,
             batch.iterations.copy(),
             batch.failures,
         ).discard_failures()
 
-    def _accuracy_of_sensitivities(self, points: LatticePoints) -> Accuracy:
+    def _accuracy_of_sensitivities(self, points: P) -> Accuracy:
         """Return the accuracy that makes errors of the tangent smaller than the tolerance; of X itself if exact."""
         mean = self._equations.mean_tangent(points)
         stiffness = np.einsum("nss->ns", mean).ravel() * self.discretisation.volume
@@ -194,7 +271,7 @@ class NewtonCG:
         return Accuracy(np.zeros(len(stiffness)), largest * stiffness)
 
     def _solved(
-        self, points: LatticePoints, start: Array, owner: Indices, accuracy: Accuracy
+        self, points: P, start: Array, owner: Indices, accuracy: Accuracy
     ) -> tuple[Array, npt.NDArray[np.bool_]]:
         """Return solutions of K X + L = 0 for all load cases of some RVEs, shape (n_columns, n), and which are solved.
 
@@ -206,21 +283,22 @@ class NewtonCG:
         """
         n_s = self.discretisation.n_s
         load, _ = self._equations.tangent(points, start, np.tile(np.eye(n_s), (len(start) // n_s, 1)), owner)
-        change, solved = self._conjugate_gradients(points, -load, owner, accuracy)
-        return start + change, solved
+        change, solved = self._conjugate_gradients(points, np.negative(load, out=load), owner, accuracy)
+        change += start
+        return change, solved
 
     def _conjugate_gradients(
-        self, points: LatticePoints, right: Array, owner: Indices, accuracy: Accuracy
+        self, points: P, right: Array, owner: Indices, accuracy: Accuracy
     ) -> tuple[Array, npt.NDArray[np.bool_]]:
         macro = np.zeros((len(right), self.discretisation.n_s))
 
         def multiply(vectors: Array, columns: Indices) -> Array:
             return self._equations.tangent(points, vectors, macro[: len(columns)], owner[columns])[0]
 
-        solution, solved, _ = conjugate_gradients(multiply, self._reference.solve, right, accuracy)
+        solution, solved, _ = conjugate_gradients(multiply, self._precondition, right, accuracy)
         return solution, solved
 
-    def _row_33(self, points: LatticePoints, sensitivity: Array, load: Array) -> Array:
+    def _row_33(self, points: P, sensitivity: Array, load: Array) -> Array:
         """Return d Σ w stress_33 / dE, shape (n_s, N).
 
         Its part fᵀ X is corrected by the adjoint y = K⁻¹ f, fᵀ X − yᵀ (K X + L), as it is linear in X.
@@ -232,7 +310,7 @@ class NewtonCG:
         adjoint, _ = self._conjugate_gradients(points, force, np.arange(n), Accuracy(np.zeros(n), energy))
         return mean + np.einsum("nf,nsf->sn", force, sensitivity) - np.einsum("nf,nsf->sn", adjoint, load)
 
-    def _reset(self, batch: _Batch) -> None:
+    def _reset(self, batch: _Batch[P]) -> None:
         """Reset failed RVEs to zero strain, so that array operations do not meet their invalid values."""
         failed = np.array(sorted(batch.failures))
         batch.vectors[failed] = 0.0
