@@ -16,7 +16,12 @@ STRAIN = np.random.default_rng(0).normal(size=(300, 3)) * 0.01  # of several chu
 
 
 def _law(model, matrix=SOFT):
-    return {"law": "spon", "model": str(model), "rve": {**INCLUSION, "phases": {"matrix": matrix, "fibre": HARD}}}
+    return {
+        "law": "spon",
+        "start": "network",
+        "model": str(model),
+        "rve": {**INCLUSION, "phases": {"matrix": matrix, "fibre": HARD}},
+    }
 
 
 def test_a_linear_law_has_its_tangent_and_bound_in_c(linear, tmp_path):
