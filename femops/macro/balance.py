@@ -86,6 +86,7 @@ class Balance:
 
         Raises:
             NotConverged: The law on any rank did not converge.
+            CaseError: The law on any rank returns a field at some points only.
         """
         n, comm = len(strain), self.comm
         if comm.size == 1:
@@ -109,11 +110,15 @@ class Balance:
         returned = _exchanged(comm, back, [move.target for move in out])
         self.moved = sum(move.points for move in out)
         self._cost = sum(seconds for _, seconds in (*own, *returned)) / max(n, 1)
-        if not returned:
-            return own[0][0] if own else None
-        places = [*([kept] if own else []), *shares]
-        parts = [(place, response) for place, (response, _) in zip(places, (*own, *returned), strict=True)]
-        return joined(n, parts, storage)
+
+        def join() -> LawResponse | None:
+            if not returned:
+                return own[0][0] if own else None
+            places = [*([kept] if own else []), *shares]
+            parts = [(place, response) for place, (response, _) in zip(places, (*own, *returned), strict=True)]
+            return joined(n, parts, storage)
+
+        return on_every_rank(comm, join) if moves else join()
 
 
 def _spread(n: int, counts: list[int]) -> list[Indices]:
