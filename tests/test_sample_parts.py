@@ -1,7 +1,10 @@
 """femops sample in parts: by independent processes, merged when all are there."""
 
+import json
+import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,8 @@ from small_studies import BIN, PLASTIC, STUDY, assert_same, fields_of, sampled, 
 
 from femops.commands import cli, ending
 from femops.offline.snapshot_store import SnapshotStore
+from femops.output.atomic import PARTIAL
+from femops.output.locks import Holder
 
 Femops = Callable[..., tuple[int, str, str]]
 FAMILY: dict[str, Any] = {
@@ -89,6 +94,19 @@ def test_an_interrupted_part_and_an_interrupted_merge_go_on(
     assert femops(*sample)[0] == 0
     assert sum(solves) == 2
     assert_same(fields_of(out / "snapshots.h5"), sampled(tmp_path, PLASTIC, "at once")[1])
+
+
+def test_a_part_that_is_being_solved_is_left_alone(tmp_path: Path, femops: Femops) -> None:
+    path, out = written(tmp_path, STUDY), tmp_path / "out"
+    assert femops("sample", path, "--output", out, "--part", "1/1")[0] == 0
+    unfinished = out / "part-1-of-1" / f"{PARTIAL}snapshots-000000006.h5"
+    unfinished.touch()
+    holder = replace(Holder.here(), pid=os.getppid(), start="", place="another host")
+    (out / "part-1-of-1" / ".lock").write_text(json.dumps(asdict(holder)))
+    code, _, error = femops("sample", path, "--output", out)
+    assert (code, error.count("\n")) == (ending.INPUT_ERROR, 1)
+    assert "part-1-of-1: another femops works there: " in error
+    assert unfinished.exists()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from femops.errors import CaseError
 from femops.offline.filling import Rows
 from femops.offline.snapshot_store import SnapshotStore
 from femops.output.folder import writing
+from femops.output.locks import locked
 from femops.output.messages import announce
 from femops.rve.snapshots import Fields
 
@@ -81,7 +82,7 @@ def merge_parts(
         renumbered: Returns the fields of rows of a part as those of the given rows of the store.
 
     Raises:
-        CaseError: A part is missing, incomplete or of another study.
+        CaseError: A part is missing, incomplete, being solved or of another study.
     """
     found = _found(store.folder)
     if not found:
@@ -133,12 +134,14 @@ def _complete(found: list[Part], folder: Path) -> list[Part]:
 
 
 def _opened(part: Part, store: SnapshotStore, share: slice, rows: Rows, check: _Check) -> SnapshotStore:
-    """Open the store of a part and check that it is complete."""
-    one = SnapshotStore(part.folder(store.folder), store.rve, store.kind)
-    check(one, share)
-    wanted = (share.stop - share.start) * (rows.total // rows.per_step)
-    if (sound := one.sound_count()) < wanted:
-        what = f"holds {sound} of its {wanted} {store.kind.name}; finish it with --part {part}"
-        raise CaseError(what, file=one.folder)
-    one.fold()
+    """Open the store of a part and check that it is complete, and that nobody is writing it."""
+    folder = part.folder(store.folder)
+    with locked(folder, None):  # opening removes unfinished files
+        one = SnapshotStore(folder, store.rve, store.kind)
+        check(one, share)
+        wanted = (share.stop - share.start) * (rows.total // rows.per_step)
+        if (sound := one.sound_count()) < wanted:
+            what = f"holds {sound} of its {wanted} {store.kind.name}; finish it with --part {part}"
+            raise CaseError(what, file=folder)
+        one.fold()
     return one
