@@ -53,10 +53,10 @@ def _modes_of_rest(stiffness: sp.csr_array, modes: Array, fields: Array, toleran
     """Return modes of what others do not represent of fields, of which they lose a part in the energy norm."""
     rest = _without(stiffness, modes, fields)
     inner = rest.T @ (stiffness @ rest)
+    if np.trace(inner) <= _ROUND_OFF * (fields * (stiffness @ fields)).sum():
+        return rest[:, :0]
     found = ordered(inner[None], len(inner))
     wanted = 1.0 - np.cumsum([0.0, *found.energy[:-1]]) > tolerance**2
-    if np.trace(inner) <= _ROUND_OFF * (fields * (stiffness @ fields)).sum():
-        wanted[:] = False
     return rest @ found.coefficients[:, wanted]
 
 
