@@ -1,7 +1,7 @@
 """Sampling in parts: independent processes, on any hosts, solve parts of the rows of one store, which are then merged.
 
-The part K of N has a folder of its own beside the store, `part-K-of-N`, with its own lock, so that it is resumed like
-any other sampling. A part takes whole load paths, of which later steps need the earlier ones.
+Part K of N has a folder of its own beside the store, `part-K-of-N`, with its own lock, and is resumed like any other
+sampling. A part takes whole load paths, as every step starts from the state of the one before.
 """
 
 import re
@@ -56,7 +56,7 @@ class Part:
         """Return the share of this part in n paths or members.
 
         Raises:
-            CaseError: There are fewer than parts.
+            CaseError: n is less than the number of parts.
         """
         if n < self.count:
             raise CaseError(f"{self} given, but the study has only {n} paths to share", key="--part")
@@ -79,7 +79,7 @@ def merge_parts(
         store: The store.
         rows: The rows that it should have.
         check: Checks that a part has been solved for its share of the paths.
-        renumbered: Returns the fields of rows of a part as those of the given rows of the store.
+        renumbered: Returns the fields of rows of a part, numbered as the given rows of the store.
 
     Raises:
         CaseError: A part is missing, incomplete, being solved or of another study.
@@ -92,7 +92,7 @@ def merge_parts(
     with writing(store.folder, store.kind.name):
         for part in found:
             part.folder(store.folder).joinpath(store.file.name).unlink(missing_ok=True)
-            with suppress(OSError):  # somebody put more into it
+            with suppress(OSError):  # it holds other files
                 part.folder(store.folder).rmdir()
     announce(f"{store.folder}: {store.kind.name} of {found[0].count} parts are merged")
 
