@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import ELASTIC
 from small_studies import BIN, PLASTIC, STUDY, assert_same, fields_of, sampled, written
 
 from femops.commands import cli, ending
@@ -61,6 +62,18 @@ def test_members_of_a_family_are_solved_in_parts(tmp_path: Path, femops: Femops)
         assert femops("sample", path, "--output", out, "--part", f"{number}/3")[0] == 0
     assert femops("sample", path, "--output", out)[0] == 0
     assert_same(fields_of(out / "microstructures.h5"), sampled(tmp_path, FAMILY, "at once")[1])
+
+
+def test_parts_of_a_family_of_another_size_are_refused(tmp_path: Path, femops: Femops) -> None:
+    family = {**FAMILY["family"], "phases": {"matrix": ELASTIC, "fibre": ELASTIC | {"K": 9000.0}}}
+    path, out = written(tmp_path, {"kinematics": "plane_strain", "family": family}), tmp_path / "out"
+    sample, six = ["sample", str(path), "--output", str(out)], ("--set", "family.count=6")
+    assert femops(*sample, "--part", "2/2")[0] == 0  # members 3 to 5 of 5
+    assert femops(*sample, "--part", "1/2", *six)[0] == 0
+    for more in ((), ("--part", "2/2")):
+        code, _, error = femops(*sample, *six, *more)
+        assert (code, error.count("\n")) == (ending.INPUT_ERROR, 1)
+        assert "part-2-of-2/microstructures.h5: holds microstructures of another" in error
 
 
 def test_an_interrupted_part_and_an_interrupted_merge_go_on(

@@ -21,7 +21,7 @@ from femops.rve.snapshots import Fields
 
 _AT_ONCE = 256  # rows read at once
 
-_Check = Callable[[SnapshotStore, slice], None]
+_Open = Callable[[Path, slice], SnapshotStore]
 _Renumbered = Callable[[Fields, slice], Fields]
 
 
@@ -70,7 +70,7 @@ class Part:
 def merge_parts(
     store: SnapshotStore,
     rows: Rows,
-    check: _Check,
+    open_part: _Open,
     renumbered: _Renumbered = lambda fields, _: fields,
 ) -> None:
     """Move the rows of all parts beside a store into it; does nothing if there are none. Resumes after interruptions.
@@ -78,7 +78,7 @@ def merge_parts(
     Args:
         store: The store.
         rows: The rows that it should have.
-        check: Checks that a part has been solved for its share of the paths.
+        open_part: Opens the store of a part in a folder and checks that it has been solved for its share of the paths.
         renumbered: Returns the fields of rows of a part, numbered as the given rows of the store.
 
     Raises:
@@ -88,7 +88,7 @@ def merge_parts(
     if not found:
         return
     if store.count < rows.total:
-        _merge(store, rows, _complete(found, store.folder), check, renumbered)
+        _merge(store, rows, _complete(found, store.folder), open_part, renumbered)
     with writing(store.folder, store.kind.name):
         for part in found:
             part.folder(store.folder).joinpath(store.file.name).unlink(missing_ok=True)
@@ -97,9 +97,9 @@ def merge_parts(
     announce(f"{store.folder}: {store.kind.name} of {found[0].count} parts are merged")
 
 
-def _merge(store: SnapshotStore, rows: Rows, parts: list[Part], check: _Check, renumbered: _Renumbered) -> None:
+def _merge(store: SnapshotStore, rows: Rows, parts: list[Part], open_part: _Open, renumbered: _Renumbered) -> None:
     shares = [part.share(rows.per_step) for part in parts]
-    stores = [_opened(part, store, share, rows, check) for part, share in zip(parts, shares, strict=True)]
+    stores = [_opened(part, store, share, rows, open_part) for part, share in zip(parts, shares, strict=True)]
     for step in range(rows.total // rows.per_step):
         for one, share in zip(stores, shares, strict=True):
             first, offset = step * rows.per_step + share.start, step * (share.stop - share.start)
@@ -133,12 +133,11 @@ def _complete(found: list[Part], folder: Path) -> list[Part]:
     return every
 
 
-def _opened(part: Part, store: SnapshotStore, share: slice, rows: Rows, check: _Check) -> SnapshotStore:
+def _opened(part: Part, store: SnapshotStore, share: slice, rows: Rows, open_part: _Open) -> SnapshotStore:
     """Open the store of a part and check that it is complete, and that nobody is writing it."""
     folder = part.folder(store.folder)
     with locked(folder, None):  # opening removes unfinished files
-        one = SnapshotStore(folder, store.rve, store.kind)
-        check(one, share)
+        one = open_part(folder, share)
         wanted = (share.stop - share.start) * (rows.total // rows.per_step)
         if (sound := one.sound_count()) < wanted:
             what = f"holds {sound} of its {wanted} {store.kind.name}; finish it with --part {part}"

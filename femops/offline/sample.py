@@ -142,9 +142,15 @@ def solve_snapshots(
     def opened() -> SnapshotStore:
         assert study.rve is not None
         store = SnapshotStore(folder, content_hash(rve, study.rve))
+
+        def opened_part(part: Path, share: slice) -> SnapshotStore:
+            found = SnapshotStore(part, store.rve)
+            _check_strains(found, paths[share])
+            return found
+
         discard_unsound(store)
         _check_strains(store, paths)
-        merge_parts(store, rows, lambda part, share: _check_strains(part, paths[share]), renumbered)
+        merge_parts(store, rows, opened_part, renumbered)
         return store
 
     def solve(store: SnapshotStore, batch: slice, previous: slice | None) -> Callable[[], Fields | None]:
