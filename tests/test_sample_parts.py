@@ -12,7 +12,7 @@ import pytest
 from helpers import ELASTIC
 from small_studies import BIN, PLASTIC, STUDY, assert_same, fields_of, sampled, written
 
-from femops.commands import cli, ending
+from femops.commands import ending
 from femops.offline.snapshot_store import SnapshotStore
 from femops.output.atomic import PARTIAL
 from femops.output.locks import Holder
@@ -27,18 +27,6 @@ FAMILY: dict[str, Any] = {
     },
     "sampling": {"method": "sobol", "count": 2, "seed": 3, "range": 0.02},
 }  # fmt: skip
-
-
-@pytest.fixture
-def femops(capsys: pytest.CaptureFixture[str]) -> Femops:
-    """Run a command; return its exit code and what it prints."""
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as leave:
-            cli.main([str(argument) for argument in arguments])
-        return (int(leave.value.code or 0), *capsys.readouterr())
-
-    return command
 
 
 def test_two_processes_solve_what_one_does(tmp_path: Path, femops: Femops, solves: list[int]) -> None:
