@@ -55,8 +55,8 @@ class ImageFile(Model):
             base: Folder to which a relative path refers.
 
         Raises:
-            CaseError: The image cannot be read, has a label without a phase or a phase without a label, or holes cover two
-                opposite faces.
+            CaseError: The image cannot be read, has a label without a phase or a phase without a label, or holes
+                cover two opposite faces.
         """
         image = self._cropped(read_image(base / self.file))
         dim = image.ndim
