@@ -93,4 +93,4 @@ print("done", flush=True)
 def test_moved_points_get_the_response_of_their_rank() -> None:
     command = [str(BIN / "mpirun"), "-n", "2", sys.executable, "-c", TWO_RANKS]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=Path(__file__).parent)
-    assert done.stdout.split() == ["done", "done"], done.stderr
+    assert done.stdout.count("done") == 2, done.stderr  # the lines of two ranks may mix
