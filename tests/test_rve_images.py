@@ -147,3 +147,12 @@ def test_a_case_reads_its_image_and_shows_its_phases(run: Callable[..., str], tm
     picture = np.asarray(Image.open(tmp_path / "meshes" / "rve.png").convert("RGB")).reshape(-1, 3)
     blue, orange = ((picture == colour).all(axis=1).sum() for colour in ([31, 119, 180], [255, 127, 14]))
     assert blue / (blue + orange) == pytest.approx((image == 255).mean(), abs=0.03)
+
+
+def test_pores_that_cover_opposite_faces_are_refused(tmp_path: Path) -> None:
+    image = labels(6, 5)
+    image[[0, -1]] = 99
+    file = write(tmp_path / "a.npy", image)
+    with pytest.raises(CaseError, match=r"image\.phases: void covers both faces normal to y, expected solid on one"):
+        rve(file, 2, phases=LABELS | {"void": 99})
+    assert len(rve(file, 2, phases=LABELS | {"void": 99}, crop=[[0, 5], [0, 5]]).discretisation.mesh.cells) == 20

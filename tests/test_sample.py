@@ -26,7 +26,7 @@ from small_studies import (
 )
 
 from femops import CaseError
-from femops.commands import cli, ending
+from femops.commands import ending
 from femops.commands.results import tensor_components
 from femops.inputs.study import load_study
 from femops.offline.sample import sample
@@ -103,18 +103,6 @@ sample.fill = slow
 cli.main(sys.argv[1:])
 """
 Femops = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def femops(capsys: pytest.CaptureFixture[str]) -> Femops:
-    """Run a command; return its exit code and what it prints."""
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as leave:
-            cli.main([str(argument) for argument in arguments])
-        return (int(leave.value.code or 0), *capsys.readouterr())
-
-    return command
 
 
 @pytest.mark.parametrize(

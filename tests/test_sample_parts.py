@@ -1,15 +1,21 @@
 """femops sample in parts: by independent processes, merged when all are there."""
 
+import json
+import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import ELASTIC
 from small_studies import BIN, PLASTIC, STUDY, assert_same, fields_of, sampled, written
 
-from femops.commands import cli, ending
+from femops.commands import ending
 from femops.offline.snapshot_store import SnapshotStore
+from femops.output.atomic import PARTIAL
+from femops.output.locks import Holder
 
 Femops = Callable[..., tuple[int, str, str]]
 FAMILY: dict[str, Any] = {
@@ -21,18 +27,6 @@ FAMILY: dict[str, Any] = {
     },
     "sampling": {"method": "sobol", "count": 2, "seed": 3, "range": 0.02},
 }  # fmt: skip
-
-
-@pytest.fixture
-def femops(capsys: pytest.CaptureFixture[str]) -> Femops:
-    """Run a command; return its exit code and what it prints."""
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as leave:
-            cli.main([str(argument) for argument in arguments])
-        return (int(leave.value.code or 0), *capsys.readouterr())
-
-    return command
 
 
 def test_two_processes_solve_what_one_does(tmp_path: Path, femops: Femops, solves: list[int]) -> None:
@@ -56,6 +50,18 @@ def test_members_of_a_family_are_solved_in_parts(tmp_path: Path, femops: Femops)
         assert femops("sample", path, "--output", out, "--part", f"{number}/3")[0] == 0
     assert femops("sample", path, "--output", out)[0] == 0
     assert_same(fields_of(out / "microstructures.h5"), sampled(tmp_path, FAMILY, "at once")[1])
+
+
+def test_parts_of_a_family_of_another_size_are_refused(tmp_path: Path, femops: Femops) -> None:
+    family = {**FAMILY["family"], "phases": {"matrix": ELASTIC, "fibre": ELASTIC | {"K": 9000.0}}}
+    path, out = written(tmp_path, {"kinematics": "plane_strain", "family": family}), tmp_path / "out"
+    sample, six = ["sample", str(path), "--output", str(out)], ("--set", "family.count=6")
+    assert femops(*sample, "--part", "2/2")[0] == 0  # members 3 to 5 of 5
+    assert femops(*sample, "--part", "1/2", *six)[0] == 0
+    for more in ((), ("--part", "2/2")):
+        code, _, error = femops(*sample, *six, *more)
+        assert (code, error.count("\n")) == (ending.INPUT_ERROR, 1)
+        assert "part-2-of-2/microstructures.h5: holds microstructures of another" in error
 
 
 def test_an_interrupted_part_and_an_interrupted_merge_go_on(
@@ -89,6 +95,19 @@ def test_an_interrupted_part_and_an_interrupted_merge_go_on(
     assert femops(*sample)[0] == 0
     assert sum(solves) == 2
     assert_same(fields_of(out / "snapshots.h5"), sampled(tmp_path, PLASTIC, "at once")[1])
+
+
+def test_a_part_that_is_being_solved_is_left_alone(tmp_path: Path, femops: Femops) -> None:
+    path, out = written(tmp_path, STUDY), tmp_path / "out"
+    assert femops("sample", path, "--output", out, "--part", "1/1")[0] == 0
+    unfinished = out / "part-1-of-1" / f"{PARTIAL}snapshots-000000006.h5"
+    unfinished.touch()
+    holder = replace(Holder.here(), pid=os.getppid(), start="", place="another host")
+    (out / "part-1-of-1" / ".lock").write_text(json.dumps(asdict(holder)))
+    code, _, error = femops("sample", path, "--output", out)
+    assert (code, error.count("\n")) == (ending.INPUT_ERROR, 1)
+    assert "part-1-of-1: another femops works there: " in error
+    assert unfinished.exists()
 
 
 @pytest.mark.parametrize(

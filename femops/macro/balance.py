@@ -1,9 +1,9 @@
-"""Points of costly laws move between ranks, so that all ranks work equally long.
+"""Dynamic load balancing: points of costly laws move between ranks, so that all ranks work equally long.
 
 Nested laws take longer where the material flows, and points are solved exactly where a surrogate is in doubt; both may
-happen on one rank alone. Every rank holds the law, so that only strain and state travel, and the response returns.
-Which points move depends on measured times. As laws answer a batch as they answer its points one by one, results
-change by round-off at most, as with another number of ranks.
+happen on one rank alone. Every rank holds the law, so that only strain and state are sent, and the response returns.
+Which points move depends on measured times. The response at a point does not depend on the other points of a batch, so
+that results change by round-off at most, as with another number of ranks.
 """
 
 import time
@@ -18,7 +18,7 @@ from femops.macro.blocks import joined
 from femops.notation import Array, Indices
 from femops.parallel import on_every_rank
 
-# Smallest excess of the longest time over the mean that is balanced: relative, and in seconds.
+# Imbalance that is tolerated, the longest time above the mean: relative, and in seconds.
 _IMBALANCE, _WORTH = 0.1, 0.02
 
 Work = Callable[[Array, Array, Mapping[str, Array]], LawResponse]
@@ -86,6 +86,7 @@ class Balance:
 
         Raises:
             NotConverged: The law on any rank did not converge.
+            CaseError: The law on any rank returns a field at some points only.
         """
         n, comm = len(strain), self.comm
         if comm.size == 1:
@@ -109,15 +110,19 @@ class Balance:
         returned = _exchanged(comm, back, [move.target for move in out])
         self.moved = sum(move.points for move in out)
         self._cost = sum(seconds for _, seconds in (*own, *returned)) / max(n, 1)
-        if not returned:
-            return own[0][0] if own else None
-        places = [*([kept] if own else []), *shares]
-        parts = [(place, response) for place, (response, _) in zip(places, (*own, *returned), strict=True)]
-        return joined(n, parts, storage)
+
+        def join() -> LawResponse | None:
+            if not returned:
+                return own[0][0] if own else None
+            places = [*([kept] if own else []), *shares]
+            parts = [(place, response) for place, (response, _) in zip(places, (*own, *returned), strict=True)]
+            return joined(n, parts, storage)
+
+        return on_every_rank(comm, join) if moves else join()
 
 
 def _spread(n: int, counts: list[int]) -> list[Indices]:
-    """Return disjoint sets of n points, evenly spread, as neighbours often cost the same."""
+    """Return disjoint sets of `counts` of n points, evenly spread, as neighbours often cost the same."""
     chosen = np.arange(sum(counts)) * n // max(sum(counts), 1)
     return np.split(chosen, np.cumsum(counts)[:-1]) if counts else []
 

@@ -1,4 +1,4 @@
-"""Batches of points in parts: blocks that stay in the cache, so that temporary arrays stay small, and their joining."""
+"""Batches of points in blocks, so that temporary arrays stay small and in the cache, and joining of their responses."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -11,7 +11,7 @@ from femops.law import LawResponse
 from femops.notation import Array
 
 _LARGEST = 2**14
-"""Tangents of 4.7 MB in 3D."""
+"""Number of points; tangents of 4.7 MB in 3D."""
 
 
 def blocks(n: int) -> list[slice]:

@@ -176,7 +176,7 @@ def _where(mask: Any) -> LocalIndices:
 def _boundaries(
     mesh: dolfinx_mesh.Mesh, tagged: TaggedMesh | None, names: list[str], kind: CellKind
 ) -> dict[str, LocalIndices]:
-    """Return this rank's facets on each boundary; `tagged` is on rank 0. Facets on several go to the ranks once."""
+    """Return this rank's facets on each boundary; `tagged` is on rank 0. Each facet is sent once."""
     dim = mesh.topology.dim - 1
     facets, values = np.empty((0, kind.n_nodes), dtype=np.int64), np.empty(0, dtype=np.int32)
     sets = None

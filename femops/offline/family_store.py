@@ -14,6 +14,7 @@ notation:
                                contrast/PHASE    factor on the moduli [-]             ()
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,7 +36,7 @@ from femops.rve.solver import RVESolver, SolverOptions
 from femops.rve.spec import RVE, build_rve
 
 Row = dict[str, npt.NDArray[Any]]
-_MICROSTRUCTURES = StoreKind("microstructures", "family", "geometry, phases or boundary")
+_MICROSTRUCTURES = StoreKind("microstructures", "family", "geometry, phases, boundary or, in parts, the count")
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,15 @@ def solve_family(task: FamilyProblem, folder: Path, progress: CountProgress | No
     rank, n_ranks = (0, 1) if comm is None else (comm.rank, comm.size)
 
     def opened() -> SnapshotStore:
-        store = _store(task.family, folder)
+        store = _store(task.family, folder, task.first)
         discard_unsound(store)
         _check_strains(task, store)
-        merge_parts(store, rows, lambda part, share: _check_strains(replace(task, members=share), part))
+        merge_parts(store, rows, opened_part)
+        return store
+
+    def opened_part(part: Path, share: slice) -> SnapshotStore:
+        store = _store(task.family, part, share.start)
+        _check_strains(replace(task, members=share), store)
         return store
 
     def solve(_: SnapshotStore, batch: slice, __: slice | None) -> Callable[[], Row | None]:
@@ -128,8 +134,10 @@ def solved_family(family: Family, folder: Path) -> Row:
     return {name: store.read(name, slice(0, family.count)) for name in store.names}
 
 
-def _store(family: Family, folder: Path) -> SnapshotStore:
-    return SnapshotStore(folder, family.hash, _MICROSTRUCTURES)
+def _store(family: Family, folder: Path, first: int = 0) -> SnapshotStore:
+    """Return the store of the members from the given one on; the share of a part depends on the number of members."""
+    identity = hashlib.sha256(f"{family.hash} from {first}".encode()).hexdigest() if first else family.hash
+    return SnapshotStore(folder, identity, _MICROSTRUCTURES)
 
 
 def _solve_all(task: FamilyProblem, indices: npt.NDArray[np.int64]) -> Row | None:

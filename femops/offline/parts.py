@@ -1,7 +1,7 @@
 """Sampling in parts: independent processes, on any hosts, solve parts of the rows of one store, which are then merged.
 
-The part K of N has a folder of its own beside the store, `part-K-of-N`, with its own lock, so that it is resumed like
-any other sampling. A part takes whole load paths, of which later steps need the earlier ones.
+Part K of N has a folder of its own beside the store, `part-K-of-N`, with its own lock, and is resumed like any other
+sampling. A part takes whole load paths, as every step starts from the state of the one before.
 """
 
 import re
@@ -15,12 +15,13 @@ from femops.errors import CaseError
 from femops.offline.filling import Rows
 from femops.offline.snapshot_store import SnapshotStore
 from femops.output.folder import writing
+from femops.output.locks import locked
 from femops.output.messages import announce
 from femops.rve.snapshots import Fields
 
 _AT_ONCE = 256  # rows read at once
 
-_Check = Callable[[SnapshotStore, slice], None]
+_Open = Callable[[Path, slice], SnapshotStore]
 _Renumbered = Callable[[Fields, slice], Fields]
 
 
@@ -55,7 +56,7 @@ class Part:
         """Return the share of this part in n paths or members.
 
         Raises:
-            CaseError: There are fewer than parts.
+            CaseError: n is less than the number of parts.
         """
         if n < self.count:
             raise CaseError(f"{self} given, but the study has only {n} paths to share", key="--part")
@@ -69,7 +70,7 @@ class Part:
 def merge_parts(
     store: SnapshotStore,
     rows: Rows,
-    check: _Check,
+    open_part: _Open,
     renumbered: _Renumbered = lambda fields, _: fields,
 ) -> None:
     """Move the rows of all parts beside a store into it; does nothing if there are none. Resumes after interruptions.
@@ -77,28 +78,28 @@ def merge_parts(
     Args:
         store: The store.
         rows: The rows that it should have.
-        check: Checks that a part has been solved for its share of the paths.
-        renumbered: Returns the fields of rows of a part as those of the given rows of the store.
+        open_part: Opens the store of a part in a folder and checks that it has been solved for its share of the paths.
+        renumbered: Returns the fields of rows of a part, numbered as the given rows of the store.
 
     Raises:
-        CaseError: A part is missing, incomplete or of another study.
+        CaseError: A part is missing, incomplete, being solved or of another study.
     """
     found = _found(store.folder)
     if not found:
         return
     if store.count < rows.total:
-        _merge(store, rows, _complete(found, store.folder), check, renumbered)
+        _merge(store, rows, _complete(found, store.folder), open_part, renumbered)
     with writing(store.folder, store.kind.name):
         for part in found:
             part.folder(store.folder).joinpath(store.file.name).unlink(missing_ok=True)
-            with suppress(OSError):  # somebody put more into it
+            with suppress(OSError):  # it holds other files
                 part.folder(store.folder).rmdir()
     announce(f"{store.folder}: {store.kind.name} of {found[0].count} parts are merged")
 
 
-def _merge(store: SnapshotStore, rows: Rows, parts: list[Part], check: _Check, renumbered: _Renumbered) -> None:
+def _merge(store: SnapshotStore, rows: Rows, parts: list[Part], open_part: _Open, renumbered: _Renumbered) -> None:
     shares = [part.share(rows.per_step) for part in parts]
-    stores = [_opened(part, store, share, rows, check) for part, share in zip(parts, shares, strict=True)]
+    stores = [_opened(part, store, share, rows, open_part) for part, share in zip(parts, shares, strict=True)]
     for step in range(rows.total // rows.per_step):
         for one, share in zip(stores, shares, strict=True):
             first, offset = step * rows.per_step + share.start, step * (share.stop - share.start)
@@ -132,13 +133,14 @@ def _complete(found: list[Part], folder: Path) -> list[Part]:
     return every
 
 
-def _opened(part: Part, store: SnapshotStore, share: slice, rows: Rows, check: _Check) -> SnapshotStore:
-    """Open the store of a part and check that it is complete."""
-    one = SnapshotStore(part.folder(store.folder), store.rve, store.kind)
-    check(one, share)
-    wanted = (share.stop - share.start) * (rows.total // rows.per_step)
-    if (sound := one.sound_count()) < wanted:
-        what = f"holds {sound} of its {wanted} {store.kind.name}; finish it with --part {part}"
-        raise CaseError(what, file=one.folder)
-    one.fold()
+def _opened(part: Part, store: SnapshotStore, share: slice, rows: Rows, open_part: _Open) -> SnapshotStore:
+    """Open the store of a part and check that it is complete, and that nobody is writing it."""
+    folder = part.folder(store.folder)
+    with locked(folder, None):  # opening removes unfinished files
+        one = open_part(folder, share)
+        wanted = (share.stop - share.start) * (rows.total // rows.per_step)
+        if (sound := one.sound_count()) < wanted:
+            what = f"holds {sound} of its {wanted} {store.kind.name}; finish it with --part {part}"
+            raise CaseError(what, file=folder)
+        one.fold()
     return one

@@ -44,12 +44,12 @@ def sample(
         folder: Folder of the store.
         comm: The ranks that share the work; rank 0 writes.
         progress: Called with the number of stored snapshots and the total.
-        part: Part to solve, in a folder of its own beside the store; by default, everything that lacks in the store
-            after the parts beside it, if any, have been merged into it.
+        part: Part to solve, in a folder of its own beside the store; by default, the parts beside the store, if
+            any, are merged into it, and what is then missing is solved.
 
     Raises:
-        CaseError: The study cannot be built, a part is missing or incomplete, or the folder contains snapshots of
-            another RVE or other strains.
+        CaseError: The study cannot be built, a part is missing, incomplete or being solved, or the folder contains
+            snapshots of another RVE or other strains.
         NotConverged: An RVE did not converge; the earlier batches are stored.
     """
     folder = folder if part is None else part.folder(folder)
@@ -142,9 +142,15 @@ def solve_snapshots(
     def opened() -> SnapshotStore:
         assert study.rve is not None
         store = SnapshotStore(folder, content_hash(rve, study.rve))
+
+        def opened_part(part: Path, share: slice) -> SnapshotStore:
+            found = SnapshotStore(part, store.rve)
+            _check_strains(found, paths[share])
+            return found
+
         discard_unsound(store)
         _check_strains(store, paths)
-        merge_parts(store, rows, lambda part, share: _check_strains(part, paths[share]), renumbered)
+        merge_parts(store, rows, opened_part, renumbered)
         return store
 
     def solve(store: SnapshotStore, batch: slice, previous: slice | None) -> Callable[[], Fields | None]:

@@ -173,7 +173,8 @@ class NewtonCG[P: IterativePoints]:
             points, np.zeros((n_s, size)), np.zeros(n_s, dtype=np.int64), Accuracy(largest, np.zeros(n_s))
         )
         if not solved.all():
-            raise NotConverged(f"the unloaded RVE cannot be solved: {_NOT_SOLVED}")
+            remedy = "expected a direct solver (linear: pardiso or mumps), as for nearly incompressible phases"
+            raise NotConverged(f"the unloaded RVE cannot be solved: {_NOT_SOLVED}; {remedy}")
         self.elastic_sensitivity = np.ascontiguousarray(self._equations.gather(self._elastic).T)
 
     def attempt(

@@ -28,7 +28,7 @@ THEIR_TOLERANCE = 1e-6
 
 def measure(cells: int, contrast: float, loads: int, refined: int, options: Mapping[str, str]) -> dict[str, Any]:
     """Run both sides; errors are measured where `refined` elements along each edge of a voxel are given."""
-    ours = child(3, cells, "elastic", contrast, "fft")
+    ours = child("rve_fft", 3, cells, "elastic", contrast, "fft")
     command = [options["muspectre_python"], str(Path(__file__).with_name("muspectre_side.py"))]
     arguments = map(str, (cells, contrast, loads, THEIR_TOLERANCE))
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)

@@ -30,9 +30,9 @@ def measure(
     dim: int, cells: int, material: str, contrast: float, direct: bool, options: Mapping[str, str]
 ) -> dict[str, Any]:
     """Run one RVE with both solvers; the direct one only where it fits."""
-    sides = {"fft": child(dim, cells, material, contrast, "fft")}
+    sides = {"fft": child("rve_fft", dim, cells, material, contrast, "fft")}
     if direct:
-        sides["direct"] = child(dim, cells, material, contrast, "pardiso")
+        sides["direct"] = child("rve_fft", dim, cells, material, contrast, "pardiso")
     result: dict[str, Any] = {"unknowns": sides["fft"]["unknowns"]}
     for side, found in sides.items():
         names = ("setup_s", "solve_s", "memory_MB", "newton_iterations", "cg_iterations")
@@ -47,9 +47,9 @@ def measure(
     return result
 
 
-def child(*arguments: Any) -> dict[str, Any]:
-    """Return what `_solved` finds in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.rve_fft", json.dumps(arguments)]
+def child(benchmark: str, *arguments: Any) -> dict[str, Any]:
+    """Return what `_solved` of a benchmark finds in a process of its own."""
+    command = [sys.executable, "-m", f"benchmarks.{benchmark}", json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)

@@ -5,7 +5,6 @@ larger that follows. The pore is a sphere or a circle in the middle of the cell,
 """
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.rve_fft import MATERIALS, STRAIN
+from benchmarks.rve_fft import MATERIALS, STRAIN, child
 
 STIFF = {"law": "elastic", "E": 10000.0, "nu": 0.3}
 
@@ -24,7 +23,7 @@ def measure(
     dim: int, shape: Mapping[str, Any], material: str, linear: str, options: Mapping[str, str]
 ) -> dict[str, Any]:
     """Solve one RVE by the iterative method and by PARDISO."""
-    ours, theirs = (_child(dim, shape, material, one) for one in (linear, "pardiso"))
+    ours, theirs = (child("rve_iterative", dim, shape, material, one) for one in (linear, "pardiso"))
     result = {"unknowns": ours["unknowns"], "iterations": ours["iterations"]}
     for time_of in ("cold_s", "warm_s"):
         result |= {f"{linear}_{time_of}": ours[time_of], f"pardiso_{time_of}": theirs[time_of]}
@@ -33,14 +32,6 @@ def measure(
         one, other = np.array(ours[name]), np.array(theirs[name])
         result[f"{name}_difference"] = float(np.linalg.norm(one - other) / np.linalg.norm(other))
     return result
-
-
-def _child(*arguments: Any) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.rve_iterative", json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def _built(dim: int, shape: Mapping[str, Any], material: str, size: float) -> Any:

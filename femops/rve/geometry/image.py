@@ -55,7 +55,8 @@ class ImageFile(Model):
             base: Folder to which a relative path refers.
 
         Raises:
-            CaseError: The image cannot be read, or has a label without a phase or a phase without a label.
+            CaseError: The image cannot be read, has a label without a phase or a phase without a label, or holes
+                cover two opposite faces.
         """
         image = self._cropped(read_image(base / self.file))
         dim = image.ndim
@@ -70,11 +71,17 @@ class ImageFile(Model):
         for name, members in regions.items():
             if not len(members):
                 raise CaseError(f"no pixel has a label of {name!r}: {self.labels[name]}", key="phases")
-        place = np.rint((mesh.points - mesh.bounds[0]) / spacing).astype(np.int64) % counts
-        image_of = np.ravel_multi_index(tuple(place.T), tuple(counts))
+        place = np.rint((mesh.points - mesh.bounds[0]) / spacing).astype(np.int64)
+        image_of = np.ravel_multi_index(tuple((place % counts).T), tuple(counts))
         used = np.zeros(counts.prod(), dtype=bool)
         used[image_of[mesh.cells[solid]]] = True
         kept = used[image_of]  # with the periodic images of used nodes, which may lie in a pore
+        for axis, (left, whole) in enumerate(zip(np.ptp(place[kept], axis=0), counts, strict=True)):
+            if left < whole:
+                name = "xyz"[axis]
+                raise CaseError(
+                    f"{VOID} covers both faces normal to {name}, expected solid on one; see crop", key="phases"
+                )
         cells = (np.cumsum(kept) - 1)[mesh.cells[solid]]
         return TaggedMesh(mesh.points[kept], cells, mesh.kind, regions, periods=np.diag(spacing * counts))
 

@@ -24,7 +24,7 @@ from femops_moe.options import MoEOptions
 from femops_moe.tiled import TiledExperts, tiled, with_points
 
 _STRAINS = 4  # of each random arrangement
-_OF_CUBATURE = 8  # arrangements that points are chosen with
+_OF_CUBATURE = 8  # arrangements to choose cubature points with
 _SKETCH = 300  # random combinations of the functionals of a component
 _WEIGHT_OF_UNKNOWNS = 0.05  # see `cubature`
 _NAMES = {  # of the classes of sides
@@ -121,7 +121,7 @@ def _sampled(rve: RVE, found: Arrangement, snapshots: Arrays, solver: SnapshotSo
 
 @dataclass(frozen=True)
 class _Case:
-    """An arrangement that points are chosen with: its experts, kinds, strains, response and compliance's root."""
+    """An arrangement to choose cubature points with; `root` is a root of its compliance at zero strain."""
 
     experts: TiledExperts
     kinds: Indices

@@ -14,16 +14,16 @@ from femops_moe.modes import ordered
 from femops_moe.partition import Partition
 from femops_moe.training import cubature_rules, half_widths
 
-_DEPENDENT = 1e-6  # energy of a mode of unit energy without what others represent of it
-_ROUND_OFF = 1e-12  # part of the energy of fields that is not worth a mode
-_ON_THE_WAY = (0.5, 0.75, 1.0)  # parts of the new strains to choose points with
+_DEPENDENT = 1e-6  # part of the energy of a mode that other modes do not represent, below which it is dropped
+_ROUND_OFF = 1e-12  # part of the energy of the fields that is round-off
+_ON_THE_WAY = (0.5, 0.75, 1.0)  # factors of the new strains, to choose cubature points with
 
 
 def enriched(task: FitTask, partition: Partition, basis: Basis, n_ports: int, counts: Indices) -> dict[str, Array]:
-    """Return the arrays of a model that change if its law represents more snapshots.
+    """Return the arrays of a model that change when its law is enriched by snapshots.
 
-    Global modes of what the law's modes do not represent are added, behind its ports; its modes are unchanged, so that
-    their coefficients keep their meaning. Then points are chosen anew.
+    Global modes of the part of the fields that the law's modes do not represent are appended to its ports. Its own
+    modes are unchanged, so that states stay valid. Then cubature points are chosen anew.
 
     Args:
         task: The new snapshots, options of the training, and the extended range.
@@ -50,17 +50,17 @@ def enriched(task: FitTask, partition: Partition, basis: Basis, n_ports: int, co
 
 
 def _modes_of_rest(stiffness: sp.csr_array, modes: Array, fields: Array, tolerance: float) -> Array:
-    """Return modes of what others do not represent of fields, of which they lose a part in the energy norm."""
+    """Return modes of the rest of fields that other modes leave; they may lose `tolerance` of it (energy norm)."""
     rest = _without(stiffness, modes, fields)
     inner = rest.T @ (stiffness @ rest)
+    if np.trace(inner) <= _ROUND_OFF * (fields * (stiffness @ fields)).sum():
+        return rest[:, :0]
     found = ordered(inner[None], len(inner))
     wanted = 1.0 - np.cumsum([0.0, *found.energy[:-1]]) > tolerance**2
-    if np.trace(inner) <= _ROUND_OFF * (fields * (stiffness @ fields)).sum():
-        wanted[:] = False
     return rest @ found.coefficients[:, wanted]
 
 
 def _without(stiffness: sp.csr_array, modes: Array, fields: Array) -> Array:
-    """Return fields without what modes represent of them in the energy of the elastic problem."""
+    """Return fields minus their projection on modes, orthogonal in the energy of the elastic problem."""
     products = modes.T @ (stiffness @ modes)
     return fields - modes @ np.linalg.solve(products, modes.T @ (stiffness @ fields))

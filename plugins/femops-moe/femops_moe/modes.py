@@ -123,7 +123,7 @@ def choose(inner: Array, n_s: int, largest: int, tolerance: float, *, with_ports
 
 
 def independent(modes: Modes, inner: Array) -> Indices:
-    """Return the places of the modes that those before them do not represent. Shape (m,)."""
+    """Return the indices of the modes that are independent of those before them. Shape (m,)."""
     noise = _ROUND_OFF / modes.energy
     pivots = np.diag(_factor(modes.products(inner)[0], noise)) ** 2
     return np.flatnonzero(pivots - noise > np.maximum(_DEPENDENT, noise))

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from moe_cases import RANGE, RVES, problem, solve
 
 from femops import load_law
 from femops.rve.sampling import sobol
 from femops_moe.basis import decompose, split
+from femops_moe.enrichment import _modes_of_rest
 from femops_moe.experts import assemble
 from femops_moe.modes import choose, independent, ordered
 from femops_moe.partition import grid
@@ -106,3 +108,8 @@ def test_learned_interiors_lower_the_error_of_many_experts_to_that_of_one():
     alone = error(whole, decompose(whole, one.stiffness, one.elastic, one.fields, 16, 1e-12)[0])
     assert learned < 0.1 * elastic
     assert learned < 1.5 * alone
+
+
+@pytest.mark.parametrize("fields", [np.zeros((4, 2)), np.eye(4)[:, :2]])
+def test_fields_that_are_known_give_no_further_modes(fields):
+    assert _modes_of_rest(sp.csr_array(np.eye(4)), np.eye(4)[:, :3], fields, 0.1).shape == (4, 0)

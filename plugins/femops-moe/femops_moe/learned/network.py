@@ -67,7 +67,7 @@ class ModeNetwork(torch.nn.Module):
 
 
 def _layers(inputs: int, width: int, outputs: int) -> torch.nn.Sequential:
-    """Return a network that is small at first."""
+    """Return a network with small initial outputs."""
     last = torch.nn.Linear(width, outputs)
     with torch.no_grad():
         last.weight *= _SMALL_START
