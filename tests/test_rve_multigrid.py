@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from helpers import ELASTIC, SATURATING
 
-from femops import CaseError, notation
+from femops import CaseError, NotConverged, notation
 from femops.law import LawContext
+from femops.rve import conjugate_gradients
 from femops.rve import solver as solver_module
 from femops.rve.solver import RVESolver, SolverOptions
 from femops.rve.spec import RVE, RVEParameters, build_rve
@@ -75,3 +76,11 @@ def test_the_size_chooses_in_3d(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = "'multigrid' given as linear solver, but the boundary conditions are static; expected auto, pardiso or"
     with pytest.raises(CaseError, match=problem):
         solver(rve(3, SATURATING, "static"), linear="multigrid")
+
+
+def test_auto_takes_a_factor_where_conjugate_gradients_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solver_module, "_MULTIGRID_FROM", 50)
+    monkeypatch.setattr(conjugate_gradients, "_MOST_ITERATIONS", 1)
+    assert not solver(rve(3, SATURATING)).iterative
+    with pytest.raises(NotConverged, match="the unloaded RVE cannot be solved"):
+        solver(rve(3, SATURATING), linear="multigrid")

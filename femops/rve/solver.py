@@ -183,17 +183,31 @@ class RVESolver:
         return lattice
 
     def _chosen(self) -> tuple[Method, str]:
-        """Return the method and, if it is iterative, the end of the note on it.
+        """Return the method and, if it is iterative, the end of the note on it; direct where `auto` cannot iterate.
 
         Raises:
             CaseError: The requested method does not suit the RVE.
+            NotConverged: The unloaded RVE cannot be solved.
         """
+        linear = self.options.linear
+        try:
+            iterative = self._iterative()
+        except NotConverged:
+            if linear != "auto":
+                raise
+            iterative = None
+        if iterative is not None:
+            return iterative
+        assert linear != "fft" and linear != "multigrid"
+        return Direct(self.discretisation, self.phases, self.free, linear, self.options), ""
+
+    def _iterative(self) -> tuple[Method, str] | None:
+        """Return the iterative method and the end of the note on it, if it is requested or pays."""
         rve, phases, free, linear = self.discretisation, self.phases, self.free, self.options.linear
         if (lattice := self._lattice()) is not None:
             on_grid = LatticeEquations(rve, phases, lattice, free)
             how = " on a uniform grid; solved by conjugate gradients with the FFT"
             return NewtonCG(rve, phases, on_grid, self.options), how
-        assert linear != "fft"
         if linear == "multigrid" and free.zero_mean_strain:
             problem = "'multigrid' given as linear solver, but the boundary conditions are static"
             raise CaseError(f"{problem}; expected auto, pardiso or mumps")
@@ -201,7 +215,7 @@ class RVESolver:
         if linear == "multigrid" or large:
             how = "; solved by conjugate gradients with algebraic multigrid"
             return NewtonCG(rve, phases, MeshEquations(rve, phases, free), self.options), how
-        return Direct(rve, phases, free, linear, self.options), ""
+        return None
 
 
 def _named(failures: dict[int, str], strain: Array, first: int | None) -> str:

@@ -48,13 +48,14 @@ class SPONParameters(FamilyParameters):
     )
     start: Literal["auto", "network", "zero"] = Field(
         "auto",
-        description="what corrections start from; auto takes the network on a GPU or without corrections, otherwise "
-        "zero, which leaves the network out",
+        description="what corrections start from; auto takes the network on a GPU or with fewer corrections than the "
+        "default from zero, otherwise zero, which leaves the network out",
     )
 
     def steps(self, device_type: str, linear: bool) -> tuple[bool, int]:
         """Return whether the network is evaluated, on a type of device of torch, and the number of corrections."""
-        network = self.start == "network" or (self.start == "auto" and (device_type != "cpu" or self.corrections == 0))
+        few = self.corrections is not None and self.corrections < _FROM_ZERO[linear]
+        network = self.start == "network" or (self.start == "auto" and (device_type != "cpu" or few))
         if self.corrections is not None:
             return network, self.corrections
         return network, _FROM_NETWORK if network else _FROM_ZERO[linear]
