@@ -26,6 +26,7 @@ _FLOOR = 1e-2  # δ: rounds off the cusp of the norms
 _NORMS = 2
 _SMALL = 0.1  # strain, relative to the range, below which errors do not weigh more
 _SAVE_EVERY = 100
+_ROUND_OFF = 1e-13  # of guesses, relative to the weights of the last layer
 _PREFIX = "first_guess."
 
 Weights = Mapping[str, Tensor]
@@ -38,34 +39,50 @@ class FirstGuess:
     Attributes:
         low: Lower corner of the range of its training, Mandel [-]; strains outside are clipped to it. Shape (n_s,).
         high: Upper corner. Shape (n_s,).
+        error: Root mean square error in training, relative to the unknowns.
         weights: Weights by name.
     """
 
     low: Array
     high: Array
+    error: float
     weights: Weights
 
     def at(self, strain: Array) -> Array:
         """Return the unknowns (n, n_out) at strains (n, n_s)."""
-        return np.asarray(_network(self.weights, torch.from_numpy(np.clip(strain, self.low, self.high))))
+        found = np.asarray(_network(self.weights, torch.from_numpy(np.clip(strain, self.low, self.high))))
+        nothing = _ROUND_OFF * float(self.weights["weight_3"].abs().max())
+        found[(np.abs(found) <= nothing).all(axis=1)] = 0.0  # so that a point without strain stays in equilibrium
+        return found
 
     def arrays(self) -> dict[str, Array]:
         """Return the network as arrays of a model."""
-        found = {"low": self.low, "high": self.high, **{name: one.numpy() for name, one in self.weights.items()}}
+        weights = {name: one.numpy() for name, one in self.weights.items()}
+        found = {"low": self.low, "high": self.high, "error": np.array(self.error), **weights}
         return {_PREFIX + name: one for name, one in found.items()}
 
 
 @dataclass(frozen=True)
 class GuessedStart:
-    """A solver that starts the unknowns where a network says, and those of enrichments, which come last, as given."""
+    """A solver that starts the unknowns where a network says, and those of enrichments, which come last, as given.
+
+    Attributes:
+        inner: The solver.
+        guess: The network.
+        near: Distance from the guess, relative to it, at which all unknowns start as given: after a small step the
+            state is nearer to equilibrium than the network.
+    """
 
     inner: Solver
     guess: FirstGuess
+    near: float
 
     def solve(self, strain: Array, start: Array, evaluations: int, tolerance: float) -> Equilibrium:
         """Return the response at strains; see `galerkin.BatchedExperts.solve`."""
-        guess = self.guess.at(strain)
-        start = np.concatenate([guess, start[:, guess.shape[1] :]], axis=1)
+        guess, start = self.guess.at(strain), start.copy()
+        first = start[:, : guess.shape[1]]
+        far = np.linalg.norm(first - guess, axis=1) > self.near * np.linalg.norm(guess, axis=1)
+        first[far] = guess[far]
         return self.inner.solve(strain, start, evaluations, tolerance)
 
     def sensitivity(self, strain: Array, unknowns: Array) -> Array:
@@ -97,10 +114,11 @@ def stored(arrays: CheckedArrays, n_unknowns: int) -> FirstGuess | None:
         "bias_2": ("width",),
         "weight_3": ("width", "n_out"),
     }
-    own.no_others(["low", "high", "metric", *shapes])
+    own.no_others(["low", "high", "error", "metric", *shapes])
     weights = {"metric": metric, **{name: own.take(name, *shape) for name, shape in shapes.items()}}
     own.check("weight_3", weights["weight_3"].shape[1] <= n_unknowns, f"at most {n_unknowns} outputs")
-    return FirstGuess(low, high, {name: torch.tensor(one) for name, one in weights.items()})
+    error = float(own.take("error", positive=True))
+    return FirstGuess(low, high, error, {name: torch.tensor(one) for name, one in weights.items()})
 
 
 def train(task: FitTask, half_width: Array, strain: Array, unknowns: Array) -> tuple[FirstGuess, Array]:
@@ -136,7 +154,9 @@ def train(task: FitTask, half_width: Array, strain: Array, unknowns: Array) -> t
     scale = torch.from_numpy(np.append(1.0 / half_width, np.ones(_NORMS)))  # strains in place of x
     found["metric"], found["weight_1"] = found["metric"] * scale[:-_NORMS], found["weight_1"] * scale[:, None]
     found["weight_3"] = unit * found["weight_3"]
-    return FirstGuess(task.low, task.high, found), np.array(training.losses)
+    miss = _network(found, torch.from_numpy(strain)) - torch.from_numpy(unknowns)
+    error = max(float(miss.norm()) / max(float(np.linalg.norm(unknowns)), TINY), TINY)
+    return FirstGuess(task.low, task.high, error, found), np.array(training.losses)
 
 
 def _initial_weights(n_s: int, width: int, n_out: int, seed: int) -> dict[str, Tensor]:

@@ -69,5 +69,6 @@ class MoEParameters(FamilyParameters):
     law: Literal["moe"] = "moe"
     start: Literal["auto", "network", "last"] = Field(
         "auto",
-        description="first guess of Newton's method; auto takes the network, or the last step if there is none",
+        description="first guess of Newton's method; auto takes the network, or the last step where that is nearer, or "
+        "where there is no network",
     )

@@ -109,7 +109,8 @@ def test_what_does_not_converge_is_not_valid(trained, monkeypatch):
 
 
 def test_a_step_starts_from_the_state_of_the_last_one(trained, monkeypatch):
-    law, strain = trained.law, trained.strain[trained.inside]
+    law = load_law({"law": "moe", "model": str(trained.model), "start": "last"}, dim=trained.dim)
+    strain = trained.strain[trained.inside]
     first = _answer(law, 0.999 * strain)
     whole = _answer(law, strain)
     monkeypatch.setattr("femops_moe.reduced_law._EVALUATIONS", 2)
@@ -194,10 +195,10 @@ def test_the_network_starts_near_equilibrium(trained):
     cold = load_law({"law": "moe", "model": str(trained.model), "start": "last"}, dim=trained.dim)
     zeros = np.zeros((len(strain), cold.n_state))
     decrements = [law._solver.solve(strain, zeros, 1, np.inf).decrement for law in (trained.law, cold)]
-    assert np.median(decrements[0] / decrements[1]) < {2: 0.02, 3: 0.2}[trained.dim]
+    assert np.median(decrements[0] / decrements[1]) < {2: 0.05, 3: 0.2}[trained.dim]
     stress, true = _answer(trained.law, strain).stress, _answer(cold, strain).stress
     assert _error(stress, true) < 1e-9
-    assert np.array_equal(guess.at(100.0 * strain), guess.at(np.where(strain > 0.0, guess.high, guess.low)))
+    assert np.array_equal(guess.at(1e6 * strain), guess.at(np.where(strain > 0.0, guess.high, guess.low)))
 
 
 def test_the_first_guess_vanishes_with_its_derivative(trained):
@@ -207,9 +208,10 @@ def test_the_first_guess_vanishes_with_its_derivative(trained):
     assert 90.0 < sizes[1] / sizes[2] < 110.0 and sizes[1] < 1e-5 * sizes[0]
 
 
-def test_enriched_unknowns_start_from_the_state(trained):
+def test_unknowns_start_from_the_state_where_it_is_nearer_and_those_of_enrichments_always(trained):
     solver, strain = trained.law._solver, trained.strain[:2]
-    start = np.pad(np.zeros((2, trained.law.n_state)), ((0, 0), (0, 1)), constant_values=7.0)
+    guess = solver.guess.at(strain)
+    start = np.pad(guess * [[1.0 + 0.9 * solver.near], [1.0 + 1.1 * solver.near]], ((0, 0), (0, 1)), constant_values=7)
     asked = []
 
     class Inner:
@@ -217,7 +219,7 @@ def test_enriched_unknowns_start_from_the_state(trained):
             asked.append(start)
 
     replace(solver, inner=Inner()).solve(strain, start, 1, 1.0)
-    assert np.array_equal(asked[0][:, :-1], solver.guess.at(strain)) and (asked[0][:, -1] == 7.0).all()
+    assert np.array_equal(asked[0], np.stack([start[0], [*guess[1], 7.0]]))
 
 
 def test_single_precision_is_close(trained):
