@@ -1,8 +1,8 @@
 """A small network for the unknowns in equilibrium, where Newton's method starts.
 
-    u(E) = N(z) − N(0) − N'(0) z,    z = (E, ρ_1 − δ, ρ_2 − δ),    ρ_k² = |A_k E|² + δ²
+    u(E) = N(z) − N(0) − N'(0) z,    z = (x, ρ_1 − δ, ρ_2 − δ),    ρ_k² = |A_k x|² + δ²
 
-N has two hidden layers of swish units. u and its derivative vanish at E = 0, as ports and bubbles do, which do not hold
+x is E relative to the half widths of the range. N has two hidden layers of swish units. u and its derivative vanish at E = 0, as ports and bubbles do, which do not hold
 the elastic fluctuation. The norms ρ_k, whose metrics are learned, are there because the energy of a saturating phase
 has a term of order |ε|³.
 """
@@ -39,27 +39,30 @@ class FirstGuess:
     Attributes:
         low: Lower corner of the range of its training, Mandel [-]; strains outside are clipped to it. Shape (n_s,).
         high: Upper corner. Shape (n_s,).
-        error: Root mean square error in training, relative to the unknowns.
+        half_width: Of the range, positive [-]. Shape (n_s,).
+        error: Root mean square error of the unknowns in training, relative to √(|x|² + 0.1²).
         weights: Weights by name.
     """
 
     low: Array
     high: Array
+    half_width: Array
     error: float
     weights: Weights
 
-    def at(self, strain: Array) -> Array:
-        """Return the unknowns (n, n_out) at strains (n, n_s)."""
-        found = np.asarray(_network(self.weights, torch.from_numpy(np.clip(strain, self.low, self.high))))
+    def at(self, strain: Array) -> tuple[Array, Array]:
+        """Return the unknowns (n, n_out) at strains (n, n_s), and their expected error in the Euclidean norm (n,)."""
+        x = torch.from_numpy(np.clip(strain, self.low, self.high) / self.half_width)
+        found = np.asarray(_network(self.weights, x))
         nothing = _ROUND_OFF * float(self.weights["weight_3"].abs().max())
         found[(np.abs(found) <= nothing).all(axis=1)] = 0.0  # so that a point without strain stays in equilibrium
-        return found
+        return found, self.error * np.sqrt(np.asarray(_scale(x)))
 
     def arrays(self) -> dict[str, Array]:
         """Return the network as arrays of a model."""
         weights = {name: one.numpy() for name, one in self.weights.items()}
-        found = {"low": self.low, "high": self.high, "error": np.array(self.error), **weights}
-        return {_PREFIX + name: one for name, one in found.items()}
+        found = {"low": self.low, "high": self.high, "half_width": self.half_width, "error": np.array(self.error)}
+        return {_PREFIX + name: one for name, one in (found | weights).items()}
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ class GuessedStart:
     Attributes:
         inner: The solver.
         guess: The network.
-        near: Distance from the guess, relative to it, at which all unknowns start as given: after a small step the
-            state is nearer to equilibrium than the network.
+        near: Distance from the guess, relative to its expected error, up to which unknowns start as given: after a
+            small step the state is nearer to equilibrium than the guess.
     """
 
     inner: Solver
@@ -79,9 +82,9 @@ class GuessedStart:
 
     def solve(self, strain: Array, start: Array, evaluations: int, tolerance: float) -> Equilibrium:
         """Return the response at strains; see `galerkin.BatchedExperts.solve`."""
-        guess, start = self.guess.at(strain), start.copy()
+        (guess, error), start = self.guess.at(strain), start.copy()
         first = start[:, : guess.shape[1]]
-        far = np.linalg.norm(first - guess, axis=1) > self.near * np.linalg.norm(guess, axis=1)
+        far = np.linalg.norm(first - guess, axis=1) > self.near * error
         first[far] = guess[far]
         return self.inner.solve(strain, start, evaluations, tolerance)
 
@@ -114,11 +117,11 @@ def stored(arrays: CheckedArrays, n_unknowns: int) -> FirstGuess | None:
         "bias_2": ("width",),
         "weight_3": ("width", "n_out"),
     }
-    own.no_others(["low", "high", "error", "metric", *shapes])
+    own.no_others(["low", "high", "half_width", "error", "metric", *shapes])
     weights = {"metric": metric, **{name: own.take(name, *shape) for name, shape in shapes.items()}}
     own.check("weight_3", weights["weight_3"].shape[1] <= n_unknowns, f"at most {n_unknowns} outputs")
-    error = float(own.take("error", positive=True))
-    return FirstGuess(low, high, error, {name: torch.tensor(one) for name, one in weights.items()})
+    half_width, error = own.take("half_width", "n_s", positive=True), float(own.take("error", positive=True))
+    return FirstGuess(low, high, half_width, error, {name: torch.tensor(one) for name, one in weights.items()})
 
 
 def train(task: FitTask, half_width: Array, strain: Array, unknowns: Array) -> tuple[FirstGuess, Array]:
@@ -140,8 +143,7 @@ def train(task: FitTask, half_width: Array, strain: Array, unknowns: Array) -> t
     x = torch.from_numpy(strain / half_width)
     unit = max(float(np.sqrt((unknowns**2).sum(axis=1).mean())), TINY)
     wanted = torch.from_numpy(unknowns / unit)
-    relative = 1.0 / ((x**2).sum(1) + _SMALL**2)
-    relative /= relative.mean()
+    relative = 1.0 / _scale(x)
     weights = _initial_weights(x.shape[1], options.width, unknowns.shape[1], task.options.seed)
 
     def loss() -> Tensor:
@@ -151,12 +153,9 @@ def train(task: FitTask, half_width: Array, strain: Array, unknowns: Array) -> t
     training = Training(weights, schedule, "first guess", task.checkpoint, task.progress)
     training.lbfgs(loss)
     found = {name: one.detach() for name, one in weights.items()}
-    scale = torch.from_numpy(np.append(1.0 / half_width, np.ones(_NORMS)))  # strains in place of x
-    found["metric"], found["weight_1"] = found["metric"] * scale[:-_NORMS], found["weight_1"] * scale[:, None]
     found["weight_3"] = unit * found["weight_3"]
-    miss = _network(found, torch.from_numpy(strain)) - torch.from_numpy(unknowns)
-    error = max(float(miss.norm()) / max(float(np.linalg.norm(unknowns)), TINY), TINY)
-    return FirstGuess(task.low, task.high, error, found), np.array(training.losses)
+    error = max(unit * float(loss().detach()) ** 0.5, TINY)
+    return FirstGuess(task.low, task.high, half_width, error, found), np.array(training.losses)
 
 
 def _initial_weights(n_s: int, width: int, n_out: int, seed: int) -> dict[str, Tensor]:
@@ -173,7 +172,7 @@ def _initial_weights(n_s: int, width: int, n_out: int, seed: int) -> dict[str, T
 
 
 def _network(weights: Weights, x: Tensor) -> Tensor:
-    """Return the unknowns (n, n_out) at strains (n, n_s)."""
+    """Return the unknowns (n, n_out) at strains relative to the range (n, n_s)."""
     norms = ((weights["metric"] @ x.T) ** 2).sum(1)
     z = torch.cat([x, (torch.sqrt(norms + _FLOOR**2) - _FLOOR).T], 1)
     first, second, last = weights["weight_1"], weights["weight_2"], weights["weight_3"]
@@ -183,6 +182,11 @@ def _network(weights: Weights, x: Tensor) -> Tensor:
     silu = torch.nn.functional.silu
     hidden = silu(torch.addmm(weights["bias_2"], silu(torch.addmm(weights["bias_1"], z, first)), second))
     return (hidden - value - z @ slope) @ last
+
+
+def _scale(x: Tensor) -> Tensor:
+    """Return the squares of strains (n,), which those of errors are relative to, bounded from below."""
+    return (x**2).sum(1) + _SMALL**2
 
 
 def _swish(argument: Tensor) -> tuple[Tensor, Tensor]:

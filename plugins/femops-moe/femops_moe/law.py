@@ -28,7 +28,7 @@ from femops_moe.partition import Partition
 from femops_moe.reduced_law import ReducedLaw, Solver
 
 _SNAPSHOT_RTOL = 1e-10
-_NEARER = 2.0  # distance of a state from the guess, relative to the guess's error, that is no loss to start from
+_NEAR = 2.0  # of a state to the guess, relative to the guess's error: no loss to start from
 
 
 class MoELaw(ReducedLaw):
@@ -61,8 +61,7 @@ class MoELaw(ReducedLaw):
         self.experts = on_device(few, torch_device(parameters.device), getattr(torch, parameters.precision))
         inner: Solver = _PortsLast(solver(self.experts), n_ports)
         if stored.first_guess is not None and parameters.start != "last":
-            near = _NEARER * stored.first_guess.error if parameters.start == "auto" else 0.0
-            inner = GuessedStart(inner, stored.first_guess, near)
+            inner = GuessedStart(inner, stored.first_guess, _NEAR if parameters.start == "auto" else 0.0)
         super().__init__(model, parameters, inner, len(self._places), self.experts.sampled)
 
     def enriched(self, strain: Array) -> "MoELaw":

@@ -198,20 +198,21 @@ def test_the_network_starts_near_equilibrium(trained):
     assert np.median(decrements[0] / decrements[1]) < {2: 0.05, 3: 0.2}[trained.dim]
     stress, true = _answer(trained.law, strain).stress, _answer(cold, strain).stress
     assert _error(stress, true) < 1e-9
-    assert np.array_equal(guess.at(1e6 * strain), guess.at(np.where(strain > 0.0, guess.high, guess.low)))
+    assert np.array_equal(guess.at(1e6 * strain)[0], guess.at(np.where(strain > 0.0, guess.high, guess.low))[0])
 
 
 def test_the_first_guess_vanishes_with_its_derivative(trained):
     guess = trained.law._stored.first_guess
-    sizes = [np.abs(guess.at(scale * trained.strain[trained.inside])).max() for scale in (1.0, 1e-4, 1e-5)]
-    assert not guess.at(np.zeros((1, len(guess.low)))).any()
+    sizes = [np.abs(guess.at(scale * trained.strain[trained.inside])[0]).max() for scale in (1.0, 1e-4, 1e-5)]
+    assert not guess.at(np.zeros((1, len(guess.low))))[0].any()
     assert 90.0 < sizes[1] / sizes[2] < 110.0 and sizes[1] < 1e-5 * sizes[0]
 
 
 def test_unknowns_start_from_the_state_where_it_is_nearer_and_those_of_enrichments_always(trained):
     solver, strain = trained.law._solver, trained.strain[:2]
-    guess = solver.guess.at(strain)
-    start = np.pad(guess * [[1.0 + 0.9 * solver.near], [1.0 + 1.1 * solver.near]], ((0, 0), (0, 1)), constant_values=7)
+    guess, error = solver.guess.at(strain)
+    away = np.array([0.9, 1.1]) * solver.near * error
+    start = np.pad(guess + away[:, None] * np.eye(2, guess.shape[1]), ((0, 0), (0, 1)), constant_values=7.0)
     asked = []
 
     class Inner:
