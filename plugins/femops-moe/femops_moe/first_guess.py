@@ -2,9 +2,9 @@
 
     u(E) = N(z) − N(0) − N'(0) z,    z = (x, ρ_1 − δ, ρ_2 − δ),    ρ_k² = |A_k x|² + δ²
 
-x is E relative to the half widths of the range. N has two hidden layers of swish units. u and its derivative vanish at E = 0, as ports and bubbles do, which do not hold
-the elastic fluctuation. The norms ρ_k, whose metrics are learned, are there because the energy of a saturating phase
-has a term of order |ε|³.
+x is E relative to the half widths of the range, and N has two hidden layers of swish units. u and its derivative vanish
+at E = 0, as ports and bubbles do, which do not hold the elastic fluctuation. The norms ρ_k, whose metrics are learned,
+are there because the energy of a saturating phase has a term of order |ε|³.
 """
 
 from collections.abc import Mapping
