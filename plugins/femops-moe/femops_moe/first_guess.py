@@ -150,7 +150,7 @@ def train(task: FitTask, half_width: Array, strain: Array, unknowns: Array) -> t
         return (relative * ((_network(weights, x) - wanted) ** 2).sum(1)).mean()
 
     schedule = Schedule(0, 0.0, _SAVE_EVERY, lbfgs_steps=options.steps)
-    training = Training(weights, schedule, "first guess", task.checkpoint, task.progress)
+    training = Training(weights, schedule, "network", task.checkpoint, task.progress)
     training.lbfgs(loss)
     found = {name: one.detach() for name, one in weights.items()}
     found["weight_3"] = unit * found["weight_3"]
