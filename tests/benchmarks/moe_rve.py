@@ -204,7 +204,7 @@ def _evaluate(law: MaterialLaw, strain: Array) -> Any:
 
 
 def _moe(problem: _Problem) -> MoELaw:
-    options = MoEOptions(law="moe", experts=4)
+    options = MoEOptions(law="moe", experts=4, network=None)  # times are those of cold starts
     task = FitTask(
         problem.snapshots,
         problem.rve,

@@ -193,6 +193,11 @@ def restricted(experts: Experts, factor: Array) -> Experts:
     )
 
 
+def sampled_at(experts: Experts, factor: Array) -> Experts:
+    """Return the experts with weights multiplied by factors of all points of the RVE (n_points,)."""
+    return restricted(experts, np.where(experts.points >= 0, factor[experts.points], 0.0))
+
+
 def _linear_parts(rve: RVE) -> Iterator[tuple[Indices, Array, Array]]:
     """Yield the quadratic part of the energy of phases: points, D (n_s, n_s), and dσ_33/dε (n_s,), zero in 3D."""
     mesh = rve.discretisation

@@ -16,16 +16,19 @@ from femops.surrogate.fields.law import TINY, quadratic_form
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.store import of_arrays
 from femops.surrogate.torch_library import torch
+from femops_moe import first_guess
 from femops_moe.basis import Basis
 from femops_moe.compiled import CompiledExperts, solver
 from femops_moe.enrichment import enriched
-from femops_moe.experts import Experts, assemble, on_device, restricted
+from femops_moe.experts import assemble, on_device, sampled_at
+from femops_moe.first_guess import FirstGuess, GuessedStart
 from femops_moe.galerkin import BatchedExperts, Equilibrium
 from femops_moe.options import MoEOptions, MoEParameters
 from femops_moe.partition import Partition
-from femops_moe.reduced_law import ReducedLaw
+from femops_moe.reduced_law import ReducedLaw, Solver
 
 _SNAPSHOT_RTOL = 1e-10
+_NEAR = 2.0  # of a state to the guess, relative to the guess's error: no loss to start from
 
 
 class MoELaw(ReducedLaw):
@@ -54,11 +57,12 @@ class MoELaw(ReducedLaw):
         n_ports, counts = stored.n_ports, stored.counts
         self._places = np.roll(self.basis.places(n_ports, counts), -n_ports)
         self._wider = assemble(model.rve, space, stored.partition.expert, self.basis)
-        few = _sampled(self._wider.leading(n_ports, counts), stored.factor)
+        few = sampled_at(self._wider.leading(n_ports, counts), stored.factor)
         self.experts = on_device(few, torch_device(parameters.device), getattr(torch, parameters.precision))
-        super().__init__(
-            model, parameters, _PortsLast(solver(self.experts), n_ports), len(self._places), self.experts.sampled
-        )
+        inner: Solver = _PortsLast(solver(self.experts), n_ports)
+        if stored.first_guess is not None and parameters.start != "last":
+            inner = GuessedStart(inner, stored.first_guess, _NEAR if parameters.start == "auto" else 0.0)
+        super().__init__(model, parameters, inner, len(self._places), self.experts.sampled)
 
     def enriched(self, strain: Array) -> "MoELaw":
         """Return the law enriched by global modes of exact solutions at given strains, with its range extended to them.
@@ -86,7 +90,7 @@ class MoELaw(ReducedLaw):
     @cached_property
     def _indicator(self) -> CompiledExperts | BatchedExperts:
         """The experts with all modes and the points of the indicator."""
-        return solver(_sampled(self._wider, self._stored.factor_of_indicator))
+        return solver(sampled_at(self._wider, self._stored.factor_of_indicator))
 
     def _fluctuation(self, strain: Array, unknowns: Array) -> Array:
         """Return the fluctuations of the RVE (n_dofs, n)."""
@@ -111,11 +115,6 @@ class _PortsLast:
         return np.roll(found, -self.n_ports, axis=1)
 
 
-def _sampled(experts: Experts, factor: Array) -> Experts:
-    """Return the experts with weights multiplied by factors of all points of the RVE (n_points,)."""
-    return restricted(experts, np.where(experts.points >= 0, factor[experts.points], 0.0))
-
-
 class _Stored(NamedTuple):
     """Arrays of a model: `n_ports` and `counts` are what the law takes of the modes, the indicator takes all."""
 
@@ -123,6 +122,7 @@ class _Stored(NamedTuple):
     basis: Basis
     n_ports: int
     counts: Indices
+    first_guess: FirstGuess | None
     factor: Array
     factor_of_indicator: Array
 
@@ -152,4 +152,5 @@ def _stored(arrays: CheckedArrays, space: FluctuationSpace) -> _Stored:
     for name, factor in zip(("factor", "factor_of_indicator"), factors, strict=True):
         arrays.check(name, (factor >= 0.0).all(), "no negative factors")
     basis = Basis(arrays.take("elastic", "n_dofs", "n_s"), ports, bubbles, counts)
-    return _Stored(partition, basis, int(n_ports[0]), n_bubbles, *factors)
+    guess = first_guess.stored(arrays, int(n_ports[0] + n_bubbles.sum()))
+    return _Stored(partition, basis, int(n_ports[0]), n_bubbles, guess, *factors)

@@ -2,10 +2,20 @@
 
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from femops.surrogate import FamilyParameters
 from femops_moe.pde.options import ConstraintOptions
+
+
+class NetworkOptions(BaseModel):
+    """Training of the network where Newton's method starts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    labels: int = Field(1024, gt=0, description="solutions of the reduced model to learn from")
+    width: int = Field(32, gt=0, description="units of both hidden layers")
+    steps: int = Field(600, gt=0, description="of L-BFGS")
 
 
 class MoEOptions(ConstraintOptions):
@@ -29,6 +39,9 @@ class MoEOptions(ConstraintOptions):
         gt=0,
         description="median relative error of the stress from cubature, in the energy norm; null takes all points",
     )
+    network: NetworkOptions | None = Field(
+        NetworkOptions(), description="first guess of Newton's method, of one RVE; null trains none"
+    )
 
     component: float | None = Field(
         None, gt=0, description="edge length of the components of the RVE, to be trained for all arrangements of them"
@@ -41,7 +54,7 @@ class MoEOptions(ConstraintOptions):
     def _one_partition(self) -> Self:
         if {"experts", "grid"} <= self.model_fields_set and self.grid is not None:
             raise ValueError("experts and grid given, expected one of them")
-        if self.component is not None and (given := {"experts", "grid", "ports"} & self.model_fields_set):
+        if self.component is not None and (given := {"experts", "grid", "network", "ports"} & self.model_fields_set):
             raise ValueError(f"component and {min(given)} given, but components are the experts; expected one of them")
         if self.component is None and "arrangements" in self.model_fields_set:
             raise ValueError("arrangements given without component; expected both")
@@ -54,3 +67,8 @@ class MoEParameters(FamilyParameters):
     other_rves: ClassVar[bool] = True
 
     law: Literal["moe"] = "moe"
+    start: Literal["auto", "network", "last"] = Field(
+        "auto",
+        description="first guess of Newton's method; auto takes the network, or the last step where that is nearer, or "
+        "where there is no network",
+    )

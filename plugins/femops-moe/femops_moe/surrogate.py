@@ -58,12 +58,15 @@ def as_law(model: TrainedModel, parameters: MoEParameters) -> CertifiedLaw:
     """Return the law of a trained model.
 
     Raises:
-        CaseError: An RVE is given for a model that has no components.
+        CaseError: An RVE is given for a model that has no components, or a network is asked for that it has not.
     """
     from femops_moe.component_law import ComponentLaw
+    from femops_moe.first_guess import is_stored
     from femops_moe.law import MoELaw
     from femops_moe.learned.law import LearnedBasisLaw
 
+    if parameters.start == "network" and not is_stored(model.arrays):
+        raise CaseError("network given, but the model has none; expected auto or last", key="start")
     if "learned" in model.settings:
         return LearnedBasisLaw(model, parameters)
     if "components" in model.settings:

@@ -10,16 +10,18 @@ from femops.notation import Array, Indices
 from femops.rve.sampling import sobol
 from femops.surrogate import Fit, FitTask
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
-from femops_moe import modes
+from femops_moe import first_guess, modes
 from femops_moe.basis import elastic_stiffness, nonlinear_fields, split
 from femops_moe.compiled import solver
 from femops_moe.cubature import choose
-from femops_moe.experts import Experts, assemble
+from femops_moe.experts import Experts, assemble, sampled_at
+from femops_moe.first_guess import FirstGuess
 from femops_moe.options import MoEOptions
 from femops_moe.partition import Partition, bisection, grid
 
 _NOTHING = 1e-9  # relative to the macroscale displacement
 _FINER = 0.5  # cubature_tolerance of the indicator relative to that of the law
+_EVALUATIONS, _CONVERGED = 12, 1e-10  # of labels: Newton decrement, relative to the work
 _STATES, _SMALLEST = 64, 0.02  # strains to choose points with, and the least factor of those that are scaled down
 
 
@@ -81,7 +83,24 @@ def fit(task: FitTask) -> Fit:
         **({"Stress error of the cubature": {"median": np.array(list(rules.errors.values()))}} if rules.errors else {}),
     }
     over = {"Lost by the modes": "number of modes", "Stress error of the cubature": "trial number of points"}
+    if options.network is not None:
+        begin = time.perf_counter()
+        guess, losses = _first_guess(task, sampled_at(experts.leading(n_ports, counts), rules.law), n_ports)
+        arrays |= guess.arrays()
+        metrics["seconds_network"] = time.perf_counter() - begin
+        curves["Loss of the first guess"] = {"labels": losses}
     return Fit(arrays, {"options": options.model_dump(mode="json")}, metrics, curves, over)
+
+
+def _first_guess(task: FitTask, experts: Experts, n_ports: int) -> tuple[FirstGuess, Array]:
+    """Train the network where Newton's method starts, and return it with its losses."""
+    options: MoEOptions = task.options
+    assert options.network is not None
+    strain = strains_to_learn(task.low, task.high, options.network.labels, options.seed + 2)
+    found = solver(experts).solve(strain, np.zeros((len(strain), len(experts.used))), _EVALUATIONS, _CONVERGED)
+    good = found.decrement <= _CONVERGED
+    in_the_state = np.roll(found.unknowns[good], -n_ports, axis=1)  # bubbles, then ports
+    return first_guess.train(task, half_widths(task), strain[good], in_the_state)
 
 
 def half_widths(task: FitTask) -> Array:

@@ -1,5 +1,6 @@
 """The law of trained experts keeps the contract and is close to the nested solve."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +23,7 @@ from femops_moe.law import MoELaw
 from femops_moe.options import MoEParameters
 
 OPTIONS = {2: {"grid": 2, "modes": 40}, 3: {"experts": 3, "modes": 30, "cubature_tolerance": 1e-3}}
+NETWORK = {"labels": 200, "width": 12, "steps": 80}
 NAMES = {2: "plane_strain", 3: "solid"}
 
 
@@ -29,7 +31,7 @@ def _study(dim, rve=None, **surrogate):
     names = ("11", "22", "12") if dim == 2 else ("11", "22", "33", "23", "13", "12")
     limits = {name: [-RANGE, RANGE] for name in names}
     sampling = {"method": "sobol", "count": 8, "seed": 1, "range": limits}
-    block = {"law": "moe", **surrogate}
+    block = {"law": "moe", "network": NETWORK, **surrogate}
     study = {"kinematics": NAMES[dim], "rve": rve or RVES[dim], "sampling": sampling, "surrogate": block}
     return {**study, "validation": {**sampling, "count": 6, "seed": 2}}
 
@@ -107,7 +109,8 @@ def test_what_does_not_converge_is_not_valid(trained, monkeypatch):
 
 
 def test_a_step_starts_from_the_state_of_the_last_one(trained, monkeypatch):
-    law, strain = trained.law, trained.strain[trained.inside]
+    law = load_law({"law": "moe", "model": str(trained.model), "start": "last"}, dim=trained.dim)
+    strain = trained.strain[trained.inside]
     first = _answer(law, 0.999 * strain)
     whole = _answer(law, strain)
     monkeypatch.setattr("femops_moe.reduced_law._EVALUATIONS", 2)
@@ -187,6 +190,39 @@ def test_a_law_learns_from_exact_solutions_and_its_old_states_stay_good(trained)
     check_law(learned, strain_scale=0.02, n_points=4, rtol_tangent=1e-6)
 
 
+def test_the_network_starts_near_equilibrium(trained):
+    strain, guess = trained.strain[trained.inside], trained.law._stored.first_guess
+    cold = load_law({"law": "moe", "model": str(trained.model), "start": "last"}, dim=trained.dim)
+    zeros = np.zeros((len(strain), cold.n_state))
+    decrements = [law._solver.solve(strain, zeros, 1, np.inf).decrement for law in (trained.law, cold)]
+    assert np.median(decrements[0] / decrements[1]) < {2: 0.05, 3: 0.2}[trained.dim]
+    stress, true = _answer(trained.law, strain).stress, _answer(cold, strain).stress
+    assert _error(stress, true) < 1e-9
+    assert np.array_equal(guess.at(1e6 * strain)[0], guess.at(np.where(strain > 0.0, guess.high, guess.low))[0])
+
+
+def test_the_first_guess_vanishes_with_its_derivative(trained):
+    guess = trained.law._stored.first_guess
+    sizes = [np.abs(guess.at(scale * trained.strain[trained.inside])[0]).max() for scale in (1.0, 1e-4, 1e-5)]
+    assert not guess.at(np.zeros((1, len(guess.low))))[0].any()
+    assert 90.0 < sizes[1] / sizes[2] < 110.0 and sizes[1] < 1e-5 * sizes[0]
+
+
+def test_unknowns_start_from_the_state_where_it_is_nearer_and_those_of_enrichments_always(trained):
+    solver, strain = trained.law._solver, trained.strain[:2]
+    guess, error = solver.guess.at(strain)
+    away = np.array([0.9, 1.1]) * solver.near * error
+    start = np.pad(guess + away[:, None] * np.eye(2, guess.shape[1]), ((0, 0), (0, 1)), constant_values=7.0)
+    asked = []
+
+    class Inner:
+        def solve(self, strain, start, evaluations, tolerance):
+            asked.append(start)
+
+    replace(solver, inner=Inner()).solve(strain, start, 1, 1.0)
+    assert np.array_equal(asked[0], np.stack([start[0], [*guess[1], 7.0]]))
+
+
 def test_single_precision_is_close(trained):
     single = load_law({"law": "moe", "model": str(trained.model), "precision": "float32"}, dim=trained.dim)
     strain = trained.strain[trained.inside]
@@ -225,7 +261,10 @@ def test_training_twice_gives_the_same_model(tmp_path):
 def test_without_ports_the_answer_is_worse(trained, tmp_path):
     if trained.dim == 3:
         return
-    alone = load_law(_trained(tmp_path, _study(2, **OPTIONS[2], ports="none")).model)
+    model = _trained(tmp_path, _study(2, **OPTIONS[2], ports="none", network=None)).model
+    with pytest.raises(CaseError, match="start: network given, but the model has none; expected auto or last"):
+        load_law({"law": "moe", "model": str(model), "start": "network"}, dim=2)
+    alone = load_law(model)
     assert alone.experts.n_ports == 0 and not alone.learns
     strain, truth = trained.strain[trained.inside], trained.truth.stress[trained.inside]
     assert _error(_answer(alone, strain).stress, truth) > 20.0 * _error(_answer(trained.law, strain).stress, truth)
@@ -236,6 +275,7 @@ def test_without_ports_the_answer_is_worse(trained, tmp_path):
     [
         (None, {"experts": 100000}, r"experts: 100000 given, but the RVE has \d+ cells"),
         (None, {"experts": 2, "grid": 2}, "experts and grid given, expected one of them"),
+        (None, {"component": 0.5}, "component and network given"),
         ({**RVES[2], "phases": {**PHASES, "matrix": PHASES["fibre"]}}, {}, "rve.phases: all are linear"),
         ({**RVES[2], "boundary": "static"}, {}, "rve.boundary: 'static' given"),
         ({"homogeneous": {"phase": "matrix"}, "phases": {"matrix": PHASES["matrix"]}}, {}, "rve: is homogeneous"),

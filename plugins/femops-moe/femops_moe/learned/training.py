@@ -28,7 +28,7 @@ _STRAINS = 6  # of an RVE in a step
 _EVALUATIONS, _TOLERANCE = 6, 1e-8
 _HELD_BACK, _OF_UNSEEN = 8, 16  # one RVE of so many is held back; strains of each of them
 _SAVE_EVERY, _WARM_UP, _LARGEST_GRADIENT = 50, 20, 1.0
-_OF_ONE_RVE = ("experts", "grid", "ports", "component", "arrangements", "modes", "tolerance")
+_OF_ONE_RVE = ("experts", "grid", "network", "ports", "component", "arrangements", "modes", "tolerance")
 
 
 def fit_family(task: FamilyTask) -> Fit:
