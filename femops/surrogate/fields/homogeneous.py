@@ -77,7 +77,11 @@ class Factorised:
         """Return K⁻¹ f of nodal forces (N, n_nodes, dim, k) with zero resultant."""
         n, n_nodes, dim, k = force.shape
         columns = force.permute(1, 2, 0, 3).reshape(n_nodes * dim, n * k).cpu().numpy()
-        field = np.zeros(columns.shape)
-        field[:-dim] = self._factor.solve(np.ascontiguousarray(columns[:-dim], dtype=np.float64))
-        found = torch.as_tensor(field).to(force).reshape(n_nodes, dim, n, k)
+        found = torch.as_tensor(self.solve(columns)).to(force).reshape(n_nodes, dim, n, k)
         return found.permute(2, 0, 1, 3).contiguous()
+
+    def solve(self, forces: Array) -> Array:
+        """Return K⁻¹ f of columns of forces (n_dofs, k) with zero resultant."""
+        found, free = np.zeros(forces.shape), self._factor.shape[0]
+        found[:free] = self._factor.solve(np.ascontiguousarray(forces[:free], dtype=np.float64))
+        return found

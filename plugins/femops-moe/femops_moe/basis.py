@@ -89,6 +89,14 @@ class Basis:
         return self.elastic @ strain.T + self.ports @ unknowns[:, :n_p].T + bubbles.reshape(len(self.bubbles), -1)
 
 
+def stiffness_of(space: Strains, tangent: Array) -> sp.csr_array:
+    """Return Σ w Bᵀ D B / |Ω| of tangents D at the points (n_s, n_s, n_points). Shape (n_dofs, n_dofs)."""
+    mesh = space.discretisation
+    weighted = tangent * (mesh.weight.ravel() / mesh.volume)
+    blocks = sp.block_array([[sp.diags_array(one) for one in row] for row in weighted])
+    return (space.gradient.T @ blocks.tocsr() @ space.gradient).tocsr()
+
+
 def elastic_stiffness(space: Strains, rve: RVE) -> sp.csr_array:
     """Return Σ w Bᵀ D₀ B / |Ω| with the tangents D₀ at zero strain. Shape (n_dofs, n_dofs)."""
     mesh = space.discretisation
@@ -97,9 +105,7 @@ def elastic_stiffness(space: Strains, rve: RVE) -> sp.csr_array:
         part = mesh.points_of_phase(position)
         zero = np.zeros((mesh.n_s, part.stop - part.start))
         tangent[:, :, part] = phase.evaluate(zero, zero[:0]).tangent
-    weighted = tangent * (mesh.weight.ravel() / mesh.volume)
-    blocks = sp.block_array([[sp.diags_array(one) for one in row] for row in weighted])
-    return (space.gradient.T @ blocks.tocsr() @ space.gradient).tocsr()
+    return stiffness_of(space, tangent)
 
 
 def nonlinear_fields(space: FluctuationSpace, snapshots: Arrays, elastic: Array, half: Array) -> Array:

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
-from scipy.sparse.linalg import SuperLU, splu
 
 from femops.errors import CaseError
 from femops.notation import Array
@@ -18,7 +16,9 @@ from femops.rve.sampling import sobol
 from femops.rve.spec import RVE
 from femops.surrogate.exact import check_elastic
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
+from femops.surrogate.fields.homogeneous import Factorised
 from femops.surrogate.torch_library import Tensor, torch
+from femops_moe.basis import stiffness_of
 
 _STRAINS, _SEED, _ROUNDS = 16, 7, 2  # strains of the mean, and steps of the fixed-point iteration
 _NOTHING = 1e-9  # of the largest elastic energy of a combination of modes
@@ -60,12 +60,12 @@ class LinearisedRVE:
         for phase, points in self._parts:
             self.nonlinear[points] = not phase.linear
         self.tangent = self._mean_tangent(np.zeros((1, mesh.n_s)), np.zeros((self.space.n_dofs, mesh.n_s)))
-        self.stiffness = self._stiffness(self.tangent)
-        self.elastic = self._fluctuations(self.tangent, factorised(self.stiffness, mesh.dim))
+        self.stiffness = stiffness_of(self.space, self.tangent.transpose(1, 2, 0))
+        self.elastic = self._fluctuations(self.tangent, Factorised(self.stiffness, mesh.dim))
         self.softened, strain = self.elastic, sobol(low, high, _STRAINS, _SEED)
         for _ in range(_ROUNDS):
             tangent = self._mean_tangent(strain, self.softened)
-            self._factor = factorised(self._stiffness(tangent), mesh.dim)
+            self._factor = Factorised(stiffness_of(self.space, tangent.transpose(1, 2, 0)), mesh.dim)
             self.softened = self._fluctuations(tangent, self._factor)
 
     def strain(self, displacement: Array) -> Array:
@@ -78,7 +78,7 @@ class LinearisedRVE:
 
     def solved(self, forces: Array) -> Array:
         """Return K̄⁻¹ f (n_dofs, k) of forces with zero resultant."""
-        return _solved(self._factor, forces)
+        return self._factor.solve(forces)
 
     def response(self, stress: Tensor) -> Tensor:
         """Return −K̄⁻¹ Σ w Bᵀ σ (n_dofs, k) of stresses (n_s, n_points, k), differentiable."""
@@ -117,36 +117,13 @@ class LinearisedRVE:
         found = [phase.evaluate(local[:, points], local[:0, points]).tangent.mean(-1) for phase, points in self._parts]
         return np.concatenate([one.transpose(2, 0, 1) for one in found])
 
-    def _stiffness(self, tangent: Array) -> sp.csr_array:
-        """Return Σ w Bᵀ D B / |Ω| of tangents at the points."""
-        weighted = tangent.transpose(1, 2, 0) * self._weight
-        blocks = sp.block_array([[sp.diags_array(one) for one in row] for row in weighted])
-        return (self.space.gradient.T @ blocks.tocsr() @ self.space.gradient).tocsr()
-
-    def _fluctuations(self, tangent: Array, factor: SuperLU) -> Array:
+    def _fluctuations(self, tangent: Array, factor: Factorised) -> Array:
         """Return the fluctuations of the unit strains with tangents at the points, of zero mean."""
-        return self.space.centred(-_solved(factor, self.forces(tangent.transpose(1, 0, 2))))
+        return self.space.centred(-factor.solve(self.forces(tangent.transpose(1, 0, 2))))
 
     def _transposed(self, values: Array) -> Array:
         """Return Σ Bᵀ v (n_dofs, k) of values at the points (n_s, n_points, k)."""
         return np.asarray(self.space.gradient.T @ values.reshape(self.n_s * len(self._weight), -1))
-
-
-def factorised(stiffness: sp.csr_array, dim: int) -> SuperLU:
-    """Return the factors of a stiffness whose last node is fixed."""
-    return splu(
-        stiffness[:-dim, :-dim].tocsc(),
-        permc_spec="MMD_AT_PLUS_A",
-        diag_pivot_thresh=0.0,
-        options={"SymmetricMode": True},
-    )
-
-
-def _solved(factor: SuperLU, forces: Array) -> Array:
-    found = np.zeros_like(forces)
-    n = factor.shape[0]
-    found[:n] = factor.solve(np.ascontiguousarray(forces[:n]))
-    return found
 
 
 class _LinearMap(torch.autograd.Function):
