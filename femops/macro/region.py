@@ -346,17 +346,13 @@ def _taken(response: LawResponse, own: Any, error: Array) -> LawResponse:
 
 
 def _merged(parts: list[tuple[Any, LawResponse]], error: Array) -> LawResponse:
-    """Merge responses at subsets of points into one; later ones take precedence."""
-    merged = {}
-    for name, first in _arrays(parts[0][1]).items():
-        merged[name] = np.zeros((len(error), *first.shape[1:]))
-        for own, response in parts:
-            merged[name][own] = getattr(response, name)
-    if all(response.tangent_33 is not None for _, response in parts):
-        merged["tangent_33"] = np.zeros_like(merged["stress"])
-        for own, response in parts:
-            merged["tangent_33"][own] = response.tangent_33
-    residual = np.full(len(error), np.nan)
-    for own, response in parts:
-        residual[own] = np.nan if response.solver_residual is None else response.solver_residual
-    return LawResponse(**merged, error=error, solver_residual=residual)
+    """Merge responses of two laws at subsets of points into one; later ones take precedence."""
+    rows = all(response.tangent_33 is not None for _, response in parts)
+
+    def comparable(own: Any, response: LawResponse) -> LawResponse:
+        residual = np.full(len(own), np.nan) if response.solver_residual is None else response.solver_residual
+        row = response.tangent_33 if rows else None
+        return replace(response, valid=None, error=None, solver_residual=residual, tangent_33=row)
+
+    merged = joined(len(error), ((own, comparable(own, response)) for own, response in parts), {})
+    return replace(merged, error=error)
