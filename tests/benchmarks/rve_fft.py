@@ -56,21 +56,28 @@ def child(benchmark: str, *arguments: Any) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def _solved(dim: int, cells: int, material: str, contrast: float, linear: Any) -> dict[str, Any]:
-    import femops.rve.newton_cg as newton
-    from femops.law import LawContext
-    from femops.rve.solver import RVESolver, SolverOptions
-    from femops.rve.spec import RVEParameters, build_rve
+def counted_iterations() -> list[int]:
+    """Return a list to which each call of conjugate gradients adds the number of its iterations from now on."""
+    from femops.rve import newton_cg
 
     counts: list[int] = []
-    plain = newton.conjugate_gradients
+    plain = newton_cg.conjugate_gradients
 
     def counted(*given: Any) -> Any:
         found = plain(*given)
         counts.append(int(found[2].max()))
         return found
 
-    newton.conjugate_gradients = counted  # type: ignore[assignment]
+    newton_cg.conjugate_gradients = counted  # type: ignore[assignment]
+    return counts
+
+
+def _solved(dim: int, cells: int, material: str, contrast: float, linear: Any) -> dict[str, Any]:
+    from femops.law import LawContext
+    from femops.rve.solver import RVESolver, SolverOptions
+    from femops.rve.spec import RVEParameters, build_rve
+
+    counts = counted_iterations()
     phases = {"matrix": MATERIALS[material], "fibre": {"law": "elastic", "E": 1000.0 * contrast, "nu": 0.3}}
 
     def built(n: int) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.rve_fft import MATERIALS, STRAIN, child
+from benchmarks.rve_fft import MATERIALS, STRAIN, child, counted_iterations
 
 STIFF = {"law": "elastic", "E": 10000.0, "nu": 0.3}
 
@@ -57,18 +57,9 @@ def _built(dim: int, shape: Mapping[str, Any], material: str, size: float) -> An
 
 
 def _solved(dim: int, shape: Mapping[str, Any], material: str, linear: Any) -> dict[str, Any]:
-    from femops.rve import newton_cg
     from femops.rve.solver import RVESolver, SolverOptions
 
-    counts: list[int] = []
-    plain = newton_cg.conjugate_gradients
-
-    def counted(*given: Any) -> Any:
-        found = plain(*given)
-        counts.append(int(found[2].max()))
-        return found
-
-    newton_cg.conjugate_gradients = counted  # type: ignore[assignment]
+    counts = counted_iterations()
     for size in (shape["warm_up"], shape["size"]):
         rve = _built(dim, shape, material, size)
         counts.clear()
