@@ -111,6 +111,50 @@ class IterativeEquations[P: IterativePoints](Protocol):
         ...
 
 
+class LinearSystems[P: IterativePoints](Protocol):
+    """Linear systems with the stiffness K of some RVEs of a batch, where almost all time is spent."""
+
+    def tangent(self, points: P, vectors: Array, macro: Array, owner: Indices) -> tuple[Array, Array]:
+        """Return K u + L E and Σ w D (E + B u), see `IterativeEquations`."""
+        ...
+
+    def solve(self, points: P, right: Array, owner: Indices, accuracy: Accuracy) -> tuple[Array, npt.NDArray[np.bool_]]:
+        """Solve K x = r.
+
+        Args:
+            points: Point quantities with the tangents.
+            right: The right-hand sides r. Shape (n_columns, n).
+            owner: Number of the RVE of each column. Shape (n_columns,).
+            accuracy: Accuracy of each column.
+
+        Returns:
+            Solutions, shape (n_columns, n), and a mask of the columns solved, shape (n_columns,).
+        """
+        ...
+
+
+class HostSystems[P: IterativePoints]:
+    """Linear systems of the equations themselves; see `LinearSystems`.
+
+    Args:
+        equations: Equations of the RVE.
+        unloaded: Point quantities of the unloaded RVE.
+    """
+
+    def __init__(self, equations: IterativeEquations[P], unloaded: P) -> None:
+        self.tangent, self._precondition = equations.tangent, equations.preconditioner(unloaded)
+
+    def solve(self, points: P, right: Array, owner: Indices, accuracy: Accuracy) -> tuple[Array, npt.NDArray[np.bool_]]:
+        """Solve K x = r by conjugate gradients."""
+        macro = np.zeros((len(right), len(points.sum_stress)))
+
+        def multiply(vectors: Array, columns: Indices) -> Array:
+            return self.tangent(points, vectors, macro[: len(columns)], owner[columns])[0]
+
+        solution, solved, _ = conjugate_gradients(multiply, self._precondition, right, accuracy)
+        return solution, solved
+
+
 @dataclass
 class _Batch[P: IterativePoints]:
     """Current iterates of a batch.
@@ -153,6 +197,8 @@ class NewtonCG[P: IterativePoints]:
         phases: Its phases, in the order of the discretisation.
         equations: Its equations.
         options: Settings.
+        systems: Returns the linear systems of an RVE from the point quantities when it is not loaded; default: those
+            of the equations.
 
     Raises:
         NotConverged: The unloaded RVE cannot be solved.
@@ -160,13 +206,13 @@ class NewtonCG[P: IterativePoints]:
 
     def __init__(
         self, discretisation: Discretisation, phases: tuple[Phase, ...], equations: IterativeEquations[P],
-        options: SolverOptions,
+        options: SolverOptions, systems: Callable[[P], LinearSystems[P]] | None = None,
     ) -> None:  # fmt: skip
         self.discretisation, self.options, self._equations = discretisation, options, equations
         self.knows_row_33, self.bytes_of_one = equations.knows_row_33, equations.bytes_of_one
         n_s, size = discretisation.n_s, equations.size
         points = equations.evaluate(np.zeros((n_s, 1)), np.zeros((size, 1)), virgin_state(discretisation, phases, 1))
-        self._precondition = equations.preconditioner(points)
+        self._systems = systems(points) if systems else HostSystems(equations, points)
         mean = equations.mean_tangent(points)[0]
         largest = _SHARE * options.rtol * equations.force_scale * np.linalg.norm(mean, axis=0)
         self._elastic, solved = self._solved(
@@ -209,7 +255,7 @@ class NewtonCG[P: IterativePoints]:
         """Advance the active RVEs by one damped inexact Newton step."""
         residual = batch.points.force[active]
         accuracy = Accuracy(self._forcing(batch, active) * np.linalg.norm(residual, axis=1), np.zeros(len(active)))
-        correction, _ = self._conjugate_gradients(batch.points, -residual, active, accuracy)
+        correction, _ = self._systems.solve(batch.points, -residual, active, accuracy)
         step = Step(
             batch.strain[:, active],
             [one[:, :, active] for one in batch.state],
@@ -245,7 +291,7 @@ class NewtonCG[P: IterativePoints]:
         if self._equations.nonlinear:
             sensitivities, solved = self._solved(points, start, owner, self._accuracy_of_sensitivities(points))
             batch.fail(np.unique(owner[~solved]), f"{_NOT_SOLVED} at the solution")
-        load, total = self._equations.tangent(points, sensitivities, np.tile(np.eye(n_s), (n, 1)), owner)
+        load, total = self._systems.tangent(points, sensitivities, np.tile(np.eye(n_s), (n, 1)), owner)
         x, load = sensitivities.reshape(n, n_s, -1), load.reshape(n, n_s, -1)
         tangent = total.reshape(n, n_s, n_s) + np.einsum("nsf,ntf->nts", x, load)
         correction = np.einsum("nsf,nf->sn", x, points.force)
@@ -283,21 +329,10 @@ class NewtonCG[P: IterativePoints]:
             accuracy: Accuracy of each column.
         """
         n_s = self.discretisation.n_s
-        load, _ = self._equations.tangent(points, start, np.tile(np.eye(n_s), (len(start) // n_s, 1)), owner)
-        change, solved = self._conjugate_gradients(points, np.negative(load, out=load), owner, accuracy)
+        load, _ = self._systems.tangent(points, start, np.tile(np.eye(n_s), (len(start) // n_s, 1)), owner)
+        change, solved = self._systems.solve(points, np.negative(load, out=load), owner, accuracy)
         change += start
         return change, solved
-
-    def _conjugate_gradients(
-        self, points: P, right: Array, owner: Indices, accuracy: Accuracy
-    ) -> tuple[Array, npt.NDArray[np.bool_]]:
-        macro = np.zeros((len(right), self.discretisation.n_s))
-
-        def multiply(vectors: Array, columns: Indices) -> Array:
-            return self._equations.tangent(points, vectors, macro[: len(columns)], owner[columns])[0]
-
-        solution, solved, _ = conjugate_gradients(multiply, self._precondition, right, accuracy)
-        return solution, solved
 
     def _row_33(self, points: P, sensitivity: Array, load: Array) -> Array:
         """Return d Σ w stress_33 / dE, shape (n_s, N).
@@ -308,7 +343,7 @@ class NewtonCG[P: IterativePoints]:
         n = len(force)
         accuracy = self._accuracy_of_sensitivities(points)
         energy = accuracy.energy.reshape(n, -1).max(axis=1)
-        adjoint, _ = self._conjugate_gradients(points, force, np.arange(n), Accuracy(np.zeros(n), energy))
+        adjoint, _ = self._systems.solve(points, force, np.arange(n), Accuracy(np.zeros(n), energy))
         return mean + np.einsum("nf,nsf->sn", force, sensitivity) - np.einsum("nf,nsf->sn", adjoint, load)
 
     def _reset(self, batch: _Batch[P]) -> None:
