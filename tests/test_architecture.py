@@ -11,7 +11,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 # Rooms from the ground up: a module imports its own floor and those below it.
 FLOORS = [
-    {"errors", "notation", "packages", "parallel", "stack", "validation"},
+    {"devices", "errors", "notation", "packages", "parallel", "stack", "validation"},
     {"conversions", "law", "hookspecs", "contract", "checks"},
     {"plugins"},
     {"meshing", "phases"},
@@ -33,7 +33,7 @@ RESERVED = {
     "dolfinx": {"macro", "pde", "commands", "hosts/dolfinx.py"},
     "petsc4py": {"macro", "pde", "rve/linear.py", "rve/multigrid.py"},
     "mpi4py": {"macro", "pde", "commands"},
-    "torch": {"surrogate"},
+    "torch": {"devices"},
     "dolfinx_external_operator": {"hosts/dolfinx.py"},
     "skfem": {"hosts/scikit_fem.py"},
     "torchfem": {"hosts/torch_fem.py"},
@@ -83,7 +83,7 @@ def test_only_public_names_of_dolfinx_are_used(path: Path) -> None:
 def test_torch_is_imported_in_one_place(folder: str) -> None:
     direct = re.compile(r"""^\s*(import|from) torch\b|importorskip\(["']torch["']\)""", re.MULTILINE)
     files = [path for path in (ROOT.parent / folder).rglob("*.py") if direct.search(path.read_text())]
-    assert files == [ROOT / "surrogate" / "torch_library.py"] * (folder == "femops")
+    assert files == [ROOT / "devices" / "torch_library.py"] * (folder == "femops")
 
 
 def test_every_room_has_its_floor() -> None:

@@ -10,7 +10,7 @@ from benchmarks.beno_data import CORNERS, UNSEEN, problems
 from benchmarks.beno_poisson import Candidate, Sizes, multigrid, network, relative_error
 from rich.console import Console
 
-from femops.surrogate.torch_library import torch
+from femops.devices.torch_library import torch
 from femops_beno.contour import Contours
 
 # Network, cells along a side, learning rate, steps.

@@ -182,7 +182,7 @@ def test_a_law_cannot_write_into_what_it_is_given(dim: int, part: str) -> None:
 
 @pytest.mark.parametrize("way", ["torch", "base", "flag"])
 def test_a_law_that_goes_around_the_protection_changes_a_copy_only(way: str) -> None:
-    from femops.surrogate.torch_library import torch
+    from femops.devices.torch_library import torch
 
     class Cunning(Stranger):
         def evaluate(self, strain: Array, state: Array, dt: float) -> Any:

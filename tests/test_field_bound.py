@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from femops import load_law
+from femops.devices.torch_library import torch
 from femops.phases import PhaseResponse
 from femops.rve.sampling import sobol
 from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import SolverOptions
 from femops.surrogate.fields.bound import StressBound
 from femops.surrogate.fields.hyperelastic import HyperelasticFields
-from femops.surrogate.torch_library import torch
 
 PHASES = {
     "matrix": {"law": "saturating", "K": 4780.0, "alpha1": 50.0, "alpha2": 0.06},

@@ -9,6 +9,7 @@ import pytest
 import scipy.linalg
 
 from femops import CaseError
+from femops.devices.torch_library import Tensor, torch
 from femops.meshing.box import grid
 from femops.notation import Array
 from femops.phases import Phase
@@ -25,7 +26,6 @@ from femops.surrogate.fields.homogeneous import homogeneous_solver, homogeneous_
 from femops.surrogate.fields.hyperelastic import HyperelasticFields
 from femops.surrogate.fields.linear import LinearFields, stress_error_bound
 from femops.surrogate.fields.multigrid import Multigrid, galerkin, grid_prolongations, periodic_grid
-from femops.surrogate.torch_library import Tensor, torch
 
 MATRIX = Elastic(4.0, 2.0)
 SOFTENING = Saturating(4780.0, 50.0, 0.06)

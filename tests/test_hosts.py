@@ -23,7 +23,7 @@ import skfem  # isort: skip
 from skfem.io.meshio import from_meshio  # isort: skip
 import torchfem  # isort: skip
 from torchfem.mesh import rect_quad  # isort: skip
-from femops.surrogate.torch_library import torch  # isort: skip
+from femops.devices.torch_library import torch  # isort: skip
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")
 Array = np.ndarray

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from femops.devices.torch_library import Tensor, torch
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.learning.loop import Schedule, Training
 from femops.surrogate.spec import Progress
-from femops.surrogate.torch_library import Tensor, torch
 
 SCHEDULE = Schedule(adam_steps=12, rate=1e-2, save_every=5, warm_up=4, largest_gradient=1.0, lbfgs_steps=12, seed=3)
 

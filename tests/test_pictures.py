@@ -83,7 +83,7 @@ def test_the_compiler_of_torch_loads_after_a_picture(tmp_path: Path) -> None:
         "plotter = pyvista.Plotter(off_screen=True)\n"
         "plotter.add_mesh(pyvista.Sphere())\n"
         "plotter.screenshot('sphere.png')\n"
-        "from femops.surrogate.torch_library import torch\n"
+        "from femops.devices.torch_library import torch\n"
         "import importlib.util\n"
         "importlib.util.find_spec('triton') and importlib.import_module('triton._C.libtriton')\n"
         "print('loaded')\n"

@@ -18,17 +18,17 @@ from toy_surrogate import ToyLaw, ToyTraining, installed_toy
 
 from femops import CaseError, load_law
 from femops.checks import check_law
+from femops.devices import local_rank, torch_device
+from femops.devices.torch_library import torch
 from femops.output.atomic import new_folder, present
 from femops.plugins import installed_laws, law_parameters
 from femops.rve.law import NestedLaw
 from femops.rve.snapshots import content_hash
 from femops.rve.spec import RVEParameters
-from femops.surrogate import ExactRVE, TrainedModel, chunks, torch_device
-from femops.surrogate.devices import local_rank
+from femops.surrogate import ExactRVE, TrainedModel, chunks
 from femops.surrogate.learning.checkpoint import FileCheckpoint
 from femops.surrogate.store import Manifest, Origin, read_manifest, write_model
 from femops.surrogate.stored_rve import model_rve
-from femops.surrogate.torch_library import torch
 
 CIRCLE = {"circles": {"circles": [{"center": [0.1, 0.05], "radius": 0.3}], "mesh_size": 0.25, "cell": "triangle"}}
 RVE = {**CIRCLE, "phases": {"matrix": SATURATING, "fibre": ELASTIC}}

@@ -4,6 +4,7 @@ from typing import Literal
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor
 from femops.hookspecs import hookimpl
 from femops.surrogate import (
     CheckedArrays,
@@ -16,7 +17,6 @@ from femops.surrogate import (
 )
 from femops.surrogate.fields.law import LinearFieldLaw
 from femops.surrogate.fields.linear import LinearFields
-from femops.surrogate.torch_library import Tensor
 
 
 class ToyFieldOptions(SurrogateOptions):

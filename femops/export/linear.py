@@ -65,8 +65,8 @@ def linear_source(law: LinearLaw) -> dict[str, str]:
 
 def linear_program(law: LinearLaw, kind: Literal["torch", "onnx"]) -> Mapping[str, bytes]:
     """Return a law with a constant tangent as a program of torch or ONNX; see `femops.surrogate.programs`."""
+    from femops.devices.torch_library import Tensor, torch
     from femops.surrogate.programs import onnx_program, saved_program
-    from femops.surrogate.torch_library import Tensor, torch
 
     constants = {name: torch.as_tensor(one) for name, one in vars(law).items() if one is not None}
 

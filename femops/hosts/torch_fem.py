@@ -4,7 +4,7 @@ from typing import Self
 
 import numpy as np
 
-from femops.surrogate.torch_library import Tensor, torch  # isort: skip - before torch-fem imports torch
+from femops.devices.torch_library import Tensor, torch  # isort: skip - before torch-fem imports torch
 from torchfem.materials.base import MechanicsMaterial
 
 from femops.conversions import tangent_to_tensor

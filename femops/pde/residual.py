@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array
 from femops.pde.solver import PDESolver, Samples
-from femops.surrogate.torch_library import Tensor, torch
 
 ResidualLoad = Callable[[Tensor], Tensor]
 """Map from free values (N, n_nodes, n_components) to their residual load −F, of the same shape."""

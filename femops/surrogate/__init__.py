@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from femops.surrogate.arrays import CheckedArrays, StoredArrayError, state_dict
     from femops.surrogate.batching import chunks
-    from femops.surrogate.devices import torch_device
     from femops.surrogate.exact import ExactResponse, ExactRVE
     from femops.surrogate.family import FamilyParameters
     from femops.surrogate.ranges import within
@@ -48,7 +47,6 @@ _HOMES = {
     "TrainedModel": "spec",
     "chunks": "batching",
     "state_dict": "arrays",
-    "torch_device": "devices",
     "within": "ranges",
 }
 """Module of each public name."""
@@ -73,7 +71,6 @@ __all__ = [
     "TrainedModel",
     "chunks",
     "state_dict",
-    "torch_device",
     "within",
 ]
 

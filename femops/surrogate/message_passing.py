@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array
 from femops.surrogate.fields.stiffness import repeated
 from femops.surrogate.graph import FEGraph, Hierarchy, Level
-from femops.surrogate.torch_library import Tensor, torch
 
 _SMALL_START = 0.3
 _NO_VOLUME = 1e-6  # relative to the largest nodal volume

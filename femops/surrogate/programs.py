@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from femops.surrogate.torch_library import Tensor, torch
+from femops.devices.torch_library import Tensor, torch
 
 
 def saved_program(law: torch.nn.Module, n_s: int) -> Mapping[str, bytes]:

@@ -17,9 +17,9 @@ import numpy as np
 from benchmarks.fourier import FourierOperator
 from scipy.spatial import cKDTree
 
+from femops.devices.torch_library import Tensor, torch
 from femops.meshing import TaggedMesh
 from femops.notation import Array, Indices
-from femops.surrogate.torch_library import Tensor, torch
 from femops_beno.published_inputs import source_density
 from femops_beno.systems import System
 

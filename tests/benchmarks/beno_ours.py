@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from benchmarks.beno_baselines import relative_error
 
-from femops.surrogate.torch_library import Tensor, torch
+from femops.devices.torch_library import Tensor, torch
 from femops_beno.encoding import Batch, Encoded, encode
 from femops_beno.network import BENO
 from femops_beno.options import BENOOptions

@@ -26,8 +26,8 @@ from benchmarks.beno_baselines import FNO, DeepONet, GraphNetwork, Model
 from benchmarks.beno_data import CORNERS, UNSEEN, problems
 from benchmarks.beno_ours import Ours
 
+from femops.devices.torch_library import torch
 from femops.notation import Array
-from femops.surrogate.torch_library import torch
 from femops_beno.options import PUBLISHED_BATCH, PUBLISHED_RATE
 from femops_beno.published import WEIGHT_DECAY, PublishedBENO
 from femops_beno.systems import System

@@ -22,11 +22,11 @@ import numpy as np
 import yaml
 from benchmarks.spon_rve import Nowhere, members, nested_stiffness, seconds
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array
 from femops.rve.spec import RVE
 from femops.surrogate import FamilyTask
 from femops.surrogate.fields.linear import LinearFields
-from femops.surrogate.torch_library import Tensor, torch
 from femops_beno.encoding import encode
 from femops_beno.network import BENO
 from femops_beno.operator import Operator

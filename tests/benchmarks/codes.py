@@ -27,13 +27,13 @@ from mpi4py import MPI
 from scipy.spatial import cKDTree
 
 from femops import load_law
+from femops.devices.torch_library import torch  # before others import it
 from femops.export.model import export_model
 from femops.hosts import dolfinx, felupe, scikit_fem, torch_fem
 from femops.inputs.study import load_study
 from femops.notation import Array, ufl_strain
 from femops.offline.train import train
 from femops.rve.sampling import sobol
-from femops.surrogate.torch_library import torch  # before others import it
 
 # isort: split
 import felupe as fem

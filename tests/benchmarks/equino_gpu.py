@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from benchmarks import equino_models as models
 
+from femops.devices import accelerator
 from femops.law import LawResponse
 from femops.notation import Array
 from femops.surrogate import TrainedModel
-from femops_equino.kernels.accelerator import accelerator
 from femops_equino.law import EquiNOLaw
 from femops_equino.options import EquiNOParameters
 
@@ -40,7 +40,7 @@ def measure(name: str, options: Mapping[str, str]) -> dict[str, Any]:
     device = accelerator("auto")
     if device is None:
         return {"device": "no device"}
-    from femops.surrogate.torch_library import torch
+    from femops.devices.torch_library import torch
 
     nested = models.nested(name)
     model = models.train(nested, models.snapshots(nested, models.strains(100, 1)), networks={"width": 32})

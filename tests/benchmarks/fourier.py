@@ -1,6 +1,6 @@
 """The Fourier neural operator (arXiv 2010.08895)."""
 
-from femops.surrogate.torch_library import Tensor, torch
+from femops.devices.torch_library import Tensor, torch
 
 _WIDTH, _MODES, _LAYERS = 32, 12, 4
 _PADDING = 7 / 32  # of the side

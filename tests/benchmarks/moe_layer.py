@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from benchmarks import equino_models as models
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array
 from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import SolverOptions
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
-from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.basis import decompose, elastic_stiffness, nonlinear_fields
 from femops_moe.experts import Experts, assemble, restricted
 from femops_moe.implicit import Equations, Problem, solve, unknowns_in_equilibrium

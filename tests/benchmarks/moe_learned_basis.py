@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from femops.devices.torch_library import torch
 from femops.inputs.study import load_study
 from femops.law import LawContext
 from femops.notation import Array
@@ -34,7 +35,6 @@ from femops.rve.solver import SolverOptions
 from femops.rve.spec import RVE, build_rve
 from femops.surrogate import FamilyTask, Fit, TrainedModel
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
-from femops.surrogate.torch_library import torch
 from femops_moe.basis import nonlinear_fields
 from femops_moe.compiled import solver
 from femops_moe.learned.law import LearnedBasisLaw, stored_network

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from femops.devices.torch_library import torch
 from femops.notation import Array
-from femops.surrogate.torch_library import torch
 from femops_moe.pde import diffusion_sorption
 from femops_moe.pde.diffusion_sorption import DiffusionSorption
 from femops_moe.pde.equation import Equation

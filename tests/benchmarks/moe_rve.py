@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks import equino_models as models
 from benchmarks.moe_disjoint import at_points, disjoint_experts
 
+from femops.devices.torch_library import torch
 from femops.law import CertificateKind, MaterialLaw
 from femops.notation import Array
 from femops.rve.snapshots import SnapshotSolver
@@ -24,7 +25,6 @@ from femops.rve.spec import RVE
 from femops.surrogate import FitTask, TrainedModel
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
-from femops.surrogate.torch_library import torch
 from femops_equino.law import EquiNOLaw
 from femops_equino.offline import converged
 from femops_equino.options import EquiNOParameters

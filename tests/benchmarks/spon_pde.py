@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from benchmarks.fourier import FourierOperator
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array
 from femops.pde.find import make_problem
 from femops.pde.levels import interpolation
@@ -25,7 +26,6 @@ from femops.pde.options import Problem, ProblemBlock, problem_block
 from femops.pde.solver import PDESolver, Samples, draw_inputs
 from femops.surrogate import Fit, ProblemTask
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
-from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.options import SPONOptions
 from femops_spon.pde.operator import Operator
 from femops_spon.pde.training import fit_problem

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor, torch
 from femops.law import LawContext
 from femops.notation import Array
 from femops.rve.family import Family, microstructure
@@ -22,7 +23,6 @@ from femops.rve.solver import RVESolver, SolverOptions
 from femops.rve.spec import RVE, build_rve
 from femops.surrogate.fields.linear import LinearFields, cell_features
 from femops.surrogate.message_passing import ProcessorOptions, Shape
-from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.batches import Group, in_precision, symmetries
 from femops_spon.families import training_options
 from femops_spon.network import (

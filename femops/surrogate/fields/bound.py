@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array, identity
 from femops.surrogate.batching import chunks
 from femops.surrogate.fields.homogeneous import Factorised
 from femops.surrogate.fields.hyperelastic import HyperelasticFields
-from femops.surrogate.torch_library import Tensor, torch
 
 _PARTS = (1.0, 0.5, 0.2, 0.05)  # of the λ that is best for small errors
 _LEAST = 1e-12  # ⟨|r_d|²⟩ that λ is chosen for at least; that of a prediction without sensitivities is about 1

@@ -4,11 +4,11 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import splu
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.fields.krylov import LinearMap
 from femops.surrogate.fields.multigrid import PeriodicGrid, periodic_grid
-from femops.surrogate.torch_library import Tensor, torch
 
 
 def homogeneous_solver(space: FluctuationSpace, tangent: Array, device: torch.device | str = "cpu") -> LinearMap:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array
 from femops.phases import know_row_33
 from femops.rve.spec import RVE
@@ -26,7 +27,6 @@ from femops.surrogate.fields.krylov import LinearMap, conjugate_gradients
 from femops.surrogate.fields.linear import CellTangents, LinearFields
 from femops.surrogate.fields.multigrid import Multigrid, grid_prolongations
 from femops.surrogate.fields.stiffness import repeated
-from femops.surrogate.torch_library import Tensor, torch
 
 Curvature = Callable[[slice, Tensor], Tensor]
 """Callable for Σ R · d²w/dE² (m, n_s, n_s) at a slice of strains, from their nodal forces R (m, n_nodes, dim)."""

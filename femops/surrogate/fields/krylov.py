@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from femops.surrogate.torch_library import Tensor, torch
+from femops.devices.torch_library import Tensor, torch
 
 LinearMap = Callable[[Tensor], Tensor]
 """A linear map of fields (N, n_nodes, dim, k), applied to each of their k columns."""

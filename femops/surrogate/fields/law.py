@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor
 from femops.law import CertificateKind, LawResponse, StrainMeasure
 from femops.notation import Array
 from femops.rve.micro import MicroFields, micro_fields
@@ -13,7 +14,6 @@ from femops.rve.spec import RVE
 from femops.surrogate.exact import ExactRVE
 from femops.surrogate.fields.krylov import LinearMap
 from femops.surrogate.fields.linear import LinearFields, stress_error_bound
-from femops.surrogate.torch_library import Tensor
 
 TINY = np.finfo(np.float64).tiny
 _INDICATOR_STEPS = 3  # additional conjugate-gradient steps for the indicator

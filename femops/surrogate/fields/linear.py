@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor, torch
 from femops.errors import CaseError
 from femops.notation import Array
 from femops.rve.spec import RVE
@@ -24,7 +25,6 @@ from femops.surrogate.fields.homogeneous import homogeneous_solver
 from femops.surrogate.fields.krylov import LinearMap, conjugate_gradients
 from femops.surrogate.fields.multigrid import Multigrid, grid_prolongations
 from femops.surrogate.fields.stiffness import NodePairs, StiffnessBatch
-from femops.surrogate.torch_library import Tensor, torch
 
 _ROUND_OFF = 1e-10
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array, Indices
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.fields.stiffness import NodePairs, StiffnessBatch, repeated
-from femops.surrogate.torch_library import Tensor, torch
 
 _MIN_CELLS = 4
 _MAX_COARSE_DOFS = 1200

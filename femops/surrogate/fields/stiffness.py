@@ -12,8 +12,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 import scipy.sparse as sp
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Indices
-from femops.surrogate.torch_library import Tensor, torch
 
 
 @dataclass(frozen=True, eq=False)

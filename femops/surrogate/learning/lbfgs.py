@@ -11,7 +11,7 @@ of the networks at unseen strains was the same within 5 %. Without the scale, th
 import math
 from collections.abc import Callable, Iterable, Iterator
 
-from femops.surrogate.torch_library import Tensor, torch
+from femops.devices.torch_library import Tensor, torch
 
 _MEMORY, _MOST_TRIALS = 60, 25
 # torch drops curvature pairs whose product is below 1e-10: all of them where losses are about 1e-8. A power of two

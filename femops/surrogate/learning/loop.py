@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from femops.devices.torch_library import Tensor, torch
 from femops.surrogate.learning.lbfgs import lbfgs_steps, make_lbfgs
 from femops.surrogate.spec import Arrays, Checkpoint, Progress
-from femops.surrogate.torch_library import Tensor, torch
 
 BatchLoss = Callable[[np.random.Generator], Iterable[Tensor]]
 """Draws a batch and yields the terms of its loss; each is differentiated before the next, which saves memory."""

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array
-from femops.surrogate.torch_library import Tensor, torch
 from femops_beno.contour import Contours
 from femops_beno.systems import System
 

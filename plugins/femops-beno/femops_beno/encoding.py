@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array, Indices
 from femops.surrogate.message_passing import HierarchyMaps, SparseMap
-from femops.surrogate.torch_library import Tensor, torch
 from femops_beno.boundary import BoundaryBatch, BoundaryPoints, cell_distance
 from femops_beno.levels import shape_hierarchy
 from femops_beno.systems import System

@@ -9,8 +9,8 @@ which is a source with zero boundary values.
 
 from dataclasses import dataclass
 
+from femops.devices.torch_library import Tensor, torch
 from femops.surrogate.message_passing import CellLayer
-from femops.surrogate.torch_library import Tensor, torch
 from femops_beno.boundary import BoundaryTransformer, shape_features
 from femops_beno.encoding import Batch, LevelBatch
 

@@ -7,12 +7,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from femops.devices.torch_library import torch
 from femops.errors import CaseError
 from femops.notation import Array
 from femops.surrogate import CheckedArrays, state_dict
 from femops.surrogate.spec import Arrays
 from femops.surrogate.store import of_arrays, read_fit, read_manifest
-from femops.surrogate.torch_library import torch
 from femops_beno.encoding import Batch, Encoded, at_nodes, encode
 from femops_beno.network import BENO, Architecture
 from femops_beno.published import PublishedBENO

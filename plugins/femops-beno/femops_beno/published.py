@@ -29,7 +29,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from femops.surrogate.torch_library import Tensor, torch
+from femops.devices.torch_library import Tensor, torch
 from femops_beno.published_inputs import PublishedBatch, PublishedInputs
 from femops_beno.systems import System
 

@@ -11,12 +11,12 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.spatial import Delaunay, cKDTree
 
+from femops.devices.torch_library import Tensor, torch
 from femops.errors import CaseError
 from femops.meshing import TaggedMesh
 from femops.meshing.building import measures
 from femops.notation import Array, Indices
 from femops.surrogate.graph import FEGraph, fe_graph
-from femops.surrogate.torch_library import Tensor, torch
 from femops_beno.contour import Contours
 from femops_beno.systems import System
 

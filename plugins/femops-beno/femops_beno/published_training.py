@@ -5,10 +5,10 @@ from functools import partial
 
 import numpy as np
 
+from femops.devices.torch_library import torch
 from femops.notation import Indices
 from femops.surrogate import ProblemTask
 from femops.surrogate.learning.loop import Schedule, Training
-from femops.surrogate.torch_library import torch
 from femops_beno.operator import PublishedOperator
 from femops_beno.options import BENOOptions
 from femops_beno.published import FIRST_CYCLE, WEIGHT_DECAY, PublishedBENO

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor, torch
 from femops.errors import CaseError
 from femops.notation import Array
 from femops.surrogate import Fit, ProblemTask
 from femops.surrogate.learning.loop import Schedule, Training
-from femops.surrogate.torch_library import Tensor, torch
 from femops_beno.encoding import Batch, Encoded, at_nodes, encode
 from femops_beno.network import BENO, Architecture
 from femops_beno.operator import Operator

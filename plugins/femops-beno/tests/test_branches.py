@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from femops.surrogate.torch_library import torch
+from femops.devices.torch_library import torch
 from femops_beno.encoding import Batch, encode
 from femops_beno.levels import shape_hierarchy
 from femops_beno.network import BENO, Architecture

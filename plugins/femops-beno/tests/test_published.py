@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from femops.devices.torch_library import torch
 from femops.errors import CaseError
 from femops.meshing import CELLS, TaggedMesh
 from femops.meshing.building import exterior_facets
-from femops.surrogate.torch_library import torch
 from femops_beno.published import PublishedBENO
 from femops_beno.published_inputs import PublishedInputs, source_density
 from femops_beno.systems import System

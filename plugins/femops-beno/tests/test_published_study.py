@@ -7,12 +7,12 @@ import pytest
 import yaml
 from mpi4py import MPI
 
+from femops.devices.torch_library import torch
 from femops.errors import CaseError
 from femops.inputs.study import load_study
 from femops.offline.train import train
 from femops.surrogate import ProblemTask
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
-from femops.surrogate.torch_library import torch
 from femops_beno import published_training
 from femops_beno.operator import PublishedOperator, load_operator
 from femops_beno.options import BENOOptions

@@ -11,6 +11,7 @@ from void_rves import BLOCK, HARD, SOFT, STUDY, rve, solid
 
 from femops import CaseError, load_law
 from femops.checks import check_arrays, check_law
+from femops.devices.torch_library import torch
 from femops.inputs.study import load_study
 from femops.law import LawContext
 from femops.offline.train import train
@@ -19,7 +20,6 @@ from femops.rve.family import microstructure
 from femops.rve.spec import RVE, build_rve
 from femops.surrogate.exact import ExactRVE
 from femops.surrogate.store import read_fit, read_manifest
-from femops.surrogate.torch_library import torch
 from femops_beno.encoding import scalar
 from femops_beno.levels import aggregations
 from femops_beno.network import BENO

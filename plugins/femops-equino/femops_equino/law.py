@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from femops.devices import accelerator
 from femops.errors import CaseError
 from femops.law import CertificateKind, LawResponse, StrainMeasure
 from femops.notation import Array
 from femops.surrogate import CheckedArrays, TrainedModel, within
 from femops.surrogate.store import of_arrays
-from femops_equino.kernels.accelerator import accelerator
 from femops_equino.networks.stored import stored, stored_weights
 from femops_equino.options import EquiNOOptions, EquiNOParameters
 from femops_equino.reduced.adjoint import Adjoint

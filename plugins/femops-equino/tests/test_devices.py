@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from equino_cases import RANGE, random_model
 
-from femops import CaseError, load_law
-from femops.surrogate.torch_library import torch
+from femops import CaseError, devices, load_law
+from femops.devices.torch_library import torch
 from femops_equino import law
-from femops_equino.kernels import accelerator
 from femops_equino.kernels.torch_adjoint import TorchAdjoint
 from femops_equino.kernels.torch_newton import TorchNewton
 from femops_equino.networks.stored import stored
@@ -117,26 +116,26 @@ def test_networks_on_a_device_are_those_of_the_kernels(plane):
 
 
 def test_without_a_driver_auto_takes_the_kernels_and_cuda_is_refused(monkeypatch):
-    monkeypatch.setattr(accelerator, "_DRIVER", "libno_such_driver.so.1")
+    monkeypatch.setattr(devices, "_DRIVER", "libno_such_driver.so.1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert accelerator.accelerator("auto") is None
-    assert accelerator.accelerator("cpu") is None
+    assert devices.accelerator("auto") is None
+    assert devices.accelerator("cpu") is None
     with pytest.raises(CaseError, match="device: 'cuda' given, but torch finds no GPU"):
-        accelerator.accelerator("cuda")
+        devices.accelerator("cuda")
 
 
 def test_with_a_driver_auto_takes_the_gpu_that_torch_finds(monkeypatch):
-    monkeypatch.setattr(accelerator, "_driver", lambda: True)
+    monkeypatch.setattr(devices, "_driver", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert accelerator.accelerator("auto") == torch.device("cuda", 0)
+    assert devices.accelerator("auto") == torch.device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # a driver of a machine without its GPU
-    assert accelerator.accelerator("auto") is None
+    assert devices.accelerator("auto") is None
 
 
 def test_the_law_on_the_cpu_imports_no_torch():
     program = (
-        "import sys, femops, femops_equino.law, femops_equino.kernels.accelerator as one\n"
+        "import sys, femops, femops_equino.law, femops.devices as one\n"
         "one._driver = lambda: False\n"
         "assert one.accelerator('auto') is one.accelerator('cpu') is None\n"
         "assert 'torch' not in sys.modules"

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from equino_cases import StoppedError
 
+from femops.devices.torch_library import torch
 from femops.phases.elastic import Elastic
 from femops.phases.saturating import Saturating
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.learning.loop import Schedule
-from femops.surrogate.torch_library import torch
 from femops_equino.networks import torch_networks
 from femops_equino.networks.evaluation import (
     FLOOR,

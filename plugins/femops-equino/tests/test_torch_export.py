@@ -12,9 +12,9 @@ from compiled import exported
 from equino_cases import RANGE
 
 from femops import CaseError, load_law
+from femops.devices.torch_library import torch
 from femops.export.model import export_model
 from femops.rve.sampling import sobol
-from femops.surrogate.torch_library import torch
 from femops_equino.export.torch_program import torch_program
 
 PATHS = ["auto", 0, 1, 4, "adjoint"]

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from femops.devices import torch_device
+from femops.devices.torch_library import torch
 from femops.errors import CaseError
 from femops.law import LawResponse
 from femops.notation import Array
-from femops.surrogate import TrainedModel, torch_device
+from femops.surrogate import TrainedModel
 from femops.surrogate.store import of_arrays
-from femops.surrogate.torch_library import torch
 from femops_moe.compiled import tiled_solver
 from femops_moe.experts import on_device
 from femops_moe.library import stored_library

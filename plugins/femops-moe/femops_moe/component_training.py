@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from femops.devices.torch_library import torch
 from femops.notation import Array, Indices
 from femops.rve.sampling import sobol
 from femops.rve.snapshots import SnapshotSolver
@@ -12,7 +13,6 @@ from femops.rve.spec import RVE
 from femops.surrogate import Fit, FitTask
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.spec import Arrays
-from femops.surrogate.torch_library import torch
 from femops_moe.basis import nonlinear_fields
 from femops_moe.compiled import tiled_solver
 from femops_moe.components import Arrangement, Component, arrangement

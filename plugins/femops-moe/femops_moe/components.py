@@ -13,12 +13,12 @@ import scipy.sparse as sp
 from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 
+from femops.devices.torch_library import torch
 from femops.errors import CaseError
 from femops.meshing import TaggedMesh
 from femops.notation import PAIRS, SQRT2, Array, Indices
 from femops.rve.discretisation import Discretisation, discretise
 from femops.rve.spec import RVE
-from femops.surrogate.torch_library import torch
 from femops_moe.basis import elastic_stiffness
 from femops_moe.dissection import Condensation, dissection
 from femops_moe.sides import nodes_of, numbering, sides, slices, spread

@@ -16,9 +16,9 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.optimize import nnls
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array, Indices
 from femops.surrogate import chunks
-from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.compiled import solver
 from femops_moe.experts import Experts, restricted
 from femops_moe.galerkin import local_strain, point_values

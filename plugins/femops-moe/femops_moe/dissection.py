@@ -13,8 +13,8 @@ from functools import cached_property
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Indices
-from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.galerkin import Elimination
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array, Indices, identity
 from femops.phases import Phase
 from femops.phases.saturating import Saturating
 from femops.rve.spec import RVE
-from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.basis import Basis, Strains
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array
 from femops.surrogate import CheckedArrays, FitTask
 from femops.surrogate.fields.law import TINY
 from femops.surrogate.learning.loop import Schedule, Training
-from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.galerkin import Equilibrium
 from femops_moe.options import NetworkOptions
 from femops_moe.reduced_law import Solver

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array
 from femops.phases import PlaneStrainPhase
 from femops.surrogate import chunks
-from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.experts import Experts
 
 _SMALLEST = 1e-30

@@ -11,8 +11,8 @@ Two equations are in use: the equilibrium of coupled experts (`Equations` here) 
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, Self
 
+from femops.devices.torch_library import Tensor, torch
 from femops.surrogate import chunks
-from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.experts import Experts
 from femops_moe.galerkin import SchurComplement, derivatives, hessian, local_strain, point_values
 

@@ -6,16 +6,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from femops.devices import torch_device
+from femops.devices.torch_library import torch
 from femops.law import LawResponse
 from femops.notation import Array, Indices
 from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import SolverOptions
-from femops.surrogate import CheckedArrays, FitTask, TrainedModel, torch_device
+from femops.surrogate import CheckedArrays, FitTask, TrainedModel
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.fields.law import TINY, quadratic_form
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.store import of_arrays
-from femops.surrogate.torch_library import torch
 from femops_moe import first_guess
 from femops_moe.basis import Basis
 from femops_moe.compiled import CompiledExperts, solver

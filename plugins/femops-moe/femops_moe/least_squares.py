@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
-from femops.surrogate.torch_library import Tensor, torch
+from femops.devices.torch_library import Tensor, torch
 
 _LENGTHS = (1.0, 0.5, 0.25, 0.0625)  # of Gauss–Newton steps to choose from
 _EQUAL = 1e-13  # relative difference of objectives within which the longer step is taken

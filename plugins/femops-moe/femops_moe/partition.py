@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from femops.devices.own_symbols import own_symbols
 from femops.errors import CaseError
 from femops.meshing.building import local_facets
 from femops.notation import Indices
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
-from femops.surrogate.own_symbols import own_symbols
 
 with own_symbols():  # METIS of PETSc's wheel counts in other integers
     import pymetis

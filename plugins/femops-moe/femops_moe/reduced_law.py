@@ -7,14 +7,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from femops.devices import torch_device
+from femops.devices.torch_library import Tensor, torch
 from femops.law import CertificateKind, LawResponse
 from femops.notation import Array
 from femops.phases import know_row_33
-from femops.surrogate import TrainedModel, chunks, torch_device, within
+from femops.surrogate import TrainedModel, chunks, within
 from femops.surrogate.fields.bound import StressBound
 from femops.surrogate.fields.hyperelastic import HyperelasticFields
 from femops.surrogate.fields.law import TINY, FieldLaw, in_numpy, quadratic_form
-from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.galerkin import Equilibrium
 from femops_moe.options import MoEParameters
 

@@ -11,9 +11,9 @@ from functools import cached_property
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array, Indices
 from femops.surrogate import chunks
-from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.basis import Basis
 from femops_moe.components import Arrangement, Component
 from femops_moe.dissection import Condensation, Merge, dissection, renumbered

@@ -6,11 +6,11 @@ from functools import cache
 import numpy as np
 
 from femops import load_law
+from femops.devices.torch_library import torch
 from femops.rve.sampling import sobol
 from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import SolverOptions
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
-from femops.surrogate.torch_library import torch
 from femops_moe.basis import Basis, decompose, elastic_stiffness, nonlinear_fields
 from femops_moe.experts import Experts, assemble
 from femops_moe.galerkin import Equilibrium, equilibrium

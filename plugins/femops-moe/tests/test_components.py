@@ -11,6 +11,7 @@ from mpi4py import MPI
 
 from femops import CaseError, load_law
 from femops.checks import check_arrays, check_law
+from femops.devices.torch_library import torch
 from femops.inputs.study import load_study
 from femops.offline.train import train
 from femops.rve.sampling import sobol
@@ -20,7 +21,6 @@ from femops.surrogate import FitTask, TrainedModel
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.store import read_fit, read_manifest
-from femops.surrogate.torch_library import torch
 from femops_moe.compiled import CompiledExperts, tiled_solver
 from femops_moe.component_law import ComponentLaw
 from femops_moe.component_training import fit

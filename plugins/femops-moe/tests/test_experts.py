@@ -8,9 +8,9 @@ import pytest
 from moe_cases import RANGE, RVES, coarse_experts, problem, solve
 
 from femops import load_law
+from femops.devices.torch_library import torch
 from femops.phases import PhaseResponse
 from femops.rve.sampling import sobol
-from femops.surrogate.torch_library import torch
 from femops_moe.basis import decompose
 from femops_moe.compiled import CompiledExperts, solver
 from femops_moe.cubature import choose, shares

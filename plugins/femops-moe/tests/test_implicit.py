@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from moe_cases import RANGE, coarse_experts, solve
 
+from femops.devices.torch_library import torch
 from femops.rve.sampling import sobol
-from femops.surrogate.torch_library import torch
 from femops_moe.galerkin import SchurComplement, derivatives
 from femops_moe.implicit import twice_differentiable, unknowns_in_equilibrium
 

@@ -10,13 +10,13 @@ from mpi4py import MPI
 
 from femops import CaseError, load_law
 from femops.checks import check_arrays, check_law
+from femops.devices.torch_library import torch
 from femops.inputs.study import load_study
 from femops.offline.train import train
 from femops.rve.sampling import sobol
 from femops.surrogate import FamilyTask, TrainedModel
 from femops.surrogate.fields.hyperelastic import HyperelasticFields
 from femops.surrogate.store import read_fit, read_manifest
-from femops.surrogate.torch_library import torch
 from femops_moe.compiled import solver
 from femops_moe.learned import training
 from femops_moe.learned.law import stored_network

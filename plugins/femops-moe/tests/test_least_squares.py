@@ -2,7 +2,7 @@
 
 import pytest
 
-from femops.surrogate.torch_library import torch
+from femops.devices.torch_library import torch
 from femops_moe.implicit import solve, solve_twice_differentiable
 from femops_moe.least_squares import Identity, LeastSquares, PointResidual
 

@@ -7,11 +7,11 @@ import pytest
 import yaml
 from mpi4py import MPI
 
+from femops.devices.torch_library import torch
 from femops.errors import CaseError
 from femops.inputs.study import load_study
 from femops.offline.train import train
 from femops.surrogate.store import read_manifest
-from femops.surrogate.torch_library import torch
 from femops_moe.implicit import solve
 from femops_moe.pde import diffusion_sorption, navier_stokes
 from femops_moe.pde.diffusion_sorption import DiffusionSorption

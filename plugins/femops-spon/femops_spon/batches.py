@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array, Indices
 from femops.surrogate.fields.linear import LinearFields, cell_features
 from femops.surrogate.fields.stiffness import StiffnessBatch
-from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.network import SPON, MeshMaps, hierarchy
 
 _VALIDATION_SHARE, _MAX_VALIDATION = 0.1, 64

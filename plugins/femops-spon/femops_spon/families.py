@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 
+from femops.devices import torch_device
+from femops.devices.torch_library import Tensor, torch
 from femops.errors import NotConverged
 from femops.notation import Array, n_strain
 from femops.rve.spec import RVE
-from femops.surrogate import FamilyTask, Fit, torch_device
+from femops.surrogate import FamilyTask, Fit
 from femops.surrogate.exact import check_dimension
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.fields.linear import CellTangents, LinearFields
 from femops.surrogate.message_passing import ProcessorOptions
 from femops.surrogate.store import of_arrays, read_family_fit
-from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.batches import Group, in_precision
 from femops_spon.hyperelastic import linear_problems
 from femops_spon.network import Architecture

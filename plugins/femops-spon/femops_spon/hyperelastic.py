@@ -10,13 +10,13 @@ from copy import deepcopy
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array
 from femops.rve.spec import RVE
 from femops.surrogate import chunks
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace, common_order
 from femops.surrogate.fields.hyperelastic import HyperelasticFields
 from femops.surrogate.fields.linear import CellTangents, LinearFields, cell_features
-from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.network import SPON, MeshMaps, hierarchy
 from femops_spon.training import Precision
 

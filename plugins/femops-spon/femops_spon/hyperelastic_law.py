@@ -4,14 +4,15 @@ from functools import cached_property
 
 import numpy as np
 
+from femops.devices import torch_device
+from femops.devices.torch_library import Tensor, torch
 from femops.errors import CaseError
 from femops.law import CertificateKind, LawResponse
 from femops.notation import Array
-from femops.surrogate import TrainedModel, chunks, torch_device, within
+from femops.surrogate import TrainedModel, chunks, within
 from femops.surrogate.fields.bound import StressBound
 from femops.surrogate.fields.hyperelastic import FieldResponse, HyperelasticFields, joined
 from femops.surrogate.fields.law import TINY, FieldLaw, in_numpy, quadratic_form
-from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.hyperelastic import HyperelasticSPON
 from femops_spon.options import SPONParameters
 from femops_spon.training import restored

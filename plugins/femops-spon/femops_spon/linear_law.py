@@ -1,9 +1,10 @@
 """SPON law for RVEs of linear phases, with a guaranteed error bound."""
 
-from femops.surrogate import TrainedModel, torch_device
+from femops.devices import torch_device
+from femops.devices.torch_library import torch
+from femops.surrogate import TrainedModel
 from femops.surrogate.fields.law import LinearFieldLaw
 from femops.surrogate.fields.linear import LinearFields
-from femops.surrogate.torch_library import torch
 from femops_spon.options import SPONParameters
 from femops_spon.training import predict, restored
 

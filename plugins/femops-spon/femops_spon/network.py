@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from femops import notation
+from femops.devices.torch_library import Tensor, torch
 from femops.errors import CaseError
 from femops.notation import Array, Indices
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
@@ -28,7 +29,6 @@ from femops.surrogate.graph import (
     rotated,
 )
 from femops.surrogate.message_passing import HierarchyMaps, Processor, ProcessorOptions, Shape
-from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.plain import PlainGraphNetwork
 
 _MIN_CELLS = 4

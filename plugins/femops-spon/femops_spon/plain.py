@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.sparse as sp
 
+from femops.devices.torch_library import Tensor, torch
 from femops.surrogate.graph import FEGraph
 from femops.surrogate.message_passing import LevelMaps, ProcessorOptions, Shape, SparseMap
-from femops.surrogate.torch_library import Tensor, torch
 
 
 class EdgeMaps(torch.nn.Module):

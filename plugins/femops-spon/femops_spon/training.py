@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array
 from femops.surrogate import CheckedArrays, Checkpoint, Progress, state_dict
 from femops.surrogate.fields.linear import LinearFields, cell_features
 from femops.surrogate.learning.loop import Schedule, Training
 from femops.surrogate.message_passing import ProcessorOptions
 from femops.surrogate.spec import Arrays
-from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.batches import Batches, BatchOptions, Group, batches, in_precision, tangents
 from femops_spon.network import SPON, Architecture, MeshMaps, grid_counts, hierarchy
 

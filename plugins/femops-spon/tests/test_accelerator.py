@@ -6,7 +6,7 @@ import test_hyperelastic
 import test_linear_law
 
 from femops import load_law
-from femops.surrogate.torch_library import torch
+from femops.devices.torch_library import torch
 
 pytestmark = pytest.mark.gpu
 

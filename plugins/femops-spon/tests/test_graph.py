@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from femops.devices.torch_library import torch
 from femops.meshing.box import grid
 from femops.meshing.cells import CELLS
 from femops.surrogate.graph import (
@@ -21,7 +22,6 @@ from femops.surrogate.graph import (
     rotated,
 )
 from femops.surrogate.message_passing import HierarchyMaps, LevelMaps, Processor, ProcessorOptions, Shape, cell_operator
-from femops.surrogate.torch_library import torch
 from femops_spon.plain import PlainGraphNetwork
 
 SMALL = ProcessorOptions(widths=(6, 8), layers=(1, 1))

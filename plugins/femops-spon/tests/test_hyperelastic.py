@@ -5,12 +5,12 @@ import pytest
 
 from femops import CaseError, load_law
 from femops.checks import check_arrays, check_law
+from femops.devices.torch_library import torch
 from femops.law import LawContext
 from femops.rve.spec import RVEParameters, build_rve
 from femops.surrogate.fields.hyperelastic import HyperelasticFields
 from femops.surrogate.message_passing import ProcessorOptions
 from femops.surrogate.store import read_fit, read_manifest
-from femops.surrogate.torch_library import torch
 from femops_spon.hyperelastic import HyperelasticSPON
 from femops_spon.network import SPON, Architecture
 from femops_spon.training import restored

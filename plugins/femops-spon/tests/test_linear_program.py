@@ -8,9 +8,9 @@ import pytest
 from test_linear_source import STRAIN, _law
 
 from femops import CaseError, load_law
+from femops.devices.torch_library import torch
 from femops.export.linear import LinearLaw, linear_program
 from femops.export.model import export_model
-from femops.surrogate.torch_library import torch
 
 
 def _response(kind, files, strain):

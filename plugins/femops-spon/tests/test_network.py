@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from femops import CaseError
+from femops.devices.torch_library import torch
 from femops.law import LawContext
 from femops.rve.family import Family, microstructure
 from femops.rve.spec import RVEParameters, build_rve
@@ -15,7 +16,6 @@ from femops.surrogate.fields.linear import LinearFields, cell_features
 from femops.surrogate.fields.stiffness import StiffnessBatch
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.message_passing import ProcessorOptions
-from femops.surrogate.torch_library import torch
 from femops_spon.batches import BatchOptions, Group, batches, symmetries
 from femops_spon.network import SPON, Architecture, MeshMaps, hierarchy, rotation_of_strain
 from femops_spon.training import TrainingOptions, predict, restored, train

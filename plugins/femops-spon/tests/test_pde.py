@@ -14,6 +14,7 @@ from mpi4py import MPI
 
 from femops import load_law
 from femops.commands import cli
+from femops.devices.torch_library import torch
 from femops.errors import CaseError
 from femops.inputs.study import load_study
 from femops.offline.train import train
@@ -27,7 +28,6 @@ from femops.pde.residual import residual_load
 from femops.pde.solver import PDESolver, draw_inputs
 from femops.surrogate import ProblemTask
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
-from femops.surrogate.torch_library import torch
 from femops_spon.options import SPONOptions
 from femops_spon.pde.operator import Operator, assembled_residual, build_network, load_operator, network_inputs
 from femops_spon.pde.training import fit_problem, stored_samples

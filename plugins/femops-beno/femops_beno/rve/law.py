@@ -6,15 +6,16 @@ from typing import Any, Literal
 
 import numpy as np
 
+from femops.devices import torch_device
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array
 from femops.rve.spec import RVE
-from femops.surrogate import TrainedModel, torch_device
+from femops.surrogate import TrainedModel
 from femops.surrogate.exact import check_dimension
 from femops.surrogate.fields.law import LinearFieldLaw
 from femops.surrogate.fields.linear import LinearFields
 from femops.surrogate.spec import Arrays
 from femops.surrogate.store import of_arrays, read_family_fit
-from femops.surrogate.torch_library import Tensor, torch
 from femops_beno.network import BENO
 from femops_beno.operator import Operator
 from femops_beno.options import BENOParameters

@@ -6,11 +6,11 @@ import numpy as np
 import scipy.sparse as sp
 
 from femops import notation
+from femops.devices.torch_library import Tensor, torch
 from femops.errors import CaseError
 from femops.notation import Array, Indices
 from femops.rve.spec import RVE
 from femops.surrogate.fields.linear import LinearFields, cell_features
-from femops.surrogate.torch_library import Tensor, torch
 from femops_beno.encoding import Batch, Encoded, encode
 from femops_beno.network import BENO
 from femops_beno.systems import System

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from femops.devices import torch_device
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array, Indices
-from femops.surrogate import FamilyTask, Fit, torch_device
+from femops.surrogate import FamilyTask, Fit
 from femops.surrogate.learning.loop import Schedule, Training
-from femops.surrogate.torch_library import Tensor, torch
 from femops_beno.encoding import Encoded, encode
 from femops_beno.network import BENO
 from femops_beno.operator import Operator

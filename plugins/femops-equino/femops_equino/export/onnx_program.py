@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping
 
+from femops.devices.torch_library import Tensor, torch
 from femops.errors import CaseError
 from femops.law import CertifiedLaw
 from femops.surrogate.programs import onnx_program as written
-from femops.surrogate.torch_library import Tensor, torch
 from femops_equino.export.torch_program import (
     Program,
     Response,

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor, torch
 from femops.errors import CaseError
 from femops.law import CertifiedLaw
 from femops.surrogate import within
 from femops.surrogate.programs import saved_program
-from femops.surrogate.torch_library import Tensor, torch
 from femops_equino.export.tables import starts_from_network
 from femops_equino.kernels.torch_adjoint import TorchAdjoint
 from femops_equino.kernels.torch_newton import Step, TorchNewton

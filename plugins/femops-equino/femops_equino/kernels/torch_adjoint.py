@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array
-from femops.surrogate.torch_library import Tensor, torch
 from femops_equino.kernels.torch_newton import TorchNewton
 from femops_equino.networks import torch_networks
 from femops_equino.networks.evaluation import Precision, Weights

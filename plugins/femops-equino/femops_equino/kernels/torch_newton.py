@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array
 from femops.surrogate import chunks
-from femops.surrogate.torch_library import Tensor, torch
 from femops_equino.networks.evaluation import Precision
 from femops_equino.reduced.model import ReducedModel, ReducedSolution
 

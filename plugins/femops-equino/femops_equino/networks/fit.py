@@ -21,7 +21,7 @@ def train(task: FitTask, reduced: Offline) -> tuple[dict[str, Array], dict[str, 
     coefficients   a(E), the initial guess of the corrections
     normal         stress normal to the plane, for `corrections` 0 in plane strain
     """
-    from femops.surrogate import torch_device  # torch takes seconds to import: only for training
+    from femops.devices import torch_device  # torch takes seconds to import: only for training
     from femops.surrogate.learning.loop import Schedule
     from femops_equino.networks.training import (
         CoefficientLabels,

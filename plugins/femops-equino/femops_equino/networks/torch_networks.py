@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from femops.surrogate.torch_library import Tensor, torch
+from femops.devices.torch_library import Tensor, torch
 from femops_equino.networks.evaluation import FLOOR, Expansion, Precision, Weights, expansion, swish
 
 _CHUNK = 65536

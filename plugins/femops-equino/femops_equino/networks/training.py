@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array
 from femops.surrogate import Checkpoint, Progress
 from femops.surrogate.learning.loop import Schedule, Training
-from femops.surrogate.torch_library import Tensor, torch
 from femops_equino.networks import torch_networks
 from femops_equino.networks.evaluation import expansion
 

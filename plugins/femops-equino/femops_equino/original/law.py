@@ -75,7 +75,7 @@ def fit_original(task: FitTask) -> Fit:
 
 def _train(task: FitTask, operators: ElasticRVE, found: OriginalModes) -> tuple[Mapping[str, Array], Array]:
     """Return the weights of both networks and their losses."""
-    from femops.surrogate import torch_device  # torch takes seconds to import: only for training
+    from femops.devices import torch_device  # torch takes seconds to import: only for training
     from femops.surrogate.learning.loop import Schedule
     from femops_equino.original.training import OriginalOptions, OriginalProblem, train_original
 

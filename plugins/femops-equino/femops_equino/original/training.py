@@ -17,11 +17,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array
 from femops.phases import Phase
 from femops.surrogate import Checkpoint, Progress
 from femops.surrogate.learning.loop import Schedule, Training
-from femops.surrogate.torch_library import Tensor, torch
 from femops_equino.networks.torch_networks import strain_scale
 from femops_equino.networks.training import Loss, TrainedNetwork, minimise
 from femops_equino.original.networks import network_depth

@@ -4,13 +4,14 @@ from typing import Any
 
 import numpy as np
 
+from femops.devices import torch_device
+from femops.devices.torch_library import torch
 from femops.errors import CaseError
 from femops.law import LawResponse
 from femops.notation import Array
-from femops.surrogate import CheckedArrays, TrainedModel, state_dict, torch_device
+from femops.surrogate import CheckedArrays, TrainedModel, state_dict
 from femops.surrogate.exact import check_dimension
 from femops.surrogate.store import of_arrays
-from femops.surrogate.torch_library import torch
 from femops_moe.compiled import solver
 from femops_moe.cubature import choose
 from femops_moe.experts import Experts, on_device, restricted

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor, torch
 from femops.errors import CaseError
 from femops.notation import Array
 from femops.rve.sampling import sobol
@@ -17,7 +18,6 @@ from femops.rve.spec import RVE
 from femops.surrogate.exact import check_elastic
 from femops.surrogate.fields.fluctuation_space import FluctuationSpace
 from femops.surrogate.fields.homogeneous import Factorised
-from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.basis import stiffness_of
 
 _STRAINS, _SEED, _ROUNDS = 16, 7, 2  # strains of the mean, and steps of the fixed-point iteration

@@ -12,9 +12,9 @@ strains 1 + B W₀, 1 + B W̄ and, from the second pass on, ε_1, ε_2, …, the
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array
 from femops.rve.sampling import sobol
-from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.learned.linearised import LinearisedRVE
 
 PASSES = 3

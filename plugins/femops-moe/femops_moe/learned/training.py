@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor, torch
 from femops.errors import CaseError
 from femops.notation import Array
 from femops.rve.sampling import sobol
 from femops.surrogate import FamilyTask, Fit
 from femops.surrogate.learning.loop import Schedule, Training
-from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.basis import Basis
 from femops_moe.compiled import solver
 from femops_moe.experts import Experts, assemble

@@ -11,9 +11,9 @@ time. The boundary layer grows like √t: the time levels are t_i = 500 (i / n_t
 import numpy as np
 from scipy.linalg import solve_banded
 
+from femops.devices.torch_library import Tensor, torch
 from femops.errors import NotConverged
 from femops.notation import Array
-from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.least_squares import PointResidual
 
 DIFFUSION, POROSITY, DENSITY, FREUNDLICH, EXPONENT = 5e-4, 0.29, 2880.0, 3.5e-4, 0.874

@@ -4,8 +4,8 @@ from typing import Protocol
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor
 from femops.notation import Array
-from femops.surrogate.torch_library import Tensor
 from femops_moe.least_squares import Metric, PointResidual
 
 

@@ -10,7 +10,7 @@ experts want the same combination.
 from math import prod
 from typing import Any, NamedTuple
 
-from femops.surrogate.torch_library import Tensor, torch
+from femops.devices.torch_library import Tensor, torch
 from femops_moe.implicit import solve
 from femops_moe.least_squares import LeastSquares
 from femops_moe.pde.diffusion_sorption import DiffusionSorption

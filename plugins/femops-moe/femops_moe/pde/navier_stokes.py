@@ -9,8 +9,8 @@ of a network. Derivatives are by finite differences of sixth order in space and 
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array
-from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.least_squares import Identity, PointResidual
 
 VISCOSITY, _SCALE, _SQUARED_WAVENUMBER, _POWER = 1e-4, 7.0**1.5, 49.0, -1.25

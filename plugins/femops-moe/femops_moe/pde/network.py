@@ -1,6 +1,6 @@
 """A Fourier neural operator on a plane grid (Li et al., ICLR 2021, arXiv 2010.08895)."""
 
-from femops.surrogate.torch_library import Tensor, torch
+from femops.devices.torch_library import Tensor, torch
 
 _FIRST = 0.1  # size of the initial output, relative to that of an ordinary layer
 

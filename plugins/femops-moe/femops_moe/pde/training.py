@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from femops.devices.torch_library import Tensor, torch
 from femops.errors import CaseError
 from femops.notation import Array
 from femops.surrogate import CheckedArrays, Fit, ProblemTask, state_dict
 from femops.surrogate.learning.loop import Schedule, Training
 from femops.surrogate.store import of_arrays, read_fit, read_manifest
-from femops.surrogate.torch_library import Tensor, torch
 from femops_moe.pde.model import ConstrainedField, equation
 from femops_moe.pde.options import ConstraintOptions, PaperProblem
 

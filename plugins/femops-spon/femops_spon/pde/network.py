@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array
 from femops.pde.residual import ResidualLoad
 from femops.surrogate.graph import Hierarchy
 from femops.surrogate.message_passing import HierarchyMaps, Processor, ProcessorOptions, Shape, SparseMap
-from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.options import SPONOptions
 
 

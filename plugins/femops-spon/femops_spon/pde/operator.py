@@ -9,6 +9,7 @@ from typing import Any, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
+from femops.devices.torch_library import Tensor, torch
 from femops.errors import CaseError
 from femops.notation import Array
 from femops.pde.distribution import Distribution, in_distribution
@@ -19,7 +20,6 @@ from femops.pde.residual import ResidualLoad, residual_load
 from femops.pde.solver import PDESolver, Samples
 from femops.surrogate import CheckedArrays, state_dict
 from femops.surrogate.store import of_arrays, read_fit, read_manifest
-from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.options import SPONOptions
 from femops_spon.pde.network import OperatorNetwork, Operators
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from femops.devices.torch_library import Tensor, torch
 from femops.errors import CaseError, NotConverged
 from femops.notation import Array
 from femops.pde.distribution import MIN_SAMPLES, Distribution
@@ -16,7 +17,6 @@ from femops.pde.solver import PDESolver, Samples, draw_inputs
 from femops.surrogate import Checkpoint, Fit, ProblemTask, Progress
 from femops.surrogate.learning.loop import Schedule, Training
 from femops.surrogate.message_passing import SparseMap
-from femops.surrogate.torch_library import Tensor, torch
 from femops_spon.options import SPONOptions
 from femops_spon.pde.network import OperatorNetwork
 from femops_spon.pde.operator import (

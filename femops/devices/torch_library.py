@@ -1,4 +1,4 @@
-"""torch, imported so that it calls its own BLAS and LLVM: `from femops.surrogate.torch_library import Tensor, torch`.
+"""torch, imported so that it calls its own BLAS and LLVM: `from femops.devices.torch_library import Tensor, torch`.
 
 OpenBLAS of PETSc's wheel has a symbol of the same name but other arguments (`cblas_dgemm_batch`). Triton, which
 torch imports with its compiler, brings LLVM, and the software renderer of pictures brings another version of it.
@@ -7,7 +7,7 @@ torch imports with its compiler, brings LLVM, and the software renderer of pictu
 from contextlib import suppress
 from importlib import import_module
 
-from femops.surrogate.own_symbols import own_symbols
+from femops.devices.own_symbols import own_symbols
 
 with own_symbols():
     import torch
