@@ -1,12 +1,10 @@
-"""Preconditioned conjugate gradients for several right-hand sides at once."""
+"""Preconditioned conjugate gradients for several right-hand sides at once, of numpy or of torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from femops.notation import Array, Indices
+from array_api_compat import array_namespace, device
 
 _DELAY = 4
 _MOST_ITERATIONS = 1000
@@ -22,16 +20,13 @@ class Accuracy:
             (1952) and Strakoš and Tichý (ETNA 13, 2002) do. Shape (n_columns,).
     """
 
-    residual: Array
-    energy: Array
+    residual: Any
+    energy: Any
 
 
 def conjugate_gradients(
-    multiply: Callable[[Array, Indices], Array],
-    precondition: Callable[[Array], Array],
-    residual: Array,
-    accuracy: Accuracy,
-) -> tuple[Array, npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+    multiply: Callable[[Any, Any], Any], precondition: Callable[[Any], Any], residual: Any, accuracy: Accuracy
+) -> tuple[Any, Any, Any]:
     """Solve K x = r for every column r; each is dropped from the iteration once it is solved.
 
     Args:
@@ -43,39 +38,42 @@ def conjugate_gradients(
     Returns:
         Solutions, shape (n_columns, size), a mask of the columns solved, and numbers of iterations, (n_columns,).
     """
-    solution = np.zeros_like(residual)
-    iterations, solved = np.zeros(len(residual), dtype=np.int64), _norm(residual) <= accuracy.residual
-    columns = np.flatnonzero(~solved)
+    xp = array_namespace(residual)
+    solution, solved = xp.zeros_like(residual), _norm(residual) <= accuracy.residual
+    iterations = xp.zeros(len(residual), dtype=xp.int64, device=device(residual))
+    columns = xp.nonzero(~solved)[0]
     r = residual[columns]
-    x, direction = np.zeros_like(r), np.zeros_like(r)
-    rz, gains = np.ones(len(columns)), np.full((_DELAY, len(columns)), np.inf)
+    x, direction = xp.zeros_like(r), xp.zeros_like(r)
+    rz = xp.ones_like(r[:, 0])
+    gains = [rz * xp.inf] * _DELAY
     for count in range(_MOST_ITERATIONS):
         if not len(columns):
             break
         z = precondition(r)
-        rz, before = np.einsum("cf,cf->c", r, z), rz
+        rz, before = xp.vecdot(r, z), rz
         direction *= (rz / before if count else rz * 0.0)[:, None]
         direction += z
         del z  # large vectors live no longer than they are needed
         product = multiply(direction, columns)
-        curvature = np.einsum("cf,cf->c", direction, product)
+        curvature = xp.vecdot(direction, product)
         usable = curvature > 0.0
-        length = np.where(usable, rz / np.where(usable, curvature, 1.0), 0.0)
+        length = xp.where(usable, rz / xp.where(usable, curvature, 1.0), 0.0)
         x += length[:, None] * direction
         product *= length[:, None]
         r -= product
         del product
         gains[count % _DELAY] = length * rz
         iterations[columns] += 1
-        reached = (_norm(r) <= accuracy.residual[columns]) | (gains.sum(axis=0) <= accuracy.energy[columns])
+        reached = (_norm(r) <= accuracy.residual[columns]) | (sum(gains) <= accuracy.energy[columns])
         over = reached | ~usable
         if over.any():
             solution[columns[over]], solved[columns[over]] = x[over], (reached & usable)[over]
             columns, r, x, direction, rz = columns[~over], r[~over], x[~over], direction[~over], rz[~over]
-            gains = gains[:, ~over]
+            gains = [one[~over] for one in gains]
     solution[columns] = x
     return solution, solved, iterations
 
 
-def _norm(columns: Array) -> Array:
-    return np.sqrt(np.einsum("cf,cf->c", columns, columns))
+def _norm(columns: Any) -> Any:
+    xp = array_namespace(columns)
+    return xp.sqrt(xp.vecdot(columns, columns))
