@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from femops.devices import DeviceName
 from femops.errors import CaseError
 from femops.law import LawContext, LawParameters, LawResponse, LawSpec, StrainMeasure
 from femops.notation import Array
@@ -24,6 +25,9 @@ class RVESolverParameters(BaseModel):
     rtol: float = Field(1e-8, gt=0, description="largest residual relative to the internal forces")
     max_iter: int = Field(30, gt=0, description="largest number of Newton iterations")
     linear: SolverName = Field("auto", description=SOLVER_HELP)
+    device: DeviceName = Field(
+        "auto", description="where fft solves linear systems; cuda needs a grid, auto takes a GPU for large grids"
+    )
     predictor: bool = Field(True, description="start from the point's last step and its sensitivities")
 
 
@@ -160,11 +164,11 @@ def _repeated(response: LawResponse, count: int) -> LawResponse:
 
 def _law(parameters: NestedParameters, context: LawContext) -> NestedLaw:
     solver = parameters.solver
-    options = SolverOptions(rtol=solver.rtol, max_iter=solver.max_iter, linear=solver.linear)
+    options = SolverOptions(solver.rtol, solver.max_iter, solver.linear, device=solver.device)
     try:
         return NestedLaw(build_rve(parameters.rve, context), options, predictor=solver.predictor)
     except CaseError as error:
-        raise error.within(key="rve") from error
+        raise error.within(key="solver" if error.key == "device" else "rve") from error
 
 
 SPEC = LawSpec("nested", "FE²: a finite-element solve of an RVE at every point", NestedParameters, _law)

@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 
+from femops.devices import DeviceName
 from femops.notation import Array, Indices
 
 SolverName = Literal["auto", "fft", "multigrid", "pardiso", "mumps"]
@@ -23,12 +24,14 @@ class SolverOptions:
         max_iter: Maximum number of iterations.
         linear: Linear solver.
         exact_sensitivities: Solve for X again at the converged state (for stored snapshots).
+        device: Device of the conjugate gradients on grids; cuda refuses other RVEs, auto takes a GPU for large grids.
     """
 
     rtol: float = 1e-8
     max_iter: int = 30
     linear: SolverName = "auto"
     exact_sensitivities: bool = False
+    device: DeviceName = "cpu"
 
 
 @dataclass

@@ -5,11 +5,14 @@ its consistent tangent. The method is direct (`femops.rve.direct`), or iterative
 (`femops.rve.newton_cg`). If one RVE of a batch fails, `attempt` still returns the others.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
+from femops.devices import accelerator
 from femops.errors import CaseError, NotConverged
 from femops.notation import Array
 from femops.phases import Phase
@@ -17,12 +20,12 @@ from femops.rve.boundary import free_dofs
 from femops.rve.conditions import Boundary
 from femops.rve.direct import Direct
 from femops.rve.discretisation import Discretisation
-from femops.rve.fft.equations import LatticeEquations
+from femops.rve.fft.equations import LatticeEquations, LatticePoints
 from femops.rve.fft.lattice import Lattice, find_lattice
 from femops.rve.multigrid import MeshEquations
-from femops.rve.newton_cg import NewtonCG
+from femops.rve.newton_cg import LinearSystems, NewtonCG
 from femops.rve.rigid_motions import check_rigid_motions
-from femops.rve.solution import Solution, SolverOptions
+from femops.rve.solution import Solution, SolverName, SolverOptions
 from femops.rve.states import state_sizes, virgin_state
 
 __all__ = ["Method", "RVESolver", "Solution", "SolverOptions"]
@@ -37,6 +40,8 @@ free dofs times the solid part of the grid.
 """
 _MULTIGRID_FROM = 20_000
 """Number of free dofs from which multigrid is faster than a factor of another mesh in 3D; it never is in the plane."""
+_GPU_FROM = 100_000
+"""Number of free dofs from which `auto` takes a GPU, if there is one; not measured."""
 _MOST_NAMED = 3
 
 
@@ -163,18 +168,33 @@ class RVESolver:
         mean = np.einsum("cq,qa,cain->in", rve.weight, basis, nodal[rve.mesh.cells]) / rve.weight.sum()
         return nodal - mean
 
+    @property
+    def _linear(self) -> SolverName:
+        """The linear solver, on a GPU that of grids.
+
+        Raises:
+            CaseError: Another one is requested on a GPU.
+        """
+        linear = self.options.linear
+        if self.options.device == "cuda" and linear not in ("auto", "fft"):
+            raise CaseError(f"'cuda' given, but {linear!r} as linear solver; expected cpu, or fft on it", key="device")
+        return "fft" if self.options.device == "cuda" else linear
+
     def _lattice(self) -> Lattice | None:
         """Return the lattice of the mesh if the iterative method is to be used.
 
         Raises:
             CaseError: It is requested for an RVE that is not a periodic uniform grid.
         """
-        wanted, count, dim = self.options.linear, self.free.count, self.discretisation.dim
+        wanted, count, dim = self._linear, self.free.count, self.discretisation.dim
         large = wanted == "auto" and count >= _ITERATIVE_FROM[dim]
         if wanted != "fft" and not (large and self.boundary == "periodic"):
             return None
         cell = self.discretisation.outline.cell if self.boundary == "periodic" else None
         lattice = find_lattice(self.discretisation.mesh) if cell is not None and cell.aligned else None
+        if lattice is None and self.options.device == "cuda":
+            problem = "'cuda' given, but the RVE is not a periodic box of equal grid cells"
+            raise CaseError(f"{problem}; expected auto or cpu", key="device")
         if lattice is None and wanted == "fft":
             problem = "'fft' given as linear solver, but the RVE is not a periodic box of equal grid cells"
             raise CaseError(f"{problem}; expected auto, pardiso or mumps")
@@ -189,7 +209,7 @@ class RVESolver:
             CaseError: The requested method does not suit the RVE.
             NotConverged: The unloaded RVE cannot be solved.
         """
-        linear = self.options.linear
+        linear = self._linear
         try:
             iterative = self._iterative()
         except NotConverged:
@@ -203,11 +223,12 @@ class RVESolver:
 
     def _iterative(self) -> tuple[Method, str] | None:
         """Return the iterative method and the end of the note on it, if it is requested or pays."""
-        rve, phases, free, linear = self.discretisation, self.phases, self.free, self.options.linear
+        rve, phases, free, linear = self.discretisation, self.phases, self.free, self._linear
         if (lattice := self._lattice()) is not None:
             on_grid = LatticeEquations(rve, phases, lattice, free)
-            how = " on a uniform grid; solved by conjugate gradients with the FFT"
-            return NewtonCG(rve, phases, on_grid, self.options), how
+            systems, where = self._systems(on_grid)
+            how = f" on a uniform grid; solved by conjugate gradients with the FFT{where}"
+            return NewtonCG(rve, phases, on_grid, self.options, systems), how
         if linear == "multigrid" and free.zero_mean_strain:
             problem = "'multigrid' given as linear solver, but the boundary conditions are static"
             raise CaseError(f"{problem}; expected auto, pardiso or mumps")
@@ -216,6 +237,23 @@ class RVESolver:
             how = "; solved by conjugate gradients with algebraic multigrid"
             return NewtonCG(rve, phases, MeshEquations(rve, phases, free), self.options), how
         return None
+
+    def _systems(
+        self, equations: LatticeEquations
+    ) -> tuple[Callable[[LatticePoints], LinearSystems[LatticePoints]] | None, str]:
+        """Return the linear systems on a GPU and the end of the note on it; None to solve them on the CPU.
+
+        Raises:
+            CaseError: A GPU is requested but not available.
+        """
+        chosen = self.options.device == "auto"
+        device = None if chosen and self.free.count < _GPU_FROM else accelerator(self.options.device)
+        if device is None:
+            return None, ""
+        from femops.rve.fft.torch_systems import TorchSystems  # torch takes seconds to import
+
+        why = f" (device: auto takes a GPU from {_GPU_FROM} unknowns on, a number not measured)" if chosen else ""
+        return partial(TorchSystems, equations, device=device), f" on {device}{why}"
 
 
 def _named(failures: dict[int, str], strain: Array, first: int | None) -> str:

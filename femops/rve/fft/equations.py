@@ -5,9 +5,10 @@ strains and states have it last, as everywhere in `femops.rve`.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class LatticePoints:
         sum_stress: Σ w σ. Shape (n_s, N).
         squared: Σ w |σ|² of the nonlinear phases. Shape (N,).
         sum_33: Σ w stress_33 in plane strain. Shape (N,).
+        on_device: What `femops.rve.fft.torch_systems` has computed of the tangents, by the number of the RVE.
     """
 
     force: Array
@@ -43,6 +45,7 @@ class LatticePoints:
     sum_stress: Array
     squared: Array
     sum_33: Array
+    on_device: dict[int, Any] = field(default_factory=dict)
 
     def put(self, columns: Indices, new: "LatticePoints") -> "LatticePoints":
         """Return the quantities with those of some RVEs replaced; arrays of this object may be overwritten."""

@@ -29,18 +29,21 @@ class Reference:
     Args:
         lattice: The lattice.
         stiffness: Element stiffness of each shape, component-major. Shape (n_shapes, n_dofs, n_dofs).
+
+    Attributes:
+        inverse: Inverse of the block at every frequency, real if all are. Shape (n_frequencies, k, k).
     """
 
     def __init__(self, lattice: Lattice, stiffness: Array) -> None:
         self._grid = lattice.grid
         self._axes = tuple(range(2, 2 + lattice.dim))
-        self._inverse = _inverse(_symbol(lattice, stiffness))
+        self.inverse = _inverse(_symbol(lattice, stiffness))
 
     def solve(self, vectors: Array) -> Array:
         """Return K₀⁻¹ r of lattice vectors with zero sum. Shape (n_columns, n)."""
         split = vectors.reshape(len(vectors), -1, *self._grid)
         spectrum = np.ascontiguousarray(scipy.fft.rfftn(split, axes=self._axes))  # scipy may pad its rows
-        multiply(self._inverse, spectrum.reshape(*spectrum.shape[:2], -1))
+        multiply(self.inverse, spectrum.reshape(*spectrum.shape[:2], -1))
         return np.asarray(scipy.fft.irfftn(spectrum, self._grid, self._axes, overwrite_x=True)).reshape(vectors.shape)
 
 
