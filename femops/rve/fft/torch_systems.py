@@ -27,7 +27,7 @@ _SHARE = 0.5
 """Part of the free memory that columns may take."""
 _VECTORS = 12
 """Number of lattice vectors per column, those of conjugate gradients and of the FFT."""
-_MEMORY_OF_CPU = 1e9
+_MEMORY_OF_CPU = 4e9
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ class TorchSystems:
         """
         of_element = 8.0 * (self._n_dofs**2 + 2 * len(self._maps[0]))
         n_nonlinear = sum(one.count for one in self._parts if one.phase >= len(self._linear))
-        needed, free = of_element * n_nonlinear + self._n_s * self._bytes_of_column, _free_memory(self._device)
+        needed, free = of_element * n_nonlinear + self._bytes_of_column, _free_memory(self._device)
         if needed > free:
             problem = f"the RVE needs {needed / 1e9:.1f} GB on the GPU, which has {free / 1e9:.1f} GB free"
             raise CaseError(f"{problem}; expected cpu", key="device")
@@ -230,12 +230,12 @@ class _Reference:
 
     def solve(self, vectors: Tensor) -> Tensor:
         """Return K₀⁻¹ r of lattice vectors with zero sum. Shape (n_columns, n)."""
-        spectrum = torch.fft.rfftn(vectors.view(len(vectors), -1, *self._grid), dim=self._axes)
+        spectrum = torch.fft.rfftn(vectors.reshape(len(vectors), -1, *self._grid), dim=self._axes)
         old = spectrum.flatten(2)
         new = torch.zeros_like(old)
         for column, of_column in enumerate(self._inverse.unbind(1)):
             new.addcmul_(of_column, old[:, column, None])
-        return torch.fft.irfftn(new.view(spectrum.shape), self._grid, self._axes).view(vectors.shape)
+        return torch.fft.irfftn(new.reshape(spectrum.shape), self._grid, self._axes).reshape(vectors.shape)
 
 
 def _of_tangents(operator: Array, weight: Array) -> Array:
