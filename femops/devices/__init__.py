@@ -3,6 +3,7 @@
 import ctypes
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from femops.errors import CaseError
@@ -38,8 +39,8 @@ def torch_device(device: DeviceName, rank: int | None = None) -> Any:
 def accelerator(device: DeviceName) -> Any | None:
     """Return the GPU of this process as a torch device, or None to compute without torch.
 
-    `auto` imports torch, which takes seconds, only if NVIDIA's driver library can be loaded; torch finds no GPU
-    without it.
+    `auto` imports torch, which takes seconds and need not be installed, only if NVIDIA's driver library can be loaded;
+    torch finds no GPU without it.
 
     Args:
         device: auto takes a GPU if there is one.
@@ -47,7 +48,7 @@ def accelerator(device: DeviceName) -> Any | None:
     Raises:
         CaseError: A GPU is requested but not available.
     """
-    if device == "cpu" or (device == "auto" and not _driver()):
+    if device == "cpu" or (device == "auto" and (find_spec("torch") is None or not _driver())):
         return None
     found = torch_device(device)
     return None if found.type == "cpu" else found
