@@ -1,11 +1,8 @@
 """Two-scale (FE²) simulation on DOLFINx and PETSc with nested and learned material laws."""
 
-import os
+import femops.threads  # noqa: F401 - sets the threads of libraries before they are imported
 
-# One thread per MPI rank; NumPy and others read it when they are first imported.
-for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ.setdefault(_variable, "1")
-
+# isort: split
 from femops.errors import CaseError, NotConverged
 from femops.law import LawResponse, MaterialLaw, StrainMeasure
 from femops.loading import load_law

@@ -11,7 +11,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 # Rooms from the ground up: a module imports its own floor and those below it.
 FLOORS = [
-    {"devices", "errors", "notation", "packages", "parallel", "stack", "validation"},
+    {"devices", "errors", "notation", "packages", "parallel", "stack", "threads", "validation"},
     {"conversions", "law", "hookspecs", "contract", "checks"},
     {"plugins"},
     {"meshing", "phases"},

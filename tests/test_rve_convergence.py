@@ -125,7 +125,7 @@ def test_a_stiffness_that_cannot_be_factorised_gets_elastic_parts(
     """As if round-off had made one of two stiffnesses indefinite, once or twice: the solutions are the same."""
     law, strain = plane(30, linear), strains(2, 2)
     expected = law.evaluate(strain, zeros(law, 2), 1.0)
-    solver: Any = law.solver._method._linear_solver.solver
+    solver: Any = law.solver._method._idle[0].solver
     solve, left = solver.solve, [times]
 
     def failing(values: Array, rhs: Array, slots: Any = None) -> tuple[Array, Any]:
@@ -144,7 +144,7 @@ def test_a_stiffness_that_cannot_be_factorised_gets_elastic_parts(
 
 def test_an_rve_whose_stiffness_never_factorises_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     law, strain = plane(30), strains(2, 2)
-    solver: Any = law.solver._method._linear_solver.solver
+    solver: Any = law.solver._method._idle[0].solver
     solve, state = solver.solve, law.solver.virgin_state(2)
     expected = law.solver.solve(strain.T.copy(), state)
 

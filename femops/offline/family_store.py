@@ -171,12 +171,14 @@ def _linear_answers(solver: RVESolver) -> Row:
 
 def _answers(solver: RVESolver, strain: Array) -> Row:
     """Return the responses of the virgin RVE at strains of shape (n, n_s)."""
-    parts = []
-    for start in range(0, len(strain), solver.batch):
-        columns = np.ascontiguousarray(strain[start : start + solver.batch].T)
+
+    def solve(part: slice) -> Row:
+        columns = np.ascontiguousarray(strain[part].T)
         solution = solver.solve(columns, solver.virgin_state(columns.shape[1]))
-        part = {"strain": columns, "stress": solution.stress, "tangent": solution.tangent}
-        parts.append(part if solution.stress_33 is None else {**part, "stress_33": solution.stress_33})
+        found = {"strain": columns, "stress": solution.stress, "tangent": solution.tangent}
+        return found if solution.stress_33 is None else {**found, "stress_33": solution.stress_33}
+
+    parts = solver.in_parts(len(strain), solve)
     return {name: np.moveaxis(np.concatenate([one[name] for one in parts], axis=-1), -1, 0) for name in parts[0]}
 
 

@@ -23,6 +23,7 @@ from femops.rve.law import NestedLaw, NestedParameters
 from femops.rve.snapshots import Fields, SnapshotSolver, content_hash
 from femops.rve.solver import SolverOptions
 from femops.rve.spec import RVE
+from femops.threads import thread_count
 
 
 def sample(
@@ -134,7 +135,7 @@ def solve_snapshots(
     settings = study.solver
     solver = SnapshotSolver(rve, SolverOptions(settings.rtol, settings.max_iter, settings.linear))
     n_paths, n_steps, _ = paths.shape
-    rows = Rows(n_paths * n_steps, n_paths, solver.solver.batch)
+    rows = Rows(n_paths * n_steps, n_paths, solver.solver.batch * thread_count())
 
     def renumbered(fields: Fields, target: slice) -> Fields:
         return {**fields, **path_and_step(np.arange(target.start, target.stop), n_paths)}

@@ -26,7 +26,7 @@ class Cells(NamedTuple):
     entries: npt.NDArray[np.int64]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def add_stiffness(cells: Cells, tangent: Array, values: Array, load: Array) -> None:
     """Assemble the stiffness and the loads of unit macroscale strains of some cells for a batch of RVEs.
 
@@ -78,7 +78,7 @@ def add_stiffness(cells: Cells, tangent: Array, values: Array, load: Array) -> N
                         target[n] += cell_stiffness[i, j, n]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def add_stress_of_unit_strains(cells: Cells, tangent: Array, sensitivity: Array, total: Array, load: Array) -> None:
     """Assemble the integrated stresses D (1 + B X) of some cells and their nodal forces for a batch of RVEs.
 

@@ -37,6 +37,11 @@ class ConstrainedSolver:
         """See `LinearSolver.n_kept`."""
         return self.solver.n_kept
 
+    @property
+    def concurrent(self) -> bool:
+        """See `LinearSolver.concurrent`."""
+        return self.solver.concurrent
+
     def _with_tractions(self, rhs: Array) -> Array:
         """Append the columns of Cᵀ to the right-hand sides."""
         if self.mean_strain is None:

@@ -11,6 +11,8 @@ negligible beside that of the others. A small multiple of the elastic stiffness 
 but not the solution. If one RVE of a batch fails, `attempt` still returns the others.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,6 +41,7 @@ class _Batch:
     """Current iterates of a batch.
 
     Attributes:
+        linear: Linear solver that keeps the factors of the batch, which no other batch uses meanwhile.
         relative: Relative residual. Shape (N,).
         kept: Whether the factor of the last Newton step is kept. Shape (N,).
         close: Whether the last step reduced the residual enough to go on with chord steps. Shape (N,).
@@ -46,6 +49,7 @@ class _Batch:
         failures: Reason of each failure, by the number of the RVE.
     """
 
+    linear: ConstrainedSolver
     strain: Array
     state: list[Array]
     fluctuation: Array
@@ -96,9 +100,9 @@ class Direct:
         options: SolverOptions,
     ) -> None:  # fmt: skip
         self.discretisation, self.options, self.free = discretisation, options, free
-        self._equations = Equations(discretisation, phases, free)
-        mean_strain = self._equations.mean_strain if free.zero_mean_strain else None
-        self._linear_solver = ConstrainedSolver(linear_solver(linear, self._equations.pattern), mean_strain)
+        self._linear, self._equations = linear, Equations(discretisation, phases, free)
+        self._idle = [self._linear_solver()]
+        self.concurrent = self._idle[0].concurrent
         self._virgin = virgin_state(discretisation, phases, 1)
         self.elastic_sensitivity = self._elastic_sensitivity()
         self.knows_row_33, self.bytes_of_one = self._equations.knows_row_33, self._equations.bytes_of_one
@@ -107,6 +111,29 @@ class Direct:
         self, strain: Array, state: list[Array], start: Array | None, sensitivity: Array | None
     ) -> tuple[Solution, tuple[float, ...]]:
         """See `femops.rve.solver.Method`."""
+        with self._borrowed() as linear:
+            return self._attempt(linear, strain, state, start, sensitivity)
+
+    def _linear_solver(self) -> ConstrainedSolver:
+        mean_strain = self._equations.mean_strain if self.free.zero_mean_strain else None
+        return ConstrainedSolver(linear_solver(self._linear, self._equations.pattern), mean_strain)
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[ConstrainedSolver]:
+        """Lend an idle linear solver; there are as many of them as threads that solve at the same time."""
+        try:
+            linear = self._idle.pop()
+        except IndexError:
+            linear = self._linear_solver()
+        try:
+            yield linear
+        finally:
+            self._idle.append(linear)
+
+    def _attempt(
+        self, linear: ConstrainedSolver, strain: Array, state: list[Array], start: Array | None,
+        sensitivity: Array | None,
+    ) -> tuple[Solution, tuple[float, ...]]:  # fmt: skip
         n = strain.shape[1]
         if sensitivity is None:
             sensitivity = np.repeat(self.elastic_sensitivity[:, :, None], n, axis=2)
@@ -114,7 +141,7 @@ class Direct:
             start = np.einsum("fsn,sn->fn", sensitivity, strain)
         points = self._equations.evaluate(strain, start, state)
         relative = self._relative_residual(points, strain, start)
-        batch = _Batch(strain, state, start.copy(), sensitivity.copy(), points, relative)
+        batch = _Batch(linear, strain, state, start.copy(), sensitivity.copy(), points, relative)
         norms: list[float] = []
         while True:
             norms.append(float(batch.relative.max()))
@@ -133,7 +160,8 @@ class Direct:
         zero = np.zeros((self.discretisation.n_s, 1))
         points = self._equations.evaluate(zero, np.zeros((self.free.count, 1)), self._virgin)
         values, load = self._equations.stiffness_and_load(points.tangent)
-        solution, success = self._linear_solver.solve(values, -load)
+        with self._borrowed() as linear:
+            solution, success = linear.solve(values, -load)
         self._elastic_stiffness = values
         if not success.all():
             raise NotConverged(
@@ -156,12 +184,12 @@ class Direct:
         if len(newton):
             correction[:, newton], whole = self._newton(batch, newton, residual[:, newton])
         if len(chord):
-            correction[:, chord] = -self._linear_solver.resolve(chord, residual[:, None, chord])[:, 0]
+            correction[:, chord] = -batch.linear.resolve(chord, residual[:, None, chord])[:, 0]
         correction[:, batch.relative <= self.options.rtol] = 0.0  # converged: only their sensitivities are updated
         batch.iterations[active] += 1
         batch.factorisations[newton] += 1
         if len(newton):
-            batch.kept[newton] = (newton < self._linear_solver.n_kept) & whole
+            batch.kept[newton] = (newton < batch.linear.n_kept) & whole
         batch.fresh[chord], batch.fresh[newton] = False, True
         state = [one[:, :, active] for one in batch.state]
         before = batch.fluctuation[:, active]
@@ -179,21 +207,23 @@ class Direct:
         tangent = batch.points.tangent if all_of_them else batch.points.tangent[..., which]
         values, load = self._equations.stiffness_and_load(tangent)
         right = np.concatenate([-load, -residual[:, None]], axis=1)
-        solution, whole, failed = self._factorised(values, right, which)
+        solution, whole, failed = self._factorised(batch.linear, values, right, which)
         batch.fail(which[failed], "its stiffness is not positive definite")
         batch.sensitivity[:, :, which] = solution[:, :-1]
         return solution[:, -1], whole
 
-    def _factorised(self, values: Array, right: Array, slots: Indices | None) -> tuple[Array, Flags, Flags]:
+    def _factorised(
+        self, linear: ConstrainedSolver, values: Array, right: Array, slots: Indices | None
+    ) -> tuple[Array, Flags, Flags]:
         """Return solutions, and masks of unmodified factorisations and of failures with elastic stiffness added."""
-        solution, success = self._linear_solver.solve(values, right, slots)
+        solution, success = linear.solve(values, right, slots)
         whole, remaining = success.copy(), np.flatnonzero(~success)
         for part in _ELASTIC_PARTS:
             if not len(remaining):
                 break
             stiffness = values[:, remaining] + part * self._elastic_stiffness
             rhs, places = np.ascontiguousarray(right[:, :, remaining]), None if slots is None else slots[remaining]
-            solution[:, :, remaining], success = self._linear_solver.solve(stiffness, rhs, places)
+            solution[:, :, remaining], success = linear.solve(stiffness, rhs, places)
             remaining = remaining[~success]
         failed = np.zeros(len(whole), dtype=bool)
         failed[remaining] = True
@@ -206,7 +236,7 @@ class Direct:
         at = (batch.points, batch.strain, batch.fluctuation)
         if self.options.exact_sensitivities:
             values, load = self._equations.stiffness_and_load(batch.points.tangent)
-            batch.sensitivity, _, failed = self._factorised(values, -load, None)
+            batch.sensitivity, _, failed = self._factorised(batch.linear, values, -load, None)
             batch.fail(np.flatnonzero(failed), "its stiffness is not positive definite at the solution")
         total = self._tangent(batch)
         volume = self.discretisation.volume
@@ -243,7 +273,7 @@ class Direct:
         kept = np.flatnonzero(batch.kept)
         if len(kept) and not self.options.exact_sensitivities:
             residual = residual[:, :, kept]
-            change = -self._linear_solver.resolve(kept, residual)
+            change = -batch.linear.resolve(kept, residual)
             batch.sensitivity[:, :, kept] += change
             total[:, :, kept] += np.einsum("fsn,ftn->stn", residual, change)
         return total
@@ -260,7 +290,7 @@ class Direct:
         kept = np.flatnonzero(batch.kept)
         if len(kept):
             adjoint = np.zeros_like(force)
-            adjoint[:, kept] = self._linear_solver.resolve(kept, force[:, None, kept])[:, 0]
+            adjoint[:, kept] = batch.linear.resolve(kept, force[:, None, kept])[:, 0]
             stiff, load = self._equations.linearised(batch.points, adjoint)
             mean, force = mean - load, force - stiff
         return mean + np.einsum("fn,fsn->sn", force, batch.sensitivity)

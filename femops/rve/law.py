@@ -70,7 +70,7 @@ class NestedLaw:
         self._predictor = predictor
 
     def evaluate(self, strain: Array, state: Array, dt: float) -> LawResponse:
-        """Solve the RVE of every point; see `MaterialLaw.evaluate`.
+        """Solve the RVE of every point, in batches that threads share; see `MaterialLaw.evaluate`.
 
         Raises:
             NotConverged: An RVE did not converge.
@@ -83,9 +83,9 @@ class NestedLaw:
         stress_33 = np.empty(n_qp) if self.dim == 2 else None
         tangent_33 = np.empty((n_qp, n_s)) if self.solver.knows_tangent_33 else None
         new_state = np.empty((n_qp, self.n_state))
-        for start in range(0, n_qp, self.solver.batch):
-            part = slice(start, start + self.solver.batch)
-            solution = self._solve(strain[part], state[part], start)
+
+        def solve(part: slice) -> None:
+            solution = self._solve(strain[part], state[part], part.start)
             stress[part] = solution.stress.T
             tangent[part] = solution.tangent.transpose(2, 0, 1)
             if stress_33 is not None and solution.stress_33 is not None:
@@ -93,6 +93,8 @@ class NestedLaw:
             if tangent_33 is not None and solution.tangent_33 is not None:
                 tangent_33[part] = solution.tangent_33.T
             new_state[part] = self._pack(strain[part], solution)
+
+        self.solver.in_parts(n_qp, solve)
         return LawResponse(stress, tangent, new_state, stress_33, tangent_33=tangent_33)
 
     def micro_fields(self, strain: Array, state: Array) -> MicroFields:

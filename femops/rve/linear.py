@@ -18,6 +18,7 @@ import scipy.sparse as sp
 
 from femops.errors import CaseError
 from femops.notation import Array
+from femops.threads import thread_count
 
 LinearSolverName = Literal["auto", "pardiso", "mumps"]
 Slots = npt.NDArray[np.int64]
@@ -31,9 +32,11 @@ class LinearSolver(Protocol):
 
     Attributes:
         n_kept: Number of factors that can be kept for `resolve`, in the slots 0, …, n_kept − 1.
+        concurrent: Whether several solvers may work at the same time, in threads.
     """
 
     n_kept: int
+    concurrent: bool
 
     def solve(self, values: Array, rhs: Array, slots: Slots | None = None) -> tuple[Array, Any]:
         """Factorise and solve every system of a batch.
@@ -91,6 +94,8 @@ class PardisoSolver:
         ImportError: The MKL is not installed.
     """
 
+    concurrent = True
+
     def __init__(self, pattern: sp.csr_array) -> None:
         self._pardiso = _mkl()["pardiso"]  # indexing gives a new function object, without argtypes
         self._pardiso.restype = None
@@ -107,7 +112,7 @@ class PardisoSolver:
         if error:
             raise MemoryError(f"PARDISO could not analyse an RVE of {self._n} unknowns (error {error})")
         bytes_of_factor = 1024.0 * max(int(self._options[16]), 1)
-        self.n_kept = int(min(_MOST_FACTORS, _LARGEST_STORE // bytes_of_factor))
+        self.n_kept = int(min(_MOST_FACTORS, _LARGEST_STORE / thread_count() // bytes_of_factor))
 
     def solve(self, values: Array, rhs: Array, slots: Slots | None = None) -> tuple[Array, Any]:
         """See `LinearSolver.solve`."""
@@ -164,7 +169,7 @@ class PardisoSolver:
 class MumpsSolver:
     """MUMPS through PETSc: Cholesky, with one symbolic analysis for all systems; keeps no factors."""
 
-    n_kept = 0
+    n_kept, concurrent = 0, False
 
     def __init__(self, pattern: sp.csr_array) -> None:
         import femops.stack  # noqa: F401

@@ -60,6 +60,8 @@ class MeshEquations:
         free: Free dofs of the fluctuation, not with static conditions.
     """
 
+    concurrent = False  # PETSc is not safe to call from several threads
+
     def __init__(self, discretisation: Discretisation, phases: tuple[Phase, ...], free: FreeDofs) -> None:
         self._discretisation, self.size = discretisation, free.count
         self._equations = Equations(discretisation, phases, free)

@@ -61,9 +61,11 @@ class IterativeEquations[P: IterativePoints](Protocol):
         force_scale: Forces per stress [length^dim / length].
         knows_row_33: See `femops.rve.solver.Method`.
         bytes_of_one: See `femops.rve.solver.Method`.
+        concurrent: See `femops.rve.solver.Method`.
     """
 
     nonlinear: bool
+    concurrent: bool
 
     @property
     def size(self) -> int: ...  # noqa: D102
@@ -210,6 +212,7 @@ class NewtonCG[P: IterativePoints]:
     ) -> None:  # fmt: skip
         self.discretisation, self.options, self._equations = discretisation, options, equations
         self.knows_row_33, self.bytes_of_one = equations.knows_row_33, equations.bytes_of_one
+        self.concurrent = equations.concurrent
         n_s, size = discretisation.n_s, equations.size
         points = equations.evaluate(np.zeros((n_s, 1)), np.zeros((size, 1)), virgin_state(discretisation, phases, 1))
         self._systems = systems(points) if systems else HostSystems(equations, points)

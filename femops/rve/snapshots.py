@@ -83,6 +83,15 @@ class SnapshotSolver:
         Raises:
             NotConverged: An RVE did not converge.
         """
+
+        def solve(part: slice) -> dict[str, Array]:
+            before = None if previous is None else {name: previous[name][part] for name in self.needed}
+            return self._solve(strain[part], before)
+
+        parts = self.solver.in_parts(len(strain), solve)
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _solve(self, strain: Array, previous: Fields | None) -> dict[str, Array]:
         columns = np.ascontiguousarray(strain.T)
         if previous is None:
             state = self.solver.virgin_state(len(strain))

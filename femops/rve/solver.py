@@ -8,6 +8,7 @@ its consistent tangent. The method is direct (`femops.rve.direct`), or iterative
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +28,7 @@ from femops.rve.newton_cg import LinearSystems, NewtonCG
 from femops.rve.rigid_motions import check_rigid_motions
 from femops.rve.solution import Solution, SolverName, SolverOptions
 from femops.rve.states import state_sizes, virgin_state
+from femops.threads import in_threads, thread_count
 
 __all__ = ["Method", "RVESolver", "Solution", "SolverOptions"]
 
@@ -42,6 +44,8 @@ _MULTIGRID_FROM = 20_000
 """Number of free dofs from which multigrid is faster than a factor of another mesh in 3D; it never is in the plane."""
 _GPU_FROM = 100_000
 """Number of free dofs from which `auto` takes a GPU, if there is one; not measured."""
+_UNKNOWNS_OF_THREAD = {2: 10_000, 3: 2_000}
+"""Number of unknowns, all RVEs of a thread together, from which it pays, by dimension."""
 _MOST_NAMED = 3
 
 
@@ -52,11 +56,13 @@ class Method(Protocol):
         elastic_sensitivity: dq/dE at zero strain in the initial state [length]. Shape (n_free, n_s).
         knows_row_33: Whether solutions have `tangent_33`.
         bytes_of_one: Memory per RVE of a batch [byte].
+        concurrent: Whether several batches may be solved at the same time, in threads.
     """
 
     elastic_sensitivity: Array
     knows_row_33: bool
     bytes_of_one: float
+    concurrent: bool
 
     def attempt(
         self, strain: Array, state: list[Array], start: Array | None, sensitivity: Array | None
@@ -114,6 +120,18 @@ class RVESolver:
     def batch(self) -> int:
         """Number of RVEs solved together, limited by memory."""
         return int(np.clip(_BYTES_OF_BATCH / self._method.bytes_of_one, 1, _LARGEST_BATCH))
+
+    def in_parts[T](self, count: int, work: Callable[[slice], T]) -> list[T]:
+        """Call `work` for the slices of `count` RVEs that are solved together, in threads; return its results in order.
+
+        Raises:
+            Exception: The exception of the first slice for which `work` raises one.
+        """
+        pays = max(1, count * self.free.count // _UNKNOWNS_OF_THREAD[self.discretisation.dim])
+        threads = min(thread_count(), pays) if self._method.concurrent else 1
+        whole_rounds = -(-count // (self.batch * threads))
+        stops = np.linspace(0, count, min(count, whole_rounds * threads) + 1).astype(int).tolist()
+        return in_threads(work, [slice(*part) for part in pairwise(stops)], threads)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -63,13 +63,14 @@ class ExactRVE:
         sensitivity: Guess | None = None,
         watch: Callable[[slice, Solution], None] | None = None,
     ) -> ExactResponse:
-        """Solve the RVE at every point, in chunks that fit into memory.
+        """Solve the RVE at every point, in chunks that fit into memory and that threads share.
 
         Args:
             strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
             start: Initial guess of the fluctuation at the free dofs [length]. Shape (n, n_free).
             sensitivity: Initial guess of its derivative with respect to the strain [length]. Shape (n, n_free, n_s).
-            watch: Called with the slice of points of each chunk and its solution, whose arrays have the dofs first.
+            watch: Called with the slice of points of each chunk and its solution, whose arrays have the dofs first;
+                from several threads.
 
         Raises:
             NotConverged: An RVE did not converge.
@@ -78,13 +79,12 @@ class ExactRVE:
         normal = np.empty(n) if notation.dimension(n_s) == 2 else None
         row = np.empty((n, n_s)) if self.solver.knows_tangent_33 else None
         answer = ExactResponse(np.empty((n, n_s)), np.empty((n, n_s, n_s)), normal, row)
-        size = self.solver.batch
-        for first in range(0, n, size):
-            part = slice(first, min(first + size, n))
+
+        def solve(part: slice) -> None:
             columns = np.ascontiguousarray(strain[part].T)
             state = self.solver.virgin_state(columns.shape[1])
             guesses = _columns(start, part), _columns(sensitivity, part)
-            solution = self.solver.solve(columns, state, *guesses, first)
+            solution = self.solver.solve(columns, state, *guesses, part.start)
             answer.stress[part] = solution.stress.T
             answer.tangent[part] = solution.tangent.transpose(2, 0, 1)
             if answer.stress_33 is not None and solution.stress_33 is not None:
@@ -93,6 +93,8 @@ class ExactRVE:
                 answer.tangent_33[part] = solution.tangent_33.T
             if watch is not None:
                 watch(part, solution)
+
+        self.solver.in_parts(n, solve)
         return answer
 
     def micro_fields(self, strain: Array, start: Guess | None = None, sensitivity: Guess | None = None) -> MicroFields:

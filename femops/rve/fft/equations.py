@@ -71,6 +71,8 @@ class LatticeEquations:
         free: Free dofs of the fluctuation, periodic.
     """
 
+    concurrent = True
+
     def __init__(
         self, discretisation: Discretisation, phases: tuple[Phase, ...], lattice: Lattice, free: FreeDofs
     ) -> None:

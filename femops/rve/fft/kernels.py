@@ -77,7 +77,7 @@ def kernels(dim: int, n_nodes: int, n_q: int) -> Kernels:
     column = tuple(pair[1] for pair in notation.PAIRS[dim])
     half = float(np.sqrt(0.5))
 
-    @numba.njit(cache=True, fastmath=_FAST, inline="always")
+    @numba.njit(cache=True, nogil=True, fastmath=_FAST, inline="always")
     def gradients(site: Any, vector: Any, stride: int, gradient: Any, found: Any) -> None:
         """Compute the displacement gradients of one element, shape (dim, dim · n_q)."""
         for i in range(dim):
@@ -88,7 +88,7 @@ def kernels(dim: int, n_nodes: int, n_q: int) -> Kernels:
                 for lane in range(n_lanes):
                     found[i, lane] += x * gradient[a, lane]
 
-    @numba.njit(cache=True, fastmath=_FAST, inline="always")
+    @numba.njit(cache=True, nogil=True, fastmath=_FAST, inline="always")
     def mandel(found: Any, macro: Any, strain: Any) -> None:
         """Compute the strains at the points of one element, shape (n_s, n_q), from gradients."""
         for s in range(n_s):
@@ -100,7 +100,7 @@ def kernels(dim: int, n_nodes: int, n_q: int) -> Kernels:
                 for q in range(n_q):
                     strain[s, q] = macro[s] + half * (found[i, j * n_q + q] + found[j, i * n_q + q])
 
-    @numba.njit(cache=True, fastmath=_FAST, inline="always")
+    @numba.njit(cache=True, nogil=True, fastmath=_FAST, inline="always")
     def add_divergence(stress: Any, site: Any, stride: int, divergence: Any, found: Any, force: Any, out: Any) -> None:
         """Add the nodal forces of one element with stresses (n_s, n_q); `found` and `force` are work space."""
         for s in range(n_s):
@@ -122,7 +122,7 @@ def kernels(dim: int, n_nodes: int, n_q: int) -> Kernels:
             for a in range(n_nodes):
                 out[site[a] + i * stride] += force[a]
 
-    @numba.njit(cache=True, fastmath=_FAST)
+    @numba.njit(cache=True, nogil=True, fastmath=_FAST)
     def strains(site: Any, shape: Any, gradient: Any, stride: int, vectors: Any, macro: Any, out: Any) -> None:
         """Compute the strains E + B u, shape (n_s, n_elements · n_q, n_columns), with E (n_columns, n_s)."""
         found, strain = np.empty((dim, n_lanes)), np.empty((n_s, n_q))
@@ -134,7 +134,7 @@ def kernels(dim: int, n_nodes: int, n_q: int) -> Kernels:
                     for q in range(n_q):
                         out[s, c * n_q + q, k] = strain[s, q]
 
-    @numba.njit(cache=True, fastmath=_FAST)
+    @numba.njit(cache=True, nogil=True, fastmath=_FAST)
     def add_forces(site: Any, shape: Any, divergence: Any, stride: int, stress: Any, out: Any) -> None:
         """Add the nodal forces Σ w Bᵀ σ of stresses (n_s, n_elements · n_q, n_columns) to vectors."""
         found, force, local = np.empty((dim, n_lanes)), np.empty(n_nodes), np.empty((n_s, n_q))
@@ -145,7 +145,7 @@ def kernels(dim: int, n_nodes: int, n_q: int) -> Kernels:
                         local[s, q] = stress[s, c * n_q + q, k]
                 add_divergence(local, site[c], stride, divergence[shape[c]], found, force, out[k])
 
-    @numba.njit(cache=True, fastmath=_FAST)
+    @numba.njit(cache=True, nogil=True, fastmath=_FAST)
     def add_linear(groups: Any, stiffness: Any, stride: int, vectors: Any, out: Any) -> None:
         """Add K u of elements with the stiffness of their shape, (n_shapes, n_dofs, n_dofs), component-major."""
         local, force = np.empty((n_dofs, LANES)), np.empty(LANES)
@@ -166,7 +166,7 @@ def kernels(dim: int, n_nodes: int, n_q: int) -> Kernels:
                         for w in range(used):
                             out[k, site[a, w] + i * stride] += force[w]
 
-    @numba.njit(cache=True, fastmath=_FAST)
+    @numba.njit(cache=True, nogil=True, fastmath=_FAST)
     def add_tangent(
         groups: Any, gradient: Any, weight: Any, tangent: Any, owner: Any, stride: int, vectors: Any, macro: Any,
         out: Any, total: Any,
@@ -242,7 +242,7 @@ def kernels(dim: int, n_nodes: int, n_q: int) -> Kernels:
     return Kernels(strains, add_forces, add_linear, add_tangent)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def multiply(blocks: Any, vectors: Any) -> None:
     """Multiply vectors (n_columns, k, n_frequencies) by the blocks (n_frequencies, k, k), in place."""
     n_columns, k, n = vectors.shape
