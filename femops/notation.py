@@ -94,6 +94,6 @@ def von_mises(stress: npt.ArrayLike, stress_33: npt.ArrayLike | None = None) -> 
         if stress_33 is None:
             raise ValueError("von_mises needs stress_33 in plane strain")
         normals = np.concatenate([normals, np.asarray(stress_33)[..., None]], axis=-1)
-    mean = normals.mean(axis=-1, keepdims=True)
-    shear = vector[..., dim:]
-    return np.sqrt(1.5 * (((normals - mean) ** 2).sum(-1) + (shear**2).sum(-1)))
+    deviator, shear = normals - (normals @ np.full(3, 1.0 / 3.0))[..., None], vector[..., dim:]
+    squared = np.einsum("...i,...i->...", deviator, deviator) + np.einsum("...i,...i->...", shear, shear)
+    return np.sqrt(1.5 * squared)

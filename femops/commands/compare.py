@@ -151,7 +151,7 @@ def _report(law: _Side, reference: _Side, differences: list[Difference]) -> dict
     moved, force = (boundary_differences(law.observations, reference.observations, of) for of in ("moved", "force"))
     certified = law.summary["law_statistics"]
     return {
-        **{key: law.summary[key] for key in ("case", "title", "versions", "ranks", "n_qp", "dofs")},
+        **{key: law.summary[key] for key in ("case", "title", "versions", "ranks", "threads", "n_qp", "dofs")},
         "given": {side.name: side.given for side in both},
         "laws": {side.name: side.summary["law"] for side in both},
         **{name: getattr(last, name) for name in _NORMS},

@@ -27,6 +27,7 @@ from femops.output.tables import write_json
 from femops.output.versions import versions
 from femops.parallel import on_root
 from femops.surrogate.spec import Progress
+from femops.threads import thread_count
 
 Observe = Callable[[MacroProblem, StepReport], None]
 # Smallest interval between summaries [s], and its smallest ratio to the time of writing one.
@@ -210,6 +211,7 @@ class _Record:
             "notes": tuple(dict.fromkeys((*run.notes, *problem.notes))),
             "versions": versions(_PACKAGES),
             "ranks": problem.comm.size,
+            "threads": thread_count(),
             "n_qp": self._n_qp,
             "dofs": problem.n_dofs,
             "steps": [asdict(step) for step in self.steps],

@@ -244,7 +244,7 @@ class Material:
             step: Number of the completed step.
         """
         for region in self.regions:
-            if self.trust is None or not self.trust.enrich or region.certified is None:
+            if region.certified is None:
                 continue
             candidates = gathered(self._comm, strain[region.points[region.solved]])
             chosen = choose_snapshots(candidates, gathered(self._comm, region.doubt[region.solved]))

@@ -172,7 +172,8 @@ class MacroProblem:
 
     def enrich(self, step: int) -> None:
         """Enrich the laws with exact solutions at the end of a step; collective."""
-        self.material.enrich(self.quadrature.strain(), step)
+        if self.analysis.trust is not None and self.analysis.trust.enrich:
+            self.material.enrich(self.quadrature.strain(), step)
 
     def _iterate(self, dt: float, report: NewtonReport, watch: NewtonWatch | None) -> None:
         """Run Newton's method; the first iteration applies the new loads with the tangent of the committed state."""

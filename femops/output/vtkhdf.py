@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from femops.notation import Array, dimension, to_tensor
+from femops.notation import PAIRS, Array, dimension, weights
 from femops.output.atomic import atomic_path, shielded
 from femops.output.grid import Fields, Grid, checked_fields
 
@@ -110,13 +110,14 @@ def tensor_components(mandel: npt.ArrayLike, stress_33: npt.ArrayLike | None = N
     """
     vector = np.asarray(mandel, dtype=np.float64)
     dim = dimension(vector.shape[-1])
-    tensor = np.zeros((len(vector), 3, 3))
-    tensor[:, :dim, :dim] = to_tensor(vector)
+    components = np.zeros((len(vector), len(_VTK_PAIRS[0])))
+    places = [list(zip(*_VTK_PAIRS, strict=True)).index(pair) for pair in PAIRS[dim]]
+    components[:, places] = vector / weights(dim)
     if stress_33 is not None:
         if dim == 3:
             raise ValueError("stress_33 is part of a 3D stress, it was given besides")
-        tensor[:, 2, 2] = stress_33
-    return tensor[:, _VTK_PAIRS[0], _VTK_PAIRS[1]]
+        components[:, 2] = stress_33
+    return components
 
 
 def tensors(components: Array) -> Array:
