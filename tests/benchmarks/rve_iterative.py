@@ -87,13 +87,15 @@ def _pore(cells: int) -> dict[str, float]:
     return {"pore": 0.3, "warm_up": 8, "size": cells}
 
 
-_TETRA = {"warm_up": 0.3, "size": 0.046}
+_TETRA, _FINE_TETRA = {"warm_up": 0.3, "size": 0.046}, {"warm_up": 0.3, "size": 0.031}
 PROBLEMS: dict[str, Callable[[Mapping[str, str]], dict[str, Any]]] = {
     "pore_solid_24_elastic": partial(measure, 3, _pore(24), "elastic", "fft"),
     "pore_solid_24_j2": partial(measure, 3, _pore(24), "j2", "fft"),
     "pore_plane_300_saturating": partial(measure, 2, _pore(300), "saturating", "fft"),
     "tetra_saturating": partial(measure, 3, _TETRA, "saturating", "multigrid"),
     "tetra_j2": partial(measure, 3, _TETRA, "j2", "multigrid"),
+    "tetra_fine_elastic": partial(measure, 3, _FINE_TETRA, "elastic", "multigrid"),
+    "tetra_fine_j2": partial(measure, 3, _FINE_TETRA, "j2", "multigrid"),
 }
 
 if __name__ == "__main__":
