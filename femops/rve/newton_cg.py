@@ -114,7 +114,13 @@ class IterativeEquations[P: IterativePoints](Protocol):
 
 
 class LinearSystems[P: IterativePoints](Protocol):
-    """Linear systems with the stiffness K of some RVEs of a batch, where almost all time is spent."""
+    """Linear systems with the stiffness K of some RVEs of a batch, where almost all time is spent.
+
+    Attributes:
+        concurrent: See `femops.rve.solver.Method`.
+    """
+
+    concurrent: bool
 
     def tangent(self, points: P, vectors: Array, macro: Array, owner: Indices) -> tuple[Array, Array]:
         """Return K u + L E and Σ w D (E + B u), see `IterativeEquations`."""
@@ -145,6 +151,7 @@ class HostSystems[P: IterativePoints]:
 
     def __init__(self, equations: IterativeEquations[P], unloaded: P) -> None:
         self.tangent, self._precondition = equations.tangent, equations.preconditioner(unloaded)
+        self.concurrent = equations.concurrent
 
     def solve(self, points: P, right: Array, owner: Indices, accuracy: Accuracy) -> tuple[Array, npt.NDArray[np.bool_]]:
         """Solve K x = r by conjugate gradients."""
@@ -212,10 +219,10 @@ class NewtonCG[P: IterativePoints]:
     ) -> None:  # fmt: skip
         self.discretisation, self.options, self._equations = discretisation, options, equations
         self.knows_row_33, self.bytes_of_one = equations.knows_row_33, equations.bytes_of_one
-        self.concurrent = equations.concurrent
         n_s, size = discretisation.n_s, equations.size
         points = equations.evaluate(np.zeros((n_s, 1)), np.zeros((size, 1)), virgin_state(discretisation, phases, 1))
         self._systems = systems(points) if systems else HostSystems(equations, points)
+        self.concurrent = self._systems.concurrent
         mean = equations.mean_tangent(points)[0]
         largest = _SHARE * options.rtol * equations.force_scale * np.linalg.norm(mean, axis=0)
         self._elastic, solved = self._solved(

@@ -78,6 +78,8 @@ class TorchSystems:
         CaseError: The RVE does not fit into the memory of the device.
     """
 
+    concurrent = False
+
     def __init__(self, equations: LatticeEquations, unloaded: LatticePoints, device: Any) -> None:
         rve, lattice = equations.discretisation, equations.lattice
         self._device, self._n_s, self._size = device, rve.n_s, lattice.size
