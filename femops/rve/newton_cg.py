@@ -300,7 +300,7 @@ class NewtonCG[P: IterativePoints]:
         sensitivities = start
         if self._equations.nonlinear:
             sensitivities, solved = self._solved(points, start, owner, self._accuracy_of_sensitivities(points))
-            batch.fail(np.unique(owner[~solved]), f"{_NOT_SOLVED} at the solution")
+            batch.fail(np.unique(owner[~solved]), f"{_NOT_SOLVED} at the solution; linear: pardiso does without")
         load, total = self._systems.tangent(points, sensitivities, np.tile(np.eye(n_s), (n, 1)), owner)
         x, load = sensitivities.reshape(n, n_s, -1), load.reshape(n, n_s, -1)
         tangent = total.reshape(n, n_s, n_s) + np.einsum("nsf,ntf->nts", x, load)
