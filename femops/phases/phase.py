@@ -47,7 +47,7 @@ class Phase(Protocol):
         ...
 
     def evaluate(self, strain: Any, state: Any) -> PhaseResponse:
-        """Return the response to strain (n_s, ...) from committed state (n_state, ...)."""
+        """Return the response to strain (n_s, ...) from committed state (n_state, ...); threads call it at once."""
         ...
 
 
