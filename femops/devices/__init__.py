@@ -3,10 +3,10 @@
 import ctypes
 import os
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any, Literal
 
 from femops.errors import CaseError
+from femops.packages import require
 
 _DRIVER = "libcuda.so.1"
 # Environment variables in which MPI libraries and schedulers store the local rank.
@@ -48,7 +48,7 @@ def accelerator(device: DeviceName) -> Any | None:
     Raises:
         CaseError: A GPU is requested but not available.
     """
-    if device == "cpu" or (device == "auto" and (find_spec("torch") is None or not _driver())):
+    if device == "cpu" or (device == "auto" and not (_driver() and _installed())):
         return None
     found = torch_device(device)
     return None if found.type == "cpu" else found
@@ -58,6 +58,15 @@ def local_rank(environment: Mapping[str, str] = os.environ) -> int:
     """Return the rank of this process on its machine, from 0."""
     given = (environment.get(name, "") for name in _LOCAL_RANKS)
     return next((int(text) for text in given if text.isdigit()), 0)
+
+
+def _installed() -> bool:
+    """Return whether torch is installed."""
+    try:
+        require(["torch"])
+    except ModuleNotFoundError:
+        return False
+    return True
 
 
 def _driver() -> bool:

@@ -138,7 +138,7 @@ class TorchSystems:
                 product = local @ stiffness[0]
             else:
                 product = torch.bmm(local.transpose(0, 1), stiffness).transpose(0, 1)
-            forces[:, part.slots] = product.reshape(len(vectors), -1)
+            forces[:, part.slots].view(local.shape).copy_(product)
         return self._assembled(forces)
 
     def _forces(self, count: int) -> Tensor:
@@ -149,10 +149,8 @@ class TorchSystems:
 
     def _assembled(self, forces: Tensor) -> Tensor:
         """Return the sums of the forces at the nodes. Shape (n_columns, n)."""
-        total = forces.index_select(1, self._at_node[0])
-        for slots in self._at_node[1:]:
-            total += forces.index_select(1, slots)
-        return total
+        at_node = forces.index_select(1, self._at_node.flatten())
+        return at_node.view(len(forces), *self._at_node.shape).sum(1)
 
     def _linearised(self, tangents: list[Array]) -> _Linearised:
         """Return the stiffness of one RVE from the packed tangents of its nonlinear phases."""
@@ -199,7 +197,7 @@ class TorchSystems:
 
     @property
     def _bytes_of_column(self) -> float:
-        return 8.0 * (2 * self._parts[-1].slots.stop + _VECTORS * self._size)
+        return 8.0 * (2 * self._parts[-1].slots.stop + self._at_node.numel() + _VECTORS * self._size)
 
     def _check_memory(self) -> None:
         """Check that the stiffness and a column fit into memory.

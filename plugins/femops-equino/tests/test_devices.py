@@ -129,7 +129,7 @@ def test_with_a_driver_auto_takes_the_gpu_that_torch_finds(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert devices.accelerator("auto") == torch.device("cuda", 0)
-    monkeypatch.setattr(devices, "find_spec", lambda name: None)  # torch is not installed
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # torch is not installed
     assert devices.accelerator("auto") is None
     monkeypatch.undo()
     monkeypatch.setattr(devices, "_driver", lambda: True)
