@@ -24,6 +24,7 @@ from femops.commands import ending
 from femops.commands.run import expectations
 from femops.inputs.case import Case
 from femops.output.picture import read_step
+from femops.threads import thread_count
 
 CASES = Path(__file__).parent.parent / "cases"
 
@@ -38,10 +39,11 @@ def test_run_writes_what_the_readme_promises(run: Femops, tmp_path: Path) -> Non
     }  # fmt: skip
     summary = summary_of(folder)
     assert list(summary) == [
-        "case", "title", "finished", "failure", "law", "notes", "versions", "ranks", "n_qp", "dofs", "steps", "seconds",
-        "peak_memory", "law_statistics", "quantities", "error_bars", "corrected", "expected", "micro",
+        "case", "title", "finished", "failure", "law", "notes", "versions", "ranks", "threads", "n_qp", "dofs", "steps",
+        "seconds", "peak_memory", "law_statistics", "quantities", "error_bars", "corrected", "expected", "micro",
     ]  # fmt: skip
     assert (summary["finished"], summary["failure"], summary["ranks"]) == (True, "", 1)
+    assert summary["threads"] == thread_count()
     assert (summary["n_qp"], summary["dofs"], summary["law"]) == (36, 32, {"everywhere": "saturating"})
     assert set(summary["steps"][0]) == {"number", "t", "iterations", "residuals", "increments", "cutbacks"}
     assert {"law", "assembly", "linear solve", "output", "set-up", "total"} <= set(summary["seconds"])
