@@ -87,7 +87,6 @@ class Material:
         self.error = np.full(self.quadrature.n_points, np.nan)
         self._counts = Counts()
         self._kept = tuple(np.empty_like(one) for one in self._response)
-        self._is_kept = True  # nothing to restore yet
 
     @property
     def states_error(self) -> bool:
@@ -135,10 +134,6 @@ class Material:
             NotConverged: A law on any rank did not converge.
             CaseError: A law violates the contract.
         """
-        if not self._is_kept:  # not sooner: the last response of a run is never restored
-            for values, kept in zip(self._response, self._kept, strict=True):
-                kept[:] = values
-            self._is_kept = True
         trust, timers = self.trust, self.timers
         self._counts = self._counted([region.ask(region.part_of(strain), dt, trust, timers) for region in self.regions])
         for region in self.regions:
@@ -228,16 +223,16 @@ class Material:
         self.keep()
 
     def keep(self) -> None:
-        """Save the current response, before it is overwritten, and the set of exactly solved points for `restore`."""
-        self._is_kept = False
+        """Save the current response and the set of exactly solved points for `restore`."""
+        for values, kept in zip(self._response, self._kept, strict=True):
+            kept[:] = values
         for region in self.regions:
             region.keep()
 
     def restore(self) -> None:
         """Return to the response saved by `keep`."""
-        if self._is_kept:
-            for values, kept in zip(self._response, self._kept, strict=True):
-                values[:] = kept
+        for values, kept in zip(self._response, self._kept, strict=True):
+            values[:] = kept
         for region in self.regions:
             region.restore()
 
