@@ -62,7 +62,9 @@ def grid(axes: Sequence[Array], cell: str) -> TaggedMesh:
     where = np.stack(np.unravel_index(used, shape, order="F"), axis=-1)
     points = np.stack([line[where[:, axis]] for axis, line in enumerate(lattice)], axis=-1)
     connected = connectivity.reshape(numbers.shape).astype(np.int64)
-    boundaries = _sides(where, shape, exterior_facets(connected, kind))
+    outer = ((corners == 0) | (corners == 2 * (np.array(counts) - 1))).any(axis=1)
+    in_outer = np.repeat(outer, nodes.shape[1])  # grid cells inside have no facet on a side
+    boundaries = _sides(where, shape, exterior_facets(connected[in_outer], kind))
     return TaggedMesh(points, connected, kind, {"domain": np.arange(len(connected))}, boundaries)
 
 
