@@ -14,6 +14,7 @@ from helpers import ELASTIC, SATURATING
 from femops import CaseError, NotConverged, load_law, notation
 from femops.law import LawContext
 from femops.rve import conjugate_gradients as cg
+from femops.rve import newton_cg
 from femops.rve.boundary import free_dofs
 from femops.rve.discretisation import discretise
 from femops.rve.fft.equations import LatticeEquations
@@ -112,6 +113,50 @@ def test_an_rve_with_a_pore_is_that_of_the_direct_solver(cell: str) -> None:
     assert_same(*again, 1e-8)
 
 
+@pytest.mark.parametrize("matrix", [ELASTIC | {"K": 4000.0}, J2], ids=["elastic", "j2"])
+def test_an_equilibrium_takes_one_column_per_strain(matrix: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    rve, strain, columns = grid("hexahedron", matrix), strains(3, 2), []
+    plain = newton_cg.conjugate_gradients
+
+    def counted(multiply: Any, precondition: Any, residual: Any, accuracy: Any) -> Any:
+        columns.append(len(residual))
+        return plain(multiply, precondition, residual, accuracy)
+
+    monkeypatch.setattr(newton_cg, "conjugate_gradients", counted)
+    iterative, direct = solver(rve, rtol=1e-10, linear="fft"), solver(rve, rtol=1e-10, linear="pardiso")
+    virgin = direct.virgin_state(2)
+    expected = direct.solve(strain, virgin)
+    for one in (iterative, direct):
+        found = one.equilibrium(strain, virgin)
+        np.testing.assert_allclose(found.stress, expected.stress, rtol=0.0, atol=1e-7 * expected.stress.max())
+        size = np.abs(expected.fluctuation).max()
+        np.testing.assert_allclose(found.fluctuation, expected.fluctuation, rtol=0.0, atol=1e-7 * size)
+    assert columns
+    assert max(columns) == 2  # without the load cases of the elastic sensitivity
+    columns.clear()
+    iterative.equilibrium(strain, virgin, expected.fluctuation)
+    assert not columns  # the initial guess is the solution
+
+
+def test_an_equilibrium_that_is_not_found_names_the_strain() -> None:
+    one, strain = solver(grid("quad", J2), linear="fft", max_iter=1), strains(2, 2)
+    with pytest.raises(NotConverged, match="2 of 2 RVEs did not converge in 1 iterations: the one at the strain"):
+        one.equilibrium(strain, one.virgin_state(2))
+
+
+def test_fields_in_the_rve_are_those_of_the_direct_solver_without_its_tangent() -> None:
+    rve, strain = grid("quad", J2), strains(2, 2).T
+    fields = []
+    for linear in ("fft", "pardiso"):
+        law = NestedLaw(rve, SolverOptions(rtol=1e-10, linear=linear))  # type: ignore[arg-type]
+        state = law.evaluate(strain[:1], np.zeros((1, law.n_state)), 1.0).state
+        law.solver.solve = None  # type: ignore[assignment, method-assign]
+        fields.append(law.micro_fields(strain[1], state[0]))
+    for name in ("displacement", "stress"):
+        one, other = (getattr(found, name) for found in fields)
+        np.testing.assert_allclose(one, other, rtol=0.0, atol=1e-7 * np.abs(other).max(), err_msg=name)
+
+
 @pytest.mark.parametrize("cell", ["quad", "tetra"])
 def test_snapshots_are_those_of_the_direct_solver_with_their_sensitivities(cell: str) -> None:
     rve, strain = grid(cell), strains(dimension(cell), 2).T
@@ -204,7 +249,7 @@ def test_conjugate_gradients_that_do_not_converge_are_reported(monkeypatch: pyte
     failure = "the conjugate gradients did not converge at the solution; linear: pardiso does without"
     assert found.failures == {0: failure}
     with pytest.raises(NotConverged, match="did not converge; expected a direct solver"):
-        solver(grid("quad"), linear="fft")
+        _ = solver(grid("quad"), linear="fft").elastic_sensitivity
 
 
 @pytest.mark.parametrize(
