@@ -148,10 +148,13 @@ class HostSystems[P: IterativePoints]:
     Args:
         equations: Equations of the RVE.
         unloaded: Point quantities of the unloaded RVE.
+
+    Attributes:
+        precondition: Approximate inverse of the stiffness, see `IterativeEquations.preconditioner`.
     """
 
     def __init__(self, equations: IterativeEquations[P], unloaded: P) -> None:
-        self.tangent, self._precondition = equations.tangent, equations.preconditioner(unloaded)
+        self.tangent, self.precondition = equations.tangent, equations.preconditioner(unloaded)
         self.concurrent = equations.concurrent
 
     def solve(self, points: P, right: Array, owner: Indices, accuracy: Accuracy) -> tuple[Array, npt.NDArray[np.bool_]]:
@@ -161,7 +164,7 @@ class HostSystems[P: IterativePoints]:
         def multiply(vectors: Array, columns: Indices) -> Array:
             return self.tangent(points, vectors, macro[: len(columns)], owner[columns])[0]
 
-        solution, solved, _ = conjugate_gradients(multiply, self._precondition, right, accuracy)
+        solution, solved, *_ = conjugate_gradients(multiply, self.precondition, right, accuracy)
         return solution, solved
 
 

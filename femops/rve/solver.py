@@ -23,6 +23,7 @@ from femops.rve.direct import Direct
 from femops.rve.discretisation import Discretisation
 from femops.rve.fft.equations import LatticeEquations, LatticePoints
 from femops.rve.fft.lattice import Lattice, find_lattice
+from femops.rve.fft.single_precision import SinglePrecisionSystems
 from femops.rve.multigrid import MeshEquations
 from femops.rve.newton_cg import LinearSystems, NewtonCG
 from femops.rve.rigid_motions import check_rigid_motions
@@ -300,8 +301,8 @@ class RVESolver:
 
     def _systems(
         self, equations: LatticeEquations
-    ) -> tuple[Callable[[LatticePoints], LinearSystems[LatticePoints]] | None, str]:
-        """Return the linear systems on a GPU and the end of the note on it; None to solve them on the CPU.
+    ) -> tuple[Callable[[LatticePoints], LinearSystems[LatticePoints]], str]:
+        """Return the linear systems and the end of the note on them, on a GPU or on the CPU in single precision.
 
         Raises:
             CaseError: A GPU is requested but not available.
@@ -309,7 +310,7 @@ class RVESolver:
         chosen = self.options.device == "auto"
         device = None if chosen and self.free.count < _GPU_FROM else accelerator(self.options.device)
         if device is None:
-            return None, ""
+            return partial(SinglePrecisionSystems, equations), ""
         from femops.rve.fft.torch_systems import TorchSystems  # torch takes seconds to import
 
         why = f" (device: auto takes a GPU from {_GPU_FROM} unknowns on, a number not measured)" if chosen else ""

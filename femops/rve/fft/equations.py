@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from femops import notation
 from femops.notation import Array, Indices
@@ -22,6 +23,8 @@ from femops.rve.fft.lattice import FreeOnLattice, Lattice
 from femops.rve.fft.reference import Reference
 
 _POINTS_AT_ONCE = 2**14
+
+Single = npt.NDArray[np.float32]
 
 
 @dataclass
@@ -46,6 +49,11 @@ class LatticePoints:
     squared: Array
     sum_33: Array
     on_device: dict[int, Any] = field(default_factory=dict)
+
+    @cached_property
+    def tangent_in_single(self) -> list[Single]:
+        """The tangents in single precision."""
+        return [one.astype(np.float32) for one in self.tangent]
 
     def put(self, columns: Indices, new: "LatticePoints") -> "LatticePoints":
         """Return the quantities with those of some RVEs replaced; arrays of this object may be overwritten."""
@@ -98,6 +106,8 @@ class LatticeEquations:
         self._kernels = kernels(rve.dim, n_nodes, rve.n_q)
         self._upper = np.triu_indices(rve.n_s)
         self._assemble_linear()
+        self._stiffnesses_in_single = [one.astype(np.float32) for one in self._stiffnesses]
+        self._geometry_in_single = self._gradient.astype(np.float32), self._weight.astype(np.float32)
 
     @property
     def size(self) -> int:
@@ -114,7 +124,7 @@ class LatticeEquations:
         """Memory per RVE of a batch [byte]."""
         rve = self.discretisation
         n_points = sum((part.stop - part.start) * rve.n_q for part in rve.cells_of_phase[self._n_linear :])
-        return 8.0 * (n_points * len(self._upper[0]) + self.lattice.size * (4 * rve.n_s + 8))
+        return 8.0 * (1.5 * n_points * len(self._upper[0]) + self.lattice.size * (4 * rve.n_s + 8))
 
     @cached_property
     def force_scale(self) -> float:
@@ -179,6 +189,18 @@ class LatticeEquations:
         for groups, tangent in zip(self._groups[self._n_linear :], points.tangent, strict=True):
             self._kernels.add_tangent(groups, *at, tangent, owner, stride, vectors, macro, force, total)
         return force, total
+
+    def product(self, points: LatticePoints, vectors: Single, owner: Indices) -> Single:
+        """Return K u in single precision, shape (n_columns, n); arguments as in `tangent`."""
+        force, stride = np.zeros_like(vectors), self.lattice.n_cells
+        for groups, stiffness in zip(self._groups, self._stiffnesses_in_single, strict=False):
+            self._kernels.add_linear(groups, stiffness, stride, vectors, force)
+        macro, total = np.zeros((2, len(vectors), self.discretisation.n_s), np.float32)
+        for groups, tangent in zip(self._groups[self._n_linear :], points.tangent_in_single, strict=True):
+            self._kernels.add_tangent(
+                groups, *self._geometry_in_single, tangent, owner, stride, vectors, macro, force, total
+            )
+        return force
 
     def row_33(self, points: LatticePoints) -> tuple[Array, Array]:
         """Return Σ w D₃₃, shape (n_s, N), and Σ w Bᵀ D₃₃, (N, n), with the rows D₃₃ = d stress_33 / d ε.
