@@ -97,6 +97,8 @@ class LatticeEquations:
         self._groups = [Groups.of(self._site[cells], lattice.shape_of_cell[cells]) for cells in of_phases]
         self._weight = np.ascontiguousarray(rve.weight[lattice.examples])
         self._operator = np.ascontiguousarray(rve.strain_operator[lattice.examples])  # (n_shapes, n_q, n_s, n_dofs)
+        order = np.arange(self._operator.shape[3]).reshape(-1, rve.dim).T.ravel()
+        self._by_component = self._operator[..., order]
         by_node = self._operator.reshape(*self._operator.shape[:3], -1, rve.dim)
         slopes = np.stack([by_node[:, :, axis, :, axis] for axis in range(rve.dim)])  # (dim, n_shapes, n_q, n_nodes)
         n_shapes, n_nodes = len(self._weight), slopes.shape[3]
@@ -237,10 +239,9 @@ class LatticeEquations:
 
     def _stiffness(self, tangent: Array) -> Array:
         """Return the element stiffness of a homogeneous tangent, component-major. Shape (n_shapes, n_dofs, n_dofs)."""
-        operator, dim = self._operator, self.lattice.dim
+        operator = self._by_component
         matrices = np.einsum("eq,eqsi,st,eqtj->eij", self._weight, operator, tangent, operator, optimize=True)
-        order = np.arange(matrices.shape[1]).reshape(-1, dim).T.ravel()
-        return np.ascontiguousarray(matrices[:, order[:, None], order[None, :]])
+        return np.ascontiguousarray(matrices)
 
     def _assemble_linear(self) -> None:
         """Assemble the stiffness of the elements, the load and the averages of the linear phases."""
@@ -253,14 +254,11 @@ class LatticeEquations:
             one, cells = np.asarray(response.tangent[:, :, 0]), rve.cells_of_phase[position]
             self._stiffnesses.append(self._stiffness(one))
             self._linear_mean += rve.weight[cells].sum() * one
-            for part, points in self._blocks(cells):
-                stress = np.repeat(one[:, None], points.stop - points.start, axis=1)
-                self._add_forces(part, stress, self._load)
-                if response.stress_33 is not None:
-                    row = np.asarray(response.stress_33)
-                    self._mean_33 += rve.weight[part].sum() * row
-                    rows = np.repeat(row[:, None, None], points.stop - points.start, axis=1)
-                    self._add_forces(part, rows, self._force_33[None])
+            self._add_uniform(position, one, self._load)
+            if response.stress_33 is not None:
+                row = np.asarray(response.stress_33)
+                self._mean_33 += rve.weight[cells].sum() * row
+                self._add_uniform(position, row[:, None], self._force_33[None])
         nonlinear = (rve.weight[part].sum() for part in rve.cells_of_phase[self._n_linear :])
         self._nonlinear_volume = float(sum(nonlinear))
 
@@ -290,6 +288,11 @@ class LatticeEquations:
     def _add_forces(self, part: slice, stress: Array, out: Array) -> None:
         shape, stride = self.lattice.shape_of_cell[part], self.lattice.n_cells
         self._kernels.add_forces(self._site[part], shape, self._divergence, stride, stress, out)
+
+    def _add_uniform(self, position: int, stress: Array, out: Array) -> None:
+        """Add the nodal forces of a phase under uniform stresses (n_s, n_columns)."""
+        forces = np.einsum("eq,eqsd,sk->ekd", self._weight, self._by_component, stress, optimize=True)
+        self._kernels.add_uniform(self._groups[position], np.ascontiguousarray(forces), self.lattice.n_cells, out)
 
     def _weights(self, part: slice) -> Array:
         """Return the quadrature weights of some elements. Shape (n_points,)."""

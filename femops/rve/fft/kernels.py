@@ -66,6 +66,7 @@ class Kernels(NamedTuple):
 
     strains: Callable[..., None]
     add_forces: Callable[..., None]
+    add_uniform: Callable[..., None]
     add_linear: Callable[..., None]
     add_tangent: Callable[..., None]
 
@@ -145,6 +146,17 @@ def kernels(dim: int, n_nodes: int, n_q: int) -> Kernels:
                     for q in range(n_q):
                         local[s, q] = stress[s, c * n_q + q, k]
                 add_divergence(local, site[c], stride, divergence[shape[c]], found, force, out[k])
+
+    @numba.njit(cache=True, nogil=True, fastmath=_FAST)
+    def add_uniform(groups: Any, forces: Any, stride: int, out: Any) -> None:
+        """Add to vectors the same forces of all elements of a shape, (n_shapes, n_columns, n_dofs), component-major."""
+        for c in range(len(groups.site)):
+            site, of_shape = groups.site[c], forces[groups.shape[c]]
+            for k in range(len(out)):
+                for i in range(dim):
+                    for a in range(n_nodes):
+                        for w in range(groups.used[c]):
+                            out[k, site[a, w] + i * stride] += of_shape[k, i * n_nodes + a]
 
     @numba.njit(cache=True, nogil=True, fastmath=_FAST)
     def add_linear(groups: Any, stiffness: Any, stride: int, vectors: Any, out: Any) -> None:
@@ -244,7 +256,7 @@ def kernels(dim: int, n_nodes: int, n_q: int) -> Kernels:
                         for w in range(used):
                             out[k, site[a, w] + i * stride] += force[i, a, w]
 
-    return Kernels(strains, add_forces, add_linear, add_tangent)
+    return Kernels(strains, add_forces, add_uniform, add_linear, add_tangent)
 
 
 @numba.njit(cache=True, nogil=True)
