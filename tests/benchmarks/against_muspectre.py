@@ -3,10 +3,10 @@
 muSpectre has no hexahedra in 3D: its strains are derivatives of trigonometric polynomials, on odd grids. Errors are
 those of the stress under a unit strain E₁₁ against the same voxels, each divided into several finite elements. For six
 load cases ours solves all at once, with the tangent, to `rve_fft.RTOL`, muSpectre one after the other to `TOLERANCE`.
-For one load case ours solves for the equilibrium only, to the same tolerance and to `RTOL`, the default; the errors that
-they leave in the stress are measured against `TIGHT`. Times include the construction of the RVE from its voxels on both sides. Each side runs in
-a process of its own, after a warm-up; memory is its peak above the start. muSpectre is found through the interpreter of
-`--muspectre-python`; it is no dependency of femops.
+For one load case ours solves for the equilibrium only, to the same tolerance and to `RTOL`, the default; the errors
+that they leave in the stress are measured against `TIGHT`. Times include the construction of the RVE from its voxels on
+both sides. Each side runs in a process of its own, after a warm-up; memory is its peak above the start. muSpectre is
+found through the interpreter of `--muspectre-python`; it is no dependency of femops.
 """
 
 import json
