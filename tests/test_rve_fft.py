@@ -14,11 +14,14 @@ from helpers import ELASTIC, SATURATING
 from femops import CaseError, NotConverged, load_law, notation
 from femops.law import LawContext
 from femops.rve import conjugate_gradients as cg
+from femops.rve import newton_cg
 from femops.rve.boundary import free_dofs
 from femops.rve.discretisation import discretise
+from femops.rve.fft import single_precision
 from femops.rve.fft.equations import LatticeEquations
 from femops.rve.fft.lattice import find_lattice
 from femops.rve.law import NestedLaw
+from femops.rve.newton_cg import HostSystems
 from femops.rve.periodicity import periodic_masters
 from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import RVESolver, Solution, SolverOptions
@@ -110,6 +113,49 @@ def test_an_rve_with_a_pore_is_that_of_the_direct_solver(cell: str) -> None:
     assert_same(found, expected, 1e-8)
     again = [one.solve(1.5 * strain, a.state, a.fluctuation) for one, a in ((iterative, found), (direct, expected))]
     assert_same(*again, 1e-8)
+
+
+@pytest.mark.parametrize("matrix", [ELASTIC | {"K": 4000.0}, J2], ids=["elastic", "j2"])
+def test_an_equilibrium_takes_one_column_per_strain(matrix: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    rve, strain, columns = grid("hexahedron", matrix), strains(3, 2), []
+
+    def counted(multiply: Any, precondition: Any, residual: Any, accuracy: Any) -> Any:
+        columns.append(len(residual))
+        return cg.conjugate_gradients(multiply, precondition, residual, accuracy)
+
+    monkeypatch.setattr(single_precision, "conjugate_gradients", counted)
+    iterative, direct = solver(rve, rtol=1e-10, linear="fft"), solver(rve, rtol=1e-10, linear="pardiso")
+    virgin = direct.virgin_state(2)
+    expected = direct.solve(strain, virgin)
+    for one in (iterative, direct):
+        found = one.equilibrium(strain, virgin)
+        np.testing.assert_allclose(found.stress, expected.stress, rtol=0.0, atol=1e-7 * expected.stress.max())
+        size = np.abs(expected.fluctuation).max()
+        np.testing.assert_allclose(found.fluctuation, expected.fluctuation, rtol=0.0, atol=1e-7 * size)
+    assert columns
+    assert max(columns) == 2  # without the load cases of the elastic sensitivity
+    columns.clear()
+    iterative.equilibrium(strain, virgin, expected.fluctuation)
+    assert not columns  # the initial guess is the solution
+
+
+def test_an_equilibrium_that_is_not_found_names_the_strain() -> None:
+    one, strain = solver(grid("quad", J2), linear="fft", max_iter=1), strains(2, 2)
+    with pytest.raises(NotConverged, match="2 of 2 RVEs did not converge in 1 iterations: the one at the strain"):
+        one.equilibrium(strain, one.virgin_state(2))
+
+
+def test_fields_in_the_rve_are_those_of_the_direct_solver_without_its_tangent() -> None:
+    rve, strain = grid("quad", J2), strains(2, 2).T
+    fields = []
+    for linear in ("fft", "pardiso"):
+        law = NestedLaw(rve, SolverOptions(rtol=1e-10, linear=linear))  # type: ignore[arg-type]
+        state = law.evaluate(strain[:1], np.zeros((1, law.n_state)), 1.0).state
+        law.solver.solve = None  # type: ignore[assignment, method-assign]
+        fields.append(law.micro_fields(strain[1], state[0]))
+    for name in ("displacement", "stress"):
+        one, other = (getattr(found, name) for found in fields)
+        np.testing.assert_allclose(one, other, rtol=0.0, atol=1e-7 * np.abs(other).max(), err_msg=name)
 
 
 @pytest.mark.parametrize("cell", ["quad", "tetra"])
@@ -204,7 +250,42 @@ def test_conjugate_gradients_that_do_not_converge_are_reported(monkeypatch: pyte
     failure = "the conjugate gradients did not converge at the solution; linear: pardiso does without"
     assert found.failures == {0: failure}
     with pytest.raises(NotConverged, match="did not converge; expected a direct solver"):
-        solver(grid("quad"), linear="fft")
+        _ = solver(grid("quad"), linear="fft").elastic_sensitivity
+
+
+@pytest.mark.parametrize("cell", ["quad9", "hexahedron", "tetra"])
+@pytest.mark.parametrize("trusted", [True, False])
+def test_single_precision_yields_what_double_precision_does(
+    cell: str, trusted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precisions = []
+
+    def recorded(multiply: Any, precondition: Any, residual: Any, accuracy: Any) -> Any:
+        precisions.append(residual.dtype)
+        return cg.conjugate_gradients(multiply, precondition, residual, accuracy)
+
+    for module in (single_precision, newton_cg):
+        monkeypatch.setattr(module, "conjugate_gradients", recorded)
+    if not trusted:
+        monkeypatch.setattr(single_precision, "_LEAST_REDUCTION", 1e-9)  # more than single precision can do
+    rve, n_s = grid(cell, J2), notation.n_strain(dimension(cell))
+    lattice = find_lattice(rve.discretisation.mesh)
+    assert lattice is not None
+    outline, virgin = rve.discretisation.outline, solver(rve).virgin_state(2)
+    equations = LatticeEquations(rve.discretisation, rve.phases, lattice, free_dofs(outline, "periodic"))
+    strain, zero = strains(dimension(cell), 2), np.zeros((equations.size, 2))
+    points = equations.evaluate(strain, zero, virgin)
+    owner = np.repeat([0, 1], n_s)
+    right = equations.tangent(points, np.zeros((2 * n_s, equations.size)), np.tile(np.eye(n_s), (2, 1)), owner)[0]
+    accuracy = cg.Accuracy(1e-11 * np.linalg.norm(right, axis=1), np.zeros(2 * n_s))
+    expected, _ = HostSystems(equations, points).solve(points, right, owner, accuracy)
+    precisions.clear()
+    found, solved = single_precision.SinglePrecisionSystems(equations, points).solve(points, right, owner, accuracy)
+    assert solved.all()
+    assert precisions[0] == np.float32
+    assert (precisions[-1] == np.float32) == trusted
+    one, other = equations.gather(found), equations.gather(expected)  # the vectors differ by a translation
+    np.testing.assert_allclose(one, other, rtol=0.0, atol=1e-9 * np.abs(other).max())
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,14 @@ class Accuracy:
     residual: Any
     energy: Any
 
+    def of(self, columns: Any) -> "Accuracy":
+        """Return the accuracy of some columns."""
+        return Accuracy(self.residual[columns], self.energy[columns])
+
 
 def conjugate_gradients(
     multiply: Callable[[Any, Any], Any], precondition: Callable[[Any], Any], residual: Any, accuracy: Accuracy
-) -> tuple[Any, Any, Any]:
+) -> tuple[Any, Any, Any, Any]:
     """Solve K x = r for every column r; each is dropped from the iteration once it is solved.
 
     Args:
@@ -36,7 +40,8 @@ def conjugate_gradients(
         accuracy: When a column is solved.
 
     Returns:
-        Solutions, shape (n_columns, size), a mask of the columns solved, and numbers of iterations, (n_columns,).
+        Solutions, shape (n_columns, size), a mask of the columns solved, numbers of iterations, and the estimated
+        energies of the errors, (n_columns,) each.
     """
     xp = array_namespace(residual)
     solution, solved = xp.zeros_like(residual), _norm(residual) <= accuracy.residual
@@ -46,6 +51,7 @@ def conjugate_gradients(
     x, direction = xp.zeros_like(r), xp.zeros_like(r)
     rz = xp.ones_like(r[:, 0])
     gains = [rz * xp.inf] * _DELAY
+    energy = xp.full_like(residual[:, 0], xp.inf)
     for count in range(_MOST_ITERATIONS):
         if not len(columns):
             break
@@ -64,14 +70,15 @@ def conjugate_gradients(
         del product
         gains[count % _DELAY] = length * rz
         iterations[columns] += 1
-        reached = (_norm(r) <= accuracy.residual[columns]) | (sum(gains) <= accuracy.energy[columns])
+        energy[columns] = sum(gains)
+        reached = (_norm(r) <= accuracy.residual[columns]) | (energy[columns] <= accuracy.energy[columns])
         over = reached | ~usable
         if over.any():
             solution[columns[over]], solved[columns[over]] = x[over], (reached & usable)[over]
             columns, r, x, direction, rz = columns[~over], r[~over], x[~over], direction[~over], rz[~over]
             gains = [one[~over] for one in gains]
     solution[columns] = x
-    return solution, solved, iterations
+    return solution, solved, iterations, energy
 
 
 def _norm(columns: Any) -> Any:

@@ -104,9 +104,10 @@ class NestedLaw:
             strain: Macroscale strain, Mandel. Shape (n_s,).
             state: Committed state at the start of the increment. Shape (n_state,).
         """
-        solution = self._solve(strain[None], state[None])
-        of_phases = [one[:, :, 0] for one in self._unpack_phases(state[None])]
-        return micro_fields(self.rve, self.solver, strain, solution.fluctuation[:, 0], of_phases)
+        columns, of_phases = strain[:, None], self._unpack_phases(state[None])
+        start, _ = self._guesses(columns, state[None])
+        fluctuation = self.solver.equilibrium(columns, of_phases, start).fluctuation[:, 0]
+        return micro_fields(self.rve, self.solver, strain, fluctuation, [one[:, :, 0] for one in of_phases])
 
     def _mean_fields(self) -> tuple[Mapping[str, slice], int]:
         """Return the slices of the phase averages at the start of the state by name, and their total size."""
@@ -120,17 +121,18 @@ class NestedLaw:
 
     def _solve(self, strain: Array, state: Array, first: int | None = None) -> Solution:
         columns = np.ascontiguousarray(strain.T)
-        of_phases = self._unpack_phases(state)
+        return self.solver.solve(columns, self._unpack_phases(state), *self._guesses(columns, state), first)
+
+    def _guesses(self, columns: Array, state: Array) -> tuple[Array | None, Array | None]:
+        """Return the predicted fluctuations, shape (n_free, N), and sensitivities; None where there are none."""
         if not self._predictor:
-            return self.solver.solve(columns, of_phases, first=first)
+            return None, None
         last_strain, fluctuation, deviation = (np.ascontiguousarray(state[:, part].T) for part in self._parts[2:])
         elastic = self.solver.elastic_sensitivity
         if self.solver.iterative:
-            start = fluctuation + elastic @ (columns - last_strain)
-            return self.solver.solve(columns, of_phases, start, first=first)
+            return fluctuation + elastic @ (columns - last_strain), None
         sensitivity = deviation.reshape(*elastic.shape, -1) + elastic[:, :, None]
-        start = fluctuation + np.einsum("fsn,sn->fn", sensitivity, columns - last_strain)
-        return self.solver.solve(columns, of_phases, start, sensitivity, first)
+        return fluctuation + np.einsum("fsn,sn->fn", sensitivity, columns - last_strain), sensitivity
 
     def _unpack_phases(self, state: Array) -> list[Array]:
         flat = state[:, self._parts[1]]

@@ -8,6 +8,7 @@ quadratic form of X, so that an error δX changes the stress by δXᵀ R and the
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol, Self
 
 import numpy as np
@@ -19,7 +20,7 @@ from femops.phases import Phase
 from femops.rve.conjugate_gradients import Accuracy, conjugate_gradients
 from femops.rve.discretisation import Discretisation
 from femops.rve.line_search import Step, line_search
-from femops.rve.solution import Solution, SolverOptions
+from femops.rve.solution import Equilibrium, Solution, SolverOptions
 from femops.rve.states import virgin_state
 
 _LOOSEST, _FACTOR = 0.1, 0.9
@@ -147,10 +148,13 @@ class HostSystems[P: IterativePoints]:
     Args:
         equations: Equations of the RVE.
         unloaded: Point quantities of the unloaded RVE.
+
+    Attributes:
+        precondition: Approximate inverse of the stiffness, see `IterativeEquations.preconditioner`.
     """
 
     def __init__(self, equations: IterativeEquations[P], unloaded: P) -> None:
-        self.tangent, self._precondition = equations.tangent, equations.preconditioner(unloaded)
+        self.tangent, self.precondition = equations.tangent, equations.preconditioner(unloaded)
         self.concurrent = equations.concurrent
 
     def solve(self, points: P, right: Array, owner: Indices, accuracy: Accuracy) -> tuple[Array, npt.NDArray[np.bool_]]:
@@ -160,7 +164,7 @@ class HostSystems[P: IterativePoints]:
         def multiply(vectors: Array, columns: Indices) -> Array:
             return self.tangent(points, vectors, macro[: len(columns)], owner[columns])[0]
 
-        solution, solved, _ = conjugate_gradients(multiply, self._precondition, right, accuracy)
+        solution, solved, *_ = conjugate_gradients(multiply, self.precondition, right, accuracy)
         return solution, solved
 
 
@@ -208,9 +212,6 @@ class NewtonCG[P: IterativePoints]:
         options: Settings.
         systems: Returns the linear systems of an RVE from the point quantities when it is not loaded; default: those
             of the equations.
-
-    Raises:
-        NotConverged: The unloaded RVE cannot be solved.
     """
 
     def __init__(
@@ -219,19 +220,34 @@ class NewtonCG[P: IterativePoints]:
     ) -> None:  # fmt: skip
         self.discretisation, self.options, self._equations = discretisation, options, equations
         self.knows_row_33, self.bytes_of_one = equations.knows_row_33, equations.bytes_of_one
-        n_s, size = discretisation.n_s, equations.size
-        points = equations.evaluate(np.zeros((n_s, 1)), np.zeros((size, 1)), virgin_state(discretisation, phases, 1))
-        self._systems = systems(points) if systems else HostSystems(equations, points)
+        self._phases = phases
+        self._systems = systems(self._unloaded) if systems else HostSystems(equations, self._unloaded)
         self.concurrent = self._systems.concurrent
-        mean = equations.mean_tangent(points)[0]
-        largest = _SHARE * options.rtol * equations.force_scale * np.linalg.norm(mean, axis=0)
-        self._elastic, solved = self._solved(
-            points, np.zeros((n_s, size)), np.zeros(n_s, dtype=np.int64), Accuracy(largest, np.zeros(n_s))
-        )
+
+    @cached_property
+    def _unloaded(self) -> P:
+        """Point quantities of the unloaded RVE; large, so that they are deleted at the first solve."""
+        zero = np.zeros((self.discretisation.n_s, 1)), np.zeros((self._equations.size, 1))
+        return self._equations.evaluate(*zero, virgin_state(self.discretisation, self._phases, 1))
+
+    @cached_property
+    def elastic_sensitivity(self) -> Array:
+        """See `femops.rve.solver.Method`."""
+        return np.ascontiguousarray(self._equations.gather(self._elastic).T)
+
+    @cached_property
+    def _elastic(self) -> Array:
+        """Elastic sensitivities. Shape (n_s, n)."""
+        n_s, points = self.discretisation.n_s, self._unloaded
+        mean = self._equations.mean_tangent(points)[0]
+        largest = _SHARE * self.options.rtol * self._equations.force_scale * np.linalg.norm(mean, axis=0)
+        start, owner = np.zeros((n_s, self._equations.size)), np.zeros(n_s, dtype=np.int64)
+        found, solved = self._solved(points, start, owner, Accuracy(largest, np.zeros(n_s)))
         if not solved.all():
             remedy = "expected a direct solver (linear: pardiso or mumps), as for nearly incompressible phases"
             raise NotConverged(f"the unloaded RVE cannot be solved: {_NOT_SOLVED}; {remedy}")
-        self.elastic_sensitivity = np.ascontiguousarray(self._equations.gather(self._elastic).T)
+        del self._unloaded
+        return found
 
     def attempt(
         self, strain: Array, state: list[Array], start: Array | None, sensitivity: Array | None
@@ -243,6 +259,21 @@ class NewtonCG[P: IterativePoints]:
             vectors = self._equations.spread(np.einsum("fsn,sn->nf", sensitivity, strain))
         else:
             vectors = strain.T @ self._elastic
+        batch, norms = self._balanced(strain, state, vectors)
+        return self._finish(batch, sensitivity), norms
+
+    def equilibrium(
+        self, strain: Array, state: list[Array], start: Array | None
+    ) -> tuple[Equilibrium, tuple[float, ...]]:
+        """See `femops.rve.solver.Method`; starts from zero by default, so that sensitivities are never needed."""
+        vars(self).pop("_unloaded", None)
+        first = np.zeros((strain.shape[1], self._equations.size)) if start is None else self._equations.spread(start.T)
+        batch, norms = self._balanced(strain, state, first)
+        fluctuation = np.ascontiguousarray(self._equations.gather(batch.vectors).T)
+        return Equilibrium(batch.points.sum_stress / self.discretisation.volume, fluctuation, batch.failures), norms
+
+    def _balanced(self, strain: Array, state: list[Array], vectors: Array) -> tuple[_Batch[P], tuple[float, ...]]:
+        """Return the last iterates and the largest relative residual at each iteration, from vectors (N, n)."""
         points = self._equations.evaluate(strain, vectors.T, state)
         batch = _Batch(strain, state, vectors, points, self._relative_residual(points, strain, vectors))
         norms: list[float] = []
@@ -255,17 +286,23 @@ class NewtonCG[P: IterativePoints]:
             elif len(active):
                 self._advance(batch, active)
                 continue
-            return self._finish(batch, sensitivity), tuple(norms)
+            return batch, tuple(norms)
 
     def _relative_residual(self, points: P, strain: Array, vectors: Array) -> Array:
         """Return residual norms relative to the internal forces. Shape (N,)."""
         return np.linalg.norm(points.force, axis=1) / self._equations.force_norm(points, strain, vectors.T)
 
     def _advance(self, batch: _Batch[P], active: Indices) -> None:
-        """Advance the active RVEs by one damped inexact Newton step."""
+        """Advance the active RVEs by one damped inexact Newton step.
+
+        Raises:
+            NotConverged: Not even the unloaded RVE can be solved.
+        """
         residual = batch.points.force[active]
         accuracy = Accuracy(self._forcing(batch, active) * np.linalg.norm(residual, axis=1), np.zeros(len(active)))
-        correction, _ = self._systems.solve(batch.points, -residual, active, accuracy)
+        correction, solved = self._systems.solve(batch.points, -residual, active, accuracy)
+        if not solved.all():
+            _ = self._elastic
         step = Step(
             batch.strain[:, active],
             [one[:, :, active] for one in batch.state],

@@ -35,6 +35,21 @@ class SolverOptions:
 
 
 @dataclass
+class Equilibrium:
+    """Equilibrium of a batch of RVEs without sensitivities; the batch is the last axis.
+
+    Attributes:
+        stress: Homogenized stress, Mandel [stress]; its error is of the order of `rtol`. Shape (n_s, N).
+        fluctuation: Free dofs of the fluctuation [length]. Shape (n_free, N).
+        failures: Reason of each failure, by the number of the RVE in the batch.
+    """
+
+    stress: Array
+    fluctuation: Array
+    failures: dict[int, str]
+
+
+@dataclass
 class Solution:
     """Solution of a batch of RVEs; the batch is the last axis.
 

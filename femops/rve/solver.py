@@ -7,7 +7,7 @@ its consistent tangent. The method is direct (`femops.rve.direct`), or iterative
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Protocol
 
@@ -23,10 +23,11 @@ from femops.rve.direct import Direct
 from femops.rve.discretisation import Discretisation
 from femops.rve.fft.equations import LatticeEquations, LatticePoints
 from femops.rve.fft.lattice import Lattice, find_lattice
+from femops.rve.fft.single_precision import SinglePrecisionSystems
 from femops.rve.multigrid import MeshEquations
 from femops.rve.newton_cg import LinearSystems, NewtonCG
 from femops.rve.rigid_motions import check_rigid_motions
-from femops.rve.solution import Solution, SolverName, SolverOptions
+from femops.rve.solution import Equilibrium, Solution, SolverName, SolverOptions
 from femops.rve.states import state_sizes, virgin_state
 from femops.threads import in_threads, thread_count
 
@@ -53,21 +54,34 @@ class Method(Protocol):
     """A method to solve batches of RVEs; arguments and shapes as in `RVESolver`.
 
     Attributes:
-        elastic_sensitivity: dq/dE at zero strain in the initial state [length]. Shape (n_free, n_s).
+        elastic_sensitivity: dq/dE at zero strain in the initial state [length], shape (n_free, n_s); if it cannot be
+            solved for, NotConverged is raised.
         knows_row_33: Whether solutions have `tangent_33`.
         bytes_of_one: Memory per RVE of a batch [byte].
         concurrent: Whether several batches may be solved at the same time, in threads.
     """
 
-    elastic_sensitivity: Array
     knows_row_33: bool
     bytes_of_one: float
     concurrent: bool
+
+    @property
+    def elastic_sensitivity(self) -> Array: ...  # noqa: D102
 
     def attempt(
         self, strain: Array, state: list[Array], start: Array | None, sensitivity: Array | None
     ) -> tuple[Solution, tuple[float, ...]]:
         """Solve one batch; return the solution and the largest relative residual at each iteration."""
+        ...
+
+    def equilibrium(
+        self, strain: Array, state: list[Array], start: Array | None
+    ) -> tuple[Equilibrium, tuple[float, ...]]:
+        """Solve one batch without sensitivities where that is cheaper; otherwise as `attempt`.
+
+        Raises:
+            NotConverged: The method does not suit the RVE.
+        """
         ...
 
 
@@ -83,11 +97,10 @@ class RVESolver:
 
     Attributes:
         free: Free dofs of the fluctuation.
-        elastic_sensitivity: dq/dE at zero strain in the initial state [length]. Shape (n_free, n_s).
 
     Raises:
         CaseError: The RVE does not fit its boundary condition or the linear solver.
-        NotConverged: The unloaded RVE cannot be solved.
+        NotConverged: The unloaded RVE cannot be solved; an iterative method finds that out when it is first used.
     """
 
     discretisation: Discretisation
@@ -98,13 +111,33 @@ class RVESolver:
     def __post_init__(self) -> None:
         self.free = free_dofs(self.discretisation.outline, self.boundary)
         check_rigid_motions(self.discretisation.mesh, self.free)
-        self._method, self._how = self._chosen()
-        self.elastic_sensitivity = self._method.elastic_sensitivity
+        self._candidate = self._iterative() or self._direct()
+
+    @cached_property
+    def _chosen(self) -> tuple[Method, str, Array]:
+        """The method, the end of the note on it and its elastic sensitivity; direct where `auto` cannot iterate."""
+        method, how = self._candidate
+        try:
+            return method, how, method.elastic_sensitivity
+        except NotConverged:
+            if not how or self._linear != "auto":
+                raise
+        method, how = self._candidate = self._direct()
+        return method, how, method.elastic_sensitivity
+
+    @property
+    def _method(self) -> Method:
+        return self._chosen[0]
+
+    @property
+    def elastic_sensitivity(self) -> Array:
+        """dq/dE at zero strain in the initial state [length]. Shape (n_free, n_s)."""
+        return self._chosen[2]
 
     @property
     def iterative(self) -> bool:
         """Whether the method is iterative; it then needs no sensitivities of the last step."""
-        return bool(self._how)
+        return bool(self._chosen[1])
 
     @property
     def knows_tangent_33(self) -> bool:
@@ -136,7 +169,8 @@ class RVESolver:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes to the user about the method, one line each."""
-        return (f"{self.free.count} unknowns{self._how}",) if self._how else ()
+        how = self._chosen[1]
+        return (f"{self.free.count} unknowns{how}",) if how else ()
 
     def virgin_state(self, n: int) -> list[Array]:
         """Return the initial state of each phase. Shape (n_state, n_points_of_phase, n) each."""
@@ -163,18 +197,40 @@ class RVESolver:
             NotConverged: An RVE did not converge; the message says which, at what strain and why.
         """
         solution, norms = self._method.attempt(strain, state, start, sensitivity)
-        if solution.failures:
-            what = f"{len(solution.failures)} of {strain.shape[1]} RVEs did not converge"
-            slow = all(why.startswith("relative residual") for why in solution.failures.values())
-            iterations = f" in {self.options.max_iter} iterations" if slow else ""
-            raise NotConverged(f"{what}{iterations}: {_named(solution.failures, strain, first)}", norms)
+        self._check(solution.failures, norms, strain, first)
         return solution
+
+    def equilibrium(self, strain: Array, state: list[Array], start: Array | None = None) -> Equilibrium:
+        """Solve one batch without its tangent, for which iterative methods need a fraction of the time and memory.
+
+        Args:
+            strain: See `solve`.
+            state: See `solve`.
+            start: See `solve`.
+
+        Raises:
+            NotConverged: An RVE did not converge.
+        """
+        try:
+            found, norms = self._candidate[0].equilibrium(strain, state, start)
+        except NotConverged:
+            found, norms = self._method.equilibrium(strain, state, start)
+        self._check(found.failures, norms, strain, None)
+        return found
 
     def attempt(
         self, strain: Array, state: list[Array], start: Array | None = None, sensitivity: Array | None = None
     ) -> Solution:
         """Solve one batch like `solve`, but report RVEs that fail in `Solution.failures` instead of raising."""
         return self._method.attempt(strain, state, start, sensitivity)[0]
+
+    def _check(self, failures: dict[int, str], norms: tuple[float, ...], strain: Array, first: int | None) -> None:
+        """Raise NotConverged if RVEs have failed."""
+        if failures:
+            what = f"{len(failures)} of {strain.shape[1]} RVEs did not converge"
+            slow = all(why.startswith("relative residual") for why in failures.values())
+            iterations = f" in {self.options.max_iter} iterations" if slow else ""
+            raise NotConverged(f"{what}{iterations}: {_named(failures, strain, first)}", norms)
 
     def full_fluctuation(self, fluctuation: Array) -> Array:
         """Return the nodal fluctuation with zero mean, shape (n_nodes, dim, N), of free dofs (n_free, N) [length]."""
@@ -220,22 +276,9 @@ class RVESolver:
             return lattice if dim == 3 and lattice.solid_part * count >= _ITERATIVE_FROM[dim] else None
         return lattice
 
-    def _chosen(self) -> tuple[Method, str]:
-        """Return the method and, if it is iterative, the end of the note on it; direct where `auto` cannot iterate.
-
-        Raises:
-            CaseError: The requested method does not suit the RVE.
-            NotConverged: The unloaded RVE cannot be solved.
-        """
+    def _direct(self) -> tuple[Method, str]:
+        """Return the direct method."""
         linear = self._linear
-        try:
-            iterative = self._iterative()
-        except NotConverged:
-            if linear != "auto":
-                raise
-            iterative = None
-        if iterative is not None:
-            return iterative
         assert linear != "fft" and linear != "multigrid"
         return Direct(self.discretisation, self.phases, self.free, linear, self.options), ""
 
@@ -258,8 +301,8 @@ class RVESolver:
 
     def _systems(
         self, equations: LatticeEquations
-    ) -> tuple[Callable[[LatticePoints], LinearSystems[LatticePoints]] | None, str]:
-        """Return the linear systems on a GPU and the end of the note on it; None to solve them on the CPU.
+    ) -> tuple[Callable[[LatticePoints], LinearSystems[LatticePoints]], str]:
+        """Return the linear systems and the end of the note on them, on a GPU or on the CPU in single precision.
 
         Raises:
             CaseError: A GPU is requested but not available.
@@ -267,7 +310,7 @@ class RVESolver:
         chosen = self.options.device == "auto"
         device = None if chosen and self.free.count < _GPU_FROM else accelerator(self.options.device)
         if device is None:
-            return None, ""
+            return partial(SinglePrecisionSystems, equations), ""
         from femops.rve.fft.torch_systems import TorchSystems  # torch takes seconds to import
 
         why = f" (device: auto takes a GPU from {_GPU_FROM} unknowns on, a number not measured)" if chosen else ""

@@ -10,7 +10,7 @@ from femops import notation
 from femops.errors import CaseError
 from femops.notation import Array
 from femops.rve.micro import MicroFields, micro_fields
-from femops.rve.solver import RVESolver, Solution, SolverOptions
+from femops.rve.solver import RVESolver, SolverOptions
 from femops.rve.spec import RVE
 
 Guess = Array | Callable[[slice], Array]
@@ -56,21 +56,13 @@ class ExactRVE:
         """Solver of the RVE."""
         return RVESolver(self.rve.discretisation, self.rve.phases, self.rve.boundary, self.options)
 
-    def solve(
-        self,
-        strain: Array,
-        start: Guess | None = None,
-        sensitivity: Guess | None = None,
-        watch: Callable[[slice, Solution], None] | None = None,
-    ) -> ExactResponse:
+    def solve(self, strain: Array, start: Guess | None = None, sensitivity: Guess | None = None) -> ExactResponse:
         """Solve the RVE at every point, in chunks that fit into memory and that threads share.
 
         Args:
             strain: Macroscale strains, Mandel [-]. Shape (n, n_s).
             start: Initial guess of the fluctuation at the free dofs [length]. Shape (n, n_free).
             sensitivity: Initial guess of its derivative with respect to the strain [length]. Shape (n, n_free, n_s).
-            watch: Called with the slice of points of each chunk and its solution, whose arrays have the dofs first;
-                from several threads.
 
         Raises:
             NotConverged: An RVE did not converge.
@@ -91,22 +83,15 @@ class ExactRVE:
                 answer.stress_33[part] = solution.stress_33
             if answer.tangent_33 is not None and solution.tangent_33 is not None:
                 answer.tangent_33[part] = solution.tangent_33.T
-            if watch is not None:
-                watch(part, solution)
 
         self.solver.in_parts(n, solve)
         return answer
 
-    def micro_fields(self, strain: Array, start: Guess | None = None, sensitivity: Guess | None = None) -> MicroFields:
-        """Return the microscale fields at one strain (n_s,); initial guesses as in `solve`, for one point."""
-        found: list[Array] = []
-
-        def keep(part: slice, solution: Solution) -> None:
-            found.append(solution.fluctuation[:, 0])
-
-        self.solve(strain[None], start, sensitivity, keep)
-        state = [one[:, :, 0] for one in self.solver.virgin_state(1)]
-        return micro_fields(self.rve, self.solver, strain, found[0], state)
+    def micro_fields(self, strain: Array, start: Array | None = None) -> MicroFields:
+        """Return the microscale fields at one strain (n_s,), from an initial guess of the fluctuation (n_free,)."""
+        state, guess = self.solver.virgin_state(1), None if start is None else start[:, None]
+        found = self.solver.equilibrium(strain[:, None], state, guess).fluctuation[:, 0]
+        return micro_fields(self.rve, self.solver, strain, found, [one[:, :, 0] for one in state])
 
 
 def check_elastic(rve: RVE) -> None:

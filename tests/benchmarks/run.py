@@ -19,12 +19,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], metavar="PROBLEM", help="only these, without a file")
     parser.add_argument("--fedoo-python", default=sys.executable, help="interpreter that has fedoo")
     parser.add_argument("--muspectre-python", default=sys.executable, help="interpreter that has muSpectre")
+    parser.add_argument("--fans", default="FANS", help="command that runs FANS")
     parser.add_argument("--seconds", default="3600", help="training time of each network of beno_poisson")
     arguments = parser.parse_args()
     console = Console()
     options = {
         "fedoo_python": arguments.fedoo_python,
         "muspectre_python": arguments.muspectre_python,
+        "fans": arguments.fans,
         "seconds": arguments.seconds,
     }
     for name in arguments.names:

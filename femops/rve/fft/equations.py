@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from femops import notation
 from femops.notation import Array, Indices
@@ -22,6 +23,8 @@ from femops.rve.fft.lattice import FreeOnLattice, Lattice
 from femops.rve.fft.reference import Reference
 
 _POINTS_AT_ONCE = 2**14
+
+Single = npt.NDArray[np.float32]
 
 
 @dataclass
@@ -46,6 +49,11 @@ class LatticePoints:
     squared: Array
     sum_33: Array
     on_device: dict[int, Any] = field(default_factory=dict)
+
+    @cached_property
+    def tangent_in_single(self) -> list[Single]:
+        """The tangents in single precision."""
+        return [one.astype(np.float32) for one in self.tangent]
 
     def put(self, columns: Indices, new: "LatticePoints") -> "LatticePoints":
         """Return the quantities with those of some RVEs replaced; arrays of this object may be overwritten."""
@@ -89,6 +97,8 @@ class LatticeEquations:
         self._groups = [Groups.of(self._site[cells], lattice.shape_of_cell[cells]) for cells in of_phases]
         self._weight = np.ascontiguousarray(rve.weight[lattice.examples])
         self._operator = np.ascontiguousarray(rve.strain_operator[lattice.examples])  # (n_shapes, n_q, n_s, n_dofs)
+        order = np.arange(self._operator.shape[3]).reshape(-1, rve.dim).T.ravel()
+        self._by_component = self._operator[..., order]
         by_node = self._operator.reshape(*self._operator.shape[:3], -1, rve.dim)
         slopes = np.stack([by_node[:, :, axis, :, axis] for axis in range(rve.dim)])  # (dim, n_shapes, n_q, n_nodes)
         n_shapes, n_nodes = len(self._weight), slopes.shape[3]
@@ -98,6 +108,8 @@ class LatticeEquations:
         self._kernels = kernels(rve.dim, n_nodes, rve.n_q)
         self._upper = np.triu_indices(rve.n_s)
         self._assemble_linear()
+        self._stiffnesses_in_single = [one.astype(np.float32) for one in self._stiffnesses]
+        self._geometry_in_single = self._gradient.astype(np.float32), self._weight.astype(np.float32)
 
     @property
     def size(self) -> int:
@@ -114,7 +126,7 @@ class LatticeEquations:
         """Memory per RVE of a batch [byte]."""
         rve = self.discretisation
         n_points = sum((part.stop - part.start) * rve.n_q for part in rve.cells_of_phase[self._n_linear :])
-        return 8.0 * (n_points * len(self._upper[0]) + self.lattice.size * (4 * rve.n_s + 8))
+        return 8.0 * (1.5 * n_points * len(self._upper[0]) + self.lattice.size * (4 * rve.n_s + 8))
 
     @cached_property
     def force_scale(self) -> float:
@@ -180,6 +192,18 @@ class LatticeEquations:
             self._kernels.add_tangent(groups, *at, tangent, owner, stride, vectors, macro, force, total)
         return force, total
 
+    def product(self, points: LatticePoints, vectors: Single, owner: Indices) -> Single:
+        """Return K u in single precision, shape (n_columns, n); arguments as in `tangent`."""
+        force, stride = np.zeros_like(vectors), self.lattice.n_cells
+        for groups, stiffness in zip(self._groups, self._stiffnesses_in_single, strict=False):
+            self._kernels.add_linear(groups, stiffness, stride, vectors, force)
+        macro, total = np.zeros((2, len(vectors), self.discretisation.n_s), np.float32)
+        for groups, tangent in zip(self._groups[self._n_linear :], points.tangent_in_single, strict=True):
+            self._kernels.add_tangent(
+                groups, *self._geometry_in_single, tangent, owner, stride, vectors, macro, force, total
+            )
+        return force
+
     def row_33(self, points: LatticePoints) -> tuple[Array, Array]:
         """Return Σ w D₃₃, shape (n_s, N), and Σ w Bᵀ D₃₃, (N, n), with the rows D₃₃ = d stress_33 / d ε.
 
@@ -215,10 +239,9 @@ class LatticeEquations:
 
     def _stiffness(self, tangent: Array) -> Array:
         """Return the element stiffness of a homogeneous tangent, component-major. Shape (n_shapes, n_dofs, n_dofs)."""
-        operator, dim = self._operator, self.lattice.dim
+        operator = self._by_component
         matrices = np.einsum("eq,eqsi,st,eqtj->eij", self._weight, operator, tangent, operator, optimize=True)
-        order = np.arange(matrices.shape[1]).reshape(-1, dim).T.ravel()
-        return np.ascontiguousarray(matrices[:, order[:, None], order[None, :]])
+        return np.ascontiguousarray(matrices)
 
     def _assemble_linear(self) -> None:
         """Assemble the stiffness of the elements, the load and the averages of the linear phases."""
@@ -231,14 +254,11 @@ class LatticeEquations:
             one, cells = np.asarray(response.tangent[:, :, 0]), rve.cells_of_phase[position]
             self._stiffnesses.append(self._stiffness(one))
             self._linear_mean += rve.weight[cells].sum() * one
-            for part, points in self._blocks(cells):
-                stress = np.repeat(one[:, None], points.stop - points.start, axis=1)
-                self._add_forces(part, stress, self._load)
-                if response.stress_33 is not None:
-                    row = np.asarray(response.stress_33)
-                    self._mean_33 += rve.weight[part].sum() * row
-                    rows = np.repeat(row[:, None, None], points.stop - points.start, axis=1)
-                    self._add_forces(part, rows, self._force_33[None])
+            self._add_uniform(position, one, self._load)
+            if response.stress_33 is not None:
+                row = np.asarray(response.stress_33)
+                self._mean_33 += rve.weight[cells].sum() * row
+                self._add_uniform(position, row[:, None], self._force_33[None])
         nonlinear = (rve.weight[part].sum() for part in rve.cells_of_phase[self._n_linear :])
         self._nonlinear_volume = float(sum(nonlinear))
 
@@ -268,6 +288,11 @@ class LatticeEquations:
     def _add_forces(self, part: slice, stress: Array, out: Array) -> None:
         shape, stride = self.lattice.shape_of_cell[part], self.lattice.n_cells
         self._kernels.add_forces(self._site[part], shape, self._divergence, stride, stress, out)
+
+    def _add_uniform(self, position: int, stress: Array, out: Array) -> None:
+        """Add the nodal forces of a phase under uniform stresses (n_s, n_columns)."""
+        forces = np.einsum("eq,eqsd,sk->ekd", self._weight, self._by_component, stress, optimize=True)
+        self._kernels.add_uniform(self._groups[position], np.ascontiguousarray(forces), self.lattice.n_cells, out)
 
     def _weights(self, part: slice) -> Array:
         """Return the quadrature weights of some elements. Shape (n_points,)."""

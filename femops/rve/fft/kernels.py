@@ -2,7 +2,8 @@
 
 `kernels` compiles them for one cell kind, so that the loops over nodes, points and components have constant lengths.
 Numba keeps this module and all that it imports until the end of the process: it must not import meshes. Kernels that
-apply the stiffness, where almost all time is spent, run along `LANES` elements at once. Common arguments:
+apply the stiffness, where almost all time is spent, run along `LANES` elements at once, in the precision of their
+arguments. Common arguments:
 
     site       position in a lattice vector of the first component of each node (n_elements, n_nodes)
     shape      shape of each element (n_elements,)
@@ -65,6 +66,7 @@ class Kernels(NamedTuple):
 
     strains: Callable[..., None]
     add_forces: Callable[..., None]
+    add_uniform: Callable[..., None]
     add_linear: Callable[..., None]
     add_tangent: Callable[..., None]
 
@@ -146,9 +148,21 @@ def kernels(dim: int, n_nodes: int, n_q: int) -> Kernels:
                 add_divergence(local, site[c], stride, divergence[shape[c]], found, force, out[k])
 
     @numba.njit(cache=True, nogil=True, fastmath=_FAST)
+    def add_uniform(groups: Any, forces: Any, stride: int, out: Any) -> None:
+        """Add to vectors the same forces of all elements of a shape, (n_shapes, n_columns, n_dofs), component-major."""
+        for c in range(len(groups.site)):
+            site, of_shape = groups.site[c], forces[groups.shape[c]]
+            for k in range(len(out)):
+                for i in range(dim):
+                    for a in range(n_nodes):
+                        for w in range(groups.used[c]):
+                            out[k, site[a, w] + i * stride] += of_shape[k, i * n_nodes + a]
+
+    @numba.njit(cache=True, nogil=True, fastmath=_FAST)
     def add_linear(groups: Any, stiffness: Any, stride: int, vectors: Any, out: Any) -> None:
         """Add K u of elements with the stiffness of their shape, (n_shapes, n_dofs, n_dofs), component-major."""
-        local, force = np.empty((n_dofs, LANES)), np.empty(LANES)
+        precision = vectors.dtype
+        local, force, zero = np.empty((n_dofs, LANES), precision), np.empty(LANES, precision), precision.type(0.0)
         for c in range(len(groups.site)):
             site, matrix, used = groups.site[c], stiffness[groups.shape[c]], groups.used[c]
             for k in range(len(vectors)):
@@ -159,7 +173,7 @@ def kernels(dim: int, n_nodes: int, n_q: int) -> Kernels:
                 for i in range(dim):
                     for a in range(n_nodes):
                         for w in range(LANES):
-                            x = 0.0
+                            x = zero
                             for j in range(n_dofs):
                                 x += matrix[i * n_nodes + a, j] * local[j, w]
                             force[w] = x
@@ -185,9 +199,12 @@ def kernels(dim: int, n_nodes: int, n_q: int) -> Kernels:
             out: Forces. Shape (n_columns, n).
             total: Integrals. Shape (n_columns, n_s).
         """
-        local, force = np.empty((dim, n_nodes, LANES)), np.empty((dim, n_nodes, LANES))
-        found = np.empty((dim, dim, LANES))
-        strain, stress = np.empty((n_s, LANES)), np.empty((n_s, LANES))
+        precision = vectors.dtype
+        zero, one, of_shear = precision.type(0.0), precision.type(1.0), precision.type(half)
+        of_normal = precision.type(0.5)
+        local, force = np.empty((2, dim, n_nodes, LANES), precision)
+        found = np.empty((dim, dim, LANES), precision)
+        strain, stress = np.empty((2, n_s, LANES), precision)
         for c in range(len(groups.site)):
             site, shape, used = groups.site[c], groups.shape[c], groups.used[c]
             for k in range(len(vectors)):
@@ -201,19 +218,19 @@ def kernels(dim: int, n_nodes: int, n_q: int) -> Kernels:
                     for i in range(dim):
                         for j in range(dim):
                             for w in range(LANES):
-                                x = 0.0
+                                x = zero
                                 for a in range(n_nodes):
                                     x += local[i, a, w] * slope[a, j]
                                 found[i, j, w] = x
                     for s in range(n_s):
                         i, j = row[s], column[s]
-                        factor = 0.5 if i == j else half
+                        factor = of_normal if i == j else of_shear
                         for w in range(LANES):
                             strain[s, w] = macro[k, s] + factor * (found[i, j, w] + found[j, i, w])
                     for s in range(n_s):
-                        x = 0.0
+                        x = zero
                         for w in range(LANES):
-                            y = 0.0
+                            y = zero
                             for t in range(n_s):
                                 low, high = min(s, t), max(s, t)
                                 y += of_point[low * n_s - (low * (low - 1)) // 2 + high - low, w] * strain[t, w]
@@ -223,7 +240,7 @@ def kernels(dim: int, n_nodes: int, n_q: int) -> Kernels:
                         total[k, s] += x
                     for s in range(n_s):
                         i, j = row[s], column[s]
-                        factor = 1.0 if i == j else half
+                        factor = one if i == j else of_shear
                         for w in range(LANES):
                             found[i, j, w] = factor * stress[s, w]
                             found[j, i, w] = factor * stress[s, w]
@@ -239,7 +256,7 @@ def kernels(dim: int, n_nodes: int, n_q: int) -> Kernels:
                         for w in range(used):
                             out[k, site[a, w] + i * stride] += force[i, a, w]
 
-    return Kernels(strains, add_forces, add_linear, add_tangent)
+    return Kernels(strains, add_forces, add_uniform, add_linear, add_tangent)
 
 
 @numba.njit(cache=True, nogil=True)

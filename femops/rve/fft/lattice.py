@@ -134,8 +134,9 @@ def _n_intervals(coordinates: Array, extent: float) -> int:
 
 def _all_different(numbers: Indices, shape: Array) -> bool:
     """Return whether no two nodes have the same place on the grid."""
-    keys = np.ravel_multi_index(tuple(numbers.T), tuple(shape))
-    return len(np.unique(keys)) == len(keys)
+    taken = np.zeros(shape, dtype=bool)
+    taken[tuple(numbers.T)] = True
+    return int(taken.sum()) == len(numbers)
 
 
 def _sites(place: Indices, lines: Indices, degree: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], int]:

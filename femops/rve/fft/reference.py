@@ -10,6 +10,7 @@ that minimise the energy of the reference material in the pores for given displa
 eigenvalue relative to the reference is then not zero, but depends on the shape of the pores.
 """
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,11 +40,16 @@ class Reference:
         self._axes = tuple(range(2, 2 + lattice.dim))
         self.inverse = _inverse(_symbol(lattice, stiffness))
 
-    def solve(self, vectors: Array) -> Array:
-        """Return K₀⁻¹ r of lattice vectors with zero sum. Shape (n_columns, n)."""
+    @cached_property
+    def _single(self) -> npt.NDArray[Any]:
+        return self.inverse.astype(np.float32 if np.isrealobj(self.inverse) else np.complex64)
+
+    def solve(self, vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return K₀⁻¹ r of lattice vectors with zero sum, in their precision. Shape (n_columns, n)."""
+        inverse = self._single if vectors.dtype == np.float32 else self.inverse
         split = vectors.reshape(len(vectors), -1, *self._grid)
         spectrum = np.ascontiguousarray(scipy.fft.rfftn(split, axes=self._axes))  # scipy may pad its rows
-        multiply(self.inverse, spectrum.reshape(*spectrum.shape[:2], -1))
+        multiply(inverse, spectrum.reshape(*spectrum.shape[:2], -1))
         return np.asarray(scipy.fft.irfftn(spectrum, self._grid, self._axes, overwrite_x=True)).reshape(vectors.shape)
 
 

@@ -115,7 +115,7 @@ class TorchSystems:
         for part, system in self._blocks(points, owner):
             least = Accuracy(self._put(accuracy.residual[part]), self._put(accuracy.energy[part]))
             multiply = partial(self._multiply, system)
-            found, done, _ = conjugate_gradients(multiply, self._reference.solve, self._put(right[part]), least)
+            found, done, *_ = conjugate_gradients(multiply, self._reference.solve, self._put(right[part]), least)
             solution[part], solved[part] = found.cpu(), done.cpu()
         return solution, solved
 

@@ -50,7 +50,7 @@ class FieldLaw(ABC):
 
     def exact_micro_fields(self, strain: Array, state: Array) -> MicroFields:
         """Return the microscale fields of the nested solve at one point; arguments as in `micro_fields`."""
-        return self.exact.micro_fields(strain, self.free_fluctuation(strain)[None])
+        return self.exact.micro_fields(strain, self.free_fluctuation(strain))
 
     @abstractmethod
     def free_fluctuation(self, strain: Array) -> Array:

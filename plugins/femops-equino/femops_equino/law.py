@@ -138,8 +138,8 @@ class EquiNOLaw:
 
     def exact_micro_fields(self, strain: Array, state: Array) -> Any:
         """Return the fields of `solve_exactly` at one point; arguments as in `micro_fields`."""
-        coefficients = self._solve(strain[None], state[None]).coefficients
-        return self.microscale.exact.micro_fields(strain, *self._guesses(strain[None], coefficients))
+        coefficients = self._solve(strain[None], state[None]).coefficients[0]
+        return self.microscale.exact.micro_fields(strain, self.basis.displacement @ coefficients)
 
     @property
     def rve(self) -> "RVE":

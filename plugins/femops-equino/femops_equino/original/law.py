@@ -218,7 +218,7 @@ class OriginalLaw:
 
     def exact_micro_fields(self, strain: Array, state: Array) -> MicroFields:
         """Return the fields of `solve_exactly` at one point; arguments as in `micro_fields`."""
-        return self._exact.micro_fields(strain, self._networks(strain[None]).displacement @ self.displacement.T)
+        return self._exact.micro_fields(strain, self.displacement @ self._networks(strain[None]).displacement[0])
 
     def _networks(self, strain: Array) -> OriginalResponse:
         return evaluate_original(self.weights, strain.astype(self.parameters.precision))
