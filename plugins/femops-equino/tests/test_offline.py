@@ -211,14 +211,20 @@ def test_the_search_for_points_ends_where_round_off_is_left():
 
 
 def test_points_are_added_and_removed_until_the_nonnegative_fit_is_the_best_one():
-    """A fit that removes the fourth of its points."""
+    """Columns that are nearly dependent; points added before are removed."""
     random = np.random.default_rng(2)
-    matrix = random.uniform(size=(40, 30))
-    total = matrix[:, :8] @ random.uniform(0.5, 1.0, 8) + 0.1 * random.standard_normal(40)
-    points, factor = choose(CubatureRows(matrix, total, np.arange(30)), 30, lambda chosen, factor: False)
-    found = np.zeros(30)
-    found[points] = factor
-    np.testing.assert_allclose(found, nnls(matrix, total)[0], rtol=0, atol=1e-12)
+    place, center = np.linspace(0.0, 1.0, 60)[:, None], random.uniform(size=80)
+    matrix = np.exp(-20.0 * (place - center) ** 2)
+    total = matrix.sum(axis=1) + 0.01 * random.standard_normal(60)
+
+    def is_least_squares_fit(chosen, factor):
+        np.testing.assert_allclose(factor, np.linalg.lstsq(matrix[:, chosen], total)[0], rtol=1e-9)
+        return False
+
+    points, factor = choose(CubatureRows(matrix, total, np.arange(80)), 80, is_least_squares_fit)
+    assert (factor > 0.0).all()
+    residual = np.linalg.norm(matrix[:, points] @ factor - total)
+    assert residual == pytest.approx(nnls(matrix, total)[1], rel=1e-12)
 
 
 def test_points_that_may_be_chosen_are_fitted_to_the_sums_over_all_points(base, monkeypatch):
