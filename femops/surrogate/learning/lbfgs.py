@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterable, Iterator
 
 from femops.devices.torch_library import Tensor, torch
 
-_MEMORY, _MOST_TRIALS = 60, 25
+_MOST_TRIALS = 25
 # torch drops curvature pairs whose product is below 1e-10: all of them where losses are about 1e-8. A power of two
 # changes the exponents only.
 _SCALE = 2.0**40
 _BEYOND = 1e3  # value of a loss that is not finite, relative to the largest finite one
 
 
-def make_lbfgs(weights: Iterable[Tensor]) -> torch.optim.LBFGS:
-    """Return torch's L-BFGS for `lbfgs_steps`.
+def make_lbfgs(weights: Iterable[Tensor], memory: int) -> torch.optim.LBFGS:
+    """Return torch's L-BFGS for `lbfgs_steps`, with a memory of that many steps.
 
     Raises:
         ValueError: A weight is not in double precision.
@@ -36,7 +36,7 @@ def make_lbfgs(weights: Iterable[Tensor]) -> torch.optim.LBFGS:
         max_eval=1 + _MOST_TRIALS,
         tolerance_grad=0.0,
         tolerance_change=0.0,
-        history_size=_MEMORY,
+        history_size=memory,
         line_search_fn="strong_wolfe",
     )
 

@@ -34,6 +34,7 @@ class Schedule:
         warm_up: First steps of Adam, in which the learning rate rises linearly; not with a function.
         largest_gradient: Norm to which Adam clips the gradient; None for no limit.
         lbfgs_steps: Steps of L-BFGS.
+        lbfgs_memory: Steps that L-BFGS remembers: more need fewer steps, each of which takes longer.
         seed: Seed of the batches.
         betas: Decay of the running means of the gradient and of its square in Adam.
         weight_decay: Multiple of the weights that Adam adds to the gradient.
@@ -45,6 +46,7 @@ class Schedule:
     warm_up: int = 0
     largest_gradient: float | None = None
     lbfgs_steps: int = 0
+    lbfgs_memory: int = 60
     seed: int = 0
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
@@ -110,7 +112,7 @@ class Training:
         """
         if self.step >= self._schedule.steps:
             return
-        optimiser = make_lbfgs(self._weights.values())
+        optimiser = make_lbfgs(self._weights.values(), self._schedule.lbfgs_memory)
         self._take(lbfgs_steps(optimiser, loss), self._schedule.steps, optimiser)
 
     def _adam_steps(self, optimiser: torch.optim.Adam, loss: BatchLoss) -> Iterator[float]:

@@ -12,10 +12,10 @@ class NetworkBlock(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    labels: int = Field(1000, gt=0, description="solutions of the reduced model to learn from")
+    labels: int = Field(500, gt=0, description="solutions of the reduced model to learn from")
     width: int = Field(32, gt=0, description="units of both hidden layers")
     adam_steps: int = Field(50, ge=0)
-    lbfgs_steps: int = Field(800, ge=0, description="for the potential; the other networks take half as many")
+    lbfgs_steps: int = Field(700, ge=0, description="for the potential; the other networks take half as many")
 
 
 class OriginalBlock(BaseModel):

@@ -187,7 +187,8 @@ def test_weights_of_the_cubature_are_positive_and_fill_the_matrix(law, model):
 def test_a_law_in_3d_keeps_contract_and_bound(solid, solid_reference):
     law = load_law(solid.model)
     assert law.dim == 3
-    check_law(law)
+    check_law(law, rtol_tangent=1e-3)  # what its corrections leave
+    check_law(load_law({"law": "equino", "model": str(solid.model), "tolerance": 1e-10}, dim=3))
     ours, theirs, inside = answer_of(law, solid_reference.strain), solid_reference.answer, solid_reference.inside
     assert relative(ours.stress, theirs.stress)[inside].max() < 2e-3
     assert relative(ours.tangent, theirs.tangent)[inside].max() < 2e-2

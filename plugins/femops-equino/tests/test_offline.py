@@ -8,6 +8,7 @@ import pytest
 import yaml
 from equino_cases import COARSE, PHASES, RVE, StoppedError, answer_of, fit_task, fitted, norms
 from mpi4py import MPI
+from scipy.optimize import nnls
 
 from femops import CaseError, load_law
 from femops.commands.run import run_case
@@ -17,8 +18,10 @@ from femops.rve.sampling import sobol
 from femops.surrogate import TrainedModel
 from femops.surrogate.learning.checkpoint import MemoryCheckpoint
 from femops.surrogate.store import Origin, write_model
+from femops_equino.offline import offline, operators_of
 from femops_equino.options import EquiNOOptions, EquiNOParameters
-from femops_equino.reduced.cubature import CubatureRows, choose
+from femops_equino.reduced.cubature import CubatureRows, choose, rows
+from femops_equino.reduced.full import full_model
 from femops_equino.surrogate import as_law, fit
 
 HIGH = np.full(3, 0.02)
@@ -202,9 +205,45 @@ def test_the_search_for_points_ends_where_round_off_is_left():
     random = np.random.default_rng(0)
     matrix = np.hstack([random.standard_normal((12, 12)), random.standard_normal((12, 60))])
     total = matrix[:, :12] @ random.uniform(0.5, 1.0, 12)
-    points, factor = choose(CubatureRows(matrix, total), 60, lambda chosen, factor: False)
+    points, factor = choose(CubatureRows(matrix, total, np.arange(72)), 60, lambda chosen, factor: False)
     assert len(points) <= 12 and (factor > 0.0).all()
     np.testing.assert_allclose(matrix[:, points] @ factor, total, rtol=0, atol=1e-12)
+
+
+def test_points_are_added_and_removed_until_the_nonnegative_fit_is_the_best_one():
+    """Columns that are nearly dependent; points added before are removed."""
+    random = np.random.default_rng(2)
+    place, center = np.linspace(0.0, 1.0, 60)[:, None], random.uniform(size=80)
+    matrix = np.exp(-20.0 * (place - center) ** 2)
+    total = matrix.sum(axis=1) + 0.01 * random.standard_normal(60)
+
+    def is_least_squares_fit(chosen, factor):
+        np.testing.assert_allclose(factor, np.linalg.lstsq(matrix[:, chosen], total)[0], rtol=1e-9)
+        return False
+
+    points, factor = choose(CubatureRows(matrix, total, np.arange(80)), 80, is_least_squares_fit)
+    assert (factor > 0.0).all()
+    residual = np.linalg.norm(matrix[:, points] @ factor - total)
+    assert residual == pytest.approx(nnls(matrix, total)[1], rel=1e-12)
+
+
+def test_points_that_may_be_chosen_are_fitted_to_the_sums_over_all_points(base, monkeypatch):
+    task = replace(base, checkpoint=MemoryCheckpoint(), options=SMALL.model_copy(update={"networks": None}))
+    full = full_model(task.rve, operators_of(task), offline(task).basis)
+    z = full.model.extended(HIGH * np.array([[1.0, 0.5, 0.0], [-0.3, 0.2, 1.0]]), np.zeros((2, full.model.n_modes)))
+
+    def found(extra):
+        return rows(full.model, full.quadratics.metric, z, 0.5, 10, 0, extra)
+
+    for extra in (None, full.points.projection):
+        every = found(extra)
+        np.testing.assert_allclose(every.matrix.sum(axis=1), every.total, rtol=0, atol=1e-10 * abs(every.total).max())
+        monkeypatch.setattr("femops_equino.reduced.cubature._CANDIDATES", 50)
+        few = found(extra)
+        assert few.matrix.shape[1] == 50 == len(set(few.points))
+        np.testing.assert_allclose(few.matrix, every.matrix[:, few.points], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(few.total, every.total, rtol=0, atol=1e-12 * abs(every.total).max())
+        monkeypatch.undo()
 
 
 def test_no_strain_has_no_error(plane):

@@ -25,7 +25,7 @@ from femops_moe.galerkin import local_strain, point_values
 from femops_moe.tiled import TiledExperts
 
 _WEIGHT_OF_UNKNOWNS = 0.05
-_SKETCH = 800  # random combinations of the functionals of a group, far more than singular vectors are kept
+_SKETCH = 400  # random combinations of the functionals per expert, far more than singular vectors are kept
 _CANDIDATES = 5000  # points of a group that may be chosen
 _EVALUATIONS, _CONVERGED = 12, 1e-14
 _LARGEST, _SMALLER, _TRIALS = 3e-5, (0.3, 0.7), 16  # sizes of the singular vectors to keep: first, relative to the last
@@ -103,14 +103,15 @@ def shares(experts: Experts, strain: Array, unknowns: Array, metric: Array, seed
         together: Experts in a group.
     """
     n_experts, n_points = experts.points.shape
-    rng, sums = np.random.default_rng(seed), np.zeros((n_experts, _SKETCH, n_points))
+    count = _SKETCH * together
+    rng, sums = np.random.default_rng(seed), np.zeros((n_experts, count, n_points))
     groups = [slice(k, min(k + together, n_experts)) for k in range(0, n_experts, together)]
     totals, n_shared = solver(experts).sensitivity(strain, unknowns) @ np.linalg.cholesky(metric), experts.n_shared
     for part in chunks(len(strain), 8.0 * n_points * (n_experts * 6 * experts.n_s + 3 * experts.maps.shape[3])):
         z = experts.local(torch.as_tensor(strain[part]), torch.as_tensor(experts.padded(unknowns[part])))
         force, wanted = forces(experts, z), changes(experts, totals[part], np.linalg.cholesky(metric))
         for group in groups:
-            common = _signs(rng, len(wanted[0]) * n_shared)
+            common = _signs(rng, count, len(wanted[0]) * n_shared)
             for k in range(group.start, group.stop):
                 local = torch.einsum("ngs,gsi->nig", force[k], experts.maps[k])
                 local[:, : experts.n_s], local[:, experts.n_s :] = (
@@ -118,7 +119,7 @@ def shares(experts: Experts, strain: Array, unknowns: Array, metric: Array, seed
                     local[:, experts.n_s :] * (_WEIGHT_OF_UNKNOWNS / len(experts.used) ** 0.5),
                 )
                 shared, own = (one.flatten(0, 1).numpy() for one in (local[:, :n_shared], local[:, n_shared:]))
-                sums[k] += common @ shared + _signs(rng, len(own)) @ own
+                sums[k] += common @ shared + _signs(rng, count, len(own)) @ own
     return [_decomposed(sums[group], experts.weight[group].numpy(), len(strain), rng) for group in groups]
 
 
@@ -138,13 +139,13 @@ def _decomposed(sums: Array, weight: Array, n: int, rng: np.random.Generator) ->
     return Shares(sizes / (n * part) ** 0.5, vectors, wanted, candidates, len(volume))
 
 
-def _signs(rng: np.random.Generator, n: int) -> sp.csr_array:
-    """Return a matrix that adds n rows with random signs to random ones of few rows.
+def _signs(rng: np.random.Generator, count: int, n: int) -> sp.csr_array:
+    """Return a matrix that adds n rows with random signs to random ones of `count` rows.
 
     Charikar, Chen and Farach-Colton, Theor. Comput. Sci. 312 (2004), 3–15.
     """
-    places = rng.integers(0, _SKETCH, n), np.arange(n)
-    return sp.csr_array((rng.choice([-1.0, 1.0], n), places), shape=(_SKETCH, n))
+    places = rng.integers(0, count, n), np.arange(n)
+    return sp.csr_array((rng.choice([-1.0, 1.0], n), places), shape=(count, n))
 
 
 def forces(experts: Experts, z: Tensor) -> Tensor:
