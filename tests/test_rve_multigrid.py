@@ -8,8 +8,7 @@ from helpers import ELASTIC, SATURATING
 
 from femops import CaseError, NotConverged, notation
 from femops.law import LawContext
-from femops.rve import conjugate_gradients
-from femops.rve import solver as solver_module
+from femops.rve import conjugate_gradients, methods
 from femops.rve.solver import RVESolver, SolverOptions
 from femops.rve.spec import RVE, RVEParameters, build_rve
 
@@ -66,7 +65,7 @@ def test_the_initial_guess_is_left_as_it_is() -> None:
 
 
 def test_the_size_chooses_in_3d(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(solver_module, "_MULTIGRID_FROM", 50)
+    monkeypatch.setattr(methods, "_MULTIGRID_FROM", 50)
     large = solver(rve(3, SATURATING))
     assert large.iterative
     assert large.notes == (f"{large.free.count} unknowns; solved by conjugate gradients with algebraic multigrid",)
@@ -79,7 +78,7 @@ def test_the_size_chooses_in_3d(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_auto_takes_a_factor_where_conjugate_gradients_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(solver_module, "_MULTIGRID_FROM", 50)
+    monkeypatch.setattr(methods, "_MULTIGRID_FROM", 50)
     monkeypatch.setattr(conjugate_gradients, "_MOST_ITERATIONS", 1)
     one, strain = solver(rve(3, SATURATING)), np.full((6, 1), 0.01)
     found = one.equilibrium(strain, one.virgin_state(1))

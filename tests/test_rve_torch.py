@@ -12,8 +12,7 @@ from test_rve_fft import J2, assert_same, dimension, grid, pierced, solver, stra
 from femops import CaseError, NotConverged, load_law
 from femops.devices.torch_library import torch
 from femops.rve import conjugate_gradients as cg
-from femops.rve import newton_cg
-from femops.rve import solver as solver_module
+from femops.rve import methods, newton_cg
 from femops.rve.fft import torch_systems
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -27,7 +26,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> A
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no accelerator")
     found = torch.device(request.param)
-    monkeypatch.setattr(solver_module, "accelerator", lambda asked: None if asked == "cpu" else found)
+    monkeypatch.setattr(methods, "accelerator", lambda asked: None if asked == "cpu" else found)
     return found
 
 
@@ -75,7 +74,7 @@ def test_columns_are_solved_in_blocks_that_fit_into_memory(device: Any, monkeypa
 
 def test_the_number_of_iterations_is_that_of_the_compiled_solver(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rve, strain, counts = pierced(grid("quad8", J2)), strains(2, 1), {"cpu": [], "cuda": []}
-    monkeypatch.setattr(solver_module, "SinglePrecisionSystems", newton_cg.HostSystems)
+    monkeypatch.setattr(methods, "SinglePrecisionSystems", newton_cg.HostSystems)
     for module, of_module in ((newton_cg, counts["cpu"]), (torch_systems, counts["cuda"])):
 
         def counted(*given: Any, found: list[int] = of_module) -> Any:
@@ -117,7 +116,7 @@ def test_an_rve_larger_than_the_memory_is_refused(device: Any, monkeypatch: pyte
 def test_auto_takes_a_gpu_for_large_grids_and_says_so(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     note = "54 unknowns on a uniform grid; solved by conjugate gradients with the FFT"
     assert solver(grid("quad"), linear="fft", device="auto").notes == (note,)
-    monkeypatch.setattr(solver_module, "_GPU_FROM", 54)
+    monkeypatch.setattr(methods, "_GPU_FROM", 54)
     why = "(device: auto takes a GPU from 54 unknowns on, a number not measured)"
     assert solver(grid("quad"), linear="fft", device="auto").notes == (f"{note} on {device} {why}",)
     assert solver(grid("quad"), linear="fft", device="cuda").notes == (f"{note} on {device}",)
@@ -142,7 +141,7 @@ def test_a_gpu_that_cannot_be_used_is_refused_in_one_line(monkeypatch: pytest.Mo
 
 def test_without_a_gpu_torch_is_not_imported() -> None:
     program = (
-        "import sys, femops, femops.devices, femops.rve.solver as one\n"
+        "import sys, femops, femops.devices, femops.rve.methods as one\n"
         "femops.devices._driver, one._GPU_FROM = (lambda: False), 0\n"
         f"law = femops.load_law({LAW | {'solver': {'linear': 'fft'}}!r}, dim=2)\n"
         "assert law.solver.notes and 'torch' not in sys.modules\n"

@@ -81,7 +81,7 @@ class _Batch:
 
 
 class Direct:
-    """Newton and chord steps with kept factors; see `femops.rve.solver.Method`.
+    """Newton and chord steps with kept factors; see `femops.rve.methods.Method`.
 
     Args:
         discretisation: The RVE; linear phases first.
@@ -110,7 +110,7 @@ class Direct:
     def attempt(
         self, strain: Array, state: list[Array], start: Array | None, sensitivity: Array | None
     ) -> tuple[Solution, tuple[float, ...]]:
-        """See `femops.rve.solver.Method`."""
+        """See `femops.rve.methods.Method`."""
         with self._borrowed() as linear:
             return self._attempt(linear, strain, state, start, sensitivity)
 
@@ -158,7 +158,7 @@ class Direct:
     def equilibrium(
         self, strain: Array, state: list[Array], start: Array | None
     ) -> tuple[Equilibrium, tuple[float, ...]]:
-        """See `femops.rve.solver.Method`; the factors yield the sensitivities almost for nothing."""
+        """See `femops.rve.methods.Method`; the factors yield the sensitivities almost for nothing."""
         found, norms = self.attempt(strain, state, start, None)
         return Equilibrium(found.stress, found.fluctuation, found.failures), norms
 

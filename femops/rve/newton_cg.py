@@ -60,9 +60,9 @@ class IterativeEquations[P: IterativePoints](Protocol):
         nonlinear: Whether any phase is nonlinear.
         size: Length n of a vector.
         force_scale: Forces per stress [length^dim / length].
-        knows_row_33: See `femops.rve.solver.Method`.
-        bytes_of_one: See `femops.rve.solver.Method`.
-        concurrent: See `femops.rve.solver.Method`.
+        knows_row_33: See `femops.rve.methods.Method`.
+        bytes_of_one: See `femops.rve.methods.Method`.
+        concurrent: See `femops.rve.methods.Method`.
     """
 
     nonlinear: bool
@@ -118,7 +118,7 @@ class LinearSystems[P: IterativePoints](Protocol):
     """Linear systems with the stiffness K of some RVEs of a batch, where almost all time is spent.
 
     Attributes:
-        concurrent: See `femops.rve.solver.Method`.
+        concurrent: See `femops.rve.methods.Method`.
     """
 
     concurrent: bool
@@ -203,7 +203,7 @@ class _Batch[P: IterativePoints]:
 
 
 class NewtonCG[P: IterativePoints]:
-    """Newton method with conjugate gradients; see `femops.rve.solver.Method`.
+    """Newton method with conjugate gradients; see `femops.rve.methods.Method`.
 
     Args:
         discretisation: The RVE; linear phases first.
@@ -232,7 +232,7 @@ class NewtonCG[P: IterativePoints]:
 
     @cached_property
     def elastic_sensitivity(self) -> Array:
-        """See `femops.rve.solver.Method`."""
+        """See `femops.rve.methods.Method`."""
         return np.ascontiguousarray(self._equations.gather(self._elastic).T)
 
     @cached_property
@@ -252,7 +252,7 @@ class NewtonCG[P: IterativePoints]:
     def attempt(
         self, strain: Array, state: list[Array], start: Array | None, sensitivity: Array | None
     ) -> tuple[Solution, tuple[float, ...]]:
-        """See `femops.rve.solver.Method`."""
+        """See `femops.rve.methods.Method`."""
         if start is not None:
             vectors = self._equations.spread(start.T)
         elif sensitivity is not None:
@@ -265,7 +265,7 @@ class NewtonCG[P: IterativePoints]:
     def equilibrium(
         self, strain: Array, state: list[Array], start: Array | None
     ) -> tuple[Equilibrium, tuple[float, ...]]:
-        """See `femops.rve.solver.Method`; starts from zero by default, so that sensitivities are never needed."""
+        """See `femops.rve.methods.Method`; starts from zero by default, so that sensitivities are never needed."""
         vars(self).pop("_unloaded", None)
         first = np.zeros((strain.shape[1], self._equations.size)) if start is None else self._equations.spread(start.T)
         batch, norms = self._balanced(strain, state, first)

@@ -7,82 +7,30 @@ its consistent tangent. The method is direct (`femops.rve.direct`), or iterative
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 
-from femops.devices import accelerator
-from femops.errors import CaseError, NotConverged
+from femops.errors import NotConverged
 from femops.notation import Array
 from femops.phases import Phase
 from femops.rve.boundary import free_dofs
 from femops.rve.conditions import Boundary
-from femops.rve.direct import Direct
 from femops.rve.discretisation import Discretisation
-from femops.rve.fft.equations import LatticeEquations, LatticePoints
-from femops.rve.fft.lattice import Lattice, find_lattice
-from femops.rve.fft.single_precision import SinglePrecisionSystems
-from femops.rve.multigrid import MeshEquations
-from femops.rve.newton_cg import LinearSystems, NewtonCG
+from femops.rve.methods import Choice, Method
 from femops.rve.rigid_motions import check_rigid_motions
-from femops.rve.solution import Equilibrium, Solution, SolverName, SolverOptions
+from femops.rve.solution import Equilibrium, Solution, SolverOptions
 from femops.rve.states import state_sizes, virgin_state
 from femops.threads import in_threads, thread_count
 
-__all__ = ["Method", "RVESolver", "Solution", "SolverOptions"]
+__all__ = ["RVESolver", "Solution", "SolverOptions"]
 
 _BYTES_OF_BATCH = 24e6
 _LARGEST_BATCH = 32
-_ITERATIVE_FROM = {2: 20_000, 3: 2_000}
-"""Number of free dofs from which the iterative method is faster on a grid, by dimension.
-
-Pores take several times the iterations: with them it is never faster in the plane, and in 3D the number is that of the
-free dofs times the solid part of the grid.
-"""
-_MULTIGRID_FROM = 20_000
-"""Number of free dofs from which multigrid is faster than a factor of another mesh in 3D; it never is in the plane."""
-_GPU_FROM = 100_000
-"""Number of free dofs from which `auto` takes a GPU, if there is one; not measured."""
 _UNKNOWNS_OF_THREAD = {2: 10_000, 3: 2_000}
 """Number of unknowns, all RVEs of a thread together, from which it pays, by dimension."""
 _MOST_NAMED = 3
-
-
-class Method(Protocol):
-    """A method to solve batches of RVEs; arguments and shapes as in `RVESolver`.
-
-    Attributes:
-        elastic_sensitivity: dq/dE at zero strain in the initial state [length], shape (n_free, n_s); if it cannot be
-            solved for, NotConverged is raised.
-        knows_row_33: Whether solutions have `tangent_33`.
-        bytes_of_one: Memory per RVE of a batch [byte].
-        concurrent: Whether several batches may be solved at the same time, in threads.
-    """
-
-    knows_row_33: bool
-    bytes_of_one: float
-    concurrent: bool
-
-    @property
-    def elastic_sensitivity(self) -> Array: ...  # noqa: D102
-
-    def attempt(
-        self, strain: Array, state: list[Array], start: Array | None, sensitivity: Array | None
-    ) -> tuple[Solution, tuple[float, ...]]:
-        """Solve one batch; return the solution and the largest relative residual at each iteration."""
-        ...
-
-    def equilibrium(
-        self, strain: Array, state: list[Array], start: Array | None
-    ) -> tuple[Equilibrium, tuple[float, ...]]:
-        """Solve one batch without sensitivities where that is cheaper; otherwise as `attempt`.
-
-        Raises:
-            NotConverged: The method does not suit the RVE.
-        """
-        ...
 
 
 @dataclass
@@ -111,7 +59,8 @@ class RVESolver:
     def __post_init__(self) -> None:
         self.free = free_dofs(self.discretisation.outline, self.boundary)
         check_rigid_motions(self.discretisation.mesh, self.free)
-        self._candidate = self._iterative() or self._direct()
+        self._choice = Choice(self.discretisation, self.phases, self.free, self.boundary, self.options)
+        self._candidate = self._choice.iterative() or self._choice.direct()
 
     @cached_property
     def _chosen(self) -> tuple[Method, str, Array]:
@@ -120,9 +69,9 @@ class RVESolver:
         try:
             return method, how, method.elastic_sensitivity
         except NotConverged:
-            if not how or self._linear != "auto":
+            if not how or self._choice.linear != "auto":
                 raise
-        method, how = self._candidate = self._direct()
+        method, how = self._candidate = self._choice.direct()
         return method, how, method.elastic_sensitivity
 
     @property
@@ -241,80 +190,6 @@ class RVESolver:
         basis, _ = rve.mesh.kind.tabulate(reference)
         mean = np.einsum("cq,qa,cain->in", rve.weight, basis, nodal[rve.mesh.cells]) / rve.weight.sum()
         return nodal - mean
-
-    @property
-    def _linear(self) -> SolverName:
-        """The linear solver, on a GPU that of grids.
-
-        Raises:
-            CaseError: Another one is requested on a GPU.
-        """
-        linear = self.options.linear
-        if self.options.device == "cuda" and linear not in ("auto", "fft"):
-            raise CaseError(f"'cuda' given, but {linear!r} as linear solver; expected cpu, or fft on it", key="device")
-        return "fft" if self.options.device == "cuda" else linear
-
-    def _lattice(self) -> Lattice | None:
-        """Return the lattice of the mesh if the iterative method is to be used.
-
-        Raises:
-            CaseError: It is requested for an RVE that is not a periodic uniform grid.
-        """
-        wanted, count, dim = self._linear, self.free.count, self.discretisation.dim
-        large = wanted == "auto" and count >= _ITERATIVE_FROM[dim]
-        if wanted != "fft" and not (large and self.boundary == "periodic"):
-            return None
-        cell = self.discretisation.outline.cell if self.boundary == "periodic" else None
-        lattice = find_lattice(self.discretisation.mesh) if cell is not None and cell.aligned else None
-        if lattice is None and self.options.device == "cuda":
-            problem = "'cuda' given, but the RVE is not a periodic box of equal grid cells"
-            raise CaseError(f"{problem}; expected auto or cpu", key="device")
-        if lattice is None and wanted == "fft":
-            problem = "'fft' given as linear solver, but the RVE is not a periodic box of equal grid cells"
-            raise CaseError(f"{problem}; expected auto, pardiso or mumps")
-        if lattice is not None and wanted == "auto" and lattice.solid_part < 1.0:
-            return lattice if dim == 3 and lattice.solid_part * count >= _ITERATIVE_FROM[dim] else None
-        return lattice
-
-    def _direct(self) -> tuple[Method, str]:
-        """Return the direct method."""
-        linear = self._linear
-        assert linear != "fft" and linear != "multigrid"
-        return Direct(self.discretisation, self.phases, self.free, linear, self.options), ""
-
-    def _iterative(self) -> tuple[Method, str] | None:
-        """Return the iterative method and the end of the note on it, if it is requested or pays."""
-        rve, phases, free, linear = self.discretisation, self.phases, self.free, self._linear
-        if (lattice := self._lattice()) is not None:
-            on_grid = LatticeEquations(rve, phases, lattice, free)
-            systems, where = self._systems(on_grid)
-            how = f" on a uniform grid; solved by conjugate gradients with the FFT{where}"
-            return NewtonCG(rve, phases, on_grid, self.options, systems), how
-        if linear == "multigrid" and free.zero_mean_strain:
-            problem = "'multigrid' given as linear solver, but the boundary conditions are static"
-            raise CaseError(f"{problem}; expected auto, pardiso or mumps")
-        large = linear == "auto" and rve.dim == 3 and free.count >= _MULTIGRID_FROM and not free.zero_mean_strain
-        if linear == "multigrid" or large:
-            how = "; solved by conjugate gradients with algebraic multigrid"
-            return NewtonCG(rve, phases, MeshEquations(rve, phases, free), self.options), how
-        return None
-
-    def _systems(
-        self, equations: LatticeEquations
-    ) -> tuple[Callable[[LatticePoints], LinearSystems[LatticePoints]], str]:
-        """Return the linear systems and the end of the note on them, on a GPU or on the CPU in single precision.
-
-        Raises:
-            CaseError: A GPU is requested but not available.
-        """
-        chosen = self.options.device == "auto"
-        device = None if chosen and self.free.count < _GPU_FROM else accelerator(self.options.device)
-        if device is None:
-            return partial(SinglePrecisionSystems, equations), ""
-        from femops.rve.fft.torch_systems import TorchSystems  # torch takes seconds to import
-
-        why = f" (device: auto takes a GPU from {_GPU_FROM} unknowns on, a number not measured)" if chosen else ""
-        return partial(TorchSystems, equations, device=device), f" on {device}{why}"
 
 
 def _named(failures: dict[int, str], strain: Array, first: int | None) -> str:
