@@ -25,7 +25,7 @@ from femops_equino.reduced.model import ReducedModel
 _ROUND_OFF = 1e-13  # of the total: a smaller residual cannot be fitted
 _CHECK_EVERY = 4
 _VOLUME_WEIGHT = 1e-2
-_SKETCH_PER_POINT = 4
+_SKETCH_PER_POINT = 8
 _CANDIDATES = 5000  # points that may be chosen
 _DEPENDENT, _ZERO = 1e-13, 1e-12
 
