@@ -286,6 +286,14 @@ def test_single_precision_yields_what_double_precision_does(
     assert (precisions[-1] == np.float32) == trusted
     one, other = equations.gather(found), equations.gather(expected)  # the vectors differ by a translation
     np.testing.assert_allclose(one, other, rtol=0.0, atol=1e-9 * np.abs(other).max())
+    loose = cg.Accuracy(0.0 * accuracy.residual, np.einsum("cf,cf->c", expected, right) * 1e-8)
+    precisions.clear()
+    found, solved = single_precision.SinglePrecisionSystems(equations, points).solve(points, right, owner, loose)
+    assert solved.all()
+    assert (precisions[0], precisions[-1]) == (np.float32, np.float64)  # double precision confirms an energy
+    error = found - expected
+    product, _ = equations.tangent(points, error, np.zeros((2 * n_s, n_s)), owner)
+    assert (np.einsum("cf,cf->c", error, product) <= loose.energy).all()
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 Conjugate gradients in single precision take about two thirds of the time. They reduce the residual as far as they can;
 it is then computed in double precision, and the rest solved for again, so that the solution is as accurate as in double
-precision (iterative refinement; Carson and Higham, doi 10.1137/17M1140819). What is not reduced so is left to double
-precision.
+precision (iterative refinement; Carson and Higham, doi 10.1137/17M1140819). What is not reduced so, and the last
+iterations of columns that are solved to an energy, are left to double precision.
 """
 
 import numpy as np
@@ -58,7 +58,10 @@ class SinglePrecisionSystems:
     def _reduced(
         self, points: LatticePoints, residual: Array, owner: Indices, accuracy: Accuracy
     ) -> tuple[Array, Array, Flags, Flags]:
-        """Return corrections, the residuals they leave, and masks of solved and of sufficiently reduced columns."""
+        """Return corrections, the residuals they leave, and masks of columns: solved, and worth to go on with.
+
+        Round-off feeds soft parts of the RVE with errors that the estimated energy does not contain.
+        """
         before = np.linalg.norm(residual, axis=1)
         least = Accuracy(np.maximum(accuracy.residual / before, _SMALLEST), accuracy.energy / before**2)
 
@@ -71,5 +74,5 @@ class SinglePrecisionSystems:
         product, _ = self.tangent(points, change, np.zeros((len(change), len(points.sum_stress))), owner)
         left = residual - product
         after = np.linalg.norm(left, axis=1)
-        solved = (after <= accuracy.residual) | (good & (energy <= least.energy))
-        return change, left, solved, good & (after <= _LEAST_REDUCTION * before)
+        reduced = good & (energy > least.energy) & (after <= _LEAST_REDUCTION * before)
+        return change, left, after <= accuracy.residual, reduced
