@@ -58,10 +58,12 @@ def grid(axes: Sequence[Array], cell: str) -> TaggedMesh:
     corners = 2 * np.stack(np.unravel_index(np.arange(np.prod(counts)), counts, order="F"), axis=-1)
     nodes = corners[:, None, None, :] + _template(kind)
     numbers = np.ravel_multi_index(tuple(np.moveaxis(nodes, -1, 0)), shape, order="F").reshape(-1, kind.n_nodes)
-    used, connectivity = np.unique(numbers, return_inverse=True)
+    is_node = np.zeros(np.prod(shape), dtype=bool)
+    is_node[numbers] = True
+    used = np.flatnonzero(is_node)
     where = np.stack(np.unravel_index(used, shape, order="F"), axis=-1)
     points = np.stack([line[where[:, axis]] for axis, line in enumerate(lattice)], axis=-1)
-    connected = connectivity.reshape(numbers.shape).astype(np.int64)
+    connected = (np.cumsum(is_node) - 1)[numbers]
     outer = ((corners == 0) | (corners == 2 * (np.array(counts) - 1))).any(axis=1)
     in_outer = np.repeat(outer, nodes.shape[1])  # grid cells inside have no facet on a side
     boundaries = _sides(where, shape, exterior_facets(connected[in_outer], kind))

@@ -138,7 +138,7 @@ def _integrate(mesh: TaggedMesh) -> tuple[Array, Array, Array]:
     reference, reference_weight = mesh.kind.quadrature()
     basis, slopes = mesh.kind.tabulate(reference)
     nodes = mesh.points[mesh.cells]
-    points = np.einsum("qn,cni->cqi", basis, nodes)
+    points = basis @ nodes
     n_cells = len(nodes)
     if _congruent(nodes):  # one operator for all, without copies
         nodes = nodes[:1]
