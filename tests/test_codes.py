@@ -71,9 +71,10 @@ def library(law: Any, run: Callable[..., str], tmp_path: Path) -> Callable[..., 
     return compiled
 
 
-def assert_indicator(structure: Structure, points: Points | None, rtol: float = 1e-9) -> None:
+def assert_indicator(structure: Structure, points: Points | None, rtol: float = 1e-7) -> None:
     """Check what a host keeps as state at its integration points against femops at their strains.
 
+    Errors of 1e-6 are differences of energies, in which the round-off of strains is seen.
     Where the error is large, femops looks for a smaller one; the exported law does not.
     """
     assert points is not None and isinstance(structure.law, CertifiedLaw)
