@@ -1,10 +1,12 @@
 """Threads that share the batches of a law."""
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import BLOCK, ended, written
 from helpers import ELASTIC, SATURATING
 
 import femops
@@ -97,3 +99,12 @@ def test_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert thread_count({"FEMOPS_NUM_THREADS": "2"}) == 2
     with pytest.raises(CaseError, match="FEMOPS_NUM_THREADS: 'all' given, expected a positive integer"):
         thread_count({"FEMOPS_NUM_THREADS": "all"})
+
+
+def test_a_wrong_number_of_threads_is_refused_before_anything_is_solved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FEMOPS_NUM_THREADS", "all")
+    assert ended("run", written(tmp_path, BLOCK), "--output", tmp_path / "results") == 2
+    assert capsys.readouterr().err == "femops: FEMOPS_NUM_THREADS: 'all' given, expected a positive integer\n"
+    assert not (tmp_path / "results").exists()

@@ -31,6 +31,7 @@ from femops.output.folder import writing
 from femops.output.locks import locked
 from femops.parallel import on_root
 from femops.plugins import installed
+from femops.threads import thread_count
 
 app = typer.Typer(
     name="femops",
@@ -322,7 +323,8 @@ def export(
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _start(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    thread_count()  # refuses a wrong number before anything is solved
     if version:
         console.print(femops.__version__)
         raise typer.Exit
