@@ -13,12 +13,12 @@ derivative by the strain, with the sensitivities of the unknowns; the derivative
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 from scipy.optimize import nnls
 
 from femops.devices.torch_library import Tensor, torch
 from femops.notation import Array, Indices
 from femops.surrogate import chunks
+from femops.surrogate.sketch import random_signs
 from femops_moe.compiled import solver
 from femops_moe.experts import Experts, restricted
 from femops_moe.galerkin import local_strain, point_values
@@ -111,7 +111,7 @@ def shares(experts: Experts, strain: Array, unknowns: Array, metric: Array, seed
         z = experts.local(torch.as_tensor(strain[part]), torch.as_tensor(experts.padded(unknowns[part])))
         force, wanted = forces(experts, z), changes(experts, totals[part], np.linalg.cholesky(metric))
         for group in groups:
-            common = _signs(rng, count, len(wanted[0]) * n_shared)
+            common = random_signs(rng, count, len(wanted[0]) * n_shared)
             for k in range(group.start, group.stop):
                 local = torch.einsum("ngs,gsi->nig", force[k], experts.maps[k])
                 local[:, : experts.n_s], local[:, experts.n_s :] = (
@@ -119,7 +119,7 @@ def shares(experts: Experts, strain: Array, unknowns: Array, metric: Array, seed
                     local[:, experts.n_s :] * (_WEIGHT_OF_UNKNOWNS / len(experts.used) ** 0.5),
                 )
                 shared, own = (one.flatten(0, 1).numpy() for one in (local[:, :n_shared], local[:, n_shared:]))
-                sums[k] += common @ shared + _signs(rng, count, len(own)) @ own
+                sums[k] += common @ shared + random_signs(rng, count, len(own)) @ own
     return [_decomposed(sums[group], experts.weight[group].numpy(), len(strain), rng) for group in groups]
 
 
@@ -137,15 +137,6 @@ def _decomposed(sums: Array, weight: Array, n: int, rng: np.random.Generator) ->
     wanted = np.append(to_vectors @ matrix.sum(axis=1), volume.sum() / size)
     part = len(candidates) / max(int(np.count_nonzero(volume)), 1)
     return Shares(sizes / (n * part) ** 0.5, vectors, wanted, candidates, len(volume))
-
-
-def _signs(rng: np.random.Generator, count: int, n: int) -> sp.csr_array:
-    """Return a matrix that adds n rows with random signs to random ones of `count` rows.
-
-    Charikar, Chen and Farach-Colton, Theor. Comput. Sci. 312 (2004), 3–15.
-    """
-    places = rng.integers(0, count, n), np.arange(n)
-    return sp.csr_array((rng.choice([-1.0, 1.0], n), places), shape=(count, n))
 
 
 def forces(experts: Experts, z: Tensor) -> Tensor:

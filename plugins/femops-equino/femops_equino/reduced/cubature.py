@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
-import scipy.sparse as sp
 
 from femops.notation import Array, Indices
 from femops.surrogate import chunks
+from femops.surrogate.sketch import random_signs
 from femops_equino.reduced.model import ReducedModel
 
 _ROUND_OFF = 1e-13  # of the total: a smaller residual cannot be fitted
@@ -81,7 +81,7 @@ def rows(
                 np.concatenate([shares, more[:, :, candidates]], axis=1),
                 np.concatenate([sums, more.sum(axis=2)], axis=1),
             )
-        signs = _signs(rng, count, sums.size)
+        signs = random_signs(rng, count, sums.size)
         matrix += signs @ shares.reshape(sums.size, -1)
         total += signs @ sums.ravel()
     weight = full.parameters[:, 0]
@@ -115,15 +115,6 @@ def _force(full: ReducedModel, z: Array) -> Array:
     weight, alpha1, alpha2 = full.parameters.T
     deviator = np.tensordot(z, full.projection, axes=(1, 2)).transpose(0, 2, 1)
     return deviator * (weight * alpha1 / (alpha2 + np.linalg.norm(deviator, axis=1)))[:, None]
-
-
-def _signs(rng: np.random.Generator, count: int, n: int) -> sp.csr_array:
-    """Return a matrix that adds n rows with random signs to random ones of `count` rows.
-
-    Charikar, Chen and Farach-Colton, Theor. Comput. Sci. 312 (2004), 3–15.
-    """
-    places = rng.integers(0, count, n), np.arange(n)
-    return sp.csr_array((rng.choice([-1.0, 1.0], n), places), shape=(count, n))
 
 
 def choose(
