@@ -137,7 +137,7 @@ def _spread(name: str, found: Array, exact: Array) -> dict[str, float]:
 
 def _judged_original(law: OriginalLaw, truth: Truth) -> dict[str, float]:
     answer = law.evaluate(truth.strain, np.zeros((N_UNSEEN, 0)), 1.0)
-    fluctuation, stress = law.microscale.fields(truth.strain)
+    fluctuation, stress = law.fields(truth.strain)
     return {
         **_spread("stress", answer.stress, truth.stress),
         **_spread("tangent", answer.tangent, truth.tangent),
