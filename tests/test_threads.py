@@ -133,6 +133,17 @@ def test_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         thread_count({"FEMOPS_NUM_THREADS": "all"})
 
 
+@pytest.mark.parametrize(("limit", "cores"), [("350000 100000", 3), ("50000 100000", 1), ("max 100000", 8), (None, 8)])
+def test_a_container_uses_the_cores_of_its_limit(
+    limit: str | None, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(threads, "_LIMIT", tmp_path / "cpu.max")
+    if limit is not None:
+        (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    assert threads._core_count() == cores
+
+
 def test_a_wrong_number_of_threads_is_refused_before_anything_is_solved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
