@@ -3,12 +3,15 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from femops.errors import CaseError
 
 _LIBRARIES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-# Environment variables in which MPI libraries and schedulers store the number of ranks on this machine.
+# Environment variables in which MPI libraries and schedulers store the number of ranks on this machine; the last: of all.
 _LOCAL_SIZES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "PALS_LOCAL_SIZE", "SLURM_NTASKS_PER_NODE", "PMI_SIZE")
+_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+"""Time on all cores [µs] that a container may use per period [µs], which the cores of the process do not show."""
 
 _LIBRARIES_HAVE_THE_CORES = any(name in os.environ for name in _LIBRARIES)
 for _name in _LIBRARIES:  # read by NumPy and others when they are first imported
@@ -53,5 +56,10 @@ def _is_positive(text: str) -> bool:
 
 
 def _core_count() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use, in a container with a limit those of the limit."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _LIMIT.read_text().split()
+        return max(1, min(bound, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or "max"
+        return bound

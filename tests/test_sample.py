@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,8 @@ from small_studies import (
 from femops import CaseError
 from femops.commands import ending
 from femops.commands.results import tensor_components
-from femops.inputs.study import load_study
-from femops.offline.sample import sample
+from femops.inputs.study import Study, load_study
+from femops.offline.sample import sample, solve_snapshots, study_rve
 from femops.offline.strains import strains_of_run
 from femops.output.points import write_points
 
@@ -167,6 +168,20 @@ def test_component_order_of_result_files_is_undone(tmp_path: Path) -> None:
     np.testing.assert_allclose(strains_of_run(tmp_path, 3), strain, rtol=1e-14)
     with pytest.raises(CaseError, match="out of the plane"):
         strains_of_run(tmp_path, 2)
+
+
+def test_batches_are_the_same_on_ranks_with_different_numbers_of_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Machines may differ in their cores; the ranks would wait for each other for ever."""
+    found, study, path = [], Study.model_validate(STUDY), written(tmp_path, STUDY)
+    rve = study_rve(study, path, MPI.COMM_SELF)
+    monkeypatch.setattr("femops.offline.sample.fill", lambda opened, rows, *rest: found.append(rows.per_rank))
+    for mine in (1, 2):
+        monkeypatch.setenv("FEMOPS_NUM_THREADS", str(mine))
+        most_on_any_rank = SimpleNamespace(allreduce=lambda value, op: max(value, 2))
+        solve_snapshots(study, rve, np.zeros((1, 1, 3)), tmp_path, most_on_any_rank)
+    assert found[0] == found[1]
 
 
 @pytest.mark.mpi

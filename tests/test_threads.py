@@ -1,5 +1,6 @@
 """Threads that share the batches of a law."""
 
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from helpers import ELASTIC, SATURATING
 import femops
 from femops import CaseError, NotConverged, threads
 from femops.rve import solver as rve_solver
+from femops.rve.solver import RVESolver, SolverOptions
 from femops.threads import in_threads, thread_count
 
 J2 = {"law": "j2", "E": 9000.0, "nu": 0.3, "yield_stress": 40.0, "hardening": 90.0}
@@ -62,6 +64,36 @@ def test_threads_change_no_answer(
         np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-11 * np.abs(other).max())
 
 
+def test_a_host_may_call_a_law_from_its_own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where femops itself uses one thread: the multigrid cycle has work vectors of its own."""
+    law = nested(GRID, J2, "multigrid")
+    strain, state = np.random.default_rng(3).uniform(-0.02, 0.02, (3, 6)), np.zeros((3, law.n_state))
+    expected = law.evaluate(strain, state, 1.0)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        found = in_threads(lambda _: law.evaluate(strain, state, 1.0), range(6), 3)
+    finally:
+        sys.setswitchinterval(interval)
+    for one in found:
+        np.testing.assert_allclose(one.stress, expected.stress, rtol=1e-11)
+
+
+def test_threads_of_a_host_may_be_the_first_to_use_an_iterative_solver() -> None:
+    law = nested(GRID, J2, "fft")
+    solver = RVESolver(law.rve.discretisation, law.rve.phases, law.rve.boundary, SolverOptions(linear="fft"))
+    method, together = solver._candidate[0], threading.Barrier(2, timeout=60.0)
+    solved = method._solved
+
+    def watched(*given: Any) -> Any:
+        together.wait()
+        return solved(*given)
+
+    method._solved = watched
+    for one in in_threads(lambda _: solver.elastic_sensitivity, range(2), 2):
+        np.testing.assert_array_equal(one, law.solver.elastic_sensitivity)
+
+
 def test_a_point_that_fails_in_a_thread_is_named(shared: None) -> None:
     law = nested(PLANE, SATURATING)
     strain = np.full((9, 3), 1e-3)
@@ -99,6 +131,17 @@ def test_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert thread_count({"FEMOPS_NUM_THREADS": "2"}) == 2
     with pytest.raises(CaseError, match="FEMOPS_NUM_THREADS: 'all' given, expected a positive integer"):
         thread_count({"FEMOPS_NUM_THREADS": "all"})
+
+
+@pytest.mark.parametrize(("limit", "cores"), [("350000 100000", 3), ("50000 100000", 1), ("max 100000", 8), (None, 8)])
+def test_a_container_uses_the_cores_of_its_limit(
+    limit: str | None, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(threads, "_LIMIT", tmp_path / "cpu.max")
+    if limit is not None:
+        (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    assert threads._core_count() == cores
 
 
 def test_a_wrong_number_of_threads_is_refused_before_anything_is_solved(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mpi4py import MPI
 
 from femops.errors import CaseError, NotConverged
 from femops.inputs.study import Study
@@ -135,7 +136,8 @@ def solve_snapshots(
     settings = study.solver
     solver = SnapshotSolver(rve, SolverOptions(settings.rtol, settings.max_iter, settings.linear))
     n_paths, n_steps, _ = paths.shape
-    rows = Rows(n_paths * n_steps, n_paths, solver.solver.batch * thread_count())
+    n_threads = comm.allreduce(thread_count(), op=MPI.MAX)  # ranks on other machines may have more cores
+    rows = Rows(n_paths * n_steps, n_paths, solver.solver.batch * n_threads)
 
     def renumbered(fields: Fields, target: slice) -> Fields:
         return {**fields, **path_and_step(np.arange(target.start, target.stop), n_paths)}

@@ -6,6 +6,7 @@ stiffness of the unloaded RVE and built once. Vectors contain the free dofs.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import scipy.sparse as sp
@@ -139,13 +140,15 @@ class MeshEquations:
         multigrid.setType("gamg")
         multigrid.setUp()
         right, result = operator.createVecs()
+        one_at_a_time = Lock()  # a host may call its law from several threads
 
         def cycle(vectors: Array) -> Array:
             found = np.empty_like(vectors)
-            for column, one in zip(found, vectors, strict=True):
-                right.array[:] = one
-                multigrid.apply(right, result)
-                column[:] = result.array
+            with one_at_a_time:
+                for column, one in zip(found, vectors, strict=True):
+                    right.array[:] = one
+                    multigrid.apply(right, result)
+                    column[:] = result.array
             return found
 
         return cycle

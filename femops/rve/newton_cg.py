@@ -246,7 +246,7 @@ class NewtonCG[P: IterativePoints]:
         if not solved.all():
             remedy = "expected a direct solver (linear: pardiso or mumps), as for nearly incompressible phases"
             raise NotConverged(f"the unloaded RVE cannot be solved: {_NOT_SOLVED}; {remedy}")
-        del self._unloaded
+        vars(self).pop("_unloaded", None)  # another thread of the caller may have deleted them
         return found
 
     def attempt(
