@@ -8,7 +8,8 @@ from pathlib import Path
 from femops.errors import CaseError
 
 _LIBRARIES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-# Environment variables in which MPI libraries and schedulers store the number of ranks on this machine; the last: of all.
+# Environment variables in which MPI libraries and schedulers store the number of ranks on this machine; the last one
+# that of all ranks.
 _LOCAL_SIZES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "PALS_LOCAL_SIZE", "SLURM_NTASKS_PER_NODE", "PMI_SIZE")
 _LIMIT = Path("/sys/fs/cgroup/cpu.max")
 """Time on all cores [µs] that a container may use per period [µs], which the cores of the process do not show."""

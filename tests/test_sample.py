@@ -179,8 +179,8 @@ def test_batches_are_the_same_on_ranks_with_different_numbers_of_threads(
     monkeypatch.setattr("femops.offline.sample.fill", lambda opened, rows, *rest: found.append(rows.per_rank))
     for mine in (1, 2):
         monkeypatch.setenv("FEMOPS_NUM_THREADS", str(mine))
-        most_on_any_rank = SimpleNamespace(allreduce=lambda value, op: max(value, 2))
-        solve_snapshots(study, rve, np.zeros((1, 1, 3)), tmp_path, most_on_any_rank)
+        two_on_another = SimpleNamespace(allgather=lambda value: [value, 2])
+        solve_snapshots(study, rve, np.zeros((1, 1, 3)), tmp_path, two_on_another)
     assert found[0] == found[1]
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 
 from femops.errors import CaseError, NotConverged
 from femops.inputs.study import Study
@@ -136,7 +135,7 @@ def solve_snapshots(
     settings = study.solver
     solver = SnapshotSolver(rve, SolverOptions(settings.rtol, settings.max_iter, settings.linear))
     n_paths, n_steps, _ = paths.shape
-    n_threads = comm.allreduce(thread_count(), op=MPI.MAX)  # ranks on other machines may have more cores
+    n_threads = max(comm.allgather(thread_count()))  # ranks on other machines may have more cores
     rows = Rows(n_paths * n_steps, n_paths, solver.solver.batch * n_threads)
 
     def renumbered(fields: Fields, target: slice) -> Fields:
