@@ -77,6 +77,10 @@ class LatticeEquations:
         phases: Its phases, in the order of the discretisation.
         lattice: The lattice of its mesh.
         free: Free dofs of the fluctuation, periodic.
+
+    Attributes:
+        groups: Elements of each phase, for the kernels.
+        by_component: Strain operators of each shape, component-major. Shape (n_shapes, n_q, n_s, n_dofs).
     """
 
     concurrent = True
@@ -94,11 +98,11 @@ class LatticeEquations:
         self.nonlinear = self._n_linear < len(phases)
         self._site = np.ascontiguousarray(lattice.site[rve.mesh.cells])
         of_phases = rve.cells_of_phase
-        self._groups = [Groups.of(self._site[cells], lattice.shape_of_cell[cells]) for cells in of_phases]
+        self.groups = [Groups.of(self._site[cells], lattice.shape_of_cell[cells]) for cells in of_phases]
         self._weight = np.ascontiguousarray(rve.weight[lattice.examples])
         self._operator = np.ascontiguousarray(rve.strain_operator[lattice.examples])  # (n_shapes, n_q, n_s, n_dofs)
         order = np.arange(self._operator.shape[3]).reshape(-1, rve.dim).T.ravel()
-        self._by_component = self._operator[..., order]
+        self.by_component = self._operator[..., order]
         by_node = self._operator.reshape(*self._operator.shape[:3], -1, rve.dim)
         slopes = np.stack([by_node[:, :, axis, :, axis] for axis in range(rve.dim)])  # (dim, n_shapes, n_q, n_nodes)
         n_shapes, n_nodes = len(self._weight), slopes.shape[3]
@@ -146,7 +150,7 @@ class LatticeEquations:
         squared, sum_33 = np.zeros(n), self._mean_33 @ strain + vectors @ self._force_33
         tangent, new_state = [], list(state)
         for position in range(self._n_linear, len(self.phases)):
-            cells, groups = rve.cells_of_phase[position], self._groups[position]
+            cells, groups = rve.cells_of_phase[position], self.groups[position]
             of_phase = np.zeros((n, len(groups.site), rve.n_q, len(self._upper[0]), LANES))
             new_state[position] = np.empty_like(state[position])
             for part, points in self._blocks(cells):
@@ -188,17 +192,17 @@ class LatticeEquations:
         """
         force, total = self._linear(vectors, macro)
         at, stride = (self._gradient, self._weight), self.lattice.n_cells
-        for groups, tangent in zip(self._groups[self._n_linear :], points.tangent, strict=True):
+        for groups, tangent in zip(self.groups[self._n_linear :], points.tangent, strict=True):
             self._kernels.add_tangent(groups, *at, tangent, owner, stride, vectors, macro, force, total)
         return force, total
 
     def product(self, points: LatticePoints, vectors: Single, owner: Indices) -> Single:
         """Return K u in single precision, shape (n_columns, n); arguments as in `tangent`."""
         force, stride = np.zeros_like(vectors), self.lattice.n_cells
-        for groups, stiffness in zip(self._groups, self._stiffnesses_in_single, strict=False):
+        for groups, stiffness in zip(self.groups, self._stiffnesses_in_single, strict=False):
             self._kernels.add_linear(groups, stiffness, stride, vectors, force)
         macro, total = np.zeros((2, len(vectors), self.discretisation.n_s), np.float32)
-        for groups, tangent in zip(self._groups[self._n_linear :], points.tangent_in_single, strict=True):
+        for groups, tangent in zip(self.groups[self._n_linear :], points.tangent_in_single, strict=True):
             self._kernels.add_tangent(
                 groups, *self._geometry_in_single, tangent, owner, stride, vectors, macro, force, total
             )
@@ -214,7 +218,7 @@ class LatticeEquations:
         for position, packed in enumerate(points.tangent, self._n_linear):
             phase, cells = self.phases[position], rve.cells_of_phase[position]
             assert isinstance(phase, PlaneStrainPhase)
-            place = self._groups[position].place
+            place = self.groups[position].place
             for part, _ in self._blocks(cells):
                 group, lane = place[:, part.start - cells.start : part.stop - cells.start]
                 rows = np.ascontiguousarray(phase.tangent_33(self._unpacked(packed[:, group, :, :, lane])))
@@ -227,19 +231,23 @@ class LatticeEquations:
         n_s, rows, columns = self.discretisation.n_s, *self._upper
         mean = np.repeat(self._linear_mean[None], len(points.force), axis=0)
         for position, packed in enumerate(points.tangent, self._n_linear):
-            upper = np.einsum("cq,ncqpw->np", self._weight[self._groups[position].shape], packed)
+            upper = np.einsum("cq,ncqpw->np", self._weight[self.groups[position].shape], packed)
             full = np.zeros((len(packed), n_s, n_s))
             full[:, rows, columns] = full[:, columns, rows] = upper
             mean += full
         return mean / self.discretisation.volume
 
     def preconditioner(self, points: LatticePoints) -> Callable[[Array], Array]:
-        """Return the inverse stiffness of a homogeneous material with the mean tangent of the first RVE."""
-        return Reference(self.lattice, self._stiffness(self.mean_tangent(points)[0])).solve
+        """Return the inverse stiffness of the reference."""
+        return self.reference(points).solve
+
+    def reference(self, points: LatticePoints) -> Reference:
+        """Return the homogeneous material with the mean tangent of the first RVE."""
+        return Reference(self.lattice, self._stiffness(self.mean_tangent(points)[0]))
 
     def _stiffness(self, tangent: Array) -> Array:
         """Return the element stiffness of a homogeneous tangent, component-major. Shape (n_shapes, n_dofs, n_dofs)."""
-        operator = self._by_component
+        operator = self.by_component
         matrices = np.einsum("eq,eqsi,st,eqtj->eij", self._weight, operator, tangent, operator, optimize=True)
         return np.ascontiguousarray(matrices)
 
@@ -266,7 +274,7 @@ class LatticeEquations:
         """Return K u + L E and Σ w D (E + B u) of the linear phases."""
         force = macro @ self._load
         for position, stiffness in enumerate(self._stiffnesses):
-            self._kernels.add_linear(self._groups[position], stiffness, self.lattice.n_cells, vectors, force)
+            self._kernels.add_linear(self.groups[position], stiffness, self.lattice.n_cells, vectors, force)
         return force, macro @ self._linear_mean + vectors @ self._load.T
 
     def _blocks(self, cells: slice) -> Iterator[tuple[slice, slice]]:
@@ -291,8 +299,8 @@ class LatticeEquations:
 
     def _add_uniform(self, position: int, stress: Array, out: Array) -> None:
         """Add the nodal forces of a phase under uniform stresses (n_s, n_columns)."""
-        forces = np.einsum("eq,eqsd,sk->ekd", self._weight, self._by_component, stress, optimize=True)
-        self._kernels.add_uniform(self._groups[position], np.ascontiguousarray(forces), self.lattice.n_cells, out)
+        forces = np.einsum("eq,eqsd,sk->ekd", self._weight, self.by_component, stress, optimize=True)
+        self._kernels.add_uniform(self.groups[position], np.ascontiguousarray(forces), self.lattice.n_cells, out)
 
     def _weights(self, part: slice) -> Array:
         """Return the quadrature weights of some elements. Shape (n_points,)."""

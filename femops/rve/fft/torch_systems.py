@@ -19,7 +19,7 @@ from femops.errors import CaseError
 from femops.notation import Array, Indices
 from femops.rve.conjugate_gradients import Accuracy, conjugate_gradients
 from femops.rve.fft.equations import LatticeEquations, LatticePoints
-from femops.rve.fft.kernels import LANES, Groups
+from femops.rve.fft.kernels import LANES
 from femops.rve.fft.lattice import Lattice
 from femops.rve.fft.reference import Reference
 
@@ -83,20 +83,15 @@ class TorchSystems:
     def __init__(self, equations: LatticeEquations, unloaded: LatticePoints, device: Any) -> None:
         rve, lattice = equations.discretisation, equations.lattice
         self._device, self._n_s, self._size = device, rve.n_s, lattice.size
-        operator = rve.strain_operator[lattice.examples]
-        order = np.arange(operator.shape[3]).reshape(-1, rve.dim).T.ravel()
-        weight = rve.weight[lattice.examples]
-        maps = [_of_tangents(b, w) for b, w in zip(operator[..., order], weight, strict=True)]
-        self._maps = [self._put(one) for one in maps]
-        self._n_dofs, self._upper = len(order), np.triu_indices(rve.n_s)
+        operators, weights = equations.by_component, rve.weight[lattice.examples]
+        self._maps = [self._put(_of_tangents(b, w)) for b, w in zip(operators, weights, strict=True)]
+        self._n_dofs, self._upper = operators.shape[3], np.triu_indices(rve.n_s)
         linear = [phase for phase in equations.phases if phase.linear]
         tangents = (one.evaluate(np.eye(rve.n_s), np.zeros((0, rve.n_s))).tangent for one in linear)
         self._linear = [self._at_points(np.asarray(one)[:, :, 0], rve.n_q) for one in tangents]
         self._parts, self._at_node = self._numbered(equations)
         self._check_memory()
-        mean = self._at_points(equations.mean_tangent(unloaded)[0], rve.n_q)
-        stiffness = [torch.tensordot(mean, one, 1)[: self._n_dofs, : self._n_dofs].cpu().numpy() for one in self._maps]
-        self._reference = _Reference(lattice, np.stack(stiffness), device)
+        self._reference = _Reference(lattice, equations.reference(unloaded), device)
 
     def tangent(self, points: LatticePoints, vectors: Array, macro: Array, owner: Indices) -> tuple[Array, Array]:
         """Return K u + L E, shape (n_columns, n), and Σ w D (E + B u), shape (n_columns, n_s)."""
@@ -177,8 +172,7 @@ class TorchSystems:
         rve, lattice = equations.discretisation, equations.lattice
         parts, places = [], []
         start, of_component = 0, lattice.n_cells * np.arange(rve.dim)[:, None]
-        for phase, cells in enumerate(rve.cells_of_phase):
-            groups = Groups.of(lattice.site[rve.mesh.cells[cells]], lattice.shape_of_cell[cells])
+        for phase, groups in enumerate(equations.groups):
             for shape in np.unique(groups.shape):
                 first, last = np.searchsorted(groups.shape, [shape, shape + 1])
                 here = slice(int(first), int(last))
@@ -223,9 +217,9 @@ class TorchSystems:
 class _Reference:
     """The preconditioner `femops.rve.fft.reference.Reference` on a device."""
 
-    def __init__(self, lattice: Lattice, stiffness: Array, device: Any) -> None:
+    def __init__(self, lattice: Lattice, reference: Reference, device: Any) -> None:
         self._grid, self._axes = lattice.grid, tuple(range(2, 2 + lattice.dim))
-        inverse = torch.as_tensor(Reference(lattice, stiffness).inverse, device=device)
+        inverse = torch.as_tensor(reference.inverse, device=device)
         self._inverse = inverse.to(torch.complex128).permute(1, 2, 0).contiguous()
 
     def solve(self, vectors: Tensor) -> Tensor:
