@@ -14,14 +14,14 @@ from helpers import ELASTIC, SATURATING
 from femops import CaseError, NotConverged, load_law, notation
 from femops.law import LawContext
 from femops.rve import conjugate_gradients as cg
-from femops.rve import newton_cg
+from femops.rve import iterative
 from femops.rve.boundary import free_dofs
 from femops.rve.discretisation import discretise
 from femops.rve.fft import single_precision
 from femops.rve.fft.equations import LatticeEquations
 from femops.rve.fft.lattice import find_lattice
+from femops.rve.iterative import HostSystems
 from femops.rve.law import NestedLaw
-from femops.rve.newton_cg import HostSystems
 from femops.rve.periodicity import periodic_masters
 from femops.rve.snapshots import SnapshotSolver
 from femops.rve.solver import RVESolver, Solution, SolverOptions
@@ -264,7 +264,7 @@ def test_single_precision_yields_what_double_precision_does(
         precisions.append(residual.dtype)
         return cg.conjugate_gradients(multiply, precondition, residual, accuracy)
 
-    for module in (single_precision, newton_cg):
+    for module in (single_precision, iterative):
         monkeypatch.setattr(module, "conjugate_gradients", recorded)
     if not trusted:
         monkeypatch.setattr(single_precision, "_LEAST_REDUCTION", 1e-9)  # more than single precision can do

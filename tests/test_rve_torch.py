@@ -12,7 +12,7 @@ from test_rve_fft import J2, assert_same, dimension, grid, pierced, solver, stra
 from femops import CaseError, NotConverged, load_law
 from femops.devices.torch_library import torch
 from femops.rve import conjugate_gradients as cg
-from femops.rve import methods, newton_cg
+from femops.rve import iterative, methods
 from femops.rve.fft import torch_systems
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -74,8 +74,8 @@ def test_columns_are_solved_in_blocks_that_fit_into_memory(device: Any, monkeypa
 
 def test_the_number_of_iterations_is_that_of_the_compiled_solver(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rve, strain, counts = pierced(grid("quad8", J2)), strains(2, 1), {"cpu": [], "cuda": []}
-    monkeypatch.setattr(methods, "SinglePrecisionSystems", newton_cg.HostSystems)
-    for module, of_module in ((newton_cg, counts["cpu"]), (torch_systems, counts["cuda"])):
+    monkeypatch.setattr(methods, "SinglePrecisionSystems", iterative.HostSystems)
+    for module, of_module in ((iterative, counts["cpu"]), (torch_systems, counts["cuda"])):
 
         def counted(*given: Any, found: list[int] = of_module) -> Any:
             answer = cg.conjugate_gradients(*given)

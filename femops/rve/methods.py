@@ -16,8 +16,9 @@ from femops.rve.discretisation import Discretisation
 from femops.rve.fft.equations import LatticeEquations, LatticePoints
 from femops.rve.fft.lattice import Lattice, find_lattice
 from femops.rve.fft.single_precision import SinglePrecisionSystems
+from femops.rve.iterative import LinearSystems
 from femops.rve.multigrid import MeshEquations
-from femops.rve.newton_cg import LinearSystems, NewtonCG
+from femops.rve.newton_cg import NewtonCG
 from femops.rve.solution import Equilibrium, Solution, SolverName, SolverOptions
 
 _ITERATIVE_FROM = {2: 20_000, 3: 2_000}

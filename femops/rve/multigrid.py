@@ -20,7 +20,7 @@ from femops.rve.equations import Equations, Points
 
 @dataclass
 class MeshPoints:
-    """Internal forces and point quantities of N RVEs; see `femops.rve.newton_cg.IterativePoints`.
+    """Internal forces and point quantities of N RVEs; see `femops.rve.iterative.IterativePoints`.
 
     Attributes:
         of: The point quantities.
@@ -53,7 +53,7 @@ class MeshPoints:
 
 
 class MeshEquations:
-    """The equations of one RVE for batches of macroscale strains; see `femops.rve.newton_cg.IterativeEquations`.
+    """The equations of one RVE for batches of macroscale strains; see `femops.rve.iterative.IterativeEquations`.
 
     Args:
         discretisation: The RVE; linear phases first.
@@ -98,7 +98,7 @@ class MeshEquations:
         return self._equations.force_norm(points.of, strain, fluctuation)
 
     def tangent(self, points: MeshPoints, vectors: Array, macro: Array, owner: Indices) -> tuple[Array, Array]:
-        """Return K u + L E and Σ w D (E + B u); see `femops.rve.newton_cg.IterativeEquations`."""
+        """Return K u + L E and Σ w D (E + B u); see `femops.rve.iterative.IterativeEquations`."""
         stiffness, load = self._linearised(points)
         mean = self._equations.sum_tangent(points.of)
         force, total = np.empty_like(vectors), np.empty_like(macro)

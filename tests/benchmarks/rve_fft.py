@@ -58,7 +58,7 @@ def child(benchmark: str, *arguments: Any) -> dict[str, Any]:
 
 def counted_iterations() -> list[int]:
     """Return a list to which each call of conjugate gradients adds the number of its iterations from now on."""
-    from femops.rve import newton_cg
+    from femops.rve import iterative
     from femops.rve.conjugate_gradients import conjugate_gradients as plain
     from femops.rve.fft import single_precision
 
@@ -69,7 +69,7 @@ def counted_iterations() -> list[int]:
         counts.append(int(found[2].max()))
         return found
 
-    for module in (newton_cg, single_precision):
+    for module in (iterative, single_precision):
         module.conjugate_gradients = counted  # type: ignore[attr-defined]
     return counts
 

@@ -1,4 +1,4 @@
-"""Linear systems of RVEs on grids in single precision, refined in double; see `femops.rve.newton_cg.LinearSystems`.
+"""Linear systems of RVEs on grids in single precision, refined in double; see `femops.rve.iterative.LinearSystems`.
 
 Conjugate gradients in single precision take about two thirds of the time. They reduce the residual as far as they can;
 it is then computed in double precision, and the rest solved for again, so that the solution is as accurate as in double
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from femops.notation import Array, Indices
 from femops.rve.conjugate_gradients import Accuracy, conjugate_gradients
 from femops.rve.fft.equations import LatticeEquations, LatticePoints
-from femops.rve.newton_cg import HostSystems
+from femops.rve.iterative import HostSystems
 
 _SMALLEST = 1e-5
 """Smallest relative residual asked of single precision, which loses about that much to round-off."""

@@ -1,4 +1,4 @@
-"""Linear systems of periodic RVEs on grids in torch, for a GPU; see `femops.rve.newton_cg.LinearSystems`.
+"""Linear systems of periodic RVEs on grids in torch, for a GPU; see `femops.rve.iterative.LinearSystems`.
 
 A GPU is limited by its memory bandwidth. So every element of a nonlinear phase keeps its stiffness (4.6 kB for a
 hexahedron), which a product reads once for all columns; elements of a linear phase share that of their shape. The
